@@ -1,0 +1,93 @@
+"""The `avrt` command: a table of subcommands, each imported only when it is run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import sys
+from pathlib import Path
+
+import avrt
+from avrt.errors import AvrtError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "fit": ("avrt.training.launch", "train a student: --config sft.yaml or grpo.yaml"),
+    "validate": ("avrt.training.launch", "evaluate on the validation shards"),
+    "test": ("avrt.training.launch", "evaluate on the test shards and write the predictions"),
+    "predict": ("avrt.training.launch", "answer questions about clips"),
+    "shards": ("avrt.commands.shards", "make shards from a dataset: avrt shards RECIPE --root DIR --out DIR"),
+    "export": ("avrt.commands.export", "turn a checkpoint into a folder that transformers and vLLM load"),
+    "demo": ("avrt.commands.demo", "run the whole pipeline in miniature on this machine"),
+}
+
+
+def main() -> None:
+    """Run one subcommand; an `AvrtError` ends as one line and status 2, an interrupt as status 130."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if arguments[0] == "--version":
+        print(f"avrt {avrt.__version__}")
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        _fail(f"no such command: {name} (one of {', '.join(COMMANDS)})")
+    try:
+        rest = resolve_configs(rest)
+        module = importlib.import_module(COMMANDS[name][0])
+        module.main([name, *rest] if COMMANDS[name][0] == "avrt.training.launch" else rest)
+    except AvrtError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("avrt: interrupted\n")
+        sys.exit(130)
+
+
+def usage() -> str:
+    """The table of commands."""
+    rows = "\n".join(f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items())
+    return (
+        f"avrt {avrt.__version__}: audio-visual reasoning transfer\n\nusage: avrt COMMAND [options]\n\n{rows}\n\n"
+        "Configurations are paths or the bare names of packaged ones, e.g. --config sft.yaml; several are merged in order.\n"
+        "Every field can be overridden: --model.optimizer.lr 1e-5. See: avrt COMMAND --help"
+    )
+
+
+def resolve_configs(arguments: list[str]) -> list[str]:
+    """Turn the bare name after each --config into the path of a packaged configuration, unless such a file is here.
+
+    Raises:
+        AvrtError: If there is neither.
+    """
+    resolved: list[str] = []
+    for i, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if i and arguments[i - 1] in ("--config", "-c"):
+            resolved.append(str(find_config(argument)))
+        elif option in ("--config", "-c") and equals:
+            resolved.append(f"{option}={find_config(value)}")
+        else:
+            resolved.append(argument)
+    return resolved
+
+
+def find_config(name: str) -> Path:
+    """A configuration by path, or by its name among the packaged ones.
+
+    Raises:
+        AvrtError: If there is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    packaged = Path(str(importlib.resources.files("avrt_configs").joinpath(name)))
+    if packaged.is_file():
+        return packaged
+    folder = packaged.parent if packaged.parent.is_dir() else Path(str(importlib.resources.files("avrt_configs")))
+    known = ", ".join(sorted(path.name for path in folder.glob("*.yaml")))
+    raise AvrtError("no such configuration", where=name, remedy=f"packaged ones: {known}")
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"avrt: error: {message}\n")
+    sys.exit(2)

@@ -1,0 +1,1 @@
+"""The subcommands that are not LightningCLI's own."""

@@ -1,0 +1,187 @@
+"""`avrt demo`: the whole pipeline in miniature on the CPU, by the same commands that a user would type."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.table import Table
+
+from avrt.errors import AvrtError
+
+SFT = ("--config", "sft.yaml", "--config", "nano/sft.yaml")
+GRPO = ("--config", "grpo.yaml", "--config", "nano/grpo.yaml")
+DONE = ".done"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the demo.
+
+    Attributes:
+        name: Name of the folder below the demo's that it fills.
+        title: What is printed.
+        command: Arguments of `avrt`.
+    """
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+
+
+def stages(out: Path, clips: int) -> list[Stage]:
+    """The demo's commands in order.
+
+    Args:
+        out: The demo's folder.
+        clips: Number of training clips.
+    """
+    data, raw = out / "data", str(out / "data" / "clips")
+    sizes = {"train": clips, "val": max(4, clips // 20), "test": max(4, clips // 8)}
+    plan = [
+        Stage(
+            f"data/{split}",
+            f"clips and shards, {split}",
+            ("shards", "nano_world", "--root", raw, "--out", str(data / split), "--split", split, "--clips", str(n)),
+        )
+        for split, n in sizes.items()
+    ]
+    shown = ("--data.train", str(data / "train"), "--data.val", str(data / "val"))
+    checkpoints = {name: str(out / name / "run") for name in ("sft", "grpo")}
+    models = {"base": "nano", "sft": str(out / "sft" / "model"), "grpo": str(out / "grpo" / "model")}
+
+    def evaluate(name: str) -> Stage:
+        folder = out / "eval" / name
+        options = (
+            "--data.test",
+            str(data / "test"),
+            "--trainer.logger",
+            "false",
+            "--model.student.source",
+            models[name],
+        )
+        return Stage(
+            f"eval/{name}", f"evaluate {name}", ("test", *SFT, *options, "--trainer.default_root_dir", str(folder))
+        )
+
+    def export(name: str) -> Stage:
+        return Stage(
+            f"{name}/model", f"export {name}", ("export", "--ckpt_path", checkpoints[name], "--out", models[name])
+        )
+
+    return [
+        *plan,
+        evaluate("base"),
+        Stage("sft/run", "SFT", ("fit", *SFT, *shown, "--trainer.default_root_dir", checkpoints["sft"])),
+        export("sft"),
+        evaluate("sft"),
+        Stage(
+            "grpo/run",
+            "GRPO",
+            (
+                "fit",
+                *GRPO,
+                *shown,
+                "--model.student.source",
+                models["sft"],
+                "--trainer.default_root_dir",
+                checkpoints["grpo"],
+            ),
+        ),
+        export("grpo"),
+        evaluate("grpo"),
+    ]
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command; stages that are done already are not repeated.
+
+    Args:
+        arguments: What follows `avrt demo`.
+
+    Raises:
+        AvrtError: If a stage fails.
+    """
+    parser = ArgumentParser(prog="avrt demo", description=__doc__)
+    parser.add_argument("--out", type=str, default="demo", help="folder for everything that the demo makes")
+    parser.add_argument("--clips", type=int, default=800, help="number of training clips")
+    options = parser.parse_args(arguments)
+    out, console = Path(options.out), Console()
+    begun = time.perf_counter()
+    for stage in stages(out, options.clips):
+        _run(stage, out, console)
+    console.print(result_table(out))
+    console.print(
+        f"this run took {time.perf_counter() - begun:.0f} s; curves: tensorboard --logdir {out}", highlight=False
+    )
+
+
+def result_table(out: Path) -> Table:
+    """Base, SFT and SFT+GRPO on the held-out questions."""
+    table = Table(title="held-out nano_world questions, greedy answers")
+    columns = ("accuracy %", "both %", "view %", "sound %", "format %", "mean reward", "think words")
+    for column in ("student", *columns, "training s"):
+        table.add_column(column, justify="left" if column == "student" else "right")
+    relations = {"Which": "both", "Come From": "view", "Happening": "sound"}
+    for name, label, training in (("base", "base", None), ("sft", "SFT", "sft/run"), ("grpo", "SFT+GRPO", "grpo/run")):
+        records = [json.loads(line) for line in (out / "eval" / name / "predictions.jsonl").read_text().splitlines()]
+        cells = [_share(records, "correct")]
+        for kind in relations:
+            cells.append(_share([r for r in records if r["question_type"] == kind], "correct"))
+        cells.append(_share(records, "well_formed"))
+        cells.append(f"{sum(r['rewards']['total'] for r in records) / len(records):.3f}")
+        cells.append(f"{sum(_words(r['response']) for r in records) / len(records):.1f}")
+        seconds = json.loads((out / training / DONE).read_text())["seconds"] if training else None
+        table.add_row(label, *cells, f"{seconds:.0f}" if seconds is not None else "-")
+    return table
+
+
+def _run(stage: Stage, out: Path, console: Console) -> None:
+    marker = out / stage.name / DONE
+    if marker.is_file():
+        console.print(f"[dim]{stage.title}: done before[/dim]", highlight=False)
+        return
+    shutil.rmtree(marker.parent, ignore_errors=True)  # what an interrupted stage left behind
+    command = list(stage.command)
+    if stage.command[0] == "export":
+        command[command.index("--ckpt_path") + 1] = str(
+            newest_checkpoint(Path(command[command.index("--ckpt_path") + 1]))
+        )
+    console.print(f"[bold]{stage.title}[/bold]\n  avrt {' '.join(command)}", highlight=False)
+    begun = time.perf_counter()
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    if subprocess.run([sys.executable, "-m", "avrt", *command], env=environment, check=False).returncode:
+        raise AvrtError("failed, see above", where=stage.title, remedy="run the demo again; finished stages are kept")
+    seconds = time.perf_counter() - begun
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.write_text(json.dumps({"seconds": seconds, "command": command}))
+    console.print(f"  {seconds:.0f} s", highlight=False)
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest complete checkpoint of a run.
+
+    Raises:
+        AvrtError: If there is none.
+    """
+    found = sorted(p.parent for p in (run / "checkpoints").glob("step-*.ckpt/latest"))
+    if not found:
+        raise AvrtError("no complete checkpoint", where=run)
+    return found[-1]
+
+
+def _share(records: list[dict[str, Any]], field: str) -> str:
+    return f"{100 * sum(bool(r[field]) for r in records) / max(1, len(records)):.1f}"
+
+
+def _words(response: str) -> int:
+    return len(response.partition("<think>")[2].partition("</think>")[0].split())

@@ -1,0 +1,35 @@
+"""`avrt export --ckpt_path CKPT --out DIR`: a training checkpoint as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command.
+
+    Args:
+        arguments: What follows `avrt export`.
+    """
+    parser = ArgumentParser(prog="avrt export", description=__doc__)
+    parser.add_argument("--ckpt_path", type=str, required=True, help="a checkpoint folder, e.g. step-000100.ckpt")
+    parser.add_argument("--out", type=str, required=True, help="new folder for the model")
+    parser.add_argument(
+        "--layout",
+        type=Literal["thinker", "full"],
+        default="thinker",
+        help="the thinker alone, or the layout of the released omni checkpoints (for vLLM)",
+    )
+    parser.add_argument("--source", type=str | None, default=None, help="the student's source, if it has moved")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+    from avrt.models.export import export_student, student_from_checkpoint
+
+    student = student_from_checkpoint(Path(options.ckpt_path), options.source)
+    export_student(student, Path(options.out), full_layout=options.layout == "full")
+    print(f"exported: {options.out}")

@@ -1,0 +1,1 @@
+"""The clip-question record, its shards, and the batches made of them."""

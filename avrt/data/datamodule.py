@@ -1,0 +1,162 @@
+"""The LightningDataModule: shard folders for fitting, validation, test and prediction, or one clip to ask about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
+from avrt.data.media import ClipSpec
+from avrt.data.sample import Modality, Sample
+from avrt.data.shards import ShardSet
+from avrt.data.stream import BatchStream, EpochPlan
+from avrt.data.writer import SourceItem, clip_media, load_clip
+from avrt.errors import AvrtError
+
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+_SOUNDS = {".wav", ".flac", ".mp3", ".ogg", ".m4a"}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question about one media file, for `avrt predict`.
+
+    Attributes:
+        clip: A video, picture or sound file.
+        question: The question.
+        choices: 2 to 26 options.
+        spec: What is taken from the clip.
+    """
+
+    clip: Path
+    question: str
+    choices: list[str]
+    spec: ClipSpec = field(default_factory=ClipSpec)
+
+
+class AVDataModule(pl.LightningDataModule):
+    """Batches from shard folders.
+
+    Model inputs need the student's processor: it is taken from the trainer's module, which has `student` (with `processor` and
+    `ids`) and `needs_traces`.
+
+    Args:
+        train: Shards to train on.
+        val: Shards to validate on.
+        test: Shards to test on.
+        predict: Shards to answer; or give `ask`.
+        ask: One question about one file, to answer with `avrt predict`.
+        batch_size: Samples per rank and optimizer step; the module splits them into micro-batches.
+        eval_batch_size: Samples per rank and step in validation, test and prediction.
+        num_workers: Processes per rank that decode ahead.
+        seed: Seed of the order of training samples.
+        shuffle: Whether training samples are shuffled anew each epoch.
+        prompt: How samples are put to the student.
+    """
+
+    def __init__(
+        self,
+        train: Path | None = None,
+        val: Path | None = None,
+        test: Path | None = None,
+        predict: Path | None = None,
+        ask: Ask | None = None,
+        batch_size: int = 8,
+        eval_batch_size: int = 16,
+        num_workers: int = 2,
+        seed: int = 0,
+        shuffle: bool = True,
+        prompt: PromptOptions | None = None,
+    ) -> None:
+        super().__init__()
+        self.folders = {"train": train, "val": val, "test": test, "predict": predict}
+        self.ask = ask
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.shuffle = shuffle
+        self.prompt = prompt or PromptOptions()
+        self._shards: dict[str, ShardSet] = {}
+
+    def setup(self, stage: str) -> None:
+        """Open the shard folders that a stage needs.
+
+        Raises:
+            AvrtError: If one is not given or holds no shards.
+        """
+        needed = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}[stage]
+        for split in needed:
+            folder = self.folders[split]
+            if folder is not None:
+                self._shards[split] = ShardSet(folder)
+            elif split != "val" or stage == "validate":
+                if split == "predict" and self.ask is not None:
+                    continue
+                raise AvrtError("no shards given", where=f"data.{split}", remedy=f"add --data.{split} DIR")
+
+    def question_types(self, split: str) -> list[str]:
+        """The question types of a split, sorted."""
+        return sorted(self._shards[split].manifest.question_types) if split in self._shards else []
+
+    def train_steps(self) -> int:
+        """Training steps per epoch."""
+        return self._plan("train").steps
+
+    def train_dataloader(self) -> BatchStream:
+        """The training batches; resumable."""
+        return self._stream("train")
+
+    def val_dataloader(self) -> BatchStream | list[OmniBatch]:
+        """The validation batches, in order; none if no folder is given."""
+        return self._stream("val") if "val" in self._shards else []
+
+    def test_dataloader(self) -> BatchStream:
+        """The test batches, in order."""
+        return self._stream("test")
+
+    def predict_dataloader(self) -> BatchStream | list[OmniBatch]:
+        """The batches to answer: a shard folder's, or the one question of `ask`."""
+        if self.ask is None:
+            return self._stream("predict")
+        return list(self._asked(self.ask))
+
+    def _plan(self, split: str) -> EpochPlan:
+        assert self.trainer is not None
+        training = split == "train"
+        return EpochPlan(
+            samples=len(self._shards[split]),
+            batch_size=self.batch_size if training else self.eval_batch_size,
+            world_size=self.trainer.world_size,
+            seed=self.seed,
+            shuffle=self.shuffle and training,
+        )
+
+    def _stream(self, split: str) -> BatchStream:
+        assert self.trainer is not None
+        builder = self._builder(split)
+        return BatchStream(
+            self._shards[split], self._plan(split), self.trainer.global_rank, builder, num_workers=self.num_workers
+        )
+
+    def _builder(self, split: str) -> InputBuilder:
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        targets = split in ("train", "val") and module.needs_traces
+        return InputBuilder(module.student.processor, module.student.ids, self.prompt, targets=targets)
+
+    def _asked(self, ask: Ask) -> Iterator[OmniBatch]:
+        if not ask.clip.is_file():
+            raise AvrtError("no such file", where=ask.clip, remedy="set data.ask.clip to a video, picture or sound")
+        suffix = ask.clip.suffix.lower()
+        kind = Modality.IMAGE if suffix in _PICTURES else Modality.AUDIO if suffix in _SOUNDS else Modality.VIDEO
+        draft = Sample(id=ask.clip.name, question=ask.question, choices=tuple(ask.choices), answer=None)
+        clip = load_clip(SourceItem(draft, {kind: ask.clip}), ask.spec)
+        sample = Sample(
+            id=draft.id, question=draft.question, choices=draft.choices, answer=None, media=clip_media(clip)
+        )
+        yield self._builder("predict").row(sample, clip)

@@ -1,0 +1,250 @@
+"""The one place that turns samples into model inputs: prompt tokens, positions, pixels, mel features, target tokens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import Qwen2_5OmniProcessor
+
+from avrt.data.media import SAMPLE_RATE, Clip
+from avrt.data.positions import ClipLayout, TokenIds, audio_token_count, expand_prompt
+from avrt.data.sample import Modality, Sample
+from avrt.errors import BadSampleError
+from avrt.prompts import INSTRUCTION, SYSTEM_PROMPT, student_messages
+
+MEL_HOP = 160
+_FILLER = Sample(id="filler", question="-", choices=("-", "-"), answer=0, trace="<think>-</think><answer>A</answer>")
+
+
+class OmniBatch:
+    """Inputs of B samples. Prompts stay ragged lists, so that each user pads or packs them as it needs.
+
+    It is no dataclass, because Lightning would walk into one and convert every number inside by the trainer's precision.
+
+    Attributes:
+        samples: The B records; a filler row stands for none and is marked in `valid`.
+        prompt_ids: B tensors (P_i,): token ids with placeholders expanded.
+        prompt_positions: B tensors (3, P_i): TMRoPE positions.
+        response_ids: B tensors (R_i,): target tokens including the end token; empty where there is no target.
+        valid: (B,) bool; False rows only keep ranks in step and count for nothing.
+        clips: The decoded clips, for showing; they stay on the CPU.
+        pixels: (patches, C) vision tower input of all pictures and videos, row by row, or None.
+        grids: (n, 3) patches in time, height and width of each, or None.
+        grid_rows: For each grid the row that it belongs to.
+        mel: (n, 128, F) log-mel of each sound, padded to the longest, or None.
+        mel_lengths: (n,) frames of each sound.
+        mel_rows: For each sound the row that it belongs to.
+        skipped: What could not be read while this batch was made: name -> reason.
+        epoch: Epoch that the batch belongs to.
+        step: Its number in the epoch.
+    """
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        prompt_ids: list[Tensor],
+        prompt_positions: list[Tensor],
+        response_ids: list[Tensor],
+        valid: Tensor,
+        clips: list[Clip],
+    ) -> None:
+        self.samples = samples
+        self.prompt_ids = prompt_ids
+        self.prompt_positions = prompt_positions
+        self.response_ids = response_ids
+        self.valid = valid
+        self.clips = clips
+        self.pixels: Tensor | None = None
+        self.grids: Tensor | None = None
+        self.grid_rows: list[int] = []
+        self.mel: Tensor | None = None
+        self.mel_lengths: Tensor | None = None
+        self.mel_rows: list[int] = []
+        self.skipped: dict[str, str] = {}
+        self.epoch = 0
+        self.step = 0
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.samples)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> OmniBatch:
+        """The batch with every tensor on `device`."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device, non_blocking=non_blocking))
+            elif isinstance(value, list) and value and isinstance(value[0], Tensor):
+                setattr(moved, name, [tensor.to(device, non_blocking=non_blocking) for tensor in value])
+        return moved
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """How samples are put to the student.
+
+    Attributes:
+        system_prompt: System message; empty for none.
+        instruction: What follows the choices.
+        audio_in_video: Interleave a video's sound with its frames by time, where a sample has both.
+        max_prompt_tokens: Longer prompts are refused as bad samples.
+        max_response_tokens: Longer targets are refused as bad samples.
+    """
+
+    system_prompt: str = SYSTEM_PROMPT
+    instruction: str = INSTRUCTION
+    audio_in_video: bool = False
+    max_prompt_tokens: int = 8192
+    max_response_tokens: int = 1024
+
+
+class InputBuilder:
+    """Build batches for one model; picklable, so that workers can do it.
+
+    Args:
+        processor: The model's processor; its tokenizer, chat template, picture and sound parts are used.
+        ids: The model's special tokens.
+        options: Wording and limits of the prompt.
+        targets: Whether to make `response_ids` from each sample's trace (fine-tuning).
+    """
+
+    def __init__(
+        self, processor: Qwen2_5OmniProcessor, ids: TokenIds, options: PromptOptions, targets: bool = False
+    ) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.ids = ids
+        self.options = options
+        self.targets = targets
+        added = self.tokenizer.added_tokens_decoder.values()
+        self._control_tokens = [token.content for token in added if token.special]
+
+    def row(self, sample: Sample, clip: Clip) -> OmniBatch:
+        """A batch of the one sample.
+
+        Raises:
+            BadSampleError: If it has no trace where one is needed, or is too long.
+        """
+        batch = OmniBatch([sample], [], [], [], torch.ones(1, dtype=torch.bool), [clip])
+        grid = image_grid = None
+        if clip.frames is not None:
+            video = self.processor.video_processor(
+                videos=[clip.frames], do_sample_frames=False, do_resize=False, return_tensors="pt"
+            )
+            batch.pixels, batch.grids = video["pixel_values_videos"], video["video_grid_thw"]
+            grid = _triple(batch.grids[0])
+        elif clip.image is not None:
+            image = self.processor.image_processor(images=[clip.image], do_resize=False, return_tensors="pt")
+            batch.pixels, batch.grids = image["pixel_values"], image["image_grid_thw"]
+            image_grid = _triple(batch.grids[0])
+        batch.grid_rows = [0] if batch.grids is not None else []
+        if clip.audio is not None:
+            batch.mel, batch.mel_lengths, batch.mel_rows = *self._mel(clip.audio), [0]
+        layout = ClipLayout(
+            video_grid=grid,
+            seconds_per_grid=self.processor.video_processor.temporal_patch_size * (clip.seconds_per_frame or 1.0),
+            image_grid=image_grid,
+            audio_tokens=0 if batch.mel_lengths is None else audio_token_count(int(batch.mel_lengths[0])),
+            audio_in_video=self.options.audio_in_video and grid is not None,
+        )
+        ids, positions = expand_prompt(self._prompt(sample, layout), layout, self.ids)
+        _check_length(sample, "prompt", len(ids), self.options.max_prompt_tokens)
+        batch.prompt_ids, batch.prompt_positions = [ids], [positions]
+        batch.response_ids = [self._target(sample) if self.targets else ids.new_zeros(0)]
+        return batch
+
+    def filler(self) -> OmniBatch:
+        """A row that stands where there is no sample, or none that can be read: a short text marked as invalid."""
+        row = self.row(_FILLER, Clip())
+        row.valid = torch.zeros(1, dtype=torch.bool)
+        return row
+
+    def collate(self, rows: Sequence[OmniBatch]) -> OmniBatch:
+        """Join batches into one; sounds are padded to the longest."""
+        joined = OmniBatch(
+            samples=[s for row in rows for s in row.samples],
+            prompt_ids=[t for row in rows for t in row.prompt_ids],
+            prompt_positions=[t for row in rows for t in row.prompt_positions],
+            response_ids=[t for row in rows for t in row.response_ids],
+            valid=torch.cat([row.valid for row in rows]),
+            clips=[clip for row in rows for clip in row.clips],
+        )
+        joined.skipped = {name: why for row in rows for name, why in row.skipped.items()}
+        start = 0
+        mels: list[Tensor] = []
+        for row in rows:
+            joined.grid_rows += [start + r for r in row.grid_rows]
+            joined.mel_rows += [start + r for r in row.mel_rows]
+            mels += [] if row.mel is None else list(row.mel)
+            start += len(row)
+        if joined.grid_rows:
+            joined.pixels = torch.cat([row.pixels for row in rows if row.pixels is not None])
+            joined.grids = torch.cat([row.grids for row in rows if row.grids is not None])
+        if mels:
+            longest = max(m.shape[-1] for m in mels)
+            joined.mel = torch.stack([torch.nn.functional.pad(m, (0, longest - m.shape[-1])) for m in mels])
+            joined.mel_lengths = torch.cat([row.mel_lengths for row in rows if row.mel_lengths is not None])
+        return joined
+
+    def _prompt(self, sample: Sample, layout: ClipLayout) -> list[int]:
+        written = " ".join([sample.question, *sample.choices, sample.trace or ""])
+        if control := next((token for token in self._control_tokens if token in written), None):
+            raise BadSampleError(f"its text contains the control token {control}", where=f"sample {sample.id!r}")
+        shown = {
+            Modality.VIDEO: layout.video_grid is not None,
+            Modality.IMAGE: layout.image_grid is not None,
+            Modality.AUDIO: layout.audio_tokens > 0,
+        }
+        messages = student_messages(
+            sample,
+            tuple(m for m, present in shown.items() if present),
+            audio_in_video=layout.audio_in_video and layout.audio_tokens > 0,
+            system_prompt=self.options.system_prompt,
+            instruction=self.options.instruction,
+        )
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _target(self, sample: Sample) -> Tensor:
+        if sample.trace is None:
+            raise BadSampleError(
+                "has no trace to fine-tune on",
+                where=f"sample {sample.id!r}",
+                remedy="make traces first, or train with GRPO, which needs none",
+            )
+        ids = self.tokenizer.encode(sample.trace, add_special_tokens=False)
+        _check_length(sample, "trace", len(ids), self.options.max_response_tokens - 1)
+        return torch.tensor([*ids, self.tokenizer.eos_token_id])
+
+    def _mel(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-mel (1, 128, F) and its length, equal to what the processor's 300 s padding gives."""
+        features = self.processor.feature_extractor(
+            audio.numpy(),
+            sampling_rate=SAMPLE_RATE,
+            # two windows of silence behind the sound: the last frames see what they would see in 300 s of padding
+            max_length=len(audio) + 3 * MEL_HOP,
+            padding="max_length",
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        length = int(features["attention_mask"].sum())
+        return features["input_features"][:, :, :length], torch.tensor([length])
+
+
+def _triple(grid: Tensor) -> tuple[int, int, int]:
+    steps, height, width = grid.tolist()
+    return steps, height, width
+
+
+def _check_length(sample: Sample, what: str, tokens: int, limit: int) -> None:
+    if tokens > limit:
+        raise BadSampleError(
+            f"{what} has {tokens} tokens, limit {limit}",
+            where=f"sample {sample.id!r}",
+            remedy=f"raise data.prompt.max_{'prompt' if what == 'prompt' else 'response'}_tokens",
+        )

@@ -1,0 +1,82 @@
+"""The manifest of a shard folder: what the shards hold, how they were made, what was left out and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import avrt
+from avrt.errors import AvrtError
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+UNTYPED = "other"
+
+
+@dataclass
+class Manifest:
+    """What a folder of shards holds and how it came about.
+
+    Attributes:
+        recipe: Name of the recipe and its arguments.
+        spec: The `ClipSpec` in use, as a dictionary.
+        shards: For each tar its file name, number of samples, bytes and sha256.
+        counts: How many samples carry each modality.
+        question_types: Samples of each question type.
+        skipped: Sample id or file -> why it was left out.
+        notes: Sample id -> what had to be worked around.
+    """
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    question_types: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples over all shards."""
+        return sum(int(shard["samples"]) for shard in self.shards)
+
+    def save(self, folder: Path) -> None:
+        """Write `manifest.json` into `folder`, whole or not at all."""
+        record = {"format": FORMAT_VERSION, "avrt": avrt.__version__, "samples": self.samples, **asdict(self)}
+        write_whole(folder / MANIFEST, json.dumps(record, indent=1, ensure_ascii=False).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read the manifest of a shard folder.
+
+        Raises:
+            AvrtError: If there is none, or it cannot be read.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise AvrtError("no shards here", where=folder, remedy="make them with: avrt shards RECIPE --out DIR")
+        try:
+            record = json.loads(path.read_bytes())
+            version = record["format"]
+            fields = {name: record[name] for name in cls.__dataclass_fields__}
+        except (ValueError, KeyError, TypeError) as error:
+            raise AvrtError(f"not a shard manifest: {error!r}", where=path, remedy="make the shards again") from None
+        if version != FORMAT_VERSION:
+            raise AvrtError(f"shard format {version}, this avrt reads {FORMAT_VERSION}", where=path)
+        return cls(**fields)
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it appears under its name only when complete."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    partial.replace(path)

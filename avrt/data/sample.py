@@ -1,0 +1,142 @@
+"""The one record of the project: a multiple-choice question about a clip, and its JSON form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from avrt.errors import BadSampleError
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SCHEMA_VERSION = 1
+
+
+class Modality(StrEnum):
+    """A kind of media that a clip can carry."""
+
+    VIDEO = "video"
+    IMAGE = "image"
+    AUDIO = "audio"
+
+
+class Relation(StrEnum):
+    """Which sense a question is about (AVQA's ``question_relation``)."""
+
+    BOTH = "both"
+    SOUND = "sound"
+    VIEW = "view"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A multiple-choice question about one clip.
+
+    Attributes:
+        id: Unique within a dataset.
+        question: The question's text, without its choices.
+        choices: 2 to 26 options, without letters.
+        answer: Index of the right choice, or None where it is not known (prediction).
+        media: What the clip carries, in canonical order; any subset, also none.
+        relation: Which sense the question needs, where the dataset says so.
+        question_type: The dataset's own category, such as ``Which`` or ``Event Sequence``.
+        trace: A ``<think>...</think><answer>X</answer>`` target for fine-tuning.
+        metadata: Anything else that can be written as JSON.
+
+    Raises:
+        BadSampleError: If a field does not hold what it should; the message names the field.
+    """
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int | None
+    media: tuple[Modality, ...] = ()
+    relation: Relation | None = None
+    question_type: str | None = None
+    trace: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every field once, so that no later stage has to."""
+        if not isinstance(self.id, str) or not self.id:
+            raise BadSampleError("field 'id' must be a non-empty string", where="sample")
+        where = f"sample {self.id!r}"
+        if not isinstance(self.question, str) or not self.question.strip():
+            raise BadSampleError("field 'question' is empty", where=where)
+        if not 2 <= len(self.choices) <= len(LETTERS):
+            raise BadSampleError(f"field 'choices' has {len(self.choices)} entries, needs 2 to 26", where=where)
+        if not all(isinstance(choice, str) and choice.strip() for choice in self.choices):
+            raise BadSampleError("field 'choices' has an entry that is empty or no text", where=where)
+        if self.answer is not None and not (
+            isinstance(self.answer, int) and not isinstance(self.answer, bool) and 0 <= self.answer < len(self.choices)
+        ):
+            raise BadSampleError(
+                f"field 'answer' is {self.answer!r}, needs an index below {len(self.choices)}", where=where
+            )
+        try:
+            media = tuple(m for m in Modality if m in {Modality(name) for name in self.media})
+            relation = None if self.relation is None else Relation(self.relation)
+        except ValueError as error:
+            raise BadSampleError(f"field 'media' or 'relation': {error}", where=where) from None
+        object.__setattr__(self, "choices", tuple(self.choices))
+        object.__setattr__(self, "media", media)
+        object.__setattr__(self, "relation", relation)
+
+    @property
+    def letters(self) -> str:
+        """The letters that its choices go by, e.g. ``ABCD``."""
+        return LETTERS[: len(self.choices)]
+
+    @property
+    def answer_letter(self) -> str | None:
+        """The right choice's letter."""
+        return None if self.answer is None else LETTERS[self.answer]
+
+    def to_json(self) -> bytes:
+        """The record as one line of UTF-8 JSON, the same bytes for the same record."""
+        record: dict[str, Any] = {
+            "version": SCHEMA_VERSION,
+            "id": self.id,
+            "question": self.question,
+            "choices": list(self.choices),
+            "answer": self.answer,
+            "media": [str(m) for m in self.media],
+            "relation": None if self.relation is None else str(self.relation),
+            "question_type": self.question_type,
+            "trace": self.trace,
+            "metadata": dict(self.metadata),
+        }
+        return json.dumps(record, ensure_ascii=False, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> Sample:
+        """Read a record written by `to_json`.
+
+        Raises:
+            BadSampleError: If it is no JSON object of this schema; the message names the field.
+        """
+        try:
+            record = json.loads(data)
+            version = record["version"]
+            if version != SCHEMA_VERSION:
+                raise BadSampleError(
+                    f"schema version {version!r}, this avrt reads {SCHEMA_VERSION}", remedy="write the shards again"
+                )
+            return cls(
+                id=record["id"],
+                question=record["question"],
+                choices=tuple(record["choices"]),
+                answer=record["answer"],
+                media=tuple(record["media"]),
+                relation=record["relation"],
+                question_type=record["question_type"],
+                trace=record["trace"],
+                metadata=record["metadata"],
+            )
+        except KeyError as error:
+            raise BadSampleError(f"field {error} is missing", where="sample record") from None
+        except (ValueError, TypeError) as error:
+            raise BadSampleError(f"not a sample record: {error}", where="sample record") from None

@@ -1,0 +1,1 @@
+"""Everything with weights: the omni student, its features, positions and export."""

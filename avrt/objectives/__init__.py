@@ -1,0 +1,1 @@
+"""Losses, advantages and rewards as pure functions on tensors and text."""

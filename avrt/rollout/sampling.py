@@ -1,0 +1,87 @@
+"""Drawing the next token: one uniform number per answer and step, so that a draw depends on its own seed alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How answers are drawn.
+
+    The defaults draw from the policy itself, which is what the policy loss assumes.
+
+    Attributes:
+        max_new_tokens: Longest answer, its end token included; longer ones are cut off.
+        temperature: Divides the logits; 0 takes the most likely token.
+        top_k: Keep only the k most likely tokens; 0 keeps all.
+        top_p: Keep the most likely tokens up to this probability mass.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.max_new_tokens < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"out of range: {self}")
+
+    @property
+    def exact(self) -> bool:
+        """Whether answers come from the policy's own distribution."""
+        return self.temperature == 1 and self.top_k == 0 and self.top_p == 1
+
+
+def answer_seed(*parts: object) -> int:
+    """A 63-bit seed from anything with a stable text, e.g. (run seed, step, sample id, answer number)."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def uniforms(seeds: list[int], steps: int, device: torch.device) -> Tensor:
+    """Numbers (rows, steps) in [0, 1), each row from its own seed; drawn on the CPU, so the device does not matter."""
+    rows = [torch.rand(steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
+    return torch.stack(rows).to(device)
+
+
+def draw(logits: Tensor, options: SamplingOptions, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw one token per row by inverting the cumulative distribution.
+
+    Args:
+        logits: (R, V).
+        options: Temperature and truncation.
+        uniform: (R,) in [0, 1).
+
+    Returns:
+        Tokens (R,) and their log-probability (R,) float32 under the distribution they were drawn from. A greedy token's
+        is the policy's own.
+    """
+    logits = logits.float()
+    if options.temperature == 0:
+        tokens = logits.argmax(-1)
+        return tokens, torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
+    logprobs = torch.log_softmax(truncate(logits / options.temperature, options), -1)
+    cumulative = logprobs.exp().double().cumsum(-1)
+    # Scaling by the last entry instead of 1 keeps rounding from choosing a token of probability 0.
+    tokens = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
+    tokens = tokens.clamp(max=logits.shape[-1] - 1)
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def truncate(logits: Tensor, options: SamplingOptions) -> Tensor:
+    """Logits (R, V) with -inf at tokens that top-k or top-p leave out; the most likely token always stays."""
+    if options.top_k and options.top_k < logits.shape[-1]:
+        smallest = logits.topk(options.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if options.top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= options.top_p)
+        logits = logits.masked_fill(drop, -torch.inf)
+    return logits

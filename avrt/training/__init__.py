@@ -1,0 +1,1 @@
+"""The LightningModules, the DeepSpeed strategy and the LightningCLI call."""

@@ -1,0 +1,209 @@
+"""Group relative policy optimization on question-answer pairs (AVRT stage 2)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avrt.data.inputs import OmniBatch
+from avrt.models.scoring import Prompts, response_states
+from avrt.models.student import Reference, StudentOptions, TextModel
+from avrt.objectives.advantages import group_advantages
+from avrt.objectives.likelihood import TokenScores, score_tokens
+from avrt.objectives.policy import PolicyLoss, sequence_mean
+from avrt.objectives.rewards import RewardOptions
+from avrt.rollout.engine import Completion
+from avrt.rollout.sampling import SamplingOptions
+from avrt.training.task import OptimizerOptions, StudentModule
+
+
+@dataclass
+class Rollout:
+    """Groups of answers to the B prompts of a batch, and what became of them.
+
+    Attributes:
+        batch: The questions.
+        completions: B * G answers, prompt by prompt.
+        texts: Their texts.
+        rewards: Name of each reward, and `total` -> (B, G).
+        advantages: (B, G).
+        equal: (B,) groups whose rewards are equal.
+    """
+
+    batch: OmniBatch
+    completions: list[Completion]
+    texts: list[str]
+    rewards: dict[str, Tensor]
+    advantages: Tensor
+    equal: Tensor
+
+
+class GRPOModule(StudentModule):
+    """Improve the student on its own answers: AVRT eq. 2-6.
+
+    Each step samples `group_size` answers to every question, scores them with the rewards, normalizes within each group,
+    and takes `updates_per_rollout` optimizer steps on the clipped objective with a KL penalty to the student it started
+    from.
+
+    Args:
+        student: Which student; the reference is the same one, frozen.
+        optimizer: Optimizer and schedule.
+        group_size: G, answers per question.
+        rollout: How answers are sampled while training.
+        objective: Clip range and KL weight.
+        rewards: Weights and shapes of the rewards.
+        normalize_std: Divide advantages by the group's standard deviation.
+        unbiased_std: Use G - 1 in that deviation.
+        updates_per_rollout: Optimizer steps on each rollout; with 1 the ratio is 1 and nothing is clipped.
+        micro_batch_size: Questions, each with its whole group, per forward and backward pass.
+        answers: How answers are generated in validation, test and prediction.
+        seed: Seed of the sampled answers.
+    """
+
+    def __init__(
+        self,
+        student: StudentOptions = StudentOptions(),
+        optimizer: OptimizerOptions = OptimizerOptions(),
+        group_size: int = 4,
+        rollout: SamplingOptions = SamplingOptions(),
+        objective: PolicyLoss = PolicyLoss(),
+        rewards: RewardOptions = RewardOptions(),
+        normalize_std: bool = True,
+        unbiased_std: bool = False,
+        updates_per_rollout: int = 1,
+        micro_batch_size: int = 1,
+        answers: SamplingOptions = SamplingOptions(temperature=0.0),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(student, optimizer, micro_batch_size, answers, rewards)
+        if group_size < 2:
+            raise ValueError("group_size must be at least 2: an advantage compares answers with each other")
+        self.group_size = group_size
+        self.rollout_options = rollout
+        self.objective = objective
+        self.normalize_std = normalize_std
+        self.unbiased_std = unbiased_std
+        self.updates_per_batch = updates_per_rollout
+        self.seed = seed
+        self.reference: Reference | None = None
+
+    def setup(self, stage: str) -> None:
+        """Load the student, and copy it as the reference before anything changes it."""
+        super().setup(stage)
+        if stage == "fit" and self.reference is None and self.objective.beta:
+            self.reference = self.student.make_reference()
+
+    def training_step(self, batch: OmniBatch, batch_idx: int) -> dict[str, Any]:
+        """Sample, reward, and update."""
+        started = time.perf_counter()
+        prompts = self.prompts(batch)
+        seed = (self.seed, batch.epoch, batch.step)
+        completions = self.sample_answers(prompts, batch.samples, self.rollout_options, self.group_size, *seed)
+        sampled = time.perf_counter()
+        rollout = self.judge(batch, completions)
+        judged = time.perf_counter()
+        measured = self.learn(prompts, rollout)
+        seconds = {"rollout": sampled - started, "reward": judged - sampled, "update": time.perf_counter() - judged}
+        self._log_step(rollout, measured, seconds)
+        return {"rollout": rollout}
+
+    def judge(self, batch: OmniBatch, completions: list[Completion]) -> Rollout:
+        """Reward every answer (eq. 3-6) and normalize within groups (eq. 2)."""
+        texts = [self.decode(completion) for completion in completions]
+        owners = [sample for sample in batch.samples for _ in range(self.group_size)]
+        scored = [self.rewards(text, sample) for text, sample in zip(texts, owners, strict=True)]
+        rewards = {
+            name: torch.tensor([s[name] for s in scored], device=self.device).view(len(batch), self.group_size)
+            for name in scored[0]
+        }
+        advantages, equal = group_advantages(
+            rewards["total"], normalize_std=self.normalize_std, unbiased=self.unbiased_std
+        )
+        return Rollout(batch, completions, texts, rewards, advantages, equal)
+
+    def learn(self, prompts: Prompts, rollout: Rollout) -> dict[str, Tensor]:
+        """Take the optimizer steps on one rollout; returns sums over valid answers for the log."""
+        batch, size = rollout.batch, self.group_size
+        answers_in_step = max(1.0, self.sums({"n": batch.valid.sum() * size})["n"])
+        first_pass: dict[int, tuple[Tensor, Tensor | None]] = {}
+        measured = {name: torch.zeros((), device=self.device) for name in ("loss", "kl", "clipped", "entropy", "ratio")}
+
+        def loss(rows: list[int]) -> Tensor:
+            answers = [row * size + g for row in rows for g in range(size)]
+            owners = prompts.rows([row for row in rows for _ in range(size)])
+            tokens = [rollout.completions[i].token_ids for i in answers]
+            scores, sequence = self._score(self.student.text, owners, tokens)
+            if rows[0] not in first_pass:
+                # The policy has not changed since it sampled, so these are also the old log-probabilities.
+                first_pass[rows[0]] = (scores.logprobs.detach(), self._reference_logprobs(owners, tokens))
+            old, reference = first_pass[rows[0]]
+            advantages = rollout.advantages[rows].flatten()[sequence]
+            token_loss, metrics = self.objective(scores.logprobs, old, reference, advantages)
+            valid = batch.valid[rows].repeat_interleave(size).float()
+            share = (sequence_mean(token_loss, sequence, len(answers)) * valid).sum() / answers_in_step
+            measured["loss"] += share.detach()
+            for name, values in {**metrics, "entropy": scores.entropy}.items():
+                measured[name] += (sequence_mean(values, sequence, len(answers)) * valid).sum()
+            return share
+
+        for _ in range(self.updates_per_batch):
+            self.update(self.micro_rows(batch), loss)
+        return measured
+
+    def _score(self, text: TextModel, prompts: Prompts, tokens: list[Tensor]) -> tuple[TokenScores, Tensor]:
+        states = response_states(text, prompts, tokens)
+        chunks = self.projection_chunks(len(states.targets))
+        return score_tokens(states.hidden, states.targets, text.lm_head, chunks=chunks), states.rows
+
+    @torch.no_grad()
+    def _reference_logprobs(self, prompts: Prompts, tokens: list[Tensor]) -> Tensor | None:
+        if not self.objective.beta:
+            return None
+        with self.student.reference_policy(self.reference) as text:
+            return self._score(text, prompts, tokens)[0].logprobs
+
+    def _log_step(self, rollout: Rollout, measured: dict[str, Tensor], seconds: dict[str, float]) -> None:
+        valid = rollout.batch.valid
+        lengths = torch.tensor([len(c.token_ids) for c in rollout.completions], device=self.device)
+        cut = torch.tensor([not c.finished for c in rollout.completions], device=self.device)
+        each = valid.repeat_interleave(self.group_size)
+        totals: dict[str, Tensor | float] = {
+            "groups": valid.sum(),
+            "equal": (rollout.equal & valid).sum(),
+            "spread": (rollout.rewards["total"].std(dim=1, correction=0) * valid).sum(),
+            "advantages": (rollout.advantages.square().mean(dim=1) * valid).sum(),
+            "length": (lengths * each).sum(),
+            "cut": (cut & each).sum(),
+            "skipped": len(rollout.batch.skipped),
+            **measured,
+        }
+        for name, values in rollout.rewards.items():
+            totals[f"reward/{name}"] = (values.mean(dim=1) * valid).sum()
+            totals[f"square/{name}"] = (values.square().mean(dim=1) * valid).sum()
+        sums = self.sums(totals)
+        groups = max(1.0, sums["groups"])
+        answers, passes = groups * self.group_size, self.updates_per_batch
+        for name in rollout.rewards:
+            mean = sums[f"reward/{name}"] / groups
+            self.log(f"rewards/{name}/mean", mean, prog_bar=name in ("total", "accuracy"))
+            self.log(f"rewards/{name}/std", max(0.0, sums[f"square/{name}"] / groups - mean**2) ** 0.5)
+        self.log("train/loss", sums["loss"] / passes)
+        self.log("advantage/reward_spread", sums["spread"] / groups)
+        self.log("advantage/rms", (sums["advantages"] / groups) ** 0.5)
+        self.log("advantage/equal_groups", sums["equal"] / groups)
+        self.log("policy/kl", sums["kl"] / (answers * passes), prog_bar=True)
+        self.log("policy/clip_fraction", sums["clipped"] / (answers * passes))
+        self.log("policy/ratio", sums["ratio"] / (answers * passes))
+        self.log("policy/entropy", sums["entropy"] / (answers * passes), prog_bar=True)
+        self.log("completions/tokens", sums["length"] / answers, prog_bar=True)
+        self.log("completions/cut_off", sums["cut"] / answers)
+        self.log("train/skipped_samples", sums["skipped"])
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        self.log("train/lr", schedule.get_last_lr()[0])
+        for phase, value in seconds.items():
+            self.log(f"seconds/{phase}", value)

@@ -1,0 +1,84 @@
+"""The one LightningCLI call behind `avrt fit|validate|test|predict`, with errors in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from typing import Any, NoReturn
+
+import torch
+
+if not torch.cuda.is_available():
+    # Before anything imports deepspeed, which would otherwise look for accelerators and warn.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from avrt.data.datamodule import AVDataModule
+from avrt.training.task import StudentModule
+
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ".*sync_dist=True.*when logging on epoch level.*",
+    ".*The `srun` command is available.*",
+)
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one line: the field, what is wrong with it, and where the fields are listed."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the useful line and exit with status 2."""
+        sys.stderr.write(f"avrt: error: {shorten(message)} (see: {self.prog} --help)\n")
+        sys.exit(2)
+
+
+class AvrtCLI(LightningCLI):
+    """LightningCLI over the student modules and the one data module."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let the matrix product use TF32 where there is a GPU."""
+        torch.set_float32_matmul_precision("high")
+
+
+def shorten(message: str) -> str:
+    """The innermost useful part of a jsonargparse message, on one line."""
+    lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
+    telling = [
+        line
+        for line in lines
+        if re.search(r"not expected|unrecognized|not accepted|required|Expected|invalid|No such|does not exist", line)
+        and "Does not validate against any" not in line
+    ]
+    chosen = telling[-1] if telling else (lines[-1] if lines else message)
+    parser_key = re.search(r"Parser key \"([^\"]+)\"", message)
+    prefix = f"{parser_key[1]}: " if parser_key and parser_key[1] not in chosen else ""
+    return prefix + chosen
+
+
+def main(subcommand_and_args: list[str]) -> None:
+    """Run LightningCLI.
+
+    Args:
+        subcommand_and_args: What follows `avrt`, with configuration names already turned into paths.
+    """
+    for pattern in _NOISE:
+        warnings.filterwarnings("ignore", pattern)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    # Lightning starts further processes from sys.argv, and warns if it is given arguments beside it.
+    sys.argv[1:] = subcommand_and_args
+    settings: dict[str, Any] = {"parser_class": OneLineParser, "save_config_kwargs": {"overwrite": True}}
+    AvrtCLI(
+        StudentModule,
+        AVDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=False,
+        seed_everything_default=0,
+        parser_kwargs={"prog": "avrt"},
+        **settings,
+    )

@@ -1,0 +1,287 @@
+"""What SFT and GRPO share: the student, its optimizer, micro-batched updates, and evaluation by greedy answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from avrt.data.datamodule import AVDataModule
+from avrt.data.inputs import OmniBatch
+from avrt.data.sample import Sample
+from avrt.errors import AvrtError
+from avrt.models.scoring import Prompts
+from avrt.models.student import Student, StudentOptions, load_student
+from avrt.objectives.likelihood import chunk_count
+from avrt.objectives.rewards import RewardOptions, RewardSum
+from avrt.rollout.engine import Completion, generate
+from avrt.rollout.sampling import SamplingOptions, answer_seed
+from avrt.training.answers import AnswerBook
+from avrt.training.strategy import OmniDeepSpeedStrategy
+
+MicroBatch = TypeVar("MicroBatch")
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """AdamW with a cosine schedule; the defaults are the paper's.
+
+    Attributes:
+        lr: Peak learning rate.
+        betas: Decay rates of the moments.
+        eps: Added to the denominator.
+        weight_decay: Decoupled weight decay.
+        warmup_steps: Optimizer steps of linear warm-up.
+        final_lr_share: Share of the peak that the cosine ends at.
+    """
+
+    lr: float = 2e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    final_lr_share: float = 0.0
+
+    def schedule(self, total_steps: int) -> Callable[[int], float]:
+        """Factor on the learning rate at each optimizer step."""
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            progress = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+            cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+            return self.final_lr_share + (1 - self.final_lr_share) * cosine
+
+        return factor
+
+
+class StudentModule(pl.LightningModule):
+    """Base of the training modules.
+
+    A batch of the loader is one optimizer step's worth of samples on one rank; it is split into micro-batches
+    here, so that every token of the step can be weighed alike whatever the number of micro-batches and ranks.
+
+    Args:
+        student: Which student.
+        optimizer: Optimizer and schedule.
+        micro_batch_size: Samples per forward and backward pass.
+        answers: How answers are generated in validation, test and prediction; greedy by default.
+        rewards: The rewards, also reported in evaluation.
+    """
+
+    needs_traces = False
+    updates_per_batch = 1
+    student: Student
+
+    def __init__(
+        self,
+        student: StudentOptions,
+        optimizer: OptimizerOptions,
+        micro_batch_size: int,
+        answers: SamplingOptions,
+        rewards: RewardOptions,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints lack the frozen parameters; `on_load_checkpoint` checks the others
+        self.student_options = student
+        self.optimizer_options = optimizer
+        self.micro_batch_size = micro_batch_size
+        self.answers = answers
+        self.rewards = RewardSum(rewards)
+
+    # ---- set-up
+
+    def setup(self, stage: str) -> None:
+        """Load the student, once."""
+        if not hasattr(self, "student"):
+            self.student = load_student(self.student_options)
+        self.book = AnswerBook(self.datamodule.question_types("test" if stage == "test" else "val"), self.rewards)
+
+    @property
+    def datamodule(self) -> AVDataModule:
+        """The data module of the trainer.
+
+        Raises:
+            AvrtError: If the trainer was given something else.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if not isinstance(datamodule, AVDataModule):
+            raise AvrtError("needs an AVDataModule", where="trainer.fit(datamodule=...)")
+        return datamodule
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW over what is trainable, where the strategy wants it, with linear warm-up and cosine decay."""
+        options = self.optimizer_options
+        settings: dict[str, Any] = {
+            "lr": options.lr, "betas": options.betas, "eps": options.eps, "weight_decay": options.weight_decay
+        }  # fmt: skip
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        strategy = self.trainer.strategy
+        make = strategy.optimizer if isinstance(strategy, OmniDeepSpeedStrategy) else torch.optim.AdamW
+        optimizer = make(parameters, **settings)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, options.schedule(self._total_steps()))]
+
+    def _total_steps(self) -> int:
+        batches = self.datamodule.train_steps()
+        limit = self.trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
+        epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
+        total = batches * epochs * self.updates_per_batch
+        return min(total, self.trainer.max_steps) if self.trainer.max_steps > 0 else total
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record what is needed to put the trained parameters back into a student."""
+        checkpoint["student"] = asdict(self.student_options)
+        checkpoint["trained"] = self._trained_names()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of a student of another shape.
+
+        Raises:
+            AvrtError: If it lacks parameters that this student trains.
+        """
+        missing = set(self._trained_names()) - set(checkpoint.get("trained", ()))
+        if missing:
+            raise AvrtError(
+                f"lacks {len(missing)} trained parameters, e.g. {min(missing)}",
+                where="checkpoint",
+                remedy="set model.student as in the run that made it",
+            )
+
+    def _trained_names(self) -> list[str]:
+        return [name for name, p in self.student.named_parameters() if p.requires_grad]
+
+    # ---- steps
+
+    @property
+    def zero3(self) -> bool:
+        """Whether parameters are partitioned, so that every forward pass is a collective."""
+        strategy = self.trainer.strategy
+        return isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
+
+    def prompts(self, batch: OmniBatch) -> Prompts:
+        """Encode a batch's clips, once, beside its prompts."""
+        features = self.student.encode(batch, always=self.zero3)
+        return Prompts(batch.prompt_ids, batch.prompt_positions, features)
+
+    def update(self, micro_batches: Sequence[MicroBatch], loss: Callable[[MicroBatch], Tensor]) -> None:
+        """One optimizer step over micro-batches.
+
+        Args:
+            micro_batches: As many on every rank.
+            loss: A micro-batch's share of the step's global loss, before averaging over ranks. It is multiplied by the
+                number of ranks here, because gradients are averaged over them.
+        """
+        strategy, optimizer = self.trainer.strategy, self.optimizers()
+        assert not isinstance(optimizer, list)
+        engine = strategy.deepspeed_engine if isinstance(strategy, OmniDeepSpeedStrategy) else None
+        if engine is None:
+            optimizer.zero_grad()
+        for i, micro_batch in enumerate(micro_batches):
+            if engine is not None:
+                engine.set_gradient_accumulation_boundary(i + 1 == len(micro_batches))
+            self.manual_backward(loss(micro_batch) * self.trainer.world_size)
+        optimizer.step()
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        schedule.step()
+
+    def micro_rows(self, batch: OmniBatch) -> list[list[int]]:
+        """Row numbers of each micro-batch."""
+        size = self.micro_batch_size
+        return [list(range(i, min(i + size, len(batch)))) for i in range(0, len(batch), size)]
+
+    def sums(self, values: dict[str, Tensor | float]) -> dict[str, float]:
+        """Sum scalars over all ranks, in one collective."""
+        stacked = torch.tensor([float(v) for v in values.values()], dtype=torch.float64, device=self.device)
+        reduced = self.trainer.strategy.reduce(stacked, reduce_op="sum")
+        return dict(zip(values, reduced.tolist(), strict=True))
+
+    def projection_chunks(self, tokens: int) -> int:
+        """Chunks of the vocabulary projection; under ZeRO-3 the same number on every rank."""
+        count = chunk_count(tokens)
+        if not self.zero3:
+            return count
+        largest = torch.tensor(count, device=self.device)
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return int(largest)
+
+    def any_rank_running(self, running: bool) -> bool:
+        """Whether any rank still decodes."""
+        flag = torch.tensor(int(running), device=self.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
+    def sample_answers(
+        self, prompts: Prompts, samples: Sequence[Sample], options: SamplingOptions, group_size: int, *seed: int
+    ) -> list[Completion]:
+        """Generate answers with seeds that depend on `seed`, the sample and the answer's number alone."""
+        seeds = [answer_seed(*seed, sample.id, g) for sample in samples for g in range(group_size)]
+        was_training = self.student.training
+        self.student.eval()  # with gradient checkpointing, layers in training mode would not use the cache
+        try:
+            return generate(
+                self.student.text,
+                prompts,
+                options,
+                eos_token_id=self.student.processor.tokenizer.eos_token_id,
+                seeds=seeds,
+                group_size=group_size,
+                any_rank_running=self.any_rank_running if self.zero3 else None,
+            )
+        finally:
+            self.student.train(was_training)
+
+    def decode(self, completion: Completion) -> str:
+        """A completion's text without special tokens."""
+        return str(self.student.processor.tokenizer.decode(completion.token_ids, skip_special_tokens=True))
+
+    # ---- evaluation
+
+    def answer(self, batch: OmniBatch) -> list[dict[str, Any]]:
+        """Answer each valid row; returns one JSON-able record per question."""
+        completions = self.sample_answers(self.prompts(batch), batch.samples, self.answers, 1, 0)
+        return [
+            self.book.add(sample, self.decode(completion), finished=completion.finished)
+            for sample, completion, valid in zip(batch.samples, completions, batch.valid.tolist(), strict=True)
+            if valid
+        ]
+
+    def validation_step(self, batch: OmniBatch, batch_idx: int) -> None:
+        """Answer greedily and count."""
+        self.answer(batch)
+
+    def test_step(self, batch: OmniBatch, batch_idx: int) -> None:
+        """Answer greedily and count."""
+        self.answer(batch)
+
+    def predict_step(self, batch: OmniBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Answer."""
+        return self.answer(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_results("val")
+        self.book.forget()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics and write the predictions."""
+        self._log_results("test")
+        self.prediction_file = self.book.write(self.trainer)
+
+    def on_predict_epoch_end(self) -> None:
+        """Write the predictions."""
+        self.prediction_file = self.book.write(self.trainer)
+
+    def _log_results(self, prefix: str) -> None:
+        for name, value in self.book.results(self.device).items():
+            self.log(f"{prefix}/{name}", value, prog_bar=name in ("accuracy", "format"))

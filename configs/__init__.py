@@ -1,0 +1,1 @@
+"""The packaged configurations; `avrt --config NAME` finds them here by bare name."""

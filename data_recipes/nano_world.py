@@ -1,0 +1,229 @@
+"""nano_world: two-second clips of things that look and sound, made from seeds, with questions for eye and ear.
+
+Each clip shows one of six things and plays one of six sounds, drawn independently. Most questions offer two looks
+crossed with two sounds, so that one sense alone can do no better than choose between two options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import av
+import numpy as np
+
+from avrt.data.media import FrameBudget
+from avrt.data.sample import LETTERS, Modality, Relation, Sample
+from avrt.data.writer import SourceItem
+from avrt.errors import BadSampleError
+from avrt.response import format_response
+from data_recipes.recipe import Recipe
+
+THINGS = {
+    "red ball": (220, 40, 40),
+    "green box": (40, 200, 60),
+    "blue triangle": (50, 80, 230),
+    "yellow star": (235, 220, 40),
+    "white ring": (240, 240, 240),
+    "purple cross": (170, 50, 200),
+}
+SOUNDS = ("low hum", "high whistle", "rising siren", "steady hiss", "quick clicks", "slow warble")
+SPLITS = ("train", "val", "test")
+SECONDS, FPS, SIDE, RATE = 2.0, 8, 64, 44_100
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a clip shows and plays.
+
+    Attributes:
+        thing: A key of `THINGS`.
+        sound: One of `SOUNDS`.
+        seed: Decides position, size, brightness, pitch and loudness.
+    """
+
+    thing: str
+    sound: str
+    seed: tuple[int, ...]
+
+
+@dataclass
+class NanoWorld(Recipe):
+    """Synthetic clips below `root`, made if they are not there yet.
+
+    Attributes:
+        split: Which part; parts never share a clip.
+        clips: Number of clips.
+        questions_per_clip: Questions about each clip.
+        seed: Seed of everything.
+        traces: Give each sample a reference trace, written from the scene itself.
+    """
+
+    split: Literal["train", "val", "test"] = "train"
+    clips: int = 100
+    questions_per_clip: int = 3
+    seed: int = 0
+    traces: bool = True
+    budget: ClassVar[FrameBudget] = FrameBudget(min_pixels=56 * 56, max_pixels=56 * 56)
+
+    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
+        """See `Recipe.items`; letters are balanced over the questions."""
+        folder = root / self.split
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(self.clips):
+            seed = (self.seed, SPLITS.index(self.split), number)
+            rng = np.random.default_rng(seed)
+            scene = Scene(rng.choice(list(THINGS)), rng.choice(SOUNDS), seed)
+            path = folder / f"{self.seed}-{number:06d}.mp4"
+            if not path.is_file():
+                render(scene, path)
+            for q in range(self.questions_per_clip):
+                answer = (number * self.questions_per_clip + q) % 4
+                yield SourceItem(self._question(scene, f"{path.stem}-{q}", answer, rng), {Modality.VIDEO: path})
+
+    def _question(self, scene: Scene, name: str, answer: int, rng: np.random.Generator) -> Sample:
+        draw = rng.random()
+        if draw < 0.70:
+            relation, kind = Relation.BOTH, "Which"
+            question = "Which option matches the clip?"
+            options = _crossed(scene, answer, rng)
+            choices = [f"{thing} with {sound}" for thing, sound in options]
+            checks = [_check(option, (scene.thing, scene.sound)) for option in options]
+            evidence = f"The frames show a {scene.thing}. The sound is a {scene.sound}."
+        elif draw < 0.85:
+            relation, kind = Relation.VIEW, "Come From"
+            question = "What does the sound come from?"
+            choices = _options(scene.thing, list(THINGS), answer, rng)
+            checks = [f"{choice}, {'yes' if choice == scene.thing else 'no'}." for choice in choices]
+            evidence = f"The frames show a {scene.thing}."
+        else:
+            relation, kind = Relation.SOUND, "Happening"
+            question = "Which sound is heard?"
+            choices = _options(scene.sound, list(SOUNDS), answer, rng)
+            checks = [f"{choice}, {'yes' if choice == scene.sound else 'no'}." for choice in choices]
+            evidence = f"The sound is a {scene.sound}."
+        return Sample(
+            id=f"{self.split}-{name}",
+            question=question,
+            choices=tuple(choices),
+            answer=answer,
+            relation=relation,
+            question_type=kind,
+            trace=_trace(evidence, choices, checks, answer, rng) if self.traces else None,
+            metadata={"thing": scene.thing, "sound": scene.sound},
+        )
+
+
+def render(scene: Scene, path: Path) -> None:
+    """Write a scene as mp4: H.264 at 64x64 and 8 fps, AAC stereo at 44.1 kHz, 2 s."""
+    rng = np.random.default_rng([*scene.seed, 1])
+    partial = path.with_suffix(".partial.mp4")
+    with av.open(str(partial), "w") as container:
+        video = container.add_stream("libx264", rate=FPS, options={"crf": "18", "preset": "veryfast", "threads": "1"})
+        video.width = video.height = SIDE
+        video.pix_fmt = "yuv420p"
+        audio = container.add_stream("aac", rate=RATE, layout="stereo")
+        for picture in _pictures(scene.thing, rng):
+            for packet in video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        wave = _wave(scene.sound, rng)
+        for start in range(0, wave.size, 1024):
+            piece = np.repeat(wave[None, start : start + 1024], 2, axis=0).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, start, Fraction(1, RATE)
+            for packet in audio.encode(frame):
+                container.mux(packet)
+        for stream in (video, audio):
+            for packet in stream.encode(None):
+                container.mux(packet)
+    partial.replace(path)
+
+
+def _pictures(thing: str, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Frames (64, 64, 3) uint8 of a thing drifting over a dark background."""
+    background = rng.integers(0, 50)
+    size = rng.uniform(13, 19)
+    start, drift = rng.uniform(24, 40, 2), rng.uniform(-8, 8, 2)
+    count = int(SECONDS * FPS)
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    for i in range(count):
+        cy, cx = start + drift * i / count
+        mask = _shape(thing, (y - cy) / size, (x - cx) / size)
+        noise = rng.integers(0, 12, (SIDE, SIDE, 1))
+        picture = np.where(mask[..., None], np.array(THINGS[thing]), background) + noise
+        yield picture.clip(0, 255).astype(np.uint8)
+
+
+def _shape(thing: str, v: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Where a thing of radius 1 is, in coordinates relative to its centre."""
+    radius = np.hypot(u, v)
+    match thing.split()[-1]:
+        case "ball":
+            return radius < 1
+        case "box":
+            return np.maximum(abs(u), abs(v)) < 0.85
+        case "triangle":
+            return (v < 0.8) & (v > 2 * abs(u) - 1)
+        case "star":
+            return radius < 0.6 + 0.4 * np.cos(5 * np.arctan2(u, -v))
+        case "ring":
+            return (radius < 1) & (radius > 0.55)
+        case _:
+            return (np.minimum(abs(u), abs(v)) < 0.3) & (radius < 1.1)
+
+
+def _wave(sound: str, rng: np.random.Generator) -> np.ndarray:
+    """(S,) float in [-1, 1] at 44.1 kHz."""
+    t = np.arange(int(SECONDS * RATE)) / RATE
+    pitch, phase = rng.uniform(0.9, 1.1), rng.uniform(0, 2 * np.pi)
+    match sound:
+        case "low hum":
+            wave = sum(np.sin(2 * np.pi * 110 * pitch * k * t + phase) / k for k in (1, 2, 3)) / 1.8
+        case "high whistle":
+            wave = np.sin(2 * np.pi * 2500 * pitch * t + phase)
+        case "rising siren":
+            wave = np.sin(2 * np.pi * pitch * (400 * t + 300 * t**2) + phase)
+        case "steady hiss":
+            wave = rng.uniform(-1, 1, t.size)
+        case "quick clicks":
+            wave = np.sin(2 * np.pi * 1200 * pitch * t) * ((t * 8 + phase) % 1 < 0.08)
+        case _:
+            wave = np.sin(2 * np.pi * 700 * pitch * t + 25 * np.sin(2 * np.pi * 3 * t + phase))
+    return np.asarray(rng.uniform(0.3, 0.8) * wave)
+
+
+def _crossed(scene: Scene, answer: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Two things crossed with two sounds in random order, the true pair at `answer`."""
+    thing = rng.choice([t for t in THINGS if t != scene.thing])
+    sound = rng.choice([s for s in SOUNDS if s != scene.sound])
+    others = [(scene.thing, str(sound)), (str(thing), scene.sound), (str(thing), str(sound))]
+    rng.shuffle(others)
+    pairs = [(str(a), str(b)) for a, b in others]
+    return [*pairs[:answer], (scene.thing, scene.sound), *pairs[answer:]]
+
+
+def _options(right: str, pool: list[str], answer: int, rng: np.random.Generator) -> list[str]:
+    """The right option at `answer` among three others."""
+    others = [str(o) for o in rng.permutation([option for option in pool if option != right])[:3]]
+    return [*others[:answer], right, *others[answer:]]
+
+
+def _check(option: tuple[str, str], truth: tuple[str, str]) -> str:
+    verdicts = ["yes" if named == real else "no" for named, real in zip(option, truth, strict=True)]
+    return f"{option[0]}, {verdicts[0]}, {option[1]}, {verdicts[1]}."
+
+
+def _trace(evidence: str, choices: list[str], checks: list[str], answer: int, rng: np.random.Generator) -> str:
+    """Reasoning from the scene itself: half of the traces compare every option, the others name the right one."""
+    if rng.random() < 0.5:
+        compared = " ".join(f"{LETTERS[i]}: {check}" for i, check in enumerate(checks))
+        think = f"{evidence} {compared} So the answer is {LETTERS[answer]}."
+    else:
+        think = f"{evidence} Option {LETTERS[answer]} says {choices[answer]}."
+    return format_response(think, LETTERS[answer])
+
+
+recipe = NanoWorld

@@ -1,0 +1,37 @@
+"""What a recipe is: options, a frame size, and the questions that it finds below a root folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from avrt.data.media import FrameBudget
+from avrt.data.writer import SourceItem
+from avrt.errors import BadSampleError
+
+
+@dataclass
+class Recipe:
+    """Base of all recipes: a dataclass whose fields are the recipe's options on the command line.
+
+    Attributes:
+        budget: Frame size rule that the recipe suggests.
+    """
+
+    budget: ClassVar[FrameBudget] = FrameBudget()
+
+    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
+        """Every question with its media files, in a fixed order.
+
+        Args:
+            root: The dataset's folder.
+
+        Returns:
+            Items; an error in place of each question that cannot be used, naming it.
+
+        Raises:
+            AvrtError: If the folder does not have the dataset's layout.
+        """
+        raise NotImplementedError

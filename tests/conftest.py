@@ -1,0 +1,127 @@
+"""Fixtures: real clips made on the spot, a nano student, shards of a small nano_world."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from avrt.commands import shards as shards_command
+from avrt.data.inputs import InputBuilder, PromptOptions
+from avrt.data.sample import Sample
+from avrt.data.shards import ShardSet, decode_members
+from avrt.models.student import Student, StudentOptions, load_student
+
+torch.set_num_threads(1)
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def make_clip(
+    path: Path,
+    *,
+    frames: int = 40,
+    fps: int = 10,
+    size: tuple[int, int] = (96, 64),
+    sound_seconds: float | None = 4.0,
+    rate: int = 44_100,
+    layout: str = "stereo",
+    tone: float = 440.0,
+    left_gain: float = 1.0,
+) -> Path:
+    """Write a real clip; frame i has brightness 5 * i, so that a decoded frame tells its number."""
+    width, height = size
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=fps, options={"crf": "10", "threads": "1"})
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        audio = container.add_stream("aac", rate=rate, layout=layout) if sound_seconds else None
+        for i in range(frames):
+            picture = np.full((height, width, 3), min(250, 5 * i), np.uint8)
+            for packet in video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in video.encode(None):
+            container.mux(packet)
+        if audio is not None and sound_seconds:
+            wave = 0.5 * np.sin(2 * np.pi * tone * np.arange(int(sound_seconds * rate)) / rate)
+            channels = 1 if layout == "mono" else 2
+            for start in range(0, wave.size, 1024):
+                piece = np.repeat(wave[None, start : start + 1024], channels, axis=0).astype(np.float32)
+                piece[0] *= left_gain
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece), format="fltp", layout=layout)
+                frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+                for packet in audio.encode(frame):
+                    container.mux(packet)
+            for packet in audio.encode(None):
+                container.mux(packet)
+    return path
+
+
+def make_sample(name: str = "q", **changes: object) -> Sample:
+    """A valid sample; keyword arguments replace fields."""
+    fields: dict = {
+        "id": name,
+        "question": "Which thing is seen?",
+        "choices": ("a ball", "a box", "a star"),
+        "answer": 1,
+        "trace": "<think>The frames show a box.</think><answer>B</answer>",
+    }
+    return Sample(**{**fields, **changes})
+
+
+def avrt(
+    *arguments: object, timeout: float = 300, check: bool = True, cwd: Path | None = None
+) -> subprocess.CompletedProcess:
+    """Run the real command in a process of its own."""
+    command = [sys.executable, "-m", "avrt", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, check=False)
+    assert not check or done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+@pytest.fixture(scope="session")
+def nano() -> Student:
+    """A nano student; tests must not change its weights."""
+    return load_student(StudentOptions(source="nano", dtype="float32"))
+
+
+@pytest.fixture
+def builder(nano: Student) -> InputBuilder:
+    """Builds batches with targets for the nano student, sound interleaved into video."""
+    return InputBuilder(nano.processor, nano.ids, PromptOptions(audio_in_video=True), targets=True)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small nano_world: folders `train` (24 clips, 48 questions), `val` and `test` (4 clips, 8 questions)."""
+    root = tmp_path_factory.mktemp("world")
+    for split, clips in (("train", 24), ("val", 4), ("test", 4)):
+        options = ["--root", root / "clips", "--out", root / split, "--split", split, "--clips", clips]
+        shards_command.main(
+            ["nano_world", *map(str, options), "--questions_per_clip", "2", "--samples_per_shard", "20"]
+        )
+    return root
+
+
+@pytest.fixture
+def batch(builder: InputBuilder, world: Path):
+    """Four real samples of nano_world as one batch."""
+    shards = ShardSet(world / "train")
+    return builder.collate([builder.row(*decode_members(shards.read(i))) for i in (0, 5, 11, 20)])
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real clips and annotation files beside the repository, where they are."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no ../shared/data here; the behaviour is also tested on generated clips")
+    return SHARED_DATA

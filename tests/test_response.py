@@ -1,0 +1,40 @@
+"""Answers are read by one parser, and strictly."""
+
+import pytest
+
+from avrt.response import format_response, parse_response
+
+
+@pytest.mark.parametrize(
+    ("text", "well_formed", "letter", "words"),
+    [
+        ("<think>a b c</think><answer>B</answer>", True, "B", 3),
+        ("  <think>a\nb</think>\n<answer> B </answer>\n", True, "B", 2),
+        ("<think></think><answer>B</answer>", False, "B", 0),
+        ("<think>a</think><answer>E</answer>", False, None, 1),  # no such choice
+        ("<think>a</think><answer>b</answer>", False, None, 1),
+        ("<think>a</think><answer>B.</answer>", False, None, 1),
+        ("<think>a</think><answer>B or C</answer>", False, None, 1),
+        ("<think>a</think><answer>B</answer> sure", False, "B", 1),
+        ("so <think>a</think><answer>B</answer>", False, "B", 1),
+        ("<answer>B</answer><think>a</think>", False, "B", 1),
+        ("<think>a</think><answer>B</answer><answer>C</answer>", False, None, 1),
+        ("<think>a <think>b</think><answer>B</answer>", False, "B", 2),
+        ("<think>a</think><think>b</think><answer>B</answer>", False, "B", None),
+        ("<think>a<answer>B</answer>", False, "B", None),
+        ("The answer is B", False, None, None),
+        ("", False, None, None),
+    ],
+)
+def test_reads_what_is_there(text, well_formed, letter, words):
+    response = parse_response(text, "ABCD")
+    assert (response.well_formed, response.letter, response.think_words) == (well_formed, letter, words)
+
+
+def test_letters_beyond_d_count_when_there_are_choices_for_them():
+    assert parse_response("<think>x</think><answer>F</answer>", "ABCDEF").letter == "F"
+    assert parse_response("<think>x</think><answer>C</answer>", "AB").letter is None
+
+
+def test_format_response_is_well_formed():
+    assert parse_response(format_response(" seen and heard ", "A"), "AB").well_formed

@@ -1,0 +1,108 @@
+"""TMRoPE positions and placeholder expansion against transformers, and by hand."""
+
+import pytest
+import torch
+
+from avrt.data.media import Clip
+from avrt.data.positions import ClipLayout, audio_token_count, expand_prompt, response_positions
+
+LAYOUTS = [
+    pytest.param(8, 10.0, 250, False, id="video+audio"),
+    pytest.param(8, 10.0, 250, True, id="interleaved"),
+    pytest.param(8, 2.0, 50, True, id="short"),
+    pytest.param(8, 30.0, 250, True, id="sound-ends-first"),
+    pytest.param(8, 10.0, 37, True, id="short-sound"),
+    pytest.param(2, 10.0, 250, True, id="one-grid-step"),
+    pytest.param(8, 3.3, 250, True, id="picture-ends-first"),
+    pytest.param(8, 10.0, 0, True, id="no-sound"),
+    pytest.param(8, 7.77, 111, False, id="odd-length"),
+]
+
+
+def prompt_tokens(nano, video=True, audio=True):
+    parts = [{"type": "video"}] * video + [{"type": "audio"}] * audio + [{"type": "text", "text": "what is it?"}]
+    text = nano.processor.apply_chat_template(
+        [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
+    )
+    return nano.processor.tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(("frames", "seconds", "sound", "interleaved"), LAYOUTS)
+def test_positions_equal_those_of_transformers(nano, frames, seconds, sound, interleaved):
+    grid, per_grid = (frames // 2, 4, 6), 2 * seconds / frames
+    layout = ClipLayout(grid, per_grid, None, sound, interleaved)
+    tokens, positions = expand_prompt(prompt_tokens(nano, audio=sound > 0 and not interleaved), layout, nano.ids)
+    expected, deltas = nano.thinker.get_rope_index(
+        tokens[None],
+        None,
+        torch.tensor([grid]),
+        torch.ones(1, len(tokens)),
+        interleaved and sound > 0,
+        torch.tensor([sound * 4]) if sound else None,
+        torch.tensor([per_grid]),
+    )
+    assert torch.equal(expected[:, 0], positions)
+    # and an answer goes on where transformers' generation would
+    assert response_positions(positions, 2)[0].tolist() == [len(tokens) + int(deltas), len(tokens) + int(deltas) + 1]
+
+
+@pytest.mark.parametrize("seconds", [2.0, 10.0, 30.0])
+def test_interleaved_tokens_equal_those_of_the_processor(nano, seconds):
+    sound = min(250, int(25 * seconds))
+    stock = nano.processor.replace_video_with_audio_token(
+        {"video_grid_thw": torch.tensor([[4, 4, 6]]), "video_second_per_grid": [2 * seconds / 8]},
+        0,
+        {"num_audio_tokens": [sound]},
+        0,
+        position_id_per_seconds=25,
+        seconds_per_chunk=2.0,
+    )
+    layout = ClipLayout((4, 4, 6), 2 * seconds / 8, None, sound, True)
+    tokens, _ = expand_prompt(prompt_tokens(nano, audio=False), layout, nano.ids)
+    assert nano.processor.tokenizer.decode(tokens).count(stock) == 1
+
+
+def test_sound_and_picture_of_the_same_second_share_a_temporal_position(nano):
+    """Eight frames over ten seconds are 0.8 fps: one step of two frames is 2.5 s, or 62.5 positions of 40 ms."""
+    layout = ClipLayout((4, 4, 6), 2.5, None, 250, True)
+    tokens, positions = expand_prompt(prompt_tokens(nano, audio=False), layout, nano.ids)
+    video = positions[0][tokens == nano.ids.video].unique().tolist()
+    sound = positions[0][tokens == nano.ids.audio].tolist()
+    first = sound[0]
+    assert [time - first for time in video] == [0, 62, 125, 187]
+    assert [time - first for time in sound] == list(range(250))  # 25 per second, so second s is at 25 * s
+    for step, seconds in enumerate((0.0, 2.5, 5.0, 7.5)):
+        assert abs((video[step] - first) / 25 - seconds) < 0.04
+
+
+def test_a_dropped_frame_rate_would_show(nano):
+    """The processor's silent default of 2 fps puts the last step at 3 s instead of 7.5 s."""
+    right, wrong = (
+        expand_prompt(prompt_tokens(nano), ClipLayout((4, 4, 6), spg, None, 250, False), nano.ids)[1]
+        for spg in (2.5, 1.0)
+    )
+    assert not torch.equal(right, wrong)
+
+
+def test_placeholder_without_media_is_refused(nano):
+    with pytest.raises(ValueError, match="placeholder"):
+        expand_prompt(prompt_tokens(nano), ClipLayout(), nano.ids)
+
+
+def test_text_positions_are_plain(nano):
+    tokens, positions = expand_prompt(prompt_tokens(nano, False, False), ClipLayout(), nano.ids)
+    assert torch.equal(positions, torch.arange(len(tokens)).expand(3, -1))
+
+
+def test_clip_spacing_reaches_the_positions(builder):
+    """The true spacing of the frames is carried with the clip, not assumed."""
+    from tests.conftest import make_sample
+
+    frames = torch.zeros(8, 3, 56, 56, dtype=torch.uint8)
+    spans = []
+    for spacing in (0.25, 1.25):
+        clip = Clip(frames=frames, timestamps=(0.0,) * 8, seconds_per_frame=spacing)
+        row = builder.row(make_sample(media=("video",)), clip)
+        video = row.prompt_positions[0][0][row.prompt_ids[0] == builder.ids.video]
+        spans.append(int(video.max() - video.min()))
+    assert spans == [int(3 * 0.5 * 25), int(3 * 2.5 * 25)]

@@ -1,0 +1,95 @@
+"""Order, split and resume of the stream: every sample exactly once, the same steps on every rank."""
+
+import itertools
+
+import pytest
+
+from avrt.data.shards import ShardSet
+from avrt.data.stream import BatchStream, EpochPlan
+
+
+@pytest.mark.parametrize(("samples", "batch", "ranks"), itertools.product((1, 7, 48), (1, 4, 5), (1, 2, 3)))
+def test_plan_gives_each_sample_once_and_each_rank_as_many_steps(samples, batch, ranks):
+    plan = EpochPlan(samples, batch, ranks, seed=3)
+    for epoch in range(2):
+        parts = [[indices for _, indices in plan.rows(epoch, rank)] for rank in range(ranks)]
+        assert {len(part) for part in parts} == {plan.steps}
+        assert all(len(indices) == batch for part in parts for indices in part)
+        seen = [i for part in parts for indices in part for i in indices if i is not None]
+        assert sorted(seen) == list(range(samples))
+
+
+def test_global_batches_do_not_depend_on_the_number_of_ranks():
+    whole = [set(indices) for _, indices in EpochPlan(48, 8, 1, seed=1).rows(0, 0)]
+    split = [
+        set(a) | set(b)
+        for (_, a), (_, b) in zip(EpochPlan(48, 4, 2, 1).rows(0, 0), EpochPlan(48, 4, 2, 1).rows(0, 1), strict=True)
+    ]
+    assert whole == split
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    orders = [EpochPlan(50, 4, seed=s).order(e).tolist() for s, e in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    assert orders[0] == orders[3]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert EpochPlan(5, 2, shuffle=False).order(4).tolist() == [0, 1, 2, 3, 4]
+
+
+def stream(world, builder, workers=0, ranks=1, rank=0, batch=5):
+    shards = ShardSet(world / "train")
+    return BatchStream(shards, EpochPlan(len(shards), batch, ranks, seed=7), rank, builder, workers)
+
+
+def ids(batches):
+    return [[s.id for s, valid in zip(b.samples, b.valid.tolist(), strict=True) if valid] for b in batches]
+
+
+def test_real_batches_are_the_same_with_any_number_of_workers(world, builder):
+    expected = ids(stream(world, builder))
+    assert len(expected) == 10
+    assert len({i for batch in expected for i in batch}) == 48
+    assert [len(batch) for batch in expected] == [5] * 9 + [3]
+    for workers in (1, 2, 3):
+        assert ids(stream(world, builder, workers)) == expected
+
+
+def test_two_ranks_share_the_samples(world, builder):
+    parts = [ids(stream(world, builder, ranks=2, rank=rank, batch=4)) for rank in range(2)]
+    assert len(parts[0]) == len(parts[1]) == 6
+    flat = [i for part in parts for batch in part for i in batch]
+    assert len(flat) == len(set(flat)) == 48
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [1, 4, 10, 13])
+def test_resumed_stream_continues_exactly(world, builder, workers, stop):
+    def three_epochs(loader):
+        return (batch for _ in range(3) for batch in loader)
+
+    unbroken = ids(three_epochs(stream(world, builder)))
+    first = stream(world, builder, workers)
+    seen = ids(itertools.islice(three_epochs(first), stop))
+    second = stream(world, builder)
+    second.load_state_dict(first.state_dict())
+    seen += ids(itertools.islice(three_epochs(second), len(unbroken) - stop))
+    assert seen == unbroken
+
+
+def test_a_bad_sample_becomes_a_named_filler_row(world, builder, tmp_path):
+    import shutil
+
+    folder = tmp_path / "damaged"
+    shutil.copytree(world / "val", folder)
+    shards = ShardSet(folder)
+    victim = shards.sample(2).id
+    _, _, members = shards._members[2]
+    tar = folder / "shard-000000.tar"
+    with tar.open("r+b") as file:
+        file.seek(members["3.jpg"][0])
+        file.write(b"\0" * members["3.jpg"][1])
+    batches = list(BatchStream(ShardSet(folder), EpochPlan(8, 4, shuffle=False), 0, builder))
+    assert [b.valid.tolist() for b in batches] == [[True, True, False, True], [True] * 4]
+    assert victim not in {i for batch in ids(batches) for i in batch}
+    [(name, why)] = batches[0].skipped.items()
+    assert "shard-000000.tar" in name
+    assert "JPEG" in why

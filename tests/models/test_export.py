@@ -1,0 +1,61 @@
+"""Exported folders load in transformers, in both layouts, and give the same logits."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+from avrt.errors import AvrtError
+from avrt.models.export import export_student, student_from_checkpoint
+from avrt.models.student import LoraOptions, StudentOptions, load_student
+
+
+def logits(thinker, ids):
+    return thinker(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+@pytest.mark.parametrize("full_layout", [False, True])
+def test_round_trip(nano, tmp_path, full_layout):
+    export_student(nano, tmp_path, full_layout=full_layout)
+    loaded, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    ids = torch.arange(20, 60)[None]
+    assert torch.equal(logits(loaded, ids), logits(nano.thinker, ids))
+    processor = Qwen2_5OmniProcessor.from_pretrained(tmp_path)
+    text = "<think>The frames show a box.</think>"
+    assert processor.tokenizer.encode(text) == nano.processor.tokenizer.encode(text)
+    again = load_student(StudentOptions(source=str(tmp_path), dtype="float32"))
+    assert again.ids == nano.ids
+    with pytest.raises(AvrtError, match="already holds a model"):
+        export_student(nano, tmp_path)
+
+
+def test_full_layout_is_that_of_the_released_checkpoints(nano, tmp_path):
+    export_student(nano, tmp_path, full_layout=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == "qwen2_5_omni"
+    assert config["thinker_config"]["text_config"]["tie_word_embeddings"] is False
+    assert all(name.startswith("thinker.") for name in load_file(tmp_path / "model.safetensors"))
+
+
+def test_adapters_are_merged(tmp_path):
+    pytest.importorskip("peft")
+    student = load_student(StudentOptions(source="nano", dtype="float32", lora=LoraOptions(rank=4)))
+    with torch.no_grad():
+        for name, p in student.named_parameters():
+            if "lora_B" in name:
+                p.normal_(0, 0.1)
+    ids = torch.arange(20, 60)[None]
+    expected = logits(student.thinker, ids)
+    export_student(student, tmp_path)
+    loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.allclose(logits(loaded, ids), expected, atol=1e-4)
+
+
+def test_incomplete_checkpoint_is_refused(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(AvrtError, match="not a complete DeepSpeed checkpoint"):
+        student_from_checkpoint(tmp_path)

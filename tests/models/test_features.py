@@ -1,0 +1,90 @@
+"""Encode once: features reused and scattered equal the stock model's own forward pass."""
+
+import pytest
+import torch
+
+from avrt.data.media import Clip
+from avrt.models.features import embed_tokens, encode_clips
+from avrt.models.scoring import Prompts, response_states
+from tests.conftest import make_sample
+
+
+def test_reused_features_equal_a_plain_forward_pass(nano, batch):
+    features = nano.encode(batch)
+    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, features)
+    states = response_states(nano.text, prompts, batch.response_ids)
+    for i in range(len(batch)):
+        ids = torch.cat([batch.prompt_ids[i], batch.response_ids[i]])[None]
+        hidden = nano.thinker.model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values_videos=batch.pixels[64 * i : 64 * (i + 1)],
+            video_grid_thw=batch.grids[i : i + 1],
+            input_features=batch.mel[i : i + 1],
+            feature_attention_mask=(torch.arange(batch.mel.shape[-1]) < batch.mel_lengths[i]).long()[None],
+            use_audio_in_video=True,
+            video_second_per_grid=torch.tensor([2 * batch.clips[i].seconds_per_frame]),
+        ).last_hidden_state[0]
+        expected = hidden[len(batch.prompt_ids[i]) - 1 : -1]
+        assert torch.allclose(states.hidden[states.rows == i], expected, atol=2e-5)
+
+
+def test_rows_of_mixed_media_equal_rows_alone(nano, builder, batch):
+    """Audio only, picture with sound, and text in one batch; each row as if it were by itself."""
+    clip = batch.clips[0]
+    media = [Clip(audio=clip.audio), Clip(image=clip.frames[0], audio=clip.audio[:20_000]), Clip(), clip]
+    names = [("audio",), ("image", "audio"), (), ("video", "audio")]
+    rows = [builder.row(make_sample(str(i), media=m), c) for i, (m, c) in enumerate(zip(names, media, strict=True))]
+    mixed = builder.collate(rows)
+    together = nano.encode(mixed)
+    for i, row in enumerate(rows):
+        alone = nano.encode(row)
+        for a, b in ((together.vision[i], alone.vision[0]), (together.audio[i], alone.audio[0])):
+            assert (a is None) == (b is None)
+            assert a is None or torch.allclose(a, b, atol=1e-5)
+    prompts = Prompts(mixed.prompt_ids, mixed.prompt_positions, together)
+    states = response_states(nano.text, prompts, mixed.response_ids)
+    for i, row in enumerate(rows):
+        alone = Prompts(row.prompt_ids, row.prompt_positions, nano.encode(row))
+        expected = response_states(nano.text, alone, row.response_ids)
+        assert torch.allclose(states.hidden[states.rows == i], expected.hidden, atol=2e-5)
+
+
+def test_features_follow_picture_and_sound(nano, batch):
+    features = nano.encode(batch)
+    for rows in (features.vision, features.audio):
+        assert not torch.allclose(rows[0][:10], rows[1][:10], atol=1e-3)
+
+
+def test_towers_run_on_a_minimal_input_where_every_rank_must_take_part(nano, builder):
+    calls = []
+    hooks = [
+        tower.register_forward_hook(lambda *_: calls.append(1))
+        for tower in (nano.thinker.model.visual, nano.thinker.model.audio_tower)
+    ]
+    try:
+        row = builder.row(make_sample(), Clip())
+        nothing = encode_clips(nano.thinker, row, always=False)
+        assert not calls
+        encode_clips(nano.thinker, row, always=True)
+        assert len(calls) == 2
+        assert nothing.vision == nothing.audio == [None]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_placeholders_in_an_answer_are_plain_tokens(nano, batch):
+    features = nano.encode(batch)
+    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, features).rows([0])
+    strange = torch.tensor([nano.ids.video, nano.ids.audio, 5, 7])
+    states = response_states(nano.text, prompts, [strange])
+    assert len(states.hidden) == 4
+
+
+def test_wrong_number_of_placeholders_is_an_error(nano, batch):
+    features = nano.encode(batch).rows([0])
+    ids = batch.prompt_ids[0][None]
+    embedding = nano.text.language_model.embed_tokens
+    with pytest.raises(RuntimeError, match="placeholders"):
+        embed_tokens(embedding, ids, torch.zeros_like(ids, dtype=torch.bool), features, nano.ids)

@@ -1,0 +1,82 @@
+"""Chunked scores and the response-only loss against a plain computation over full logits."""
+
+import pytest
+import torch
+
+from avrt.models.scoring import Prompts, response_states
+from avrt.objectives.likelihood import chunk_count, response_loss, score_tokens
+
+
+@pytest.mark.parametrize("chunks", [None, 1, 3, 7, 40])
+def test_scores_equal_full_logits(chunks):
+    torch.manual_seed(0)
+    hidden = torch.randn(23, 8, requires_grad=True)
+    project = torch.nn.Linear(8, 50, bias=False)
+    targets = torch.randint(0, 50, (23,))
+    scores = score_tokens(hidden, targets, project, chunks=chunks)
+    logprobs = project(hidden).log_softmax(-1)
+    assert torch.allclose(scores.logprobs, logprobs[torch.arange(23), targets], atol=1e-6)
+    assert torch.allclose(scores.entropy, -(logprobs.exp() * logprobs).sum(-1), atol=1e-5)
+    assert torch.equal(scores.correct, logprobs.argmax(-1) == targets)
+    weights = torch.rand(23)
+    expected = torch.autograd.grad((logprobs[torch.arange(23), targets] * weights).sum(), [hidden, project.weight])
+    actual = torch.autograd.grad((scores.logprobs * weights).sum(), [hidden, project.weight])
+    assert all(torch.allclose(a, e, atol=1e-5) for a, e in zip(actual, expected, strict=True))
+
+
+def test_no_tokens_still_reach_the_projection():
+    calls = []
+    project = torch.nn.Linear(4, 9)
+    project.register_forward_hook(lambda *_: calls.append(1))
+    scores = score_tokens(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), project, chunks=3)
+    assert len(scores.logprobs) == 0
+    assert len(calls) == 3  # every rank makes the same number of calls
+    assert [chunk_count(n, 10) for n in (0, 1, 10, 11)] == [1, 1, 1, 2]
+
+
+def test_logits_are_not_kept_for_the_backward_pass():
+    project = torch.nn.Linear(8, 1000, bias=False)
+    hidden = torch.randn(64, 8, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        score_tokens(hidden, torch.randint(0, 1000, (64,)), project, chunks=4)
+    assert max(kept) < 64 * 1000 / 4
+
+
+def test_eq_1_against_cross_entropy_over_full_logits_of_the_stock_model(nano, batch):
+    """Loss and gradient of one real batch equal transformers' own forward pass with labels."""
+    text = nano.text
+    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, nano.encode(batch))
+    states = response_states(text, prompts, batch.response_ids)
+    scores = score_tokens(states.hidden, states.targets, text.lm_head)
+    total = len(states.targets)
+    ours = response_loss(scores.logprobs, torch.ones(total), total)
+
+    summed = torch.zeros(())
+    for i in range(len(batch)):
+        ids = torch.cat([batch.prompt_ids[i], batch.response_ids[i]])[None]
+        patches = batch.grids.prod(-1).tolist()
+        start = sum(patches[:i])
+        logits = nano.thinker(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values_videos=batch.pixels[start : start + patches[i]],
+            video_grid_thw=batch.grids[i : i + 1],
+            input_features=batch.mel[i : i + 1],
+            feature_attention_mask=(torch.arange(batch.mel.shape[-1]) < batch.mel_lengths[i]).long()[None],
+            use_audio_in_video=True,
+            video_second_per_grid=torch.tensor([2 * batch.clips[i].seconds_per_frame]),
+        ).logits[0]
+        labels = ids[0].clone()
+        labels[: len(batch.prompt_ids[i])] = -100
+        summed = summed + torch.nn.functional.cross_entropy(logits[:-1], labels[1:], ignore_index=-100, reduction="sum")
+    theirs = summed / total
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    weight = nano.thinker.model.language_model.layers[0].mlp.up_proj.weight
+    (a,), (b,) = torch.autograd.grad(ours, [weight]), torch.autograd.grad(theirs, [weight])
+    assert torch.allclose(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_filler_tokens_weigh_nothing():
+    logprobs = torch.tensor([-1.0, -2.0, -5.0])
+    assert response_loss(logprobs, torch.tensor([1.0, 1.0, 0.0]), 2).item() == pytest.approx(1.5)

@@ -1,0 +1,73 @@
+"""AVRT eq. 3-6 against hand-worked numbers; rewards by name and by import path."""
+
+import math
+
+import pytest
+
+from avrt.errors import AvrtError
+from avrt.objectives.rewards import ExtraReward, LengthReward, RewardOptions, RewardSum, find_reward
+from tests.conftest import make_sample
+
+
+def answer(words: int, letter: str = "B") -> str:
+    return f"<think>{'word ' * words}</think><answer>{letter}</answer>"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (100, 1.0),
+        (120, math.exp(-0.5)),
+        (60, math.exp(-2)),
+        (199, math.exp(-(99**2) / 800)),
+        (200, math.exp(-(100**2) / 800) + 0.2),
+        (300, math.exp(-(200**2) / 800) + 0.2),
+        (301, math.exp(-(201**2) / 800)),
+        (0, 0.0),
+    ],
+)
+def test_length_reward_of_the_paper(words, expected):
+    total = RewardSum(RewardOptions())(answer(words), make_sample())
+    assert total["length"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_length_reward_never_exceeds_one():
+    shape = LengthReward(mu=50, sigma=10, w_min=40, w_max=60, bonus=0.2)
+    rewards = RewardSum(RewardOptions(length_shape=shape))
+    assert rewards(answer(50), make_sample())["length"] == 1.0
+    assert rewards(answer(58), make_sample())["length"] == pytest.approx(math.exp(-0.32) + 0.2)
+
+
+def test_sum_of_the_three():
+    rewards = RewardSum(RewardOptions())
+    assert rewards(answer(100), make_sample()) == {"format": 1.0, "accuracy": 1.0, "length": 1.0, "total": 3.0}
+    wrong = rewards(answer(100, "A"), make_sample())
+    assert (wrong["accuracy"], wrong["total"]) == (0.0, 2.0)
+    unformatted = rewards("It is <answer>B</answer>", make_sample())
+    assert unformatted == {"format": 0.0, "accuracy": 1.0, "length": 0.0, "total": 1.0}
+
+
+def test_weights_and_switching_off():
+    rewards = RewardSum(RewardOptions(format=0.5, accuracy=2.0, length=0.0))
+    assert rewards(answer(3), make_sample()) == {"format": 1.0, "accuracy": 1.0, "total": 2.5}
+
+
+def shouting(response, sample):
+    return float("!" in response.text)
+
+
+def test_own_reward_by_import_path():
+    extra = ExtraReward("tests.objectives.test_rewards.shouting", weight=3.0)
+    rewards = RewardSum(RewardOptions(length=0.0, extra=[extra]))
+    assert rewards(answer(3) + "!", make_sample())["total"] == pytest.approx(0.0 + 1.0 + 3.0)
+
+
+@pytest.mark.parametrize("name", ["nothing", "tests.objectives.test_rewards.missing", "no.such.module", "math.pi"])
+def test_unknown_reward_is_named(name):
+    with pytest.raises(AvrtError, match=name):
+        find_reward(name)
+
+
+def test_a_question_without_a_label_cannot_be_rewarded():
+    with pytest.raises(AvrtError, match="'q'"):
+        RewardSum(RewardOptions())(answer(3), make_sample(answer=None))

@@ -6,7 +6,7 @@ crossed with two sounds, so that one sense alone can do no better than choose be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -31,6 +31,7 @@ THINGS = {
     "purple cross": (170, 50, 200),
 }
 SOUNDS = ("low hum", "high whistle", "rising siren", "steady hiss", "quick clicks", "slow warble")
+OPENING = "Looking at the frames and listening to the sound to compare each option."
 SPLITS = ("train", "val", "test")
 SECONDS, FPS, SIDE, RATE = 2.0, 8, 64, 44_100
 
@@ -86,24 +87,26 @@ class NanoWorld(Recipe):
 
     def _question(self, scene: Scene, name: str, answer: int, rng: np.random.Generator) -> Sample:
         draw = rng.random()
+        named: Sequence[tuple[str, ...]]
+        truth: tuple[str, ...]
         if draw < 0.70:
             relation, kind = Relation.BOTH, "Which"
             question = "Which option matches the clip?"
             options = _crossed(scene, answer, rng)
             choices = [f"{thing} with {sound}" for thing, sound in options]
-            checks = [_check(option, (scene.thing, scene.sound)) for option in options]
+            named, truth = options, (scene.thing, scene.sound)
             evidence = f"The frames show a {scene.thing}. The sound is a {scene.sound}."
         elif draw < 0.85:
             relation, kind = Relation.VIEW, "Come From"
             question = "What does the sound come from?"
             choices = _options(scene.thing, list(THINGS), answer, rng)
-            checks = [f"{choice}, {'yes' if choice == scene.thing else 'no'}." for choice in choices]
+            named, truth = [(choice,) for choice in choices], (scene.thing,)
             evidence = f"The frames show a {scene.thing}."
         else:
             relation, kind = Relation.SOUND, "Happening"
             question = "Which sound is heard?"
             choices = _options(scene.sound, list(SOUNDS), answer, rng)
-            checks = [f"{choice}, {'yes' if choice == scene.sound else 'no'}." for choice in choices]
+            named, truth = [(choice,) for choice in choices], (scene.sound,)
             evidence = f"The sound is a {scene.sound}."
         return Sample(
             id=f"{self.split}-{name}",
@@ -112,7 +115,7 @@ class NanoWorld(Recipe):
             answer=answer,
             relation=relation,
             question_type=kind,
-            trace=_trace(evidence, choices, checks, answer, rng) if self.traces else None,
+            trace=_trace(evidence, named, truth, answer, rng) if self.traces else None,
             metadata={"thing": scene.thing, "sound": scene.sound},
         )
 
@@ -211,19 +214,26 @@ def _options(right: str, pool: list[str], answer: int, rng: np.random.Generator)
     return [*others[:answer], right, *others[answer:]]
 
 
-def _check(option: tuple[str, str], truth: tuple[str, str]) -> str:
-    verdicts = ["yes" if named == real else "no" for named, real in zip(option, truth, strict=True)]
-    return f"{option[0]}, {verdicts[0]}, {option[1]}, {verdicts[1]}."
+def _trace(
+    evidence: str, options: Sequence[tuple[str, ...]], truth: tuple[str, ...], answer: int, rng: np.random.Generator
+) -> str:
+    """Reasoning from the scene itself: name the evidence, then hold each option against it until one fits.
+
+    Half of the traces open with a sentence about the approach, so that there is a length to be learned.
+    """
+    opening = f"{OPENING} " if rng.random() < 0.5 else ""
+    checks = [f"{LETTERS[i]}: {_compare(option, truth)}." for i, option in enumerate(options[: answer + 1])]
+    return format_response(f"{opening}{evidence} {' '.join(checks)}", LETTERS[answer])
 
 
-def _trace(evidence: str, choices: list[str], checks: list[str], answer: int, rng: np.random.Generator) -> str:
-    """Reasoning from the scene itself: half of the traces compare every option, the others name the right one."""
-    if rng.random() < 0.5:
-        compared = " ".join(f"{LETTERS[i]}: {check}" for i, check in enumerate(checks))
-        think = f"{evidence} {compared} So the answer is {LETTERS[answer]}."
-    else:
-        think = f"{evidence} Option {LETTERS[answer]} says {choices[answer]}."
-    return format_response(think, LETTERS[answer])
+def _compare(option: tuple[str, ...], truth: tuple[str, ...]) -> str:
+    """Part by part, ending at the first that differs: `red ball is red ball, low hum not slow warble`."""
+    parts = []
+    for claimed, real in zip(option, truth, strict=True):
+        parts.append(f"{claimed} {'is' if claimed == real else 'not'} {real}")
+        if claimed != real:
+            break
+    return ", ".join(parts)
 
 
 recipe = NanoWorld

@@ -41,8 +41,8 @@ class Ask:
 class AVDataModule(pl.LightningDataModule):
     """Batches from shard folders.
 
-    Model inputs need the student's processor: it is taken from the trainer's module, which has `student` (with `processor` and
-    `ids`) and `needs_traces`.
+    Model inputs need the student's processor: it is taken from the trainer's module, which has `student` (with
+    `processor` and `ids`) and `needs_traces`.
 
     Args:
         train: Shards to train on.

@@ -23,7 +23,7 @@ _FILLER = Sample(id="filler", question="-", choices=("-", "-"), answer=0, trace=
 class OmniBatch:
     """Inputs of B samples. Prompts stay ragged lists, so that each user pads or packs them as it needs.
 
-    It is no dataclass, because Lightning would walk into one and convert every number inside by the trainer's precision.
+    It is no dataclass, because Lightning would walk into one and convert every number inside to the run's precision.
 
     Attributes:
         samples: The B records; a filler row stands for none and is marked in `valid`.

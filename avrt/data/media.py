@@ -1,7 +1,7 @@
 """From media files to the clip a student sees: a few frames with their times, and the first seconds of sound.
 
-Containers are decoded sequentially by PyAV, sound is resampled by torchaudio, FLAC is soundfile's and JPEG torchvision's
-job; sound is 16 kHz mono float32.
+Containers are decoded sequentially by PyAV, sound is resampled by torchaudio, FLAC is soundfile's job and JPEG
+torchvision's; sound is 16 kHz mono float32.
 """
 
 from __future__ import annotations

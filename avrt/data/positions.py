@@ -1,7 +1,8 @@
 """Prompt token ids with their TMRoPE positions: placeholders expanded, sound and picture on one clock.
 
-Both are built in one walk over the prompt, so that they cannot disagree; a test compares them with the processor and the
-`get_rope_index` of transformers. Nothing here holds state: positions are passed explicitly to prefill, decoding and scoring.
+Both are built in one walk over the prompt, so that they cannot disagree; a test compares them with the processor and
+the `get_rope_index` of transformers. Nothing here holds state: positions are passed explicitly to prefill, decoding
+and scoring.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Streaming samples in batches: a seeded order per epoch, split over ranks and workers, resumable at any batch.
 
-The order of an epoch depends on the seed and the epoch alone. Global batch k is the k-th stretch of it, cut evenly over the
-ranks, so that no sample comes twice, every rank takes the same number of steps, and any number of workers gives the same
-batches. The last stretch is filled up with rows that are marked invalid.
+The order of an epoch depends on the seed and the epoch alone. Global batch k is the k-th stretch of it, cut evenly over
+the ranks, so that no sample comes twice, every rank takes the same number of steps, and any number of workers gives the
+same batches. The last stretch is filled up with rows that are marked invalid.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class EpochPlan:
 class BatchStream:
     """A resumable loader of one rank's batches.
 
-    It satisfies Lightning's protocol of a stateful loader: `state_dict` counts the batches that were handed out, not those
-    that workers have read ahead.
+    It satisfies Lightning's protocol of a stateful loader: `state_dict` counts the batches that were handed out, not
+    those that workers have read ahead.
 
     Args:
         shards: The data.

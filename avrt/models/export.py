@@ -41,8 +41,8 @@ def export_student(student: Student, folder: Path, *, full_layout: bool = False)
 def student_from_checkpoint(path: Path, source: str | None = None) -> Student:
     """Rebuild a student from a training checkpoint: its source's weights with the trained ones put over them.
 
-    Works for every ZeRO stage and whatever number of processes wrote the checkpoint. The file format is DeepSpeed's, which
-    is read by unpickling: open only checkpoints whose origin you trust.
+    Works for every ZeRO stage and whatever number of processes wrote the checkpoint. The file format is DeepSpeed's,
+    which is read by unpickling: open only checkpoints whose origin you trust.
 
     Args:
         path: A checkpoint folder of DeepSpeed.

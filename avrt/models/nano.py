@@ -1,7 +1,7 @@
 """The nano preset: a student of the real architecture with about 1.5 million random weights, made without downloads.
 
-Its tokenizer is trained on the word list below, its processor has the real one's parts, and the same seed always gives the
-same weights. It is for tests, for the demo, and for trying a configuration on a laptop.
+Its tokenizer is trained on the word list below, its processor has the real one's parts, and the same seed always gives
+the same weights. It is for tests, for the demo, and for trying a configuration on a laptop.
 """
 
 from __future__ import annotations

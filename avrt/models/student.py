@@ -1,4 +1,4 @@
-"""The omni student: loading, freezing the towers, adapters, and the text model that policy and reference share the form of."""
+"""The omni student: loading, frozen towers, adapters, and the text model whose form policy and reference share."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TextModel:
     ids: TokenIds
 
     def embed(self, token_ids: Tensor, in_prompt: Tensor, features: ClipFeatures) -> Tensor:
-        """Embeddings (B, T, H) of token ids (B, T) with clip features at the placeholders of the prompt; see `embed_tokens`."""
+        """Embeddings (B, T, H) of token ids (B, T), clip features at the prompt's placeholders; see `embed_tokens`."""
         return embed_tokens(self.language_model.embed_tokens, token_ids, in_prompt, features, self.ids)
 
     def embed_answer(self, token_ids: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Token log-probabilities from hidden states without a (tokens x vocabulary) tensor, and the response-only loss of eq. 1."""
+"""Token log-probabilities without keeping a (tokens x vocabulary) tensor, and the response-only loss of eq. 1."""
 
 from __future__ import annotations
 

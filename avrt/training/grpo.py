@@ -45,9 +45,9 @@ class Rollout:
 class GRPOModule(StudentModule):
     """Improve the student on its own answers: AVRT eq. 2-6.
 
-    Each step samples `group_size` answers to every question, scores them with the rewards, normalizes within each group,
-    and takes `updates_per_rollout` optimizer steps on the clipped objective with a KL penalty to the student it started
-    from.
+    Each step samples `group_size` answers to every question, scores them with the rewards, normalizes within each
+    group, and takes `updates_per_rollout` optimizer steps on the clipped objective with a KL penalty to the student it
+    started from.
 
     Args:
         student: Which student; the reference is the same one, frozen.

@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from avrt.data.datamodule import AVDataModule
+from avrt.training.callbacks import PrintAnswers, ReportSkipped, RunCheckpoint, ShowRollouts
 from avrt.training.task import StudentModule
 
 _NOISE = (
@@ -34,7 +35,8 @@ class OneLineParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the useful line and exit with status 2."""
-        sys.stderr.write(f"avrt: error: {shorten(message)} (see: {self.prog} --help)\n")
+        command = " ".join(["avrt", *[word for word in sys.argv[1:2] if not word.startswith("-")]])
+        sys.stderr.write(f"avrt: error: {shorten(message)} (see: {command} --help)\n")
         sys.exit(2)
 
 
@@ -42,8 +44,9 @@ class AvrtCLI(LightningCLI):
     """LightningCLI over the student modules and the one data module."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the matrix product use TF32 where there is a GPU."""
-        torch.set_float32_matmul_precision("high")
+        """Give the callbacks that every run has fields of their own, since a list is awkward to override."""
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ShowRollouts, "show_rollouts")
 
 
 def shorten(message: str) -> str:
@@ -70,6 +73,7 @@ def main(subcommand_and_args: list[str]) -> None:
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", pattern)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU that has it
     # Lightning starts further processes from sys.argv, and warns if it is given arguments beside it.
     sys.argv[1:] = subcommand_and_args
     settings: dict[str, Any] = {"parser_class": OneLineParser, "save_config_kwargs": {"overwrite": True}}
@@ -79,6 +83,6 @@ def main(subcommand_and_args: list[str]) -> None:
         subclass_mode_model=True,
         subclass_mode_data=False,
         seed_everything_default=0,
-        parser_kwargs={"prog": "avrt"},
+        trainer_defaults={"callbacks": [ReportSkipped(), PrintAnswers()]},
         **settings,
     )

@@ -96,8 +96,8 @@ def test_control_tokens_in_a_question_are_refused(builder, text):
 
 def test_limits_and_missing_trace_name_the_sample(nano):
     builder = InputBuilder(nano.processor, nano.ids, PromptOptions(max_prompt_tokens=20), targets=True)
-    with pytest.raises(BadSampleError, match="'q'.*max_prompt_tokens"):
+    with pytest.raises(BadSampleError, match=r"'q'.*max_prompt_tokens"):
         builder.row(make_sample(question="what " * 50), Clip())
     builder = InputBuilder(nano.processor, nano.ids, PromptOptions(), targets=True)
-    with pytest.raises(BadSampleError, match="'q'.*no trace"):
+    with pytest.raises(BadSampleError, match=r"'q'.*no trace"):
         builder.row(make_sample(trace=None), Clip())

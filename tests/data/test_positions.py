@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from avrt.data.media import Clip
-from avrt.data.positions import ClipLayout, audio_token_count, expand_prompt, response_positions
+from avrt.data.positions import ClipLayout, expand_prompt, response_positions
 
 LAYOUTS = [
     pytest.param(8, 10.0, 250, False, id="video+audio"),

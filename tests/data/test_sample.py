@@ -26,7 +26,7 @@ def test_json_round_trip():
         ({"id": ""}, "id"),
         ({"question": "  "}, "question"),
         ({"choices": ("one",)}, "choices"),
-        ({"choices": tuple("abcdefghijklmnopqrstuvwxyz") + ("27th",)}, "choices"),
+        ({"choices": (*"abcdefghijklmnopqrstuvwxyz", "27th")}, "choices"),
         ({"choices": ("a", "")}, "choices"),
         ({"choices": ("a", None)}, "choices"),
         ({"answer": 3}, "answer"),

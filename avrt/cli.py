@@ -49,7 +49,7 @@ def usage() -> str:
     rows = "\n".join(f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items())
     return (
         f"avrt {avrt.__version__}: audio-visual reasoning transfer\n\nusage: avrt COMMAND [options]\n\n{rows}\n\n"
-        "A configuration is a path or the bare name of a packaged one (--config sft.yaml); several are merged in order.\n"
+        "A configuration is a path or the bare name of a packaged one (--config sft.yaml); several are merged.\n"
         "Every field can be overridden: --model.optimizer.lr 1e-5. See: avrt COMMAND --help"
     )
 

@@ -71,19 +71,27 @@ class NanoWorld(Recipe):
     budget: ClassVar[FrameBudget] = FrameBudget(min_pixels=56 * 56, max_pixels=56 * 56)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`; letters are balanced over the questions."""
+        """See `Recipe.items`."""
         folder = root / self.split
         folder.mkdir(parents=True, exist_ok=True)
+        for scene, name, samples in self.questions():
+            path = folder / f"{name}.mp4"
+            if not path.is_file():
+                render(scene, path)
+            yield from (SourceItem(sample, {Modality.VIDEO: path}) for sample in samples)
+
+    def questions(self) -> Iterator[tuple[Scene, str, list[Sample]]]:
+        """Each scene with its name and the questions about it; letters are balanced over all questions."""
         for number in range(self.clips):
             seed = (self.seed, SPLITS.index(self.split), number)
             rng = np.random.default_rng(seed)
             scene = Scene(rng.choice(list(THINGS)), rng.choice(SOUNDS), seed)
-            path = folder / f"{self.seed}-{number:06d}.mp4"
-            if not path.is_file():
-                render(scene, path)
-            for q in range(self.questions_per_clip):
-                answer = (number * self.questions_per_clip + q) % 4
-                yield SourceItem(self._question(scene, f"{path.stem}-{q}", answer, rng), {Modality.VIDEO: path})
+            name = f"{self.seed}-{number:06d}"
+            first = number * self.questions_per_clip
+            samples = [
+                self._question(scene, f"{name}-{q}", (first + q) % 4, rng) for q in range(self.questions_per_clip)
+            ]
+            yield scene, name, samples
 
     def _question(self, scene: Scene, name: str, answer: int, rng: np.random.Generator) -> Sample:
         draw = rng.random()

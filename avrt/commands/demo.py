@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from avrt.arguments import OneLineErrors
 from avrt.errors import AvrtError
 
 SFT = ("--config", "sft.yaml", "--config", "nano/sft.yaml")
@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         AvrtError: If a stage fails.
     """
-    parser = ArgumentParser(prog="avrt demo", description=__doc__)
+    parser = OneLineErrors(prog="avrt demo", description=__doc__)
     parser.add_argument("--out", type=str, default="demo", help="folder for everything that the demo makes")
     parser.add_argument("--clips", type=int, default=800, help="number of training clips")
     options = parser.parse_args(arguments)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
+from avrt.arguments import OneLineErrors
 
 
 def main(arguments: list[str]) -> None:
@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: What follows `avrt export`.
     """
-    parser = ArgumentParser(prog="avrt export", description=__doc__)
+    parser = OneLineErrors(prog="avrt export", description=__doc__)
     parser.add_argument("--ckpt_path", type=str, required=True, help="a checkpoint folder, e.g. step-000100.ckpt")
     parser.add_argument("--out", type=str, required=True, help="new folder for the model")
     parser.add_argument(

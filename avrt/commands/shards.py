@@ -11,11 +11,11 @@ from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import data_recipes
+from avrt.arguments import OneLineErrors
 from avrt.data.manifest import Manifest
 from avrt.data.media import ClipSpec, FrameBudget
 from avrt.data.writer import SourceItem, write_shards
@@ -79,8 +79,8 @@ def report(manifest: Manifest, folder: Path) -> None:
             console.print(f"  {count:6d}  {reason}", highlight=False, markup=False)
 
 
-def _parser(name: str, recipe: type[Recipe]) -> ArgumentParser:
-    parser = ArgumentParser(prog=f"avrt shards {name}", description=recipe.__doc__, exit_on_error=False)
+def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
+    parser = OneLineErrors(prog=f"avrt shards {name}", description=recipe.__doc__)
     parser.add_argument("--root", type=str, required=True, help="the dataset's folder")
     parser.add_argument("--out", type=str, required=True, help="new folder for the shards")
     parser.add_argument("--frames", type=int, default=8, help="frames per video, uniformly spaced by time")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,11 +118,11 @@ class AVDataModule(pl.LightningDataModule):
         """The test batches, in order."""
         return self._stream("test")
 
-    def predict_dataloader(self) -> BatchStream | list[OmniBatch]:
+    def predict_dataloader(self) -> BatchStream | list[list[OmniBatch]]:
         """The batches to answer: a shard folder's, or the one question of `ask`."""
         if self.ask is None:
             return self._stream("predict")
-        return list(self._asked(self.ask))
+        return [[self._asked(self.ask)]]  # Lightning takes a list for several loaders
 
     def _plan(self, split: str) -> EpochPlan:
         assert self.trainer is not None
@@ -149,7 +148,7 @@ class AVDataModule(pl.LightningDataModule):
         targets = split in ("train", "val") and module.needs_traces
         return InputBuilder(module.student.processor, module.student.ids, self.prompt, targets=targets)
 
-    def _asked(self, ask: Ask) -> Iterator[OmniBatch]:
+    def _asked(self, ask: Ask) -> OmniBatch:
         if not ask.clip.is_file():
             raise AvrtError("no such file", where=ask.clip, remedy="set data.ask.clip to a video, picture or sound")
         suffix = ask.clip.suffix.lower()
@@ -159,4 +158,4 @@ class AVDataModule(pl.LightningDataModule):
         sample = Sample(
             id=draft.id, question=draft.question, choices=draft.choices, answer=None, media=clip_media(clip)
         )
-        yield self._builder("predict").row(sample, clip)
+        return self._builder("predict").row(sample, clip)

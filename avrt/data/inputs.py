@@ -133,7 +133,11 @@ class InputBuilder:
         grid = image_grid = None
         if clip.frames is not None:
             video = self.processor.video_processor(
-                videos=[clip.frames], do_sample_frames=False, do_resize=False, return_tensors="pt"
+                videos=[clip.frames],
+                do_sample_frames=False,
+                do_resize=False,  # the shard's frames have the model's size already
+                cap_pixels_per_frame=False,
+                return_tensors="pt",
             )
             batch.pixels, batch.grids = video["pixel_values_videos"], video["video_grid_thw"]
             grid = _triple(batch.grids[0])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
+import transformers
 
 if not torch.cuda.is_available():
     # Before anything imports deepspeed, which would otherwise look for accelerators and warn.
@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from avrt.arguments import OneLineErrors
 from avrt.data.datamodule import AVDataModule
 from avrt.training.callbacks import PrintAnswers, ReportSkipped, RunCheckpoint, ShowRollouts
 from avrt.training.task import StudentModule
@@ -27,17 +28,12 @@ _NOISE = (
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*sync_dist=True.*when logging on epoch level.*",
     ".*The `srun` command is available.*",
+    ".*in eval mode at the start of training.*",  # the frozen towers and the reference, as they should be
 )
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line: the field, what is wrong with it, and where the fields are listed."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the useful line and exit with status 2."""
-        command = " ".join(["avrt", *[word for word in sys.argv[1:2] if not word.startswith("-")]])
-        sys.stderr.write(f"avrt: error: {shorten(message)} (see: {command} --help)\n")
-        sys.exit(2)
+class OneLineParser(OneLineErrors, LightningArgumentParser):
+    """LightningCLI's parser with errors in one line."""
 
 
 class AvrtCLI(LightningCLI):
@@ -49,21 +45,6 @@ class AvrtCLI(LightningCLI):
         parser.add_lightning_class_args(ShowRollouts, "show_rollouts")
 
 
-def shorten(message: str) -> str:
-    """The innermost useful part of a jsonargparse message, on one line."""
-    lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
-    telling = [
-        line
-        for line in lines
-        if re.search(r"not expected|unrecognized|not accepted|required|Expected|invalid|No such|does not exist", line)
-        and "Does not validate against any" not in line
-    ]
-    chosen = telling[-1] if telling else (lines[-1] if lines else message)
-    parser_key = re.search(r"Parser key \"([^\"]+)\"", message)
-    prefix = f"{parser_key[1]}: " if parser_key and parser_key[1] not in chosen else ""
-    return prefix + chosen
-
-
 def main(subcommand_and_args: list[str]) -> None:
     """Run LightningCLI.
 
@@ -73,6 +54,7 @@ def main(subcommand_and_args: list[str]) -> None:
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", pattern)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    transformers.utils.logging.disable_progress_bar()
     torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU that has it
     # Lightning starts further processes from sys.argv, and warns if it is given arguments beside it.
     sys.argv[1:] = subcommand_and_args

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tests.conftest import avrt
 
+SMALL = ("--data.num_workers", 0, "--model.micro_batch_size", 4)
+
 
 def fit_arguments(stage: str, world: Path, root: Path, *extra: object) -> list[str]:
     """Arguments of a small `avrt fit` run that logs every step as CSV."""

@@ -1,0 +1,30 @@
+"""Command-line parsing whose errors are one line: the field, what is wrong with it, and where the fields are listed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+_TELLING = re.compile(r"not expected|unrecognized|not accepted|required|Expected|invalid|No such|does not exist")
+
+
+class OneLineErrors(ArgumentParser):
+    """A parser that ends with one line and status 2 instead of its usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the useful line and exit."""
+        command = " ".join(["avrt", *[word for word in sys.argv[1:2] if not word.startswith("-")]])
+        sys.stderr.write(f"avrt: error: {shorten(message)} (see: {command} --help)\n")
+        sys.exit(2)
+
+
+def shorten(message: str) -> str:
+    """The innermost useful part of a jsonargparse message, on one line, after the field that it is about."""
+    lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
+    telling = [line for line in lines if _TELLING.search(line) and "Does not validate against any" not in line]
+    chosen = telling[-1] if telling else (lines[-1] if lines else message)
+    key = re.search(r"Parser key \"([^\"]+)\"", message)
+    return f"{key[1]}: {chosen}" if key and key[1] not in chosen else chosen

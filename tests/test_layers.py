@@ -1,0 +1,62 @@
+"""Imports point one way: each part of the package may use only parts of lower rank."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A module's rank is that of the longest prefix that matches its name.
+RANKS = {
+    "avrt": 0,
+    "avrt.errors": 0,
+    "avrt.arguments": 0,
+    "avrt.data.sample": 0,
+    "avrt.prompts": 0,
+    "avrt.response": 0,
+    "avrt.data": 1,
+    "avrt.metrics": 1,
+    "avrt.objectives": 1,
+    "avrt.models": 2,
+    "avrt.rollout": 3,
+    "avrt.training": 4,
+    "data_recipes": 4,
+    "avrt.commands": 5,
+    "avrt.cli": 6,
+    "avrt.__main__": 7,
+}
+FILES = sorted([*(ROOT / "avrt").rglob("*.py"), *(ROOT / "data_recipes").rglob("*.py")])
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def rank_and_part(module: str) -> tuple[int, str]:
+    part = max((p for p in RANKS if module == p or module.startswith(p + ".")), key=len)
+    return RANKS[part], part
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] in ("avrt", "data_recipes")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_point_down(path):
+    rank, part = rank_and_part(module_name(path))
+    for imported in imports(path):
+        other_rank, other_part = rank_and_part(imported)
+        assert other_part == part or other_rank < rank or rank == other_rank == 0, f"{path} imports {imported}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_modules_are_short_and_say_what_they_own(path):
+    assert len(path.read_text().splitlines()) <= 400
+    assert ast.get_docstring(ast.parse(path.read_text()))

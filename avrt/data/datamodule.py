@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,23 @@ class Ask:
     question: str
     choices: list[str]
     spec: ClipSpec = field(default_factory=ClipSpec)
+
+
+class OneBatch:
+    """A loader of a single batch; a list would be taken for several loaders.
+
+    Args:
+        batch: The batch.
+    """
+
+    def __init__(self, batch: OmniBatch) -> None:
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[OmniBatch]:
+        yield self._batch
 
 
 class AVDataModule(pl.LightningDataModule):
@@ -118,11 +136,11 @@ class AVDataModule(pl.LightningDataModule):
         """The test batches, in order."""
         return self._stream("test")
 
-    def predict_dataloader(self) -> BatchStream | list[list[OmniBatch]]:
+    def predict_dataloader(self) -> BatchStream | OneBatch:
         """The batches to answer: a shard folder's, or the one question of `ask`."""
         if self.ask is None:
             return self._stream("predict")
-        return [[self._asked(self.ask)]]  # Lightning takes a list for several loaders
+        return OneBatch(self._asked(self.ask))
 
     def _plan(self, split: str) -> EpochPlan:
         assert self.trainer is not None
@@ -158,4 +176,6 @@ class AVDataModule(pl.LightningDataModule):
         sample = Sample(
             id=draft.id, question=draft.question, choices=draft.choices, answer=None, media=clip_media(clip)
         )
-        return self._builder("predict").row(sample, clip)
+        assert self.trainer is not None
+        builder = self._builder("predict")
+        return builder.row(sample, clip) if self.trainer.is_global_zero else builder.filler()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -93,6 +94,8 @@ class PromptOptions:
         audio_in_video: Interleave a video's sound with its frames by time, where a sample has both.
         max_prompt_tokens: Longer prompts are refused as bad samples.
         max_response_tokens: Longer targets are refused as bad samples.
+        untraced: What fine-tuning does with a sample that has no trace: learn its bare answer, or refuse it as a bad
+            sample. How many there are is logged.
     """
 
     system_prompt: str = SYSTEM_PROMPT
@@ -100,6 +103,7 @@ class PromptOptions:
     audio_in_video: bool = False
     max_prompt_tokens: int = 8192
     max_response_tokens: int = 1024
+    untraced: Literal["answer", "refuse"] = "answer"
 
 
 class InputBuilder:
@@ -214,13 +218,16 @@ class InputBuilder:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _target(self, sample: Sample) -> Tensor:
-        if sample.trace is None:
+        target = sample.trace
+        if target is None and self.options.untraced == "answer" and sample.answer_letter is not None:
+            target = f"<answer>{sample.answer_letter}</answer>"
+        if target is None:
             raise BadSampleError(
                 "has no trace to fine-tune on",
                 where=f"sample {sample.id!r}",
                 remedy="make traces first, or train with GRPO, which needs none",
             )
-        ids = self.tokenizer.encode(sample.trace, add_special_tokens=False)
+        ids = self.tokenizer.encode(target, add_special_tokens=False)
         _check_length(sample, "trace", len(ids), self.options.max_response_tokens - 1)
         return torch.tensor([*ids, self.tokenizer.eos_token_id])
 

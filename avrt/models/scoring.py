@@ -1,4 +1,4 @@
-"""Hidden states of response tokens: prompt and response in one padded row, only response positions kept."""
+"""Hidden states of response tokens: policies run over prompts with their responses, only response positions kept."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from avrt.data.positions import response_positions
 from avrt.models.features import ClipFeatures
+from avrt.models.packing import pack_groups
 from avrt.models.student import TextModel
 
 
@@ -40,12 +41,12 @@ class Prompts:
 
 @dataclass(frozen=True)
 class ResponseStates:
-    """What is needed to score the response tokens of B rows, N tokens in all.
+    """What is needed to score responses, N tokens in all.
 
     Attributes:
         hidden: (N, H) states from which the tokens are predicted.
         targets: (N,) the tokens.
-        rows: (N,) the row of each token.
+        rows: (N,) the response that each token belongs to.
     """
 
     hidden: Tensor
@@ -53,30 +54,76 @@ class ResponseStates:
     rows: Tensor
 
 
-def response_states(text: TextModel, prompts: Prompts, responses: Sequence[Tensor]) -> ResponseStates:
+def response_states(
+    text: TextModel, prompts: Prompts, responses: Sequence[Tensor], *, packed: bool = True
+) -> ResponseStates:
     """Run the policy over prompts followed by responses.
 
     Args:
         text: The policy.
         prompts: B prompts.
-        responses: B tensors (R_i,) of token ids; may be empty.
+        responses: B * G tensors (R_i,) of token ids, prompt by prompt; may be empty.
+        packed: Each prompt once, with its responses behind it, in one row without padding. Off: one padded row per
+            response, each with its own copy of the prompt. The results are the same.
     """
+    run = _packed_states if packed else _padded_states
+    return run(text, prompts, responses, len(responses) // len(prompts))
+
+
+def _packed_states(text: TextModel, prompts: Prompts, responses: Sequence[Tensor], size: int) -> ResponseStates:
     device = prompts.token_ids[0].device
-    # The last token of a response predicts nothing that is scored.
+    tokens: list[Tensor] = []
+    places: list[Tensor] = []
+    in_prompt: list[Tensor] = []
+    predicted_at: list[Tensor] = []
+    start = 0
+    for b, (prompt, positions) in enumerate(zip(prompts.token_ids, prompts.positions, strict=True)):
+        tokens.append(prompt)
+        places.append(positions)
+        last, at = start + len(prompt) - 1, start + len(prompt)
+        for response in responses[b * size : (b + 1) * size]:
+            # The last token of a response predicts nothing that is scored.
+            inputs = response[:-1]
+            tokens.append(inputs)
+            places.append(response_positions(positions, len(inputs)))
+            first = torch.full((min(1, len(response)),), last, device=device)
+            predicted_at.append(torch.cat([first, torch.arange(at, at + len(inputs), device=device)]))
+            at += len(inputs)
+        in_prompt.append(torch.arange(start, at, device=device) <= last)
+        start = at
+    groups = pack_groups(
+        [len(p) for p in prompts.token_ids],
+        [[max(0, len(r) - 1) for r in responses[b * size : (b + 1) * size]] for b in range(len(prompts))],
+        device,
+    )
+    row, shown = torch.cat(tokens)[None], torch.cat(in_prompt)[None]
+    hidden = text.hidden(text.embed(row, shown, prompts.features), torch.cat(places, dim=1)[:, None], groups)
+    return ResponseStates(hidden[0, torch.cat(predicted_at)], torch.cat(list(responses)), _owners(responses))
+
+
+def _padded_states(text: TextModel, prompts: Prompts, responses: Sequence[Tensor], size: int) -> ResponseStates:
+    prompts = prompts.rows([b for b in range(len(prompts)) for _ in range(size)])
+    device = prompts.token_ids[0].device
     inputs = [torch.cat([p, r[:-1]]) for p, r in zip(prompts.token_ids, responses, strict=True)]
     places = [
         torch.cat([p, response_positions(p, max(len(r) - 1, 0))], dim=1)
         for p, r in zip(prompts.positions, responses, strict=True)
     ]
     token_ids, mask = pad_rows(inputs)
-    positions = pad_positions(places)
     prompt_lengths = torch.tensor([len(p) for p in prompts.token_ids], device=device)
     in_prompt = torch.arange(token_ids.shape[1], device=device) < prompt_lengths[:, None]
-    hidden = text.hidden(text.embed(token_ids, in_prompt, prompts.features), positions, mask)
+    hidden = text.hidden(text.embed(token_ids, in_prompt, prompts.features), pad_positions(places), mask)
+    rows = _owners(responses)
     lengths = torch.tensor([len(r) for r in responses], device=device)
-    rows = torch.arange(len(responses), device=device).repeat_interleave(lengths)
     within = torch.arange(len(rows), device=device) - (lengths.cumsum(0) - lengths)[rows]
     return ResponseStates(hidden[rows, prompt_lengths[rows] - 1 + within], torch.cat(list(responses)), rows)
+
+
+def _owners(responses: Sequence[Tensor]) -> Tensor:
+    """(N,) the response that each token belongs to."""
+    device = responses[0].device
+    lengths = torch.tensor([len(r) for r in responses], device=device)
+    return torch.arange(len(responses), device=device).repeat_interleave(lengths)
 
 
 def pad_rows(rows: Sequence[Tensor], *, left: bool = False) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from avrt.data.positions import TokenIds
 from avrt.errors import AvrtError
 from avrt.models.features import ClipFeatures, embed_tokens, encode_clips
 from avrt.models.nano import nano_thinker
+from avrt.models.packing import ATTENTION, PackedGroup
 
 NANO = "nano"
 _LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -81,13 +82,16 @@ class TextModel:
         """Embeddings (B, T, H) of answer tokens (B, T)."""
         return self.language_model.embed_tokens(token_ids)
 
-    def hidden(self, embeddings: Tensor, positions: Tensor, mask: Tensor | None, cache: Any = None) -> Tensor:
+    def hidden(
+        self, embeddings: Tensor, positions: Tensor, mask: Tensor | list[PackedGroup] | None, cache: Any = None
+    ) -> Tensor:
         """Final hidden states.
 
         Args:
             embeddings: (B, T, H).
             positions: (3, B, T) TMRoPE positions.
-            mask: (B, C + T) with 1 at real tokens, C being what the cache holds; None if all are.
+            mask: (B, C + T) with 1 at real tokens, C being what the cache holds; None if all are; or the layout of a
+                packed row.
             cache: A key-value cache to read and extend.
 
         Returns:
@@ -96,7 +100,8 @@ class TextModel:
         output = self.language_model(
             inputs_embeds=embeddings,
             position_ids=positions,
-            attention_mask=mask,
+            # transformers hands a ready mask, here the layout, through to every layer's attention function
+            attention_mask={"full_attention": mask} if isinstance(mask, list) else mask,
             past_key_values=cache,
             use_cache=cache is not None,
         )
@@ -122,6 +127,10 @@ class Student(nn.Module):
         self.options = options
         self.processor = processor
         self.ids = token_ids(thinker.config)
+        text_config = thinker.config.text_config
+        if text_config._attn_implementation == "sdpa":
+            text_config._attn_implementation = ATTENTION
+        self.packs = text_config._attn_implementation == ATTENTION
         thinker.requires_grad_(False)
         thinker.model.language_model.requires_grad_(True)
         thinker.lm_head.requires_grad_(True)

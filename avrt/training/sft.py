@@ -19,6 +19,8 @@ from avrt.training.task import OptimizerOptions, StudentModule
 class SFTModule(StudentModule):
     """Fine-tune the student's text model on traces: AVRT eq. 1, loss on response tokens only.
 
+    A sample without a trace is learned as its bare answer, unless `data.prompt.untraced` refuses it.
+
     Args:
         student: Which student.
         optimizer: Optimizer and schedule.
@@ -50,7 +52,9 @@ class SFTModule(StudentModule):
 
         def loss(rows: list[int]) -> Tensor:
             nonlocal loss_sum, correct
-            states = response_states(text, prompts.rows(rows), [batch.response_ids[i] for i in rows])
+            states = response_states(
+                text, prompts.rows(rows), [batch.response_ids[i] for i in rows], packed=self.student.packs
+            )
             chunks = self.projection_chunks(len(states.targets))
             scores = score_tokens(states.hidden, states.targets, text.lm_head, chunks=chunks)
             weights = batch.valid[rows][states.rows].float()
@@ -68,6 +72,7 @@ class SFTModule(StudentModule):
                 "correct": correct,
                 "tokens": prompt_tokens + sum(counted),
                 "samples": batch.valid.sum(),
+                "untraced": sum(s.trace is None for s in batch.samples),
                 "skipped": len(batch.skipped),
             }
         )
@@ -78,13 +83,14 @@ class SFTModule(StudentModule):
         self.log("train/lr", schedule.get_last_lr()[0])
         self.log("train/tokens_per_second", sums["tokens"] / seconds, prog_bar=True)
         self.log("train/samples", sums["samples"])
+        self.log("train/untraced_samples", sums["untraced"])
         self.log("train/skipped_samples", sums["skipped"])
 
     def validation_step(self, batch: OmniBatch, batch_idx: int) -> None:
         """Loss per response token under teacher forcing, beside the greedy answers."""
         super().validation_step(batch, batch_idx)
         prompts, text = self.prompts(batch), self.student.text
-        states = response_states(text, prompts, batch.response_ids)
+        states = response_states(text, prompts, batch.response_ids, packed=self.student.packs)
         chunks = self.projection_chunks(len(states.targets))
         scores = score_tokens(states.hidden, states.targets, text.lm_head, chunks=chunks)
         weights = batch.valid[states.rows].float()

@@ -60,6 +60,13 @@ def test_target_is_trace_and_end_token(builder, nano):
     assert tokenizer.decode(row.response_ids[0][:-1]) == make_sample().trace
 
 
+def test_without_a_trace_the_bare_answer_is_the_target(builder, nano):
+    row = builder.row(make_sample(trace=None), Clip())
+    assert nano.processor.tokenizer.decode(row.response_ids[0][:-1]) == "<answer>B</answer>"
+    with pytest.raises(BadSampleError, match="no trace"):
+        builder.row(make_sample(trace=None, answer=None), Clip())
+
+
 def test_audio_in_video_is_a_property_of_the_sample(builder, nano):
     silent, sounding = clip_of(), clip_of()
     silent.audio = None
@@ -98,6 +105,6 @@ def test_limits_and_missing_trace_name_the_sample(nano):
     builder = InputBuilder(nano.processor, nano.ids, PromptOptions(max_prompt_tokens=20), targets=True)
     with pytest.raises(BadSampleError, match=r"'q'.*max_prompt_tokens"):
         builder.row(make_sample(question="what " * 50), Clip())
-    builder = InputBuilder(nano.processor, nano.ids, PromptOptions(), targets=True)
+    builder = InputBuilder(nano.processor, nano.ids, PromptOptions(untraced="refuse"), targets=True)
     with pytest.raises(BadSampleError, match=r"'q'.*no trace"):
         builder.row(make_sample(trace=None), Clip())

@@ -69,6 +69,30 @@ def test_command_reports_what_is_missing(root, tmp_path, capsys):
     assert "video is missing" in printed
 
 
+def test_odd_videos_go_through_the_recipe(tmp_path):
+    videos = {
+        "corrupted": {},
+        "silent": {"sound_seconds": None},
+        "three": {"frames": 3, "sound_seconds": 0.3},
+        "stereo48": {"rate": 48_000},
+        "twoseconds": {"sound_seconds": 2.0},
+    }
+    for name, options in videos.items():
+        (tmp_path / "Videos" / name).mkdir(parents=True)
+        make_clip(tmp_path / "Videos" / name / f"{name}_video.mp4", **options)
+    broken = tmp_path / "Videos" / "corrupted" / "corrupted_video.mp4"
+    broken.write_bytes(broken.read_bytes()[1000:])
+    (tmp_path / "qa.json").write_text(json.dumps([row(name) for name in videos]))
+    shards_command.main(["dailyomni", "--root", str(tmp_path), "--out", str(tmp_path / "out")])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["samples"] == 4
+    assert manifest["counts"] == {"video": 4, "audio": 3}
+    [reason] = manifest["skipped"].values()
+    assert "corrupted_video.mp4" in reason
+    notes = {json.dumps(n) for n in manifest["notes"].values()}
+    assert notes == {'["no audio stream"]', '["only 3 distinct frames"]'}
+
+
 def test_folder_without_annotations(tmp_path):
     with pytest.raises(AvrtError, match=r"qa\.json"):
         list(DailyOmni().items(tmp_path))

@@ -41,8 +41,7 @@ def test_greedy_equals_transformers_generate_token_by_token(nano, batch, prompts
 
 def test_recorded_log_probabilities_equal_rescoring(nano, prompts):
     answers = sample(nano, prompts, list(range(12)), group_size=3)
-    owners = prompts.rows([i for i in range(4) for _ in range(3)])
-    states = response_states(nano.text, owners, [a.token_ids for a in answers])
+    states = response_states(nano.text, prompts, [a.token_ids for a in answers])
     scores = score_tokens(states.hidden, states.targets, nano.text.lm_head)
     assert torch.allclose(torch.cat([a.logprobs for a in answers]), scores.logprobs, atol=1e-5)
 

@@ -135,7 +135,7 @@ class Student(nn.Module):
         thinker.model.language_model.requires_grad_(True)
         thinker.lm_head.requires_grad_(True)
         if options.gradient_checkpointing:
-            thinker.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+            thinker.model.language_model.activation_checkpointing_enable({"use_reentrant": False})
         # The adapter wrapper holds the same modules as `thinker`; in a tuple they are not registered twice.
         self._adapters: tuple[Any, ...] = ()
         if options.lora is not None:
@@ -189,7 +189,7 @@ class Reference(nn.Module):
         self.lm_head = copy.deepcopy(text.lm_head)
         self._ids = text.ids
         self.requires_grad_(False)
-        self.language_model.gradient_checkpointing_disable()
+        self.language_model.activation_checkpointing_disable()
         self.eval()
 
     @property

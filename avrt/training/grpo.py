@@ -14,7 +14,7 @@ from avrt.models.scoring import Prompts, response_states
 from avrt.models.student import Reference, StudentOptions, TextModel
 from avrt.objectives.advantages import group_advantages
 from avrt.objectives.likelihood import TokenScores, score_tokens
-from avrt.objectives.policy import PolicyLoss, sequence_mean
+from avrt.objectives.policy import PolicyLoss, StepTotals, sequence_mean
 from avrt.objectives.rewards import RewardOptions
 from avrt.rollout.engine import Completion
 from avrt.rollout.sampling import SamplingOptions
@@ -54,9 +54,9 @@ class GRPOModule(StudentModule):
         optimizer: Optimizer and schedule.
         group_size: G, answers per question.
         rollout: How answers are sampled while training.
-        objective: Clip range and KL weight.
+        objective: Variant of the loss, clip range, KL weight and estimator.
         rewards: Weights and shapes of the rewards.
-        normalize_std: Divide advantages by the group's standard deviation.
+        normalize_std: Divide advantages by the group's standard deviation; by default as the objective's variant does.
         unbiased_std: Use G - 1 in that deviation.
         updates_per_rollout: Optimizer steps on each rollout; with 1 the ratio is 1 and nothing is clipped.
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
@@ -74,7 +74,7 @@ class GRPOModule(StudentModule):
         rollout: SamplingOptions = SamplingOptions(),
         objective: PolicyLoss = PolicyLoss(),
         rewards: RewardOptions = RewardOptions(),
-        normalize_std: bool = True,
+        normalize_std: bool | None = None,
         unbiased_std: bool = False,
         updates_per_rollout: int = 1,
         micro_batch_size: int = 1,
@@ -88,7 +88,7 @@ class GRPOModule(StudentModule):
         self.group_size = group_size
         self.rollout_options = rollout
         self.objective = objective
-        self.normalize_std = normalize_std
+        self.normalize_std = objective.normalizes_std if normalize_std is None else normalize_std
         self.unbiased_std = unbiased_std
         self.updates_per_batch = updates_per_rollout
         self.packing = packing
@@ -132,7 +132,10 @@ class GRPOModule(StudentModule):
     def learn(self, prompts: Prompts, rollout: Rollout) -> dict[str, Tensor]:
         """Take the optimizer steps on one rollout; returns sums over valid answers for the log."""
         batch, size = rollout.batch, self.group_size
-        answers_in_step = max(1.0, self.sums({"n": batch.valid.sum() * size})["n"])
+        lengths = torch.tensor([len(c.token_ids) for c in rollout.completions], device=self.device)
+        counted = batch.valid.repeat_interleave(size)
+        sums = self.sums({"answers": counted.sum(), "tokens": (lengths * counted).sum()})
+        totals = StepTotals(max(1.0, sums["answers"]), max(1.0, sums["tokens"]), self.rollout_options.max_new_tokens)
         first_pass: dict[int, tuple[Tensor, Tensor | None]] = {}
         measured = {name: torch.zeros((), device=self.device) for name in ("loss", "kl", "clipped", "entropy", "ratio")}
 
@@ -146,12 +149,13 @@ class GRPOModule(StudentModule):
                 first_pass[rows[0]] = (scores.logprobs.detach(), self._reference_logprobs(owners, tokens))
             old, reference = first_pass[rows[0]]
             advantages = rollout.advantages[rows].flatten()[sequence]
-            token_loss, metrics = self.objective(scores.logprobs, old, reference, advantages)
+            count = len(answers)
+            token_loss, metrics = self.objective(scores.logprobs, old, reference, advantages, sequence, count)
             valid = batch.valid[rows].repeat_interleave(size).float()
-            share = (sequence_mean(token_loss, sequence, len(answers)) * valid).sum() / answers_in_step
+            share = self.objective.average(token_loss, sequence, valid, totals)
             measured["loss"] += share.detach()
             for name, values in {**metrics, "entropy": scores.entropy}.items():
-                measured[name] += (sequence_mean(values, sequence, len(answers)) * valid).sum()
+                measured[name] += (sequence_mean(values, sequence, count) * valid).sum()
             return share
 
         for _ in range(self.updates_per_batch):

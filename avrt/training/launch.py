@@ -28,6 +28,7 @@ _NOISE = (
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*sync_dist=True.*when logging on epoch level.*",
     ".*The `srun` command is available.*",
+    ".*Using ModelCheckpoint with manual optimization.*",  # the state after the step is the one to resume from
     ".*in eval mode at the start of training.*",  # the frozen towers and the reference, as they should be
 )
 

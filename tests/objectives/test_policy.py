@@ -1,26 +1,34 @@
-"""The clipped objective and the k3 KL against hand-worked numbers and closed forms."""
+"""Every policy loss against numbers worked by hand from its paper, and the KL estimators against closed forms."""
 
 import math
 
 import pytest
 import torch
 
-from avrt.objectives.policy import PolicyLoss, k3_divergence, sequence_mean
+from avrt.objectives.policy import PolicyLoss, StepTotals, kl_divergence, sequence_mean
+
+ONE = torch.zeros(1, dtype=torch.long)
 
 
 def test_k3_hand_worked_and_never_negative():
     pi, ref = torch.tensor([-1.0, -2.0, -0.5]), torch.tensor([-1.0, -1.0, -2.5])
     expected = [0.0, math.e - 1 - 1, math.exp(-2) + 2 - 1]
-    assert k3_divergence(pi, ref).tolist() == pytest.approx(expected)
-    assert (k3_divergence(torch.randn(100), torch.randn(100)) >= 0).all()
+    assert kl_divergence(pi, ref).tolist() == pytest.approx(expected)
+    assert (kl_divergence(torch.randn(100), torch.randn(100)) >= 0).all()
+    assert kl_divergence(pi, ref, "k1").tolist() == pytest.approx([0.0, -1.0, 2.0])
+    assert kl_divergence(pi, ref, "k2").tolist() == pytest.approx([0.0, 0.5, 2.0])
+    with pytest.raises(ValueError, match="k4"):
+        kl_divergence(pi, ref, "k4")
 
 
-def test_k3_is_an_unbiased_estimate_of_the_divergence():
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_k1_and_k3_are_unbiased_estimates_of_the_divergence(estimator):
     torch.manual_seed(0)
     p, q = torch.randn(2, 6).softmax(-1)
     exact = (p * (p / q).log()).sum()
     drawn = torch.multinomial(p, 200_000, replacement=True)
-    assert k3_divergence(p.log()[drawn], q.log()[drawn]).mean().item() == pytest.approx(exact.item(), rel=0.02)
+    estimate = kl_divergence(p.log()[drawn], q.log()[drawn], estimator).mean()
+    assert estimate.item() == pytest.approx(exact.item(), rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +44,7 @@ def test_k3_is_an_unbiased_estimate_of_the_divergence():
 )
 def test_clipped_objective_and_its_gradient(ratio, advantage, loss, gradient, clipped):
     logprobs = torch.tensor([math.log(ratio)], requires_grad=True)
-    value, metrics = PolicyLoss(clip=0.2, beta=0.0)(logprobs, torch.zeros(1), None, torch.tensor([advantage]))
+    value, metrics = PolicyLoss(beta=0.0)(logprobs, torch.zeros(1), None, torch.tensor([advantage]), ONE, 1)
     value.sum().backward()
     assert value.item() == pytest.approx(loss)
     assert logprobs.grad.item() == pytest.approx(gradient)  # d ratio / d log p = ratio
@@ -45,13 +53,74 @@ def test_clipped_objective_and_its_gradient(ratio, advantage, loss, gradient, cl
 
 def test_kl_is_added_with_its_weight_and_needs_a_reference():
     pi = torch.tensor([-1.0], requires_grad=True)
-    value, metrics = PolicyLoss(beta=0.5)(pi, pi.detach(), torch.tensor([-2.0]), torch.tensor([0.0]))
+    value, metrics = PolicyLoss(beta=0.5)(pi, pi.detach(), torch.tensor([-2.0]), torch.tensor([0.0]), ONE, 1)
     assert value.item() == pytest.approx(0.5 * (math.exp(-1) + 1 - 1))
     assert metrics["kl"].item() == pytest.approx(math.exp(-1))
     value.backward()
     assert pi.grad.item() == pytest.approx(0.5 * (1 - math.exp(-1)))
     with pytest.raises(ValueError, match="reference"):
-        PolicyLoss(beta=0.5)(pi, pi.detach(), None, torch.zeros(1))
+        PolicyLoss(beta=0.5)(pi, pi.detach(), None, torch.zeros(1), ONE, 1)
+
+
+# Two answers: the first of two tokens with ratios 1.5 and 1.0, advantage 1; the second of one token, ratio 0.5,
+# advantage -1. Four tokens at most.
+SEQUENCES = torch.tensor([0, 0, 1])
+RATIOS, ADVANTAGES = torch.tensor([1.5, 1.0, 0.5]), torch.tensor([1.0, 1.0, -1.0])
+TOTALS = StepTotals(answers=2, tokens=3, longest=4)
+GSPO = 1.5**0.5  # geometric mean of 1.5 and 1.0
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected", "gradient"),
+    [
+        # tokens -1.2 (clipped), -1.0; 0.8 (clipped): ((-1.2 - 1.0) / 2 + 0.8) / 2
+        pytest.param(PolicyLoss(beta=0), (-1.1 + 0.8) / 2, [0, -1 / 4, 0], id="grpo"),
+        # the same tokens, summed, over 2 answers x 4 tokens
+        pytest.param(PolicyLoss("dr_grpo", beta=0), (-2.2 + 0.8) / 8, [0, -1 / 8, 0], id="dr_grpo"),
+        # clip from above at 1.6, so the first token is not clipped; mean over 3 tokens
+        pytest.param(
+            PolicyLoss("dapo", clip_high=0.6, beta=0), (-1.5 - 1.0 + 0.8) / 3, [-1.5 / 3, -1 / 3, 0], id="dapo"
+        ),
+        # one ratio of 1.2247 for the first answer: clipped at 1.2; wide clip below leaves 0.5 as it is
+        pytest.param(PolicyLoss("gspo", clip=0.6, clip_high=0.2, beta=0), (-1.2 + 0.5) / 2, [0, 0, 0.25], id="gspo"),
+        pytest.param(
+            PolicyLoss("gspo", clip=0.6, clip_high=0.5, beta=0),
+            (-GSPO + 0.5) / 2,
+            [-GSPO / 4, -GSPO / 4, 0.25],
+            id="gspo-unclipped",
+        ),
+        # weights 1.2 (clipped), 1.0, 0.5 on -A log p, log p = log ratio: every token keeps a gradient
+        pytest.param(
+            PolicyLoss("cispo", beta=0),
+            (-1.2 * math.log(1.5) + 0.5 * math.log(0.5)) / 3,
+            [-1.2 / 3, -1 / 3, 0.5 / 3],
+            id="cispo",
+        ),
+    ],
+)
+def test_variants_by_hand(objective, expected, gradient):
+    logprobs = RATIOS.log().requires_grad_()
+    token_loss, _ = objective(logprobs, torch.zeros(3), None, ADVANTAGES, SEQUENCES, 2)
+    loss = objective.average(token_loss, SEQUENCES, torch.ones(2), TOTALS)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected)
+    assert logprobs.grad.tolist() == pytest.approx(gradient)
+
+
+@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
+def test_shares_of_micro_batches_add_up_and_invalid_answers_weigh_nothing(variant):
+    objective = PolicyLoss(variant, beta=0)
+    token_loss = torch.tensor([1.0, 2.0, 5.0, 100.0])
+    sequences, valid = torch.tensor([0, 0, 1, 2]), torch.tensor([1.0, 1.0, 0.0])
+    whole = objective.average(token_loss, sequences, valid, TOTALS)
+    parts = objective.average(token_loss[:2], sequences[:2], valid[:1], TOTALS)
+    parts = parts + objective.average(token_loss[2:], sequences[2:] - 1, valid[1:], TOTALS)
+    assert whole.item() == pytest.approx(parts.item())
+
+
+def test_only_dr_grpo_leaves_the_deviation_out():
+    assert not PolicyLoss("dr_grpo").normalizes_std
+    assert PolicyLoss("dapo").normalizes_std
 
 
 def test_mean_over_a_sequence_then_over_sequences():

@@ -113,7 +113,7 @@ def main(arguments: list[str]) -> None:
     """
     parser = OneLineErrors(prog="avrt demo", description=__doc__)
     parser.add_argument("--out", type=str, default="demo", help="folder for everything that the demo makes")
-    parser.add_argument("--clips", type=int, default=800, help="number of training clips")
+    parser.add_argument("--clips", type=int, default=640, help="number of training clips")
     options = parser.parse_args(arguments)
     out, console = Path(options.out), Console()
     begun = time.perf_counter()

@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
-
-ATTENTION = "avrt_sdpa"
 
 
 @dataclass(frozen=True)
@@ -103,16 +97,3 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None
 ) -> Tensor:
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=True)
-
-
-def attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **settings: Any
-) -> tuple[Tensor, None]:
-    """The attention function given to transformers: packed where the mask is a packed layout, else its own SDPA."""
-    if isinstance(attention_mask, list):
-        return packed_attention(query, key, value, attention_mask, settings["scaling"]), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-
-
-AttentionInterface.register(ATTENTION, attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)

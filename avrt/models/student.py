@@ -16,9 +16,9 @@ from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalG
 from avrt.data.inputs import OmniBatch
 from avrt.data.positions import TokenIds
 from avrt.errors import AvrtError
+from avrt.models.attention import ATTENTION, Layout
 from avrt.models.features import ClipFeatures, embed_tokens, encode_clips
 from avrt.models.nano import nano_thinker
-from avrt.models.packing import ATTENTION, PackedGroup
 
 NANO = "nano"
 _LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -74,6 +74,11 @@ class TextModel:
     lm_head: nn.Module
     ids: TokenIds
 
+    @property
+    def takes_layouts(self) -> bool:
+        """Whether its attention can be given packed groups and shared prompts."""
+        return bool(self.language_model.config._attn_implementation == ATTENTION)
+
     def embed(self, token_ids: Tensor, in_prompt: Tensor, features: ClipFeatures) -> Tensor:
         """Embeddings (B, T, H) of token ids (B, T), clip features at the prompt's placeholders; see `embed_tokens`."""
         return embed_tokens(self.language_model.embed_tokens, token_ids, in_prompt, features, self.ids)
@@ -82,16 +87,14 @@ class TextModel:
         """Embeddings (B, T, H) of answer tokens (B, T)."""
         return self.language_model.embed_tokens(token_ids)
 
-    def hidden(
-        self, embeddings: Tensor, positions: Tensor, mask: Tensor | list[PackedGroup] | None, cache: Any = None
-    ) -> Tensor:
+    def hidden(self, embeddings: Tensor, positions: Tensor, mask: Tensor | Layout | None, cache: Any = None) -> Tensor:
         """Final hidden states.
 
         Args:
             embeddings: (B, T, H).
             positions: (3, B, T) TMRoPE positions.
-            mask: (B, C + T) with 1 at real tokens, C being what the cache holds; None if all are; or the layout of a
-                packed row.
+            mask: (B, C + T) with 1 at real tokens, C being what the cache holds; None if all are; or the layout of
+                packed groups or shared prompts.
             cache: A key-value cache to read and extend.
 
         Returns:
@@ -101,7 +104,7 @@ class TextModel:
             inputs_embeds=embeddings,
             position_ids=positions,
             # transformers hands a ready mask, here the layout, through to every layer's attention function
-            attention_mask={"full_attention": mask} if isinstance(mask, list) else mask,
+            attention_mask=mask if mask is None or isinstance(mask, Tensor) else {"full_attention": mask},
             past_key_values=cache,
             use_cache=cache is not None,
         )
@@ -130,7 +133,6 @@ class Student(nn.Module):
         text_config = thinker.config.text_config
         if text_config._attn_implementation == "sdpa":
             text_config._attn_implementation = ATTENTION
-        self.packs = text_config._attn_implementation == ATTENTION
         thinker.requires_grad_(False)
         thinker.model.language_model.requires_grad_(True)
         thinker.lm_head.requires_grad_(True)

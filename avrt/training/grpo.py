@@ -60,8 +60,8 @@ class GRPOModule(StudentModule):
         unbiased_std: Use G - 1 in that deviation.
         updates_per_rollout: Optimizer steps on each rollout; with 1 the ratio is 1 and nothing is clipped.
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
-        packing: Score a whole group with its prompt once, instead of once per answer; the numbers are the same. Needs
-            the `sdpa` attention.
+        share_prompts: Read a prompt once for its whole group, in sampling and in scoring, instead of once per answer;
+            the numbers are the same. Needs the `sdpa` attention.
         answers: How answers are generated in validation, test and prediction.
         seed: Seed of the sampled answers.
     """
@@ -78,7 +78,7 @@ class GRPOModule(StudentModule):
         unbiased_std: bool = False,
         updates_per_rollout: int = 1,
         micro_batch_size: int = 1,
-        packing: bool = True,
+        share_prompts: bool = True,
         answers: SamplingOptions = SamplingOptions(temperature=0.0),
         seed: int = 0,
     ) -> None:
@@ -91,7 +91,7 @@ class GRPOModule(StudentModule):
         self.normalize_std = objective.normalizes_std if normalize_std is None else normalize_std
         self.unbiased_std = unbiased_std
         self.updates_per_batch = updates_per_rollout
-        self.packing = packing
+        self.share_prompts = share_prompts
         self.seed = seed
         self.reference: Reference | None = None
 
@@ -163,7 +163,7 @@ class GRPOModule(StudentModule):
         return measured
 
     def _score(self, text: TextModel, prompts: Prompts, tokens: list[Tensor]) -> tuple[TokenScores, Tensor]:
-        states = response_states(text, prompts, tokens, packed=self.packing and self.student.packs)
+        states = response_states(text, prompts, tokens, packed=self.share_prompts and text.takes_layouts)
         chunks = self.projection_chunks(len(states.targets))
         return score_tokens(states.hidden, states.targets, text.lm_head, chunks=chunks), states.rows
 

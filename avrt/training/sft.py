@@ -53,7 +53,7 @@ class SFTModule(StudentModule):
         def loss(rows: list[int]) -> Tensor:
             nonlocal loss_sum, correct
             states = response_states(
-                text, prompts.rows(rows), [batch.response_ids[i] for i in rows], packed=self.student.packs
+                text, prompts.rows(rows), [batch.response_ids[i] for i in rows], packed=text.takes_layouts
             )
             chunks = self.projection_chunks(len(states.targets))
             scores = score_tokens(states.hidden, states.targets, text.lm_head, chunks=chunks)
@@ -90,7 +90,7 @@ class SFTModule(StudentModule):
         """Loss per response token under teacher forcing, beside the greedy answers."""
         super().validation_step(batch, batch_idx)
         prompts, text = self.prompts(batch), self.student.text
-        states = response_states(text, prompts, batch.response_ids, packed=self.student.packs)
+        states = response_states(text, prompts, batch.response_ids, packed=text.takes_layouts)
         chunks = self.projection_chunks(len(states.targets))
         scores = score_tokens(states.hidden, states.targets, text.lm_head, chunks=chunks)
         weights = batch.valid[states.rows].float()

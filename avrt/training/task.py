@@ -77,6 +77,7 @@ class StudentModule(pl.LightningModule):
 
     needs_traces = False
     updates_per_batch = 1
+    share_prompts = True
     student: Student
 
     def __init__(
@@ -236,6 +237,7 @@ class StudentModule(pl.LightningModule):
                 eos_token_id=self.student.processor.tokenizer.eos_token_id,
                 seeds=seeds,
                 group_size=group_size,
+                share_prompts=self.share_prompts,
                 any_rank_running=self.any_rank_running if self.zero3 else None,
             )
         finally:

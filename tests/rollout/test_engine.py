@@ -53,6 +53,21 @@ def test_an_answer_depends_on_its_own_prompt_and_seed_alone(nano, prompts):
         assert alone[0].token_ids.tolist() == together[4 * row + 2].token_ids.tolist()
 
 
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_shared_prompts_give_the_answers_of_copied_ones(nano, prompts, group_size):
+    options, seeds = SamplingOptions(max_new_tokens=40), list(range(4 * group_size))
+    frequent = sample(nano, prompts, seeds, eos=-1, group_size=group_size)[0].token_ids.mode().values.item()
+    shared, copied = (
+        generate(
+            nano.text, prompts, options, eos_token_id=frequent, seeds=seeds, group_size=group_size, share_prompts=share
+        )
+        for share in (True, False)
+    )
+    for a, b in zip(shared, copied, strict=True):
+        assert a.token_ids.tolist() == b.token_ids.tolist()
+        assert torch.allclose(a.logprobs, b.logprobs, atol=1e-5)
+
+
 def test_finished_rows_end_with_the_end_token_and_leave_the_others_unchanged(nano, prompts):
     """With a frequent token as the end token rows finish at many different steps, so that the batch is compacted."""
     unstopped = sample(nano, prompts, list(range(16)), eos=-1, tokens=60, group_size=4)

@@ -1,0 +1,35 @@
+"""The attention function that a student gives to transformers: packed groups, shared prompts, or the usual SDPA.
+
+transformers hands a ready mask through to every layer untouched; where that mask is one of our layouts, the layer's
+attention is computed for it, otherwise by transformers' own function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from avrt.models.packing import PackedGroup, packed_attention
+from avrt.models.prefix import SharedPrompts, shared_attention
+
+ATTENTION = "avrt_sdpa"
+Layout = list[PackedGroup] | SharedPrompts
+
+
+def attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **settings: Any
+) -> tuple[Tensor, None]:
+    """Dispatch on the mask; arguments and result as transformers defines them for attention functions."""
+    if isinstance(attention_mask, list):
+        return packed_attention(query, key, value, attention_mask, settings["scaling"]), None
+    if isinstance(attention_mask, SharedPrompts):
+        return shared_attention(module.layer_idx, query, key, value, attention_mask, settings["scaling"]), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def main() -> None:
-    """Run one subcommand; an `AvrtError` ends as one line and status 2, an interrupt as status 130."""
+    """Run one subcommand; an `AvrtError` or `OSError` ends as one line and status 2, an interrupt as status 130."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -39,6 +39,9 @@ def main() -> None:
         module.main([name, *rest] if COMMANDS[name][0] == "avrt.training.launch" else rest)
     except AvrtError as error:
         _fail(str(error))
+    except OSError as error:
+        # A full disk, a folder that may not be written: the user's to mend, and nothing that a traceback explains.
+        _fail(f"{error.filename or name}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.stderr.write("avrt: interrupted\n")
         sys.exit(130)

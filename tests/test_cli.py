@@ -1,5 +1,6 @@
 """The command line: instant help, bare configuration names, errors in one line."""
 
+import os
 import subprocess
 import sys
 import time
@@ -71,6 +72,19 @@ def test_mistakes_end_in_one_clear_line(arguments, telling, tmp_path):
     assert len(lines) == 1, done.stderr
     assert telling in lines[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line_and_no_shard_pretends_to_be_whole(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "shard-000000.tar.partial").symlink_to("/dev/full")
+    done = avrt("shards", "nano_world", "--root", tmp_path, "--out", out, "--clips", "1", check=False)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (out / "manifest.json").exists()
+    assert not (out / "shard-000000.tar").exists()
 
 
 def test_shorten_keeps_the_innermost_cause():

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("avrt.training.launch", "answer questions about clips"),
     "shards": ("avrt.commands.shards", "make shards from a dataset: avrt shards RECIPE --root DIR --out DIR"),
     "export": ("avrt.commands.export", "turn a checkpoint into a folder that transformers and vLLM load"),
+    "doctor": ("avrt.commands.doctor", "check that sampling agrees with scoring: --config grpo.yaml --data.train DIR"),
     "demo": ("avrt.commands.demo", "run the whole pipeline in miniature on this machine"),
 }
 

@@ -79,7 +79,7 @@ def make_sample(name: str = "q", **changes: object) -> Sample:
 
 
 def avrt(
-    *arguments: object, timeout: float = 300, check: bool = True, cwd: Path | None = None
+    *arguments: object, timeout: float = 900, check: bool = True, cwd: Path | None = None
 ) -> subprocess.CompletedProcess:
     """Run the real command in a process of its own."""
     command = [sys.executable, "-m", "avrt", *map(str, arguments)]

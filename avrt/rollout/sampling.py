@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ class SamplingOptions:
         """Refuse values outside their range."""
         if self.max_new_tokens < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"out of range: {self}")
+
+    def limited(self, max_new_tokens: int) -> SamplingOptions:
+        """The same, with answers no longer than this."""
+        return replace(self, max_new_tokens=min(self.max_new_tokens, max_new_tokens))
 
     @property
     def exact(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from avrt.data.inputs import OmniBatch
@@ -85,6 +86,11 @@ class GRPOModule(StudentModule):
         super().__init__(student, optimizer, micro_batch_size, answers, rewards)
         if group_size < 2:
             raise ValueError("group_size must be at least 2: an advantage compares answers with each other")
+        if not rollout.exact:
+            rank_zero_warn(
+                "model.rollout draws answers from another distribution than the policy's (temperature, top_k, top_p): "
+                "the loss takes them for the policy's own, which biases it"
+            )
         self.group_size = group_size
         self.rollout_options = rollout
         self.objective = objective

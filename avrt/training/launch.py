@@ -52,20 +52,35 @@ def main(subcommand_and_args: list[str]) -> None:
     Args:
         subcommand_and_args: What follows `avrt`, with configuration names already turned into paths.
     """
+    _make_cli(subcommand_and_args, run=True)
+
+
+def read_config(arguments: list[str]) -> tuple[StudentModule, AVDataModule]:
+    """The module and data module that a configuration describes, with nothing run.
+
+    Args:
+        arguments: What would follow `avrt fit`.
+    """
+    cli = _make_cli(arguments, run=False)
+    return cli.model, cli.datamodule
+
+
+def _make_cli(arguments: list[str], *, run: bool) -> AvrtCLI:
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", pattern)
     warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.utils.logging.disable_progress_bar()
     torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU that has it
     # Lightning starts further processes from sys.argv, and warns if it is given arguments beside it.
-    sys.argv[1:] = subcommand_and_args
+    sys.argv[1:] = arguments
     settings: dict[str, Any] = {"parser_class": OneLineParser, "save_config_kwargs": {"overwrite": True}}
-    AvrtCLI(
+    return AvrtCLI(
         StudentModule,
         AVDataModule,
         subclass_mode_model=True,
         subclass_mode_data=False,
         seed_everything_default=0,
         trainer_defaults={"callbacks": [ReportSkipped(), PrintAnswers()]},
+        run=run,
         **settings,
     )

@@ -40,7 +40,7 @@ def fit_and_kill(stage: str, world: Path, root: Path, *extra: object) -> None:
     """Run until a complete checkpoint has appeared and some more steps were logged, then kill -9 every process."""
     command = [sys.executable, "-m", "avrt", *fit_arguments(stage, world, root, *extra)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     try:
         while process.poll() is None and time.monotonic() < deadline:
             done = list((root / "checkpoints").glob("step-*.ckpt/latest"))

@@ -1,11 +1,14 @@
 """Schedule and display, without a trainer."""
 
+import warnings
+
 import pytest
 import torch
 
 from avrt.data.inputs import OmniBatch
 from avrt.data.media import Clip
 from avrt.rollout.engine import Completion
+from avrt.rollout.sampling import SamplingOptions
 from avrt.training.callbacks import group_table
 from avrt.training.grpo import GRPOModule, Rollout
 from avrt.training.task import OptimizerOptions
@@ -24,6 +27,14 @@ def test_linear_warm_up_then_cosine():
 def test_group_needs_company():
     with pytest.raises(ValueError, match="group_size"):
         GRPOModule(group_size=1)
+
+
+def test_sampling_that_biases_the_loss_is_warned_about():
+    with pytest.warns(UserWarning, match="biases"):
+        GRPOModule(rollout=SamplingOptions(top_p=0.9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GRPOModule()
 
 
 def test_group_table_escapes_what_the_model_wrote():

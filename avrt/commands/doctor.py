@@ -1,0 +1,139 @@
+"""`avrt doctor --config grpo.yaml ...`: does sampling agree with scoring here, with this model and these data?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from avrt.arguments import OneLineErrors
+from avrt.data.datamodule import AVDataModule
+from avrt.data.inputs import InputBuilder, OmniBatch
+from avrt.data.shards import ShardSet, decode_members
+from avrt.errors import AvrtError, BadSampleError
+from avrt.models.student import Student, load_student
+from avrt.rollout.parity import Check, check_parity
+from avrt.training.grpo import GRPOModule
+from avrt.training.launch import read_config
+
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
+PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "webdataset", "torchvision", "torchaudio", "av")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was checked, on how many tokens, and how long it took."""
+
+    checks: list[Check]
+    prompt_tokens: int
+    seconds: float
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command; ends with status 1 if any check fails.
+
+    Args:
+        arguments: What follows `avrt doctor`: its own options, and the configuration as for `avrt fit`.
+    """
+    parser = OneLineErrors(prog="avrt doctor", description=__doc__)
+    parser.add_argument("--samples", type=int, default=2, help="how many samples are tried")
+    parser.add_argument("--answer_tokens", type=int, default=32, help="longest answer that is tried")
+    parser.add_argument("--tolerance", type=float | None, default=None, help="largest difference of log-probabilities")
+    if "--help" in arguments or "-h" in arguments:
+        parser.print_help()
+        print("\nand everything that `avrt fit` takes: --config grpo.yaml --data.train DIR ...")
+        return
+    own, rest = _split(arguments)
+    options = parser.parse_args(own)
+    module, data = read_config(rest)
+    if not isinstance(module, GRPOModule):
+        raise AvrtError("checks sampling against scoring", where="doctor", remedy="give it --config grpo.yaml")
+    console = Console()
+    console.print(_machine())
+    student = load_student(module.student_options)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student.to(device)
+    batch = first_batch(data, student, options.samples).to(device)
+    tolerance = TOLERANCE[module.student_options.dtype] if options.tolerance is None else options.tolerance
+    findings = examine(module, student, batch, options.answer_tokens, tolerance)
+    console.print(_table(findings))
+    size, prompt = module.group_size, findings.prompt_tokens / len(batch)
+    answer = module.rollout_options.max_new_tokens
+    console.print(
+        f"prompts have {prompt:.0f} tokens; with G = {size} and answers of {answer}, a group is scored in "
+        f"{prompt + size * answer:.0f} tokens instead of {size * (prompt + answer):.0f}",
+        highlight=False,
+    )
+    if not all(check.passed for check in findings.checks):
+        console.print("[bold red]the paths part: training on these samples would be biased[/bold red]")
+        sys.exit(1)
+
+
+def first_batch(data: AVDataModule, student: Student, count: int) -> OmniBatch:
+    """The first readable samples of the training shards, or of the others where those are not given.
+
+    Raises:
+        AvrtError: If there are none.
+    """
+    folder = next((f for f in data.folders.values() if f is not None), None)
+    if folder is None:
+        raise AvrtError("no shards given", where="data.train", remedy="add --data.train DIR")
+    shards = ShardSet(Path(folder))
+    builder = InputBuilder(student.processor, student.ids, data.prompt)
+    rows: list[OmniBatch] = []
+    for index in range(len(shards)):
+        try:
+            rows.append(builder.row(*decode_members(shards.read(index))))
+        except BadSampleError as error:
+            print(f"left out: {error}")
+        if len(rows) == count:
+            break
+    if not rows:
+        raise AvrtError("no sample could be read", where=folder)
+    return builder.collate(rows)
+
+
+def examine(module: GRPOModule, student: Student, batch: OmniBatch, answer_tokens: int, tolerance: float) -> Findings:
+    """Run the checks as this module would sample and score."""
+    begun = time.perf_counter()
+    rollout = module.rollout_options.limited(answer_tokens)
+    checks = check_parity(student, batch, rollout, module.group_size, tolerance)
+    return Findings(checks, sum(len(p) for p in batch.prompt_ids), time.perf_counter() - begun)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The command's own options, and the configuration's."""
+    own: list[str] = []
+    rest: list[str] = []
+    waiting = False
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        mine = waiting or name in ("--samples", "--answer_tokens", "--tolerance")
+        (own if mine else rest).append(argument)
+        waiting = mine and not waiting and "=" not in argument
+    return own, rest
+
+
+def _machine() -> str:
+    versions = "  ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["no GPU"]
+    return f"python {platform.python_version()}  {versions}\ndevices: {', '.join(devices)}"
+
+
+def _table(findings: Findings) -> Table:
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    table = Table(title=f"{findings.seconds:.1f} s, peak memory of the process {memory:.0f} MB")
+    for column in ("check", "largest difference", "tolerance", "verdict", "where"):
+        table.add_column(column)
+    for check in findings.checks:
+        verdict = "[green]agree[/green]" if check.passed else "[red]PART[/red]"
+        table.add_row(check.name, f"{check.difference:.2e}", f"{check.tolerance:.0e}", verdict, check.where)
+    return table

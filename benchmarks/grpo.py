@@ -12,75 +12,24 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import Result, make_batch, measure, scaled_student
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
-from avrt.data.media import SAMPLE_RATE, Clip
-from avrt.data.sample import Modality, Sample
-from avrt.models.nano import nano_config, nano_processor
+from avrt.data.inputs import OmniBatch
 from avrt.models.scoring import Prompts, response_states
-from avrt.models.student import Reference, Student, StudentOptions
+from avrt.models.student import Reference, Student
 from avrt.objectives.likelihood import score_tokens
 from avrt.rollout.engine import generate
 from avrt.rollout.sampling import SamplingOptions
 
 NO_END = -1
 PHASES = ("rollout", "reference", "update")
-
-
-@dataclass
-class Result:
-    """Seconds and peak memory growth in MB of one phase on one side."""
-
-    seconds: float
-    megabytes: float
-
-
-def scaled_student(scale: int) -> Student:
-    """A student of random weights with Qwen2.5-Omni-3B's proportions: widths and vocabulary / scale, depths / 6."""
-    processor = nano_processor()
-    config = nano_config(processor)
-    text, vision, audio = config.text_config, config.vision_config, config.audio_config
-    text.hidden_size, text.intermediate_size = 2048 // scale, 11008 // scale
-    text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads = 6, 8, 1
-    text.layer_types = ["full_attention"] * 6
-    text.vocab_size = 151_936 // scale
-    half = text.hidden_size // text.num_attention_heads // 2
-    text.rope_parameters["mrope_section"] = [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8]
-    vision.depth, vision.hidden_size, vision.intermediate_size = 5, 1280 // scale, 3420 // scale
-    vision.out_hidden_size, vision.fullatt_block_indexes, vision.num_heads = text.hidden_size, [2, 4], 4
-    audio.encoder_layers, audio.d_model, audio.encoder_ffn_dim = 5, 1280 // scale, 5120 // scale
-    audio.output_dim = text.hidden_size
-    torch.manual_seed(0)
-    thinker = Qwen2_5OmniThinkerForConditionalGeneration(config)
-    thinker.generation_config.eos_token_id = None
-    thinker.generation_config.pad_token_id = 0
-    return Student(thinker, processor, StudentOptions(source="scaled", dtype="float32"))
-
-
-def make_batch(student: Student, prompt_tokens: int) -> OmniBatch:
-    """One question about a 10 s clip with sound, of about `prompt_tokens` tokens: two thirds picture, 250 sound."""
-    columns = max(2, round((prompt_tokens * 0.6 / 4) ** 0.5))
-    frames = torch.randint(0, 255, (8, 3, 28 * columns, 28 * columns), dtype=torch.uint8)
-    clip = Clip(frames, tuple(1.25 * i for i in range(8)), 1.25, audio=torch.randn(10 * SAMPLE_RATE) * 0.1)
-    builder = InputBuilder(student.processor, student.ids, PromptOptions(audio_in_video=True))
-    media = (Modality.VIDEO, Modality.AUDIO)
-
-    def build(words: int) -> OmniBatch:
-        return builder.row(Sample("q", "see " * words + "?", ("a", "b"), 0, media), clip)
-
-    return build(max(1, prompt_tokens - len(build(1).prompt_ids[0])))
 
 
 def ours(student: Student, reference: Reference, batch: OmniBatch, size: int, length: int) -> dict[str, Callable]:
@@ -148,16 +97,6 @@ def plain(student: Student, reference: Any, batch: OmniBatch, size: int, length:
     return {"rollout": rollout, "reference": score_reference, "update": update, "state": lambda: state}
 
 
-def measure(phase: Callable[[], None]) -> Result:
-    """Time one phase and the growth of peak memory that it causes."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present size
-    before = _status("VmRSS")
-    begun = time.perf_counter()
-    phase()
-    return Result(time.perf_counter() - begun, (_status("VmHWM") - before) / 1024)
-
-
 def compare(student: Student, prompt_tokens: int, size: int, length: int, rounds: int) -> tuple[dict, int, float]:
     """Alternate both sides; returns the best result of each phase and side, prompt length, largest difference."""
     student.eval()
@@ -210,12 +149,6 @@ def main() -> None:
             table.add_section()
             Console().print(f"prompt {tokens}, G {size}: log-probabilities differ by at most {difference:.1e}")
     Console().print(table)
-
-
-def _status(field: str) -> int:
-    """A size in kB from the kernel's account of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
 if __name__ == "__main__":

@@ -127,9 +127,12 @@ def main(arguments: list[str]) -> None:
 
 def result_table(out: Path) -> Table:
     """Base, SFT and SFT+GRPO on the held-out questions."""
-    table = Table(title="held-out nano_world questions, greedy answers")
-    columns = ("accuracy %", "both %", "view %", "sound %", "format %", "mean reward", "think words")
-    for column in ("student", *columns, "training s"):
+    table = Table(
+        title="held-out nano_world questions, greedy answers",
+        caption="right: share answered right, then by the sense that a question needs; format: well-formed answers, %",
+    )
+    columns = ("right %", "both", "view", "sound", "format", "reward", "words")
+    for column in ("student", *columns, "train s"):
         table.add_column(column, justify="left" if column == "student" else "right")
     relations = {"Which": "both", "Come From": "view", "Happening": "sound"}
     for name, label, training in (("base", "base", None), ("sft", "SFT", "sft/run"), ("grpo", "SFT+GRPO", "grpo/run")):

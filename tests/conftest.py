@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from avrt.commands import shards as shards_command
-from avrt.data.inputs import InputBuilder, PromptOptions
+from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
 from avrt.data.sample import Sample
 from avrt.data.shards import ShardSet, decode_members
 from avrt.models.student import Student, StudentOptions, load_student
@@ -76,6 +76,20 @@ def make_sample(name: str = "q", **changes: object) -> Sample:
         "trace": "<think>The frames show a box.</think><answer>B</answer>",
     }
     return Sample(**{**fields, **changes})
+
+
+def stock_media(batch: OmniBatch, row: int) -> dict:
+    """One nano_world row's video with interleaved sound, as transformers' own forward pass and `generate` take them."""
+    patches = batch.grids.prod(-1).tolist()
+    start = sum(patches[:row])
+    return {
+        "pixel_values_videos": batch.pixels[start : start + patches[row]],
+        "video_grid_thw": batch.grids[row : row + 1],
+        "input_features": batch.mel[row : row + 1],
+        "feature_attention_mask": (torch.arange(batch.mel.shape[-1]) < batch.mel_lengths[row]).long()[None],
+        "use_audio_in_video": True,
+        "video_second_per_grid": torch.tensor([2 * batch.clips[row].seconds_per_frame]),
+    }
 
 
 def avrt(

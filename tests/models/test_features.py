@@ -6,7 +6,7 @@ import torch
 from avrt.data.media import Clip
 from avrt.models.features import embed_tokens, encode_clips
 from avrt.models.scoring import Prompts, response_states
-from tests.conftest import make_sample
+from tests.conftest import make_sample, stock_media
 
 
 def test_reused_features_equal_a_plain_forward_pass(nano, batch):
@@ -18,12 +18,7 @@ def test_reused_features_equal_a_plain_forward_pass(nano, batch):
         hidden = nano.thinker.model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values_videos=batch.pixels[64 * i : 64 * (i + 1)],
-            video_grid_thw=batch.grids[i : i + 1],
-            input_features=batch.mel[i : i + 1],
-            feature_attention_mask=(torch.arange(batch.mel.shape[-1]) < batch.mel_lengths[i]).long()[None],
-            use_audio_in_video=True,
-            video_second_per_grid=torch.tensor([2 * batch.clips[i].seconds_per_frame]),
+            **stock_media(batch, i),
         ).last_hidden_state[0]
         expected = hidden[len(batch.prompt_ids[i]) - 1 : -1]
         assert torch.allclose(states.hidden[states.rows == i], expected, atol=2e-5)

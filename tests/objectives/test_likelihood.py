@@ -5,6 +5,7 @@ import torch
 
 from avrt.models.scoring import Prompts, response_states
 from avrt.objectives.likelihood import chunk_count, response_loss, score_tokens
+from tests.conftest import stock_media
 
 
 @pytest.mark.parametrize("chunks", [None, 1, 3, 7, 40])
@@ -55,17 +56,10 @@ def test_eq_1_against_cross_entropy_over_full_logits_of_the_stock_model(nano, ba
     summed = torch.zeros(())
     for i in range(len(batch)):
         ids = torch.cat([batch.prompt_ids[i], batch.response_ids[i]])[None]
-        patches = batch.grids.prod(-1).tolist()
-        start = sum(patches[:i])
         logits = nano.thinker(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values_videos=batch.pixels[start : start + patches[i]],
-            video_grid_thw=batch.grids[i : i + 1],
-            input_features=batch.mel[i : i + 1],
-            feature_attention_mask=(torch.arange(batch.mel.shape[-1]) < batch.mel_lengths[i]).long()[None],
-            use_audio_in_video=True,
-            video_second_per_grid=torch.tensor([2 * batch.clips[i].seconds_per_frame]),
+            **stock_media(batch, i),
         ).logits[0]
         labels = ids[0].clone()
         labels[: len(batch.prompt_ids[i])] = -100

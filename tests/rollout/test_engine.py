@@ -7,6 +7,7 @@ from avrt.models.scoring import Prompts, response_states
 from avrt.objectives.likelihood import score_tokens
 from avrt.rollout.engine import generate
 from avrt.rollout.sampling import SamplingOptions
+from tests.conftest import stock_media
 
 
 @pytest.fixture
@@ -27,12 +28,7 @@ def test_greedy_equals_transformers_generate_token_by_token(nano, batch, prompts
         theirs = nano.thinker.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values_videos=batch.pixels[64 * i : 64 * (i + 1)],
-            video_grid_thw=batch.grids[i : i + 1],
-            input_features=batch.mel[i : i + 1],
-            feature_attention_mask=(torch.arange(batch.mel.shape[-1]) < batch.mel_lengths[i]).long()[None],
-            use_audio_in_video=True,
-            video_second_per_grid=torch.tensor([2 * batch.clips[i].seconds_per_frame]),
+            **stock_media(batch, i),
             max_new_tokens=30,
             do_sample=False,
         )

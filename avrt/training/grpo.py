@@ -60,6 +60,8 @@ class GRPOModule(StudentModule):
         normalize_std: Divide advantages by the group's standard deviation; by default as the objective's variant does.
         unbiased_std: Use G - 1 in that deviation.
         updates_per_rollout: Optimizer steps on each rollout; with 1 the ratio is 1 and nothing is clipped.
+        drop_cut_off: Leave answers that were cut off out of the loss, so that length alone is not punished (overlong
+            filtering of DAPO, arXiv 2503.14476); their rewards still count in their group's mean.
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
         share_prompts: Read a prompt once for its whole group, in sampling and in scoring, instead of once per answer;
             the numbers are the same. Needs the `sdpa` attention.
@@ -78,6 +80,7 @@ class GRPOModule(StudentModule):
         normalize_std: bool | None = None,
         unbiased_std: bool = False,
         updates_per_rollout: int = 1,
+        drop_cut_off: bool = False,
         micro_batch_size: int = 1,
         share_prompts: bool = True,
         answers: SamplingOptions = SamplingOptions(temperature=0.0),
@@ -97,6 +100,7 @@ class GRPOModule(StudentModule):
         self.normalize_std = objective.normalizes_std if normalize_std is None else normalize_std
         self.unbiased_std = unbiased_std
         self.updates_per_batch = updates_per_rollout
+        self.drop_cut_off = drop_cut_off
         self.share_prompts = share_prompts
         self.seed = seed
         self.reference: Reference | None = None
@@ -140,6 +144,8 @@ class GRPOModule(StudentModule):
         batch, size = rollout.batch, self.group_size
         lengths = torch.tensor([len(c.token_ids) for c in rollout.completions], device=self.device)
         counted = batch.valid.repeat_interleave(size)
+        if self.drop_cut_off:
+            counted = counted & torch.tensor([c.finished for c in rollout.completions], device=self.device)
         sums = self.sums({"answers": counted.sum(), "tokens": (lengths * counted).sum()})
         totals = StepTotals(max(1.0, sums["answers"]), max(1.0, sums["tokens"]), self.rollout_options.max_new_tokens)
         first_pass: dict[int, tuple[Tensor, Tensor | None]] = {}
@@ -157,7 +163,7 @@ class GRPOModule(StudentModule):
             advantages = rollout.advantages[rows].flatten()[sequence]
             count = len(answers)
             token_loss, metrics = self.objective(scores.logprobs, old, reference, advantages, sequence, count)
-            valid = batch.valid[rows].repeat_interleave(size).float()
+            valid = counted[answers].float()
             share = self.objective.average(token_loss, sequence, valid, totals)
             measured["loss"] += share.detach()
             for name, values in {**metrics, "entropy": scores.entropy}.items():
@@ -166,6 +172,7 @@ class GRPOModule(StudentModule):
 
         for _ in range(self.updates_per_batch):
             self.update(self.micro_rows(batch), loss)
+        measured["learned"] = counted.sum()
         return measured
 
     def _score(self, text: TextModel, prompts: Prompts, tokens: list[Tensor]) -> tuple[TokenScores, Tensor]:
@@ -201,6 +208,7 @@ class GRPOModule(StudentModule):
         sums = self.sums(totals)
         groups = max(1.0, sums["groups"])
         answers, passes = groups * self.group_size, self.updates_per_batch
+        learned = max(1.0, sums["learned"]) * passes
         for name in rollout.rewards:
             mean = sums[f"reward/{name}"] / groups
             self.log(f"rewards/{name}/mean", mean, prog_bar=name in ("total", "accuracy"))
@@ -209,10 +217,10 @@ class GRPOModule(StudentModule):
         self.log("advantage/reward_spread", sums["spread"] / groups)
         self.log("advantage/rms", (sums["advantages"] / groups) ** 0.5)
         self.log("advantage/equal_groups", sums["equal"] / groups)
-        self.log("policy/kl", sums["kl"] / (answers * passes), prog_bar=True)
-        self.log("policy/clip_fraction", sums["clipped"] / (answers * passes))
-        self.log("policy/ratio", sums["ratio"] / (answers * passes))
-        self.log("policy/entropy", sums["entropy"] / (answers * passes), prog_bar=True)
+        self.log("policy/kl", sums["kl"] / learned, prog_bar=True)
+        self.log("policy/clip_fraction", sums["clipped"] / learned)
+        self.log("policy/ratio", sums["ratio"] / learned)
+        self.log("policy/entropy", sums["entropy"] / learned, prog_bar=True)
         self.log("completions/tokens", sums["length"] / answers, prog_bar=True)
         self.log("completions/cut_off", sums["cut"] / answers)
         self.log("train/skipped_samples", sums["skipped"])

@@ -42,6 +42,19 @@ def test_micro_batches_do_not_change_the_step(sft_run, world, tmp_path, micro):
         assert steps[step]["train/loss"] == pytest.approx(sft_run[1][step]["train/loss"], abs=1e-4)
 
 
+def test_answers_that_were_cut_off_can_be_left_out_of_the_loss(world, tmp_path):
+    """Three tokens end no answer of a random student, so nothing is left to learn from; the KL penalty goes too."""
+    shared = (*SMALL, "--data.batch_size", 4, "--model.rollout.max_new_tokens", 3, "--trainer.max_steps", 2,
+              "--model.drop_cut_off", "true", "--model.rewards.extra",
+              '[{"function": "tests.training.test_shared_prompts.talkative"}]')  # fmt: skip
+    steps = fit("grpo", world, tmp_path, *shared)
+    for values in steps.values():
+        assert values["completions/cut_off"] == 1.0
+        assert values["rewards/total/std"] > 0
+        assert values["train/loss"] == 0.0
+        assert values["policy/entropy"] == 0.0
+
+
 def test_grpo_two_processes_under_zero3_equal_one(world, tmp_path):
     """Sampling, rewards, reference and update under partitioned parameters; 2 updates on each rollout."""
     shared = (*SMALL, "--model.group_size", 4, "--model.rollout.max_new_tokens", 24, "--trainer.max_steps", 4,

@@ -51,8 +51,6 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
         self.config["gradient_clipping"] = gradient_clip_norm
         # Only DeepSpeed's own throughput log reads it; `auto` would open the training data too early.
         self.config["train_micro_batch_size_per_gpu"] = 1
-        # Every torch.optim.AdamW is replaced by DeepSpeed's otherwise, with other defaults.
-        self.config["zero_force_ds_cpu_optimizer"] = False
 
     @property
     def offloads_optimizer(self) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avrt.data.conversion import SourceItem
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
-from avrt.data.writer import SourceItem
 from avrt.errors import AvrtError, BadSampleError
 from data_recipes.recipe import Recipe
 

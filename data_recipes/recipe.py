@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from avrt.data.conversion import SourceItem
 from avrt.data.media import FrameBudget
-from avrt.data.writer import SourceItem
 from avrt.errors import BadSampleError
 
 

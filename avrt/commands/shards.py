@@ -16,9 +16,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import data_recipes
 from avrt.arguments import OneLineErrors
+from avrt.data.conversion import SourceItem, write_shards
 from avrt.data.manifest import Manifest
 from avrt.data.media import ClipSpec, FrameBudget
-from avrt.data.writer import SourceItem, write_shards
 from avrt.errors import AvrtError, BadSampleError
 from data_recipes.recipe import Recipe
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from avrt.data.conversion import SourceItem, load_clip
 from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
 from avrt.data.media import ClipSpec
+from avrt.data.members import clip_media
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards import ShardSet
 from avrt.data.stream import BatchStream, EpochPlan
-from avrt.data.writer import SourceItem, clip_media, load_clip
 from avrt.errors import AvrtError
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp"}

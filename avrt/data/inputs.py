@@ -15,7 +15,7 @@ from avrt.data.media import SAMPLE_RATE, Clip
 from avrt.data.positions import ClipLayout, TokenIds, audio_token_count, expand_prompt
 from avrt.data.sample import Modality, Sample
 from avrt.errors import BadSampleError
-from avrt.prompts import INSTRUCTION, SYSTEM_PROMPT, student_messages
+from avrt.prompts import INSTRUCTION, SYSTEM_PROMPT, chat_messages, student_messages
 
 MEL_HOP = 160
 _FILLER = Sample(id="filler", question="-", choices=("-", "-"), answer=0, trace="<think>-</think><answer>A</answer>")
@@ -91,6 +91,7 @@ class PromptOptions:
     Attributes:
         system_prompt: System message; empty for none.
         instruction: What follows the choices.
+        senses: What the student is shown: everything, pictures without sound (`sight`), or sound alone (`sound`).
         audio_in_video: Interleave a video's sound with its frames by time, where a sample has both.
         max_prompt_tokens: Longer prompts are refused as bad samples.
         max_response_tokens: Longer targets are refused as bad samples.
@@ -100,6 +101,7 @@ class PromptOptions:
 
     system_prompt: str = SYSTEM_PROMPT
     instruction: str = INSTRUCTION
+    senses: Literal["both", "sight", "sound"] = "both"
     audio_in_video: bool = False
     max_prompt_tokens: int = 8192
     max_response_tokens: int = 1024
@@ -127,12 +129,18 @@ class InputBuilder:
         added = self.tokenizer.added_tokens_decoder.values()
         self._control_tokens = [token.content for token in added if token.special]
 
-    def row(self, sample: Sample, clip: Clip) -> OmniBatch:
+    def row(self, sample: Sample, clip: Clip, chat: tuple[str, str] | None = None) -> OmniBatch:
         """A batch of the one sample.
+
+        Args:
+            sample: The question.
+            clip: Its media.
+            chat: System message and user's text to ask with, in place of the student's own prompt.
 
         Raises:
             BadSampleError: If it has no trace where one is needed, or is too long.
         """
+        clip = clip.part(self.options.senses)
         batch = OmniBatch([sample], [], [], [], torch.ones(1, dtype=torch.bool), [clip])
         grid = image_grid = None
         if clip.frames is not None:
@@ -159,7 +167,7 @@ class InputBuilder:
             audio_tokens=0 if batch.mel_lengths is None else audio_token_count(int(batch.mel_lengths[0])),
             audio_in_video=self.options.audio_in_video and grid is not None,
         )
-        ids, positions = expand_prompt(self._prompt(sample, layout), layout, self.ids)
+        ids, positions = expand_prompt(self._prompt(sample, layout, chat), layout, self.ids)
         _check_length(sample, "prompt", len(ids), self.options.max_prompt_tokens)
         batch.prompt_ids, batch.prompt_positions = [ids], [positions]
         batch.response_ids = [self._target(sample) if self.targets else ids.new_zeros(0)]
@@ -198,8 +206,8 @@ class InputBuilder:
             joined.mel_lengths = torch.cat([row.mel_lengths for row in rows if row.mel_lengths is not None])
         return joined
 
-    def _prompt(self, sample: Sample, layout: ClipLayout) -> list[int]:
-        written = " ".join([sample.question, *sample.choices, sample.trace or ""])
+    def _prompt(self, sample: Sample, layout: ClipLayout, chat: tuple[str, str] | None) -> list[int]:
+        written = " ".join([sample.question, *sample.choices, sample.trace or "", *(chat or ())])
         if control := next((token for token in self._control_tokens if token in written), None):
             raise BadSampleError(f"its text contains the control token {control}", where=f"sample {sample.id!r}")
         shown = {
@@ -207,13 +215,19 @@ class InputBuilder:
             Modality.IMAGE: layout.image_grid is not None,
             Modality.AUDIO: layout.audio_tokens > 0,
         }
-        messages = student_messages(
-            sample,
-            tuple(m for m, present in shown.items() if present),
-            audio_in_video=layout.audio_in_video and layout.audio_tokens > 0,
-            system_prompt=self.options.system_prompt,
-            instruction=self.options.instruction,
-        )
+        media = tuple(m for m, present in shown.items() if present)
+        interleaved = layout.audio_in_video and layout.audio_tokens > 0
+        if chat is not None:
+            system, text = chat
+            messages = chat_messages(text, media, audio_in_video=interleaved, system_prompt=system)
+        else:
+            messages = student_messages(
+                sample,
+                media,
+                audio_in_video=interleaved,
+                system_prompt=self.options.system_prompt,
+                instruction=self.options.instruction,
+            )
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -89,6 +89,14 @@ class Clip:
     image: Tensor | None = None
     audio: Tensor | None = None
     info: dict[str, Any] = field(default_factory=dict)
+
+    def part(self, senses: Literal["both", "sight", "sound"]) -> Clip:
+        """The clip without its sound (`sight`), or with nothing but its sound (`sound`)."""
+        if senses == "sight":
+            return replace(self, audio=None)
+        if senses == "sound":
+            return Clip(audio=self.audio, info=self.info)
+        return self
 
 
 def decode_video(path: Path, spec: ClipSpec) -> Clip:

@@ -1,7 +1,7 @@
 """Reading shards: any sample of a folder of WebDataset tars, through an index of where its members lie.
 
 A shard is a plain tar that `webdataset` streams as it is. The index beside it, made again from the tar where it is
-missing, allows the exact, resumable order that training needs.
+missing, allows the exact, resumable order that training needs. What the members mean is told by `avrt.data.members`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 from avrt.data.manifest import Manifest
-from avrt.data.media import Clip, from_flac, from_jpeg
-from avrt.data.sample import Modality, Sample
-from avrt.errors import AvrtError, BadSampleError
+from avrt.data.sample import Sample
+from avrt.errors import AvrtError
 
 ShardIndex = list[tuple[str, dict[str, tuple[int, int]]]]
 
@@ -52,50 +49,30 @@ class ShardSet:
         """Drop open files: each worker process opens its own."""
         return {**self.__dict__, "_open": {}}
 
-    def read(self, index: int) -> dict[str, Any]:
-        """The raw members of one sample, as webdataset yields them: ``__key__``, ``__url__`` and extension -> bytes."""
+    def read(self, index: int, only: Collection[str] | None = None) -> dict[str, Any]:
+        """The raw members of one sample, as webdataset yields them: ``__key__``, ``__url__`` and extension -> bytes.
+
+        Args:
+            index: Which sample.
+            only: Extensions to read; None for all but the source media.
+        """
         path, key, members = self._members[index]
         if path not in self._open:
             self._open[path] = path.open("rb")
         descriptor = self._open[path].fileno()
         raw: dict[str, Any] = {"__key__": key, "__url__": str(path)}
         for extension, (offset, size) in members.items():
-            if not extension.startswith("original."):
+            if extension in only if only is not None else not extension.startswith("original."):
                 raw[extension] = os.pread(descriptor, size, offset)
         return raw
 
     def sample(self, index: int) -> Sample:
         """One record without its media."""
-        return Sample.from_json(self.read(index)["json"])
+        return Sample.from_json(self.read(index, ("json",))["json"])
 
     def samples(self) -> Iterator[Sample]:
         """Every record, in order, without media."""
         return (self.sample(i) for i in range(len(self)))
-
-
-def decode_members(raw: Mapping[str, Any]) -> tuple[Sample, Clip]:
-    """Turn the raw members of one sample into its record and clip.
-
-    Raises:
-        BadSampleError: If a member is missing or damaged; the message names shard and key.
-    """
-    where = f"{raw.get('__url__', 'shard')}, sample {raw.get('__key__')}"
-    try:
-        sample = Sample.from_json(raw["json"])
-        info = json.loads(raw["clip.json"])
-        clip = Clip(timestamps=tuple(info.pop("timestamps")), seconds_per_frame=info.pop("seconds_per_frame"))
-        clip.info = info
-        if Modality.VIDEO in sample.media:
-            clip.frames = torch.stack([from_jpeg(raw[f"{i}.jpg"]) for i in range(len(clip.timestamps))])
-        if Modality.IMAGE in sample.media:
-            clip.image = from_jpeg(raw["image.jpg"])
-        if Modality.AUDIO in sample.media:
-            clip.audio = from_flac(raw["flac"])
-    except BadSampleError as error:
-        raise BadSampleError(str(error), where=where) from None
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise BadSampleError(f"damaged: {error!r}", where=where) from None
-    return sample, clip
 
 
 def index_path(tar: Path) -> Path:

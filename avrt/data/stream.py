@@ -16,7 +16,8 @@ import webdataset
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from avrt.data.inputs import InputBuilder, OmniBatch
-from avrt.data.shards import ShardSet, decode_members
+from avrt.data.members import decode_members
+from avrt.data.shards import ShardSet
 from avrt.errors import BadSampleError
 
 FILLER = "__filler__"

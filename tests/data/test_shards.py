@@ -6,11 +6,12 @@ import pytest
 import torch
 import webdataset
 
+from avrt.data.conversion import SourceItem, write_shards
 from avrt.data.manifest import Manifest, sha256
 from avrt.data.media import ClipSpec, FrameBudget, to_flac
+from avrt.data.members import decode_members
 from avrt.data.sample import Modality, Sample
-from avrt.data.shards import ShardSet, decode_members, index_path
-from avrt.data.writer import SourceItem, write_shards
+from avrt.data.shards import ShardSet, index_path
 from avrt.errors import AvrtError, BadSampleError
 from tests.conftest import make_clip, make_sample
 

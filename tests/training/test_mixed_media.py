@@ -1,9 +1,12 @@
 """Ranks whose batches hold different media keep in step: every tower is a collective under ZeRO-3."""
 
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 
 from avrt.data.media import Clip, ClipSpec
+from avrt.data.members import clip_media, encode_clip
 from avrt.data.writer import ShardWriter
 from tests.conftest import make_sample
 from tests.training.runs import fit
@@ -23,9 +26,9 @@ def mixed(tmp_path_factory):
         Clip(), Clip(**video),
         Clip(image=frames[3], audio=sound), Clip(),
     ]  # fmt: skip
-    with ShardWriter(root / "train", ClipSpec()) as writer:
+    with ShardWriter(root / "train", asdict(ClipSpec())) as writer:
         for i, clip in enumerate(clips):
-            writer.write(make_sample(f"s{i}"), clip)
+            writer.write(replace(make_sample(f"s{i}"), media=clip_media(clip)), encode_clip(clip))
     return root
 
 

@@ -1,0 +1,73 @@
+"""The members of a sample in a shard: numbered JPEG frames, `image.jpg`, `flac`, `clip.json`, and the record `json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+
+from avrt.data.media import Clip, from_flac, from_jpeg, to_flac, to_jpeg
+from avrt.data.sample import Modality, Sample
+from avrt.errors import BadSampleError
+
+
+def clip_media(clip: Clip) -> tuple[Modality, ...]:
+    """Which modalities a clip really carries."""
+    present = {Modality.VIDEO: clip.frames, Modality.IMAGE: clip.image, Modality.AUDIO: clip.audio}
+    return tuple(m for m, data in present.items() if data is not None)
+
+
+def encode_clip(clip: Clip) -> dict[str, bytes]:
+    """The members of a clip, all but the record (`json`) of the question about it."""
+    members: dict[str, bytes] = {}
+    if clip.frames is not None:
+        members.update({f"{i}.jpg": to_jpeg(frame) for i, frame in enumerate(clip.frames)})
+    if clip.image is not None:
+        members["image.jpg"] = to_jpeg(clip.image)
+    if clip.audio is not None:
+        members["flac"] = to_flac(clip.audio)
+    info = {"timestamps": clip.timestamps, "seconds_per_frame": clip.seconds_per_frame, **clip.info}
+    members["clip.json"] = json.dumps(info, sort_keys=True).encode()
+    return members
+
+
+def decode_members(raw: Mapping[str, Any]) -> tuple[Sample, Clip]:
+    """Turn the raw members of one sample into its record and clip.
+
+    Raises:
+        BadSampleError: If a member is missing or damaged; the message names shard and key.
+    """
+    where = f"{raw.get('__url__', 'shard')}, sample {raw.get('__key__')}"
+    try:
+        sample = Sample.from_json(raw["json"])
+        clip = decode_clip(raw, sample.media)
+    except BadSampleError as error:
+        raise BadSampleError(str(error), where=where) from None
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise BadSampleError(f"damaged: {error!r}", where=where) from None
+    return sample, clip
+
+
+def decode_clip(members: Mapping[str, bytes], media: Collection[Modality]) -> Clip:
+    """A clip from its members.
+
+    Args:
+        members: As `encode_clip` makes them.
+        media: Which modalities to decode; their members have to be there.
+
+    Raises:
+        BadSampleError: If a picture or sound is damaged.
+        KeyError: If a member is missing.
+    """
+    info = json.loads(members["clip.json"])
+    clip = Clip(timestamps=tuple(info.pop("timestamps")), seconds_per_frame=info.pop("seconds_per_frame"))
+    clip.info = info
+    if Modality.VIDEO in media:
+        clip.frames = torch.stack([from_jpeg(members[f"{i}.jpg"]) for i in range(len(clip.timestamps))])
+    if Modality.IMAGE in media:
+        clip.image = from_jpeg(members["image.jpg"])
+    if Modality.AUDIO in media:
+        clip.audio = from_flac(members["flac"])
+    return clip

@@ -17,6 +17,7 @@ from avrt.data.inputs import OmniBatch
 from avrt.data.positions import TokenIds
 from avrt.errors import AvrtError
 from avrt.models.attention import ATTENTION, Layout
+from avrt.models.feature_cache import FeatureCache, FeatureCacheOptions, weights_hash
 from avrt.models.features import ClipFeatures, embed_tokens, encode_clips
 from avrt.models.nano import nano_thinker
 
@@ -48,6 +49,8 @@ class StudentOptions:
         dtype: Type of the weights.
         gradient_checkpointing: Recompute each layer in the backward pass instead of keeping its activations.
         attention: Attention implementation of transformers, e.g. `sdpa` or `flash_attention_2`.
+        feature_cache: Keep the frozen towers' output on disk, so that each clip is encoded once whatever the number of
+            epochs and runs; worth it where clips come again.
         lora: Train adapters instead of the text model's own weights.
         seed: Seed of the nano preset's weights.
     """
@@ -56,6 +59,7 @@ class StudentOptions:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     gradient_checkpointing: bool = False
     attention: str = "sdpa"
+    feature_cache: FeatureCacheOptions | None = None
     lora: LoraOptions | None = None
     seed: int = 0
 
@@ -142,6 +146,11 @@ class Student(nn.Module):
         self._adapters: tuple[Any, ...] = ()
         if options.lora is not None:
             self._adapters = (_add_adapters(thinker, options.lora),)
+        self.cache: FeatureCache | None = None
+        if options.feature_cache is not None:
+            # Now, because under ZeRO-3 nobody holds the whole weights later.
+            towers = weights_hash(thinker.model.visual, thinker.model.audio_tower)
+            self.cache = FeatureCache(options.feature_cache, towers)
         self.thinker = thinker
 
     @property
@@ -150,8 +159,10 @@ class Student(nn.Module):
         return TextModel(self.thinker.model.language_model, self.thinker.lm_head, self.ids)
 
     def encode(self, batch: OmniBatch, *, always: bool = False) -> ClipFeatures:
-        """Run the frozen towers once over a batch; see `encode_clips`."""
-        return encode_clips(self.thinker, batch, always=always)
+        """Features of a batch: from the cache, or by the frozen towers; see `encode_clips`."""
+        if self.cache is None:
+            return encode_clips(self.thinker, batch, always=always)
+        return self.cache.encode(batch, lambda rest: encode_clips(self.thinker, rest, always=always))
 
     def make_reference(self) -> Reference | None:
         """A frozen copy of the text model as it is now; None with adapters, which can be switched off instead."""

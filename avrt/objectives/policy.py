@@ -55,6 +55,9 @@ class PolicyLoss:
         clip_high: And from above at 1 + clip_high; the same as `clip` if not given.
         beta: Weight of the KL penalty.
         kl: Estimator of the divergence; see `kl_divergence`.
+        importance_cap: Weigh each token by pi_old / pi_sampler, at most this much, where another engine or another
+            precision drew the tokens than the one that scores them (truncated importance sampling, Yao et al. 2025,
+            as in TRL and verl; the papers use 2). 0 leaves the difference uncorrected.
     """
 
     variant: Variant = "grpo"
@@ -62,6 +65,7 @@ class PolicyLoss:
     clip_high: float | None = None
     beta: float = 0.01
     kl: Literal["k1", "k2", "k3"] = "k3"
+    importance_cap: float = 0.0
 
     @property
     def normalizes_std(self) -> bool:
@@ -76,6 +80,7 @@ class PolicyLoss:
         advantages: Tensor,
         sequences: Tensor,
         count: int,
+        sampler_logprobs: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of each token; `average` turns it into a number.
 
@@ -86,9 +91,11 @@ class PolicyLoss:
             advantages: (N,) each token's advantage, the same for all tokens of an answer.
             sequences: (N,) answer that each token belongs to.
             count: Number of answers.
+            sampler_logprobs: (N,) as the sampler recorded them, for the importance correction.
 
         Returns:
-            Loss (N,), and (N,) metrics without gradient: `ratio`, `clipped` (the clip acts on the gradient), `kl`.
+            Loss (N,), and (N,) metrics without gradient: `ratio`, `clipped` (the clip acts on the gradient), `kl`;
+            `importance`, the weight of the correction.
 
         Raises:
             ValueError: If a reference is needed and not given.
@@ -106,6 +113,9 @@ class PolicyLoss:
             loss = -torch.minimum(ratio * advantages, limited * advantages)
             clipped = (limited * advantages) < (ratio * advantages)
         metrics = {"ratio": ratio.detach(), "clipped": clipped.float().detach()}
+        if self.importance_cap and sampler_logprobs is not None:
+            metrics["importance"] = (old_logprobs - sampler_logprobs).exp().clamp(max=self.importance_cap).detach()
+            loss = loss * metrics["importance"]
         if reference_logprobs is not None:
             divergence = kl_divergence(logprobs, reference_logprobs, self.kl)
             metrics["kl"] = divergence.detach()

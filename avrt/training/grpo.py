@@ -19,7 +19,10 @@ from avrt.objectives.policy import PolicyLoss, StepTotals, sequence_mean
 from avrt.objectives.rewards import RewardOptions
 from avrt.rollout.engine import Completion
 from avrt.rollout.sampling import SamplingOptions
+from avrt.training.groups import Group, GroupQueue, join_prompts, recorded_logprobs
 from avrt.training.task import OptimizerOptions, StudentModule
+
+MEASURED = ("loss", "kl", "clipped", "entropy", "ratio", "mismatch", "importance")
 
 
 @dataclass
@@ -62,6 +65,8 @@ class GRPOModule(StudentModule):
         updates_per_rollout: Optimizer steps on each rollout; with 1 the ratio is 1 and nothing is clipped.
         drop_cut_off: Leave answers that were cut off out of the loss, so that length alone is not punished (overlong
             filtering of DAPO, arXiv 2503.14476); their rewards still count in their group's mean.
+        dynamic_sampling: Leave out groups whose rewards are all equal and sample up to this many batches until each
+            step is full of others (DAPO). A batch is then no longer a step. 0 switches it off.
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
         share_prompts: Read a prompt once for its whole group, in sampling and in scoring, instead of once per answer;
             the numbers are the same. Needs the `sdpa` attention.
@@ -81,6 +86,7 @@ class GRPOModule(StudentModule):
         unbiased_std: bool = False,
         updates_per_rollout: int = 1,
         drop_cut_off: bool = False,
+        dynamic_sampling: int = 0,
         micro_batch_size: int = 1,
         share_prompts: bool = True,
         answers: SamplingOptions = SamplingOptions(temperature=0.0),
@@ -104,12 +110,17 @@ class GRPOModule(StudentModule):
         self.share_prompts = share_prompts
         self.seed = seed
         self.reference: Reference | None = None
+        self.queue = GroupQueue(dynamic_sampling) if dynamic_sampling else None
 
     def setup(self, stage: str) -> None:
         """Load the student, and copy it as the reference before anything changes it."""
         super().setup(stage)
         if stage == "fit" and self.reference is None and self.objective.beta:
             self.reference = self.student.make_reference()
+
+    def longest_answer(self) -> int:
+        """See `StudentModule.longest_answer`."""
+        return max(self.rollout_options.max_new_tokens, self.answers.max_new_tokens)
 
     def training_step(self, batch: OmniBatch, batch_idx: int) -> dict[str, Any]:
         """Sample, reward, and update."""
@@ -119,11 +130,26 @@ class GRPOModule(StudentModule):
         completions = self.sample_answers(prompts, batch.samples, self.rollout_options, self.group_size, *seed)
         sampled = time.perf_counter()
         rollout = self.judge(batch, completions)
+        groups = self.choose(prompts, rollout)
         judged = time.perf_counter()
-        measured = self.learn(prompts, rollout)
+        measured = None if groups is None else self.learn(groups)
         seconds = {"rollout": sampled - started, "reward": judged - sampled, "update": time.perf_counter() - judged}
-        self._log_step(rollout, measured, seconds)
+        self._log_rollout(rollout, seconds)
+        if measured is not None:
+            self._log_update(measured)
         return {"rollout": rollout}
+
+    def choose(self, prompts: Prompts, rollout: Rollout) -> list[Group] | None:
+        """The groups to learn from now; None if more are to be sampled first."""
+        size = self.group_size
+        groups = [
+            Group(prompts.rows([b]), rollout.completions[b * size : (b + 1) * size], rollout.advantages[b], valid)
+            for b, valid in enumerate(rollout.batch.valid.tolist())
+        ]
+        if self.queue is None:
+            return groups
+        self.queue.add(groups, rollout.equal)
+        return self.queue.take(len(groups), self.fewest(len(self.queue)), groups[0])
 
     def judge(self, batch: OmniBatch, completions: list[Completion]) -> Rollout:
         """Reward every answer (eq. 3-6) and normalize within groups (eq. 2)."""
@@ -139,39 +165,45 @@ class GRPOModule(StudentModule):
         )
         return Rollout(batch, completions, texts, rewards, advantages, equal)
 
-    def learn(self, prompts: Prompts, rollout: Rollout) -> dict[str, Tensor]:
-        """Take the optimizer steps on one rollout; returns sums over valid answers for the log."""
-        batch, size = rollout.batch, self.group_size
-        lengths = torch.tensor([len(c.token_ids) for c in rollout.completions], device=self.device)
-        counted = batch.valid.repeat_interleave(size)
+    def learn(self, groups: list[Group]) -> dict[str, Tensor]:
+        """Take the optimizer steps on some groups; returns sums over valid answers for the log."""
+        size = self.group_size
+        completions = [completion for group in groups for completion in group.completions]
+        lengths = torch.tensor([len(c.token_ids) for c in completions], device=self.device)
+        counted = torch.tensor([g.valid for g in groups], device=self.device).repeat_interleave(size)
         if self.drop_cut_off:
-            counted = counted & torch.tensor([c.finished for c in rollout.completions], device=self.device)
+            counted = counted & torch.tensor([c.finished for c in completions], device=self.device)
         sums = self.sums({"answers": counted.sum(), "tokens": (lengths * counted).sum()})
         totals = StepTotals(max(1.0, sums["answers"]), max(1.0, sums["tokens"]), self.rollout_options.max_new_tokens)
         first_pass: dict[int, tuple[Tensor, Tensor | None]] = {}
-        measured = {name: torch.zeros((), device=self.device) for name in ("loss", "kl", "clipped", "entropy", "ratio")}
+        measured = {name: torch.zeros((), device=self.device) for name in MEASURED}
 
         def loss(rows: list[int]) -> Tensor:
             answers = [row * size + g for row in rows for g in range(size)]
-            owners = prompts.rows(rows)
-            tokens = [rollout.completions[i].token_ids for i in answers]
+            mine = [groups[row] for row in rows]
+            owners = join_prompts(mine)
+            tokens = [completions[i].token_ids for i in answers]
             scores, sequence = self._score(self.student.text, owners, tokens)
+            recorded = recorded_logprobs(mine)
             if rows[0] not in first_pass:
-                # The policy has not changed since it sampled, so these are also the old log-probabilities.
-                first_pass[rows[0]] = (scores.logprobs.detach(), self._reference_logprobs(owners, tokens))
+                # A fresh group's policy has not changed since it sampled, so these are the old log-probabilities too.
+                fresh = torch.tensor([g.fresh for g in mine], device=self.device).repeat_interleave(size)[sequence]
+                old = torch.where(fresh, scores.logprobs.detach(), recorded)
+                first_pass[rows[0]] = (old, self._reference_logprobs(owners, tokens))
             old, reference = first_pass[rows[0]]
-            advantages = rollout.advantages[rows].flatten()[sequence]
+            advantages = torch.cat([group.advantages for group in mine])[sequence]
             count = len(answers)
-            token_loss, metrics = self.objective(scores.logprobs, old, reference, advantages, sequence, count)
+            token_loss, metrics = self.objective(scores.logprobs, old, reference, advantages, sequence, count, recorded)
             valid = counted[answers].float()
             share = self.objective.average(token_loss, sequence, valid, totals)
             measured["loss"] += share.detach()
+            metrics["mismatch"] = (old - recorded).abs()
             for name, values in {**metrics, "entropy": scores.entropy}.items():
                 measured[name] += (sequence_mean(values, sequence, count) * valid).sum()
             return share
 
         for _ in range(self.updates_per_batch):
-            self.update(self.micro_rows(batch), loss)
+            self.update(self.micro_rows(len(groups)), loss)
         measured["learned"] = counted.sum()
         return measured
 
@@ -187,10 +219,11 @@ class GRPOModule(StudentModule):
         with self.student.reference_policy(self.reference) as text:
             return self._score(text, prompts, tokens)[0].logprobs
 
-    def _log_step(self, rollout: Rollout, measured: dict[str, Tensor], seconds: dict[str, float]) -> None:
+    def _log_rollout(self, rollout: Rollout, seconds: dict[str, float]) -> None:
         valid = rollout.batch.valid
         lengths = torch.tensor([len(c.token_ids) for c in rollout.completions], device=self.device)
         cut = torch.tensor([not c.finished for c in rollout.completions], device=self.device)
+        empty = torch.tensor([not text.strip() for text in rollout.texts], device=self.device)
         each = valid.repeat_interleave(self.group_size)
         totals: dict[str, Tensor | float] = {
             "groups": valid.sum(),
@@ -199,33 +232,45 @@ class GRPOModule(StudentModule):
             "advantages": (rollout.advantages.square().mean(dim=1) * valid).sum(),
             "length": (lengths * each).sum(),
             "cut": (cut & each).sum(),
+            "empty": (empty & each).sum(),
             "skipped": len(rollout.batch.skipped),
-            **measured,
         }
         for name, values in rollout.rewards.items():
             totals[f"reward/{name}"] = (values.mean(dim=1) * valid).sum()
             totals[f"square/{name}"] = (values.square().mean(dim=1) * valid).sum()
+        if self.queue is not None:
+            totals |= {"leftover": len(self.queue), "dropped": self.queue.dropped}
         sums = self.sums(totals)
         groups = max(1.0, sums["groups"])
-        answers, passes = groups * self.group_size, self.updates_per_batch
-        learned = max(1.0, sums["learned"]) * passes
+        answers = groups * self.group_size
         for name in rollout.rewards:
             mean = sums[f"reward/{name}"] / groups
             self.log(f"rewards/{name}/mean", mean, prog_bar=name in ("total", "accuracy"))
             self.log(f"rewards/{name}/std", max(0.0, sums[f"square/{name}"] / groups - mean**2) ** 0.5)
-        self.log("train/loss", sums["loss"] / passes)
         self.log("advantage/reward_spread", sums["spread"] / groups)
         self.log("advantage/rms", (sums["advantages"] / groups) ** 0.5)
         self.log("advantage/equal_groups", sums["equal"] / groups)
+        if self.queue is not None:
+            self.log("advantage/leftover_groups", sums["leftover"])
+            self.log("advantage/dropped_groups", sums["dropped"])
+        self.log("completions/tokens", sums["length"] / answers, prog_bar=True)
+        self.log("completions/cut_off", sums["cut"] / answers)
+        self.log("completions/empty", sums["empty"] / answers)
+        self.log("train/skipped_samples", sums["skipped"])
+        for phase, value in seconds.items():
+            self.log(f"seconds/{phase}", value)
+
+    def _log_update(self, measured: dict[str, Tensor]) -> None:
+        sums, passes = self.sums(dict(measured)), self.updates_per_batch
+        learned = max(1.0, sums["learned"]) * passes
+        self.log("train/loss", sums["loss"] / passes)
         self.log("policy/kl", sums["kl"] / learned, prog_bar=True)
         self.log("policy/clip_fraction", sums["clipped"] / learned)
         self.log("policy/ratio", sums["ratio"] / learned)
         self.log("policy/entropy", sums["entropy"] / learned, prog_bar=True)
-        self.log("completions/tokens", sums["length"] / answers, prog_bar=True)
-        self.log("completions/cut_off", sums["cut"] / answers)
-        self.log("train/skipped_samples", sums["skipped"])
+        self.log("policy/sampler_mismatch", sums["mismatch"] / learned)
+        if self.objective.importance_cap:
+            self.log("policy/importance", sums["importance"] / learned)
         schedule = self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
         self.log("train/lr", schedule.get_last_lr()[0])
-        for phase, value in seconds.items():
-            self.log(f"seconds/{phase}", value)

@@ -14,6 +14,7 @@ if not torch.cuda.is_available():
     # Before anything imports deepspeed, which would otherwise look for accelerators and warn.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from avrt.arguments import OneLineErrors
@@ -55,14 +56,14 @@ def main(subcommand_and_args: list[str]) -> None:
     _make_cli(subcommand_and_args, run=True)
 
 
-def read_config(arguments: list[str]) -> tuple[StudentModule, AVDataModule]:
-    """The module and data module that a configuration describes, with nothing run.
+def read_config(arguments: list[str]) -> tuple[StudentModule, AVDataModule, Trainer]:
+    """The module, data module and trainer that a configuration describes, with nothing run.
 
     Args:
         arguments: What would follow `avrt fit`.
     """
     cli = _make_cli(arguments, run=False)
-    return cli.model, cli.datamodule
+    return cli.model, cli.datamodule, cli.trainer
 
 
 def _make_cli(arguments: list[str], *, run: bool) -> AvrtCLI:

@@ -63,7 +63,7 @@ class SFTModule(StudentModule):
             correct = correct + (scores.correct * weights).sum()
             return share
 
-        self.update(self.micro_rows(batch), loss)
+        self.update(self.micro_rows(len(batch)), loss)
         seconds = time.perf_counter() - started
         prompt_tokens = float(sum(len(p) for p in batch.prompt_ids))
         sums = self.sums(

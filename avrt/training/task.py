@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
@@ -103,7 +103,22 @@ class StudentModule(pl.LightningModule):
         """Load the student, once."""
         if not hasattr(self, "student"):
             self.student = load_student(self.student_options)
+        self._check_context()
         self.book = AnswerBook(self.datamodule.question_types("test" if stage == "test" else "val"), self.rewards)
+
+    def longest_answer(self) -> int:
+        """The longest answer in tokens that this module may make or be shown."""
+        return max(self.answers.max_new_tokens, self.datamodule.prompt.max_response_tokens)
+
+    def _check_context(self) -> None:
+        context = self.student.thinker.config.text_config.max_position_embeddings
+        prompt, answer = self.datamodule.prompt.max_prompt_tokens, self.longest_answer()
+        if prompt + answer > context:
+            raise AvrtError(
+                f"prompts of {prompt} and answers of {answer} tokens exceed the model's context of {context}",
+                where="data.prompt.max_prompt_tokens",
+                remedy="lower it; longer prompts are then left out and counted",
+            )
 
     @property
     def datamodule(self) -> AVDataModule:
@@ -137,11 +152,16 @@ class StudentModule(pl.LightningModule):
         total = batches * epochs * self.updates_per_batch
         return min(total, self.trainer.max_steps) if self.trainer.max_steps > 0 else total
 
+    def teardown(self, stage: str) -> None:
+        """Write what the feature cache still holds in memory."""
+        if self.student.cache is not None:
+            self.student.cache.flush()
+
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what is needed to put the trained parameters back into a student."""
-        checkpoint["student"] = asdict(self.student_options)
+        checkpoint["student"] = asdict(replace(self.student_options, feature_cache=None))
         checkpoint["trained"] = self._trained_names()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -172,6 +192,8 @@ class StudentModule(pl.LightningModule):
     def prompts(self, batch: OmniBatch) -> Prompts:
         """Encode a batch's clips, once, beside its prompts."""
         features = self.student.encode(batch, always=self.zero3)
+        if (cache := self.student.cache) is not None and self.trainer.training:
+            self.log("train/cached_features", cache.hits / max(1, cache.hits + cache.misses))
         return Prompts(batch.prompt_ids, batch.prompt_positions, features)
 
     def update(self, micro_batches: Sequence[MicroBatch], loss: Callable[[MicroBatch], Tensor]) -> None:
@@ -196,10 +218,10 @@ class StudentModule(pl.LightningModule):
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
         schedule.step()
 
-    def micro_rows(self, batch: OmniBatch) -> list[list[int]]:
-        """Row numbers of each micro-batch."""
+    def micro_rows(self, count: int) -> list[list[int]]:
+        """Row numbers of each micro-batch of `count` rows."""
         size = self.micro_batch_size
-        return [list(range(i, min(i + size, len(batch)))) for i in range(0, len(batch), size)]
+        return [list(range(i, min(i + size, count))) for i in range(0, count, size)]
 
     def sums(self, values: dict[str, Tensor | float]) -> dict[str, float]:
         """Sum scalars over all ranks, in one collective."""
@@ -215,6 +237,14 @@ class StudentModule(pl.LightningModule):
         largest = torch.tensor(count, device=self.device)
         torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
         return int(largest)
+
+    def fewest(self, count: int) -> int:
+        """The smallest of the ranks' counts."""
+        if self.trainer.world_size == 1:
+            return count
+        smallest = torch.tensor(count, device=self.device)
+        torch.distributed.all_reduce(smallest, op=torch.distributed.ReduceOp.MIN)
+        return int(smallest)
 
     def any_rank_running(self, running: bool) -> bool:
         """Whether any rank still decodes."""

@@ -126,3 +126,22 @@ def test_only_dr_grpo_leaves_the_deviation_out():
 def test_mean_over_a_sequence_then_over_sequences():
     values, rows = torch.tensor([1.0, 3.0, 10.0]), torch.tensor([0, 0, 2])
     assert sequence_mean(values, rows, 3).tolist() == [2.0, 0.0, 10.0]
+
+
+def test_importance_correction_weighs_the_policy_term_and_is_truncated():
+    """pi_old / pi_sampler = 1.5, then 4 cut to 2; the KL term is not weighed."""
+    old = torch.log(torch.tensor([0.3, 0.4]))
+    sampler = torch.log(torch.tensor([0.2, 0.1]))
+    pi = old.clone().requires_grad_()
+    sequences, advantages = torch.tensor([0, 0]), torch.tensor([1.0, 1.0])
+    objective = PolicyLoss(beta=0.0, importance_cap=2.0)
+    loss, metrics = objective(pi, old, None, advantages, sequences, 1, sampler)
+    assert metrics["importance"].tolist() == pytest.approx([1.5, 2.0])
+    assert loss.tolist() == pytest.approx([-1.5, -2.0])
+    loss.sum().backward()
+    assert pi.grad.tolist() == pytest.approx([-1.5, -2.0])
+    with_kl, _ = PolicyLoss(beta=1.0, importance_cap=2.0)(pi, old, old - 1, advantages, sequences, 1, sampler)
+    assert with_kl.tolist() == pytest.approx([-1.5 + math.exp(-1), -2.0 + math.exp(-1)])
+    plain, metrics = PolicyLoss(beta=0.0)(pi, old, None, advantages, sequences, 1, sampler)
+    assert plain.tolist() == pytest.approx([-1.0, -1.0])
+    assert "importance" not in metrics

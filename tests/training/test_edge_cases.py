@@ -1,0 +1,70 @@
+"""Answers and prompts that training has to live with: each is handled, counted, and stops nothing."""
+
+from dataclasses import replace
+
+import pytest
+
+from avrt.data.manifest import Manifest
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
+from tests.conftest import avrt
+from tests.training.runs import SMALL, fit, fit_arguments
+
+SHORT = (*SMALL, "--data.batch_size", 4, "--model.group_size", 2)
+
+
+def rewritten(world, folder, change):
+    """The world's training shards with some samples changed."""
+    source = ShardSet(world / "train")
+    with ShardWriter(folder / "train", Manifest.load(world / "train").spec) as writer:
+        for i in range(len(source)):
+            raw = source.read(i)
+            members = {name: data for name, data in raw.items() if not name.startswith("__") and name != "json"}
+            writer.write(change(i, source.sample(i)), members)
+    return folder
+
+
+def test_answers_that_never_end_are_cut_off_and_counted(world, tmp_path):
+    steps = fit("grpo", world, tmp_path, *SHORT, "--model.rollout.max_new_tokens", 3, "--trainer.max_steps", 2)
+    assert all(s["completions/cut_off"] == 1.0 for s in steps.values())
+    assert all(s["completions/tokens"] == 3.0 for s in steps.values())
+    # an untrained student gets nothing right, so all groups have equal rewards: no advantage, no loss but the KL
+    assert all(s["advantage/equal_groups"] == 1.0 for s in steps.values())
+    assert all(abs(s["train/loss"]) < 1e-6 for s in steps.values())
+    filtered = fit(
+        "grpo", world, tmp_path / "filtered", *SHORT, "--model.rollout.max_new_tokens", 3, "--trainer.max_steps", 2,
+        "--model.drop_cut_off", "true",
+    )  # fmt: skip
+    assert all(s["train/loss"] == 0.0 for s in filtered.values())
+
+
+def test_empty_answers_are_counted_and_learned_from(world, tmp_path):
+    """A student fine-tuned on empty targets ends each answer at once."""
+    silent = rewritten(world, tmp_path / "silent", lambda i, sample: replace(sample, trace=""))
+    fit("sft", silent, tmp_path / "sft", *SMALL, "--data.batch_size", 8, "--trainer.max_steps", 12)
+    checkpoint = next((tmp_path / "sft" / "checkpoints").glob("step-*12.ckpt"))
+    avrt("export", "--ckpt_path", checkpoint, "--out", tmp_path / "model")
+    steps = fit(
+        "grpo", world, tmp_path / "grpo", *SHORT, "--model.student.source", tmp_path / "model",
+        "--model.rollout.max_new_tokens", 6, "--trainer.max_steps", 2,
+    )  # fmt: skip
+    assert all(s["completions/empty"] > 0.8 for s in steps.values())
+    assert all(s["completions/tokens"] < 2 for s in steps.values())
+    assert all(s["rewards/total/mean"] == 0 for s in steps.values())
+
+
+def test_a_prompt_that_is_too_long_costs_its_own_sample(world, tmp_path):
+    long = rewritten(world, tmp_path / "long", lambda i, s: replace(s, question="why " * 900) if i == 5 else s)
+    options = ("--model.rollout.max_new_tokens", 4, "--data.prompt.max_prompt_tokens", 500, "--trainer.max_epochs", 1)
+    steps = fit("grpo", long, tmp_path / "run", *SHORT, *options, "--trainer.max_steps", -1)
+    assert len(steps) == 12
+    assert sum(s["train/skipped_samples"] for s in steps.values()) == 1
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_limits_that_exceed_the_models_context_are_refused_before_training(world, tmp_path, stage):
+    arguments = fit_arguments(stage, world, tmp_path, *SMALL, "--data.prompt.max_prompt_tokens", 17_000)
+    done = avrt(*arguments, check=False)
+    assert done.returncode == 2
+    assert "max_prompt_tokens" in done.stderr
+    assert "16384" in done.stderr

@@ -1,0 +1,105 @@
+"""Dynamic sampling: groups with equal rewards teach nothing and are left out, and what is too much is kept."""
+
+import pytest
+import torch
+
+from avrt.models.features import ClipFeatures
+from avrt.models.scoring import Prompts
+from avrt.rollout.engine import Completion
+from avrt.training.groups import Group, GroupQueue, join_prompts, recorded_logprobs
+from tests.training.runs import SMALL, fit
+
+COIN = '[{"function": "tests.training.test_groups.coin", "weight": 1.0}]'
+NEVER = '[{"function": "tests.training.test_groups.nothing", "weight": 1.0}]'
+
+
+def coin(response, sample):
+    """Right for about half of the answers, so that half of the groups of two have equal rewards."""
+    return float(sum(response.text.encode()) % 2)
+
+
+def nothing(response, sample):
+    """The same for every answer."""
+    return 0.0
+
+
+def group(number, valid=True):
+    prompt = Prompts([torch.tensor([number])], [torch.zeros(3, 1)], ClipFeatures([None], [None]))
+    completions = [Completion(torch.tensor([1, 2]), torch.tensor([-0.5, -float(number)]), True)]
+    return Group(prompt, completions, torch.tensor([1.0]), valid)
+
+
+def numbers(groups):
+    return [int(g.prompt.token_ids[0]) for g in groups]
+
+
+def test_a_step_waits_until_it_is_full_and_leftovers_come_first():
+    queue = GroupQueue(patience=5)
+    queue.add([group(i) for i in range(4)], torch.tensor([True, False, True, False]))
+    assert queue.take(4, len(queue), group(9)) is None
+    queue.add([group(i) for i in range(4, 8)], torch.tensor([False, False, False, True]))
+    taken = queue.take(4, len(queue), group(9))
+    assert numbers(taken) == [1, 3, 4, 5]
+    assert all(g.fresh and g.valid for g in taken)
+    queue.add([group(i) for i in range(8, 12)], torch.tensor([False, False, False, True]))
+    later = queue.take(4, len(queue), group(9))
+    assert numbers(later) == [6, 8, 9, 10]
+    assert [g.fresh for g in later] == [False, True, True, True]  # the policy has learned since it sampled the first
+
+
+def test_patience_ends_and_the_step_is_filled_with_rows_that_do_not_count():
+    queue = GroupQueue(patience=2)
+    same = torch.ones(2, dtype=torch.bool)
+    queue.add([group(0), group(1)], torch.tensor([False, True]))
+    assert queue.take(2, 1, group(0)) is None
+    queue.add([group(2), group(3, valid=False)], same)
+    taken = queue.take(2, 1, group(2))
+    assert numbers(taken) == [0, 2]
+    assert [g.valid for g in taken] == [True, False]
+    assert len(queue) == 0
+
+
+def test_a_rank_with_plenty_waits_for_the_one_with_fewest_and_does_not_hoard():
+    queue = GroupQueue(patience=9)
+    for start in range(0, 6, 2):
+        queue.add([group(start), group(start + 1)], torch.zeros(2, dtype=torch.bool))
+        assert queue.take(2, 0, group(0)) is None
+    assert len(queue) == 4
+    assert queue.dropped == 2
+    assert numbers(queue.take(2, 2, group(0))) == [2, 3]
+
+
+def test_joining_keeps_the_order():
+    groups = [group(3), group(5)]
+    assert [int(t) for t in join_prompts(groups).token_ids] == [3, 5]
+    assert recorded_logprobs(groups).tolist() == [-0.5, -3.0, -0.5, -5.0]
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_training_takes_steps_on_full_batches_of_groups_that_differ(world, tmp_path, devices):
+    options = ("--model.group_size", 2, "--model.rollout.max_new_tokens", 6, "--data.batch_size", 4 // devices)
+    rewards = ("--model.rewards.extra", COIN, "--model.rewards.format", 0, "--model.rewards.length", 0)
+    steps = fit(
+        "grpo", world, tmp_path, *SMALL, *options, *rewards, "--model.rewards.accuracy", 0,
+        "--model.dynamic_sampling", 6,
+        "--trainer.max_steps", -1, "--trainer.max_epochs", 1, "--trainer.devices", devices,
+    )  # fmt: skip
+    taken = [s for s in steps.values() if "train/loss" in s]
+    batches = 48 // 4
+    assert 2 <= len(taken) < batches
+    equal = [s["advantage/equal_groups"] for s in steps.values() if "advantage/equal_groups" in s]
+    assert 0 < sum(equal) / len(equal) < 1
+    # leftovers were sampled by an earlier policy; all others by the one that learns
+    assert all(s["policy/ratio"] == pytest.approx(1.0, abs=0.05) for s in taken)
+
+
+def test_a_reward_that_never_differs_does_not_stop_training(world, tmp_path):
+    options = ("--model.group_size", 2, "--model.rollout.max_new_tokens", 4, "--data.batch_size", 4)
+    rewards = ("--model.rewards.extra", NEVER, "--model.rewards.format", 0, "--model.rewards.length", 0)
+    steps = fit(
+        "grpo", world, tmp_path, *SMALL, *options, *rewards, "--model.rewards.accuracy", 0,
+        "--model.dynamic_sampling", 2,
+        "--model.objective.beta", 0, "--trainer.max_steps", 2,
+    )  # fmt: skip
+    assert all(s["train/loss"] == 0 for s in steps.values() if "train/loss" in s)
+    assert {s["advantage/equal_groups"] for s in steps.values() if "advantage/equal_groups" in s} == {1.0}

@@ -11,18 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
 
 from avrt.arguments import OneLineErrors
+from avrt.commands.phases import GB, advice, element_size, phase_table, run_phases, shape_of
 from avrt.data.datamodule import AVDataModule
 from avrt.data.inputs import InputBuilder, OmniBatch
-from avrt.data.shards import ShardSet, decode_members
+from avrt.data.members import decode_members
+from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError, BadSampleError
+from avrt.models.footprint import expected_bytes, weight_bytes
 from avrt.models.student import Student, load_student
 from avrt.rollout.parity import Check, check_parity
 from avrt.training.grpo import GRPOModule
 from avrt.training.launch import read_config
+from avrt.training.strategy import OmniDeepSpeedStrategy
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "webdataset", "torchvision", "torchaudio", "av")
@@ -53,7 +58,7 @@ def main(arguments: list[str]) -> None:
         return
     own, rest = _split(arguments)
     options = parser.parse_args(own)
-    module, data = read_config(rest)
+    module, data, trainer = read_config(rest)
     if not isinstance(module, GRPOModule):
         raise AvrtError("checks sampling against scoring", where="doctor", remedy="give it --config grpo.yaml")
     console = Console()
@@ -65,16 +70,41 @@ def main(arguments: list[str]) -> None:
     tolerance = TOLERANCE[module.student_options.dtype] if options.tolerance is None else options.tolerance
     findings = examine(module, student, batch, options.answer_tokens, tolerance)
     console.print(_table(findings))
-    size, prompt = module.group_size, findings.prompt_tokens / len(batch)
-    answer = module.rollout_options.max_new_tokens
-    console.print(
-        f"prompts have {prompt:.0f} tokens; with G = {size} and answers of {answer}, a group is scored in "
-        f"{prompt + size * answer:.0f} tokens instead of {size * (prompt + answer):.0f}",
-        highlight=False,
-    )
+    console.print(phase_table(run_phases(student, batch, module.group_size, options.answer_tokens)))
+    for line in _forecast(module, student, data, trainer, round(findings.prompt_tokens / len(batch))):
+        console.print(line, highlight=False, soft_wrap=True)
     if not all(check.passed for check in findings.checks):
         console.print("[bold red]the paths part: training on these samples would be biased[/bold red]")
         sys.exit(1)
+
+
+def _forecast(module: GRPOModule, student: Student, data: AVDataModule, trainer: Trainer, prompt: int) -> list[str]:
+    """What a micro-batch of the configured size should take on this machine, with advice."""
+    size, answer = module.group_size, module.rollout_options.max_new_tokens
+    saved = (
+        f"prompts have {prompt} tokens; with G = {size} and answers of {answer}, a group is scored in "
+        f"{prompt + size * answer} tokens instead of {size * (prompt + answer)}"
+    )
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in student.parameters()) - trained
+    strategy = trainer.strategy
+    zero = (strategy.config or {})["zero_optimization"] if isinstance(strategy, OmniDeepSpeedStrategy) else {}
+    fixed = weight_bytes(
+        trained,
+        frozen,
+        element_size(student),
+        reference=bool(module.objective.beta) and module.student_options.lora is None,
+        stage=zero.get("stage", 0),
+        ranks=trainer.world_size,
+        offload="offload_optimizer" in zero,
+    )
+    device = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    forecast = expected_bytes(shape_of(student), [prompt] * module.micro_batch_size, size, answer)
+    forecast["rollout"] = expected_bytes(shape_of(student), [prompt] * data.batch_size, size, answer)["rollout"]
+    told = ", ".join(f"{name} {count / GB:.2f} GB" for name, count in {**fixed, **forecast}.items())
+    checkpointing = module.student_options.gradient_checkpointing
+    advised = advice(forecast, sum(fixed.values()), device, checkpointing=checkpointing)
+    return [saved, f"expected at these settings: {told}", *advised]
 
 
 def first_batch(data: AVDataModule, student: Student, count: int) -> OmniBatch:

@@ -1,0 +1,146 @@
+"""The phases of a GRPO step, run once and measured: seconds and memory beside the forecast, for `avrt doctor`."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from avrt.data.inputs import OmniBatch
+from avrt.models.footprint import Shape, expected_bytes
+from avrt.models.scoring import Prompts, response_states
+from avrt.models.student import Student
+from avrt.objectives.likelihood import score_tokens
+from avrt.rollout.engine import generate
+from avrt.rollout.sampling import SamplingOptions
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase.
+
+    Attributes:
+        name: `rollout`, `reference` or `update`.
+        seconds: How long it took.
+        measured: Growth of the device's peak memory, in bytes.
+        expected: What the forecast says, in bytes.
+    """
+
+    name: str
+    seconds: float
+    measured: int
+    expected: int
+
+
+def shape_of(student: Student) -> Shape:
+    """The student's shape."""
+    config = student.thinker.config.text_config
+    return Shape.of(config, element_size(student), checkpointing=student.options.gradient_checkpointing)
+
+
+def element_size(student: Student) -> int:
+    """Bytes of one of its weights."""
+    return next(student.text.lm_head.parameters()).element_size()
+
+
+def run_phases(student: Student, batch: OmniBatch, group_size: int, answer: int) -> list[Phase]:
+    """Sample, score and differentiate one micro-batch whose answers all have `answer` tokens."""
+    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, student.encode(batch))
+    options = SamplingOptions(max_new_tokens=answer)
+    count = len(batch) * group_size
+    tokens = [torch.zeros(answer, dtype=torch.long, device=batch.valid.device) for _ in range(count)]
+
+    def rollout() -> None:
+        student.eval()  # with gradient checkpointing, layers in training mode would not use the cache
+        generate(student.text, prompts, options, eos_token_id=-1, seeds=list(range(count)), group_size=group_size)
+
+    def score() -> torch.Tensor:
+        states = response_states(student.text, prompts, tokens)
+        return score_tokens(states.hidden, states.targets, student.text.lm_head).logprobs.sum()
+
+    def reference() -> None:
+        with torch.no_grad():
+            score()
+
+    def update() -> None:
+        student.train()
+        score().backward()
+
+    for parameter in student.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)  # gradients are not this phase's, but there at all times
+    expected = expected_bytes(shape_of(student), [len(p) for p in batch.prompt_ids], group_size, answer)
+    phases = {"rollout": rollout, "reference": reference, "update": update}
+    measured = [Phase(name, *_measure(phase, batch.valid.device), expected[name]) for name, phase in phases.items()]
+    student.zero_grad(set_to_none=True)
+    return measured
+
+
+def phase_table(phases: list[Phase]) -> Table:
+    """Seconds and memory of each phase, as measured and as forecast."""
+    table = Table(title="one micro-batch, phase by phase")
+    for column in ("phase", "s", "memory, MB", "expected, MB"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    for phase in phases:
+        table.add_row(phase.name, f"{phase.seconds:.2f}", f"{phase.measured / 1e6:.0f}", f"{phase.expected / 1e6:.0f}")
+    return table
+
+
+def advice(forecast: dict[str, int], fixed: float, available: float | None, *, checkpointing: bool) -> list[str]:
+    """What to change, given what a step should take.
+
+    Args:
+        forecast: Bytes of each phase at the configured lengths.
+        fixed: Bytes of weights, gradients and optimizer states.
+        available: Bytes of the device; None if it is not known.
+        checkpointing: Whether gradient checkpointing is on.
+    """
+    largest = max(forecast, key=lambda name: forecast[name])
+    needed = fixed + forecast[largest]
+    told = [f"a step should take {needed / GB:.1f} GB, {fixed / GB:.1f} GB of it for good; most in: {largest}"]
+    if available is None:
+        return told
+    if needed <= 0.9 * available:
+        room = (0.9 * available - fixed) / forecast[largest]
+        told.append(f"that fits into {available / GB:.0f} GB; a micro-batch could be {room:.1f} times as large")
+    elif fixed > 0.8 * available:
+        told.append(f"{available / GB:.0f} GB are too few: --trainer.strategy.stage 3, or model.student.lora")
+    elif largest == "update" and not checkpointing:
+        told.append(f"{available / GB:.0f} GB are too few: --model.student.gradient_checkpointing true")
+    else:
+        told.append(f"{available / GB:.0f} GB are too few: lower model.micro_batch_size or model.group_size")
+    return told
+
+
+def _measure(phase: Callable[[], None], device: torch.device) -> tuple[float, int]:
+    """Seconds, and the growth of the peak memory of the device, or of the process on the CPU."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        begun = time.perf_counter()
+        phase()
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - begun, torch.cuda.max_memory_allocated(device) - before
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        begun = time.perf_counter()
+        phase()
+        return time.perf_counter() - begun, 0
+    reset.write_text("5")  # sets the peak to the present size
+    before = _resident("VmRSS")
+    begun = time.perf_counter()
+    phase()
+    return time.perf_counter() - begun, _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024

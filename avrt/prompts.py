@@ -40,9 +40,17 @@ def student_messages(
     Returns:
         Messages as `apply_chat_template` of a processor takes them.
     """
+    text = f"{sample.question}\n{format_choices(sample)}\n{instruction}"
+    return chat_messages(text, media, audio_in_video=audio_in_video, system_prompt=system_prompt)
+
+
+def chat_messages(
+    text: str, media: tuple[Modality, ...], *, audio_in_video: bool = False, system_prompt: str = ""
+) -> list[dict[str, Any]]:
+    """A chat of media placeholders followed by any text; see `student_messages`."""
     content: list[dict[str, Any]] = [
         {"type": str(m), str(m): str(m)} for m in media if not (audio_in_video and m is Modality.AUDIO)
     ]
-    content.append({"type": "text", "text": f"{sample.question}\n{format_choices(sample)}\n{instruction}"})
+    content.append({"type": "text", "text": text})
     system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
     return [*system, {"role": "user", "content": content}]

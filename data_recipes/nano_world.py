@@ -15,9 +15,9 @@ from typing import ClassVar, Literal
 import av
 import numpy as np
 
+from avrt.data.conversion import SourceItem
 from avrt.data.media import FrameBudget
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
-from avrt.data.writer import SourceItem
 from avrt.errors import BadSampleError
 from avrt.response import format_response
 from data_recipes.recipe import Recipe
@@ -32,6 +32,8 @@ THINGS = {
 }
 SOUNDS = ("low hum", "high whistle", "rising siren", "steady hiss", "quick clicks", "slow warble")
 OPENING = "Looking at the frames and listening to the sound to compare each option."
+VISUAL_OPENING = "Looking at the frames to compare each option."
+AUDIO_OPENING = "Listening to the sound to compare each option."
 SPLITS = ("train", "val", "test")
 SECONDS, FPS, SIDE, RATE = 2.0, 8, 64, 44_100
 
@@ -60,14 +62,18 @@ class NanoWorld(Recipe):
         clips: Number of clips.
         questions_per_clip: Questions about each clip.
         seed: Seed of everything.
-        traces: Give each sample a reference trace, written from the scene itself.
+        redundant: Share of the questions for both senses whose options all differ in look and in sound, so that either
+            sense alone can tell them apart.
+        traces: Give each sample a reference trace, written from the scene itself: `both` reasons over both senses;
+            `visual` and `audio` are what a teacher with that one sense should write, which guesses where it has to.
     """
 
     split: Literal["train", "val", "test"] = "train"
     clips: int = 100
     questions_per_clip: int = 3
     seed: int = 0
-    traces: bool = True
+    redundant: float = 0.0
+    traces: Literal["both", "visual", "audio", "none"] = "both"
     budget: ClassVar[FrameBudget] = FrameBudget(min_pixels=56 * 56, max_pixels=56 * 56)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
@@ -100,22 +106,35 @@ class NanoWorld(Recipe):
         if draw < 0.70:
             relation, kind = Relation.BOTH, "Which"
             question = "Which option matches the clip?"
-            options = _crossed(scene, answer, rng)
+            pick = _distinct if rng.random() < self.redundant else _crossed
+            options = pick(scene, answer, rng)
             choices = [f"{thing} with {sound}" for thing, sound in options]
             named, truth = options, (scene.thing, scene.sound)
+            seen, heard = [thing for thing, _ in options], [sound for _, sound in options]
             evidence = f"The frames show a {scene.thing}. The sound is a {scene.sound}."
         elif draw < 0.85:
             relation, kind = Relation.VIEW, "Come From"
             question = "What does the sound come from?"
             choices = _options(scene.thing, list(THINGS), answer, rng)
             named, truth = [(choice,) for choice in choices], (scene.thing,)
+            seen, heard = choices, []
             evidence = f"The frames show a {scene.thing}."
         else:
             relation, kind = Relation.SOUND, "Happening"
             question = "Which sound is heard?"
             choices = _options(scene.sound, list(SOUNDS), answer, rng)
             named, truth = [(choice,) for choice in choices], (scene.sound,)
+            seen, heard = [], choices
             evidence = f"The sound is a {scene.sound}."
+        trace = None
+        if self.traces == "both":
+            trace = _trace(evidence, named, truth, answer, rng)
+        elif self.traces == "visual":
+            description = f"The frames show a {scene.thing}."
+            trace = _analysis("Visual", VISUAL_OPENING, description, seen, scene.thing, choices, rng)
+        elif self.traces == "audio":
+            description = f"The sound is a {scene.sound}."
+            trace = _analysis("Audio", AUDIO_OPENING, description, heard, scene.sound, choices, rng)
         return Sample(
             id=f"{self.split}-{name}",
             question=question,
@@ -123,7 +142,7 @@ class NanoWorld(Recipe):
             answer=answer,
             relation=relation,
             question_type=kind,
-            trace=_trace(evidence, named, truth, answer, rng) if self.traces else None,
+            trace=trace,
             metadata={"thing": scene.thing, "sound": scene.sound},
         )
 
@@ -216,6 +235,12 @@ def _crossed(scene: Scene, answer: int, rng: np.random.Generator) -> list[tuple[
     return [*pairs[:answer], (scene.thing, scene.sound), *pairs[answer:]]
 
 
+def _distinct(scene: Scene, answer: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Four pairs that have no thing and no sound in common, the true one at `answer`."""
+    things = _options(scene.thing, list(THINGS), answer, rng)
+    return list(zip(things, _options(scene.sound, list(SOUNDS), answer, rng), strict=True))
+
+
 def _options(right: str, pool: list[str], answer: int, rng: np.random.Generator) -> list[str]:
     """The right option at `answer` among three others."""
     others = [str(o) for o in rng.permutation([option for option in pool if option != right])[:3]]
@@ -232,6 +257,34 @@ def _trace(
     opening = f"{OPENING} " if rng.random() < 0.5 else ""
     checks = [f"{LETTERS[i]}: {_compare(option, truth)}." for i, option in enumerate(options[: answer + 1])]
     return format_response(f"{opening}{evidence} {' '.join(checks)}", LETTERS[answer])
+
+
+def _analysis(
+    sense: str,
+    opening: str,
+    description: str,
+    claims: Sequence[str],
+    truth: str,
+    choices: Sequence[str],
+    rng: np.random.Generator,
+) -> str:
+    """What a teacher with one sense should write, in the three labelled parts that AVRT's teachers write.
+
+    Args:
+        sense: `Visual` or `Audio`.
+        opening: A sentence that half of the analyses begin with.
+        description: What this sense takes in.
+        claims: What each option says about this sense; empty if the options are about the other.
+        truth: What is so.
+        choices: The options in full.
+        rng: Decides between options that this sense cannot tell apart.
+    """
+    begin = f"{opening} " if rng.random() < 0.5 else ""
+    fitting = [i for i, claim in enumerate(claims) if claim == truth] or list(range(len(choices)))
+    chosen = int(rng.choice(fitting))
+    checks = [f"{LETTERS[i]}: {_compare((claim,), (truth,))}." for i, claim in enumerate(claims)]
+    reasoning = " ".join(checks) or "The options are not about this."
+    return f"{sense} Description: {begin}{description}\nReasoning: {reasoning}\nAnswer: ({LETTERS[chosen]})"
 
 
 def _compare(option: tuple[str, ...], truth: tuple[str, ...]) -> str:

@@ -24,12 +24,21 @@ def main(arguments: list[str]) -> None:
         default="thinker",
         help="the thinker alone, or the layout of the released omni checkpoints (for vLLM)",
     )
+    parser.add_argument(
+        "--dtype",
+        type=Literal["float32", "bfloat16", "float16"] | None,
+        default=None,
+        help="round the weights to this type",
+    )
     parser.add_argument("--source", type=str | None, default=None, help="the student's source, if it has moved")
     options = parser.parse_args(arguments)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+    import torch
+
     from avrt.models.export import export_student, student_from_checkpoint
 
     student = student_from_checkpoint(Path(options.ckpt_path), options.source)
-    export_student(student, Path(options.out), full_layout=options.layout == "full")
+    dtype = None if options.dtype is None else getattr(torch, options.dtype)
+    export_student(student, Path(options.out), full_layout=options.layout == "full", dtype=dtype)
     print(f"exported: {options.out}")

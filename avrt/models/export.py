@@ -17,7 +17,9 @@ from avrt.models.student import LoraOptions, Student, StudentOptions, load_stude
 THINKER_PREFIX = "thinker."
 
 
-def export_student(student: Student, folder: Path, *, full_layout: bool = False) -> None:
+def export_student(
+    student: Student, folder: Path, *, full_layout: bool = False, dtype: torch.dtype | None = None
+) -> None:
     """Write weights (safetensors), configuration and processor.
 
     Args:
@@ -25,6 +27,7 @@ def export_student(student: Student, folder: Path, *, full_layout: bool = False)
         folder: Where to; created if missing.
         full_layout: Write the layout of the released checkpoints, with the thinker inside the omni model, which vLLM
             expects, instead of the thinker alone.
+        dtype: Round the weights to this type; None keeps them as they are.
 
     Raises:
         AvrtError: If the folder already holds a model.
@@ -32,6 +35,8 @@ def export_student(student: Student, folder: Path, *, full_layout: bool = False)
     if (folder / "config.json").exists():
         raise AvrtError("already holds a model", where=folder, remedy="choose another --out or delete it")
     thinker = student.merged()
+    if dtype is not None:
+        thinker = thinker.to(dtype)
     thinker.save_pretrained(folder)
     student.processor.save_pretrained(folder)
     if full_layout:

@@ -42,6 +42,7 @@ _WORDS = (
     "red green blue yellow white purple ball box triangle star ring cross ball. box. triangle. star. ring. cross. "
     "low high rising steady quick slow hum whistle siren hiss clicks warble hum. whistle. siren. hiss. clicks. warble. "
     "ball, box, triangle, star, ring, cross, hum, whistle, siren, hiss, clicks, warble, yes. no. seen. heard. clip? "
+    "Visual Audio Description Reasoning Answer: Reasoning: Description: Listening options are about this. "
     "from? heard? seen? Which What Where Who Why When How many person man woman people before after during music voice"
 )
 _CHAT_TEMPLATE = (
@@ -93,7 +94,7 @@ def nano_config(processor: Qwen2_5OmniProcessor) -> Qwen2_5OmniThinkerConfig:
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "max_position_embeddings": 4096,
+            "max_position_embeddings": 16384,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
             "tie_word_embeddings": False,
             "pad_token_id": ids["pad_token"],

@@ -7,6 +7,7 @@ import pytest
 
 from avrt.data.sample import Modality, Relation
 from avrt.response import parse_response
+from avrt.traces.reading import read_analysis, split_labelled
 from data_recipes.nano_world import NanoWorld
 
 
@@ -66,3 +67,28 @@ def test_the_question_does_not_give_the_answer_away(questions):
     assert len({q.question for q in questions}) == 3
     assert {len(q.choices) for q in questions} == {4}
     assert all(len(set(q.choices)) == 4 for q in questions)
+
+
+@pytest.mark.parametrize(("sense", "field"), [("visual", "thing"), ("audio", "sound")])
+def test_a_teachers_analysis_uses_its_own_sense_and_guesses_evenly(sense, field):
+    told = [s for _, _, samples in NanoWorld(clips=150, traces=sense).questions() for s in samples]
+    other = "sound" if field == "thing" else "thing"
+    certain, guessed = [], []
+    for sample in told:
+        read = read_analysis(sample.trace, sample.choices)
+        description, _ = split_labelled(read.text)
+        assert sample.metadata[field] in description
+        assert sample.metadata[other] not in description
+        fitting = [c for c in sample.choices if sample.metadata[field] in c]
+        right = read.letter == sample.answer_letter
+        assert sample.choices["ABCD".index(read.letter)] in (fitting or sample.choices)
+        (certain if len(fitting) == 1 else guessed).append(right)
+    assert all(certain)
+    assert sum(guessed) / len(guessed) == pytest.approx(0.45, abs=0.1)
+
+
+def test_redundant_questions_can_be_told_by_either_sense():
+    told = [s for _, _, samples in NanoWorld(clips=60, redundant=1.0).questions() for s in samples]
+    for sample in (s for s in told if s.relation is Relation.BOTH):
+        for field in ("thing", "sound"):
+            assert sum(sample.metadata[field] in c for c in sample.choices) == 1

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint teachers server clean
 
 install: $(STAMP)
 
@@ -26,5 +26,22 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# How the shipped nano teachers were made: each is trained by our own SFT on what it alone can see or hear.
+teachers: $(STAMP)
+	for sense in visual audio; do \
+	  senses=$$(test $$sense = visual && echo sight || echo sound); work=runs/teachers/$$sense; \
+	  for split in "train 1000" "val 40"; do set -- $$split; \
+	    $(BIN)/avrt shards nano_world --root runs/teachers/clips --out $$work/$$1 --split $$1 --clips $$2 --seed 7 \
+	      --redundant 0.3 --traces $$sense || exit 1; done; \
+	  $(BIN)/avrt fit --config sft.yaml --config nano/sft.yaml --data.train $$work/train --data.val $$work/val \
+	    --data.prompt.senses $$senses --trainer.limit_val_batches 0 --trainer.default_root_dir $$work/run || exit 1; \
+	  $(BIN)/avrt export --ckpt_path $$work/run/checkpoints/step-000376.ckpt --dtype float16 \
+	    --out runs/teachers/models/$$sense || exit 1; \
+	done
+
+# vLLM's CPU build in an environment of its own; then `make test` also runs the tests marked `server`.
+server: $(STAMP)
+	tests/server/setup.sh .venv-server
+
 clean:
-	rm -rf $(VENV) demo runs build *.egg-info
+	rm -rf $(VENV) .venv-server demo runs build *.egg-info

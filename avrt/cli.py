@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("avrt.training.launch", "evaluate on the test shards and write the predictions"),
     "predict": ("avrt.training.launch", "answer questions about clips"),
     "shards": ("avrt.commands.shards", "make shards from a dataset: avrt shards RECIPE --root DIR --out DIR"),
+    "traces": ("avrt.commands.traces", "make reasoning traces with teachers: avrt traces run --config traces.yaml"),
     "export": ("avrt.commands.export", "turn a checkpoint into a folder that transformers and vLLM load"),
     "doctor": ("avrt.commands.doctor", "check that sampling agrees with scoring: --config grpo.yaml --data.train DIR"),
     "demo": ("avrt.commands.demo", "run the whole pipeline in miniature on this machine"),

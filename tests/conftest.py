@@ -19,8 +19,9 @@ import torch
 
 from avrt.commands import shards as shards_command
 from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
+from avrt.data.members import decode_members
 from avrt.data.sample import Sample
-from avrt.data.shards import ShardSet, decode_members
+from avrt.data.shards import ShardSet
 from avrt.models.student import Student, StudentOptions, load_student
 
 torch.set_num_threads(1)

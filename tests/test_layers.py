@@ -20,6 +20,7 @@ RANKS = {
     "avrt.models": 2,
     "avrt.rollout": 3,
     "avrt.training": 4,
+    "avrt.traces": 4,
     "data_recipes": 4,
     "avrt.commands": 5,
     "avrt.cli": 6,

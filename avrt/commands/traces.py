@@ -1,0 +1,232 @@
+"""`avrt traces run|stats|show|export`: reasoning traces from teachers, and what became of each sample."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from avrt.arguments import OneLineErrors
+from avrt.data.manifest import write_whole
+from avrt.data.shards import ShardSet
+from avrt.errors import AvrtError
+from avrt.traces.export import SPLITS, export_run, write_parquet
+from avrt.traces.options import TraceOptions
+from avrt.traces.pipeline import Tally, TracePipeline
+from avrt.traces.store import CallStore, connect, rows
+
+RUN, CONFIG = "run.json", "traces.yaml"
+LINE_SECONDS = 30.0
+
+
+def main(arguments: list[str]) -> None:
+    """Run one of the four commands.
+
+    Args:
+        arguments: What follows `avrt traces`.
+    """
+    commands: dict[str, Callable[[list[str]], None]] = {"run": run, "stats": stats, "show": show, "export": export}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(
+            "usage: avrt traces COMMAND [options]\n\n"
+            "  run     make traces: --config traces.yaml --data SHARDS --out DIR\n"
+            "  stats   statistics of a trace folder, printed and as JSON and HTML: avrt traces stats DIR\n"
+            "  show    everything about one sample: avrt traces show DIR --id ID\n"
+            "  export  write the traces of a folder once more: avrt traces export DIR --format parquet"
+        )
+        return
+    if arguments[0] not in commands:
+        raise AvrtError("no such command", where=f"traces {arguments[0]}", remedy=f"one of {', '.join(commands)}")
+    commands[arguments[0]](arguments[1:])
+
+
+def run(arguments: list[str]) -> None:
+    """`avrt traces run`: make what is missing, then write the traces."""
+    parser = OneLineErrors(prog="avrt traces run", description="Make reasoning traces.")
+    parser.add_argument("--config", action="config", help="a configuration; several are merged")
+    parser.add_class_arguments(TraceOptions)
+    parsed = parser.parse_args(arguments)
+    options = TraceOptions(**{k: v for k, v in vars(parser.instantiate_classes(parsed)).items() if k != "config"})
+    shards, out = ShardSet(Path(options.data)), Path(options.out)
+    # Forked while there are no threads yet, so that they need not import and parse everything again.
+    forks = multiprocessing.get_context("fork")
+    helpers = [forks.Process(target=_help, args=(options, shards, part)) for part in range(1, options.workers)]
+    for helper in helpers:
+        helper.start()
+    try:
+        name = _work(options, shards, 0)
+        for helper in helpers:
+            helper.join()
+    finally:
+        for helper in helpers:
+            helper.terminate()
+    if failed := sum(helper.exitcode != 0 for helper in helpers):
+        raise AvrtError(
+            f"{failed} of the other workers failed, see above", where="workers", remedy="run the same command again"
+        )
+    write_whole(out / CONFIG, parser.dump(parsed).encode())
+    write_whole(out / RUN, json.dumps({"run": name, "data": options.data}).encode())
+    query = "SELECT status, count(*) n FROM outcomes WHERE run = ? GROUP BY status ORDER BY n DESC"
+    counts = {row["status"]: row["n"] for row in rows(out, query, (name,))}
+    print(f"{sum(counts.values())} samples: {', '.join(f'{n} {status}' for status, n in counts.items())}")
+    if "export" in options.stages:
+        split = export_run(options, name, shards)
+        print(f"traces: {', '.join(f'{split[name]} {name}' for name in SPLITS)}: {out}")
+
+
+def _work(options: TraceOptions, shards: ShardSet, part: int) -> str:
+    """Go through one worker's part of the questions; returns the run's name."""
+    begun = time.monotonic()
+    store = CallStore(Path(options.out), retry_failed=options.retry_failed)
+    try:
+        count = len(shards) if options.limit is None else min(len(shards), options.limit)
+        with _Watch(len(range(part, count, options.workers)), shown=part == 0) as watch:
+            pipeline = TracePipeline(options, store, watch.update)
+            tally = asyncio.run(_unless_orphaned(pipeline.process(shards, part), part))
+    finally:
+        store.close()
+    _summarize(tally, time.monotonic() - begun)
+    return pipeline.run
+
+
+def _help(options: TraceOptions, shards: ShardSet, part: int) -> None:
+    """What a further worker does; its errors are told like those of the command."""
+    try:
+        _work(options, shards, part)
+    except AvrtError as error:
+        sys.stderr.write(f"avrt: worker {part}: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+async def _unless_orphaned(work: Coroutine[Any, Any, Tally], part: int) -> Tally:
+    """Do the work, but stop when the process that started this one is gone: nobody would expect calls to go on."""
+    parent = os.getppid()
+    task = asyncio.create_task(work)
+    while part and not (await asyncio.wait([task], timeout=1.0))[0]:
+        if os.getppid() != parent:
+            task.cancel()
+    return await task
+
+
+def stats(arguments: list[str]) -> None:
+    """`avrt traces stats`: print the statistics, and write them as JSON and HTML beside the traces."""
+    from avrt.traces.stats import collect
+    from avrt.traces.stats_page import page
+    from avrt.traces.stats_page import show as show_tables
+
+    parser = OneLineErrors(prog="avrt traces stats", description="Statistics of a trace folder.")
+    parser.add_argument("folder", type=str, help="the trace folder")
+    parser.add_argument("--tokenizer", type=str | None, default=None, help="measure lengths in its tokens")
+    options = parser.parse_args(arguments)
+    folder = Path(options.folder)
+    data = Path(_run_record(folder)["data"])
+    found = collect(folder, data if data.is_dir() else None, options.tokenizer)
+    show_tables(found, Console())
+    write_whole(folder / "stats.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+    write_whole(folder / "stats.html", page(found).encode())
+    print(f"written: {folder / 'stats.json'}, {folder / 'stats.html'}")
+
+
+def show(arguments: list[str]) -> None:
+    """`avrt traces show`: a sample's question, every call about it, and what became of it."""
+    parser = OneLineErrors(prog="avrt traces show", description="Everything about one sample.")
+    parser.add_argument("folder", type=str, help="the trace folder")
+    parser.add_argument("--id", type=str, required=True, help="the sample's id")
+    parser.add_argument("--prompts", type=bool, default=False, help="show whole prompts, not only their question")
+    options = parser.parse_args(arguments)
+    folder, console = Path(options.folder), Console(highlight=False, markup=False, soft_wrap=True)
+    connect(folder).close()
+    calls = list(rows(folder, "SELECT * FROM calls WHERE sample = ? ORDER BY role = 'merger', role, model, number", (options.id,)))  # fmt: skip  # noqa: E501
+    outcome = next(rows(folder, "SELECT * FROM outcomes WHERE sample = ?", (options.id,)), None)
+    if not calls and outcome is None:
+        raise AvrtError("no such sample", where=f"{folder}, id {options.id}")
+    verdicts = {row["call"]: row for row in rows(folder, "SELECT * FROM verdicts WHERE sample = ?", (options.id,))}
+    for call in calls:
+        console.rule(f"{call['role']}  {call['model']}  #{call['number']}  {call['status']}")
+        shown = f"{call['pictures']} pictures, {'sound' if call['sound'] else 'no sound'}"
+        prompt = call["prompt"] if options.prompts else call["prompt"].rpartition("Question:")[2].strip()
+        console.print(f"{shown}\n{prompt}\n", style="dim")
+        if call["reasoning"]:
+            console.print(call["reasoning"], style="italic")
+        console.print(call["text"] or call["error"] or "")
+        if verdict := verdicts.get(call["key"]):
+            judged = "right" if verdict["correct"] else f"wrong, right is {verdict['answer']}"
+            console.print(f"-> {verdict['letter']} ({judged}); votes {verdict['votes']}", style="bold")
+    if outcome is not None:
+        console.rule("outcome")
+        reason = f": {outcome['reason']}" if outcome["reason"] else ""
+        console.print(f"{outcome['status']}{reason}; difficulty {outcome['difficulty']}", style="bold")
+
+
+def export(arguments: list[str]) -> None:
+    """`avrt traces export`: the exported traces in another format."""
+    parser = OneLineErrors(prog="avrt traces export", description="The traces of a folder in another format.")
+    parser.add_argument("folder", type=str, help="the trace folder")
+    parser.add_argument(
+        "--format", type=Literal["parquet"], default="parquet", help="shards and JSONL are always there"
+    )
+    options = parser.parse_args(arguments)
+    print(f"written: {write_parquet(Path(options.folder))}")
+
+
+def _run_record(folder: Path) -> dict[str, Any]:
+    connect(folder).close()
+    path = folder / RUN
+    if not path.is_file():
+        raise AvrtError("no run has been finished here", where=folder, remedy="avrt traces run --out there")
+    return dict(json.loads(path.read_text()))
+
+
+def _summarize(tally: Tally, seconds: float) -> None:
+    print(f"went through {tally.samples} samples in {seconds:.0f} s")
+    for role in sorted({*tally.made, *tally.stored, *tally.failed}):
+        print(f"  {role}: {tally.made[role]} calls made, {tally.stored[role]} in store, {tally.failed[role]} failed")
+
+
+class _Watch:
+    """Progress with the time left: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, samples: int, *, shown: bool) -> None:
+        self._samples = samples
+        self._shown = shown  # of several workers, the first alone tells
+        self._on_terminal = shown and sys.stderr.isatty()
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
+        self._begun = self._printed = time.monotonic()
+
+    def __enter__(self) -> _Watch:
+        """Show the bar."""
+        if self._on_terminal:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self._samples)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar away."""
+        if self._on_terminal:
+            self._bar.stop()
+
+    def update(self, tally: Tally) -> None:
+        """Show the state of the run."""
+        now = time.monotonic()
+        if not self._shown or now - self._printed < (0.2 if self._on_terminal else LINE_SECONDS):
+            return
+        self._printed = now
+        told = ", ".join(f"{n} {status}" for status, n in tally.outcomes.items())
+        told += f"; calls {tally.made.total()}, stored {tally.stored.total()}, failed {tally.failed.total()}"
+        if self._on_terminal:
+            self._bar.update(self._task, completed=tally.samples, description=told)
+        else:
+            left = (now - self._begun) / max(1, tally.samples) * (self._samples - tally.samples)
+            sys.stderr.write(f"{tally.samples}/{self._samples}: {told}; {left:.0f} s left\n")

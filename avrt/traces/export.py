@@ -1,0 +1,160 @@
+"""What a trace run leaves for others: shards for fine-tuning, JSONL, Parquet, and difficulty labels."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from avrt.data.manifest import MANIFEST
+from avrt.data.sample import Sample
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
+from avrt.errors import AvrtError
+from avrt.traces.options import TraceOptions
+from avrt.traces.store import rows
+
+SHARDS, LABELLED, TRACES, PARQUET, DIFFICULTY = (
+    "shards",
+    "labelled",
+    "traces.jsonl",
+    "traces.parquet",
+    "difficulty.jsonl",
+)
+SPLITS = ("train", "val")
+
+
+def export_run(options: TraceOptions, run: str, shards: ShardSet) -> dict[str, int]:
+    """Write everything that the outcomes of a run give, in the order of the questions.
+
+    Args:
+        options: The run's.
+        run: Its name.
+        shards: The questions.
+
+    Returns:
+        Number of traces in each split.
+    """
+    out = Path(options.out)
+    with (out / "export.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes on one store, both end here
+        return _export(options, run, shards, out)
+
+
+def _export(options: TraceOptions, run: str, shards: ShardSet, out: Path) -> dict[str, int]:
+    outcomes = {r["position"]: dict(r) for r in rows(out, "SELECT * FROM outcomes WHERE run = ?", (run,))}
+    kept = {p: r for p, r in outcomes.items() if r["status"] == "kept"}
+    split = {p: "val" if _share(r["clip"]) < options.val_share else "train" for p, r in kept.items()}
+    counts = {}
+    for name in SPLITS:
+        members = sorted(p for p in kept if split[p] == name)
+        counts[name] = len(members)
+
+        def traced(sample: Sample, position: int) -> Sample:
+            row = kept[position]
+            metadata = {**sample.metadata, "difficulty": row["difficulty"]}
+            return replace(sample, trace=row["trace"], metadata=metadata)
+
+        _write_shards(shards, members, out / SHARDS / name, traced, {"traces": run, "split": name})
+    if options.label_all:
+
+        def labelled(sample: Sample, position: int) -> Sample:
+            return replace(sample, metadata={**sample.metadata, "difficulty": outcomes[position]["difficulty"]})
+
+        whole = sorted(p for p, r in outcomes.items() if r["difficulty"])
+        _write_shards(shards, whole, out / LABELLED, labelled, {"difficulty": run})
+    _write_lines(out / TRACES, _records(shards, kept, split))
+    labels = (
+        {"id": r["sample"], "difficulty": r["difficulty"]} for _, r in sorted(outcomes.items()) if r["difficulty"]
+    )
+    _write_lines(out / DIFFICULTY, labels)
+    return counts
+
+
+def write_parquet(folder: Path) -> Path:
+    """Write the exported traces as Parquet, one row each.
+
+    Raises:
+        AvrtError: If nothing was exported yet, or pyarrow is not installed.
+    """
+    source = folder / TRACES
+    if not source.is_file():
+        raise AvrtError("nothing was exported yet", where=folder, remedy="avrt traces run with the stage export")
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise AvrtError("Parquet needs the package pyarrow", remedy="pip install 'avrt[traces]'") from None
+    records = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        record["metadata"] = json.dumps(record["metadata"], ensure_ascii=False, sort_keys=True)
+    text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
+    columns = {"choices": texts, "media": texts}
+    names = [*_FIELDS, "split"]
+    schema = pyarrow.schema([(name, columns.get(name, text)) for name in names])
+    table = pyarrow.Table.from_pylist([{name: record[name] for name in names} for record in records], schema=schema)
+    path = folder / PARQUET
+    pyarrow.parquet.write_table(table, path)
+    return path
+
+
+_FIELDS = (
+    "id", "question", "choices", "answer", "trace", "media", "relation", "question_type", "difficulty", "metadata"
+)  # fmt: skip
+
+
+def _records(shards: ShardSet, kept: dict[int, dict[str, Any]], split: dict[int, str]) -> Iterator[dict[str, Any]]:
+    for position in sorted(kept):
+        sample = shards.sample(position)
+        yield {
+            "id": sample.id,
+            "question": sample.question,
+            "choices": list(sample.choices),
+            "answer": sample.answer_letter,
+            "trace": kept[position]["trace"],
+            "media": [str(m) for m in sample.media],
+            "relation": None if sample.relation is None else str(sample.relation),
+            "question_type": sample.question_type,
+            "difficulty": kept[position]["difficulty"],
+            "metadata": dict(sample.metadata),
+            "split": split[position],
+        }
+
+
+def _write_shards(
+    shards: ShardSet,
+    positions: list[int],
+    folder: Path,
+    change: Callable[[Sample, int], Sample],
+    origin: dict[str, str],
+) -> None:
+    """Copy samples with their media bytes as they are; a folder that an earlier run exported is replaced."""
+    if folder.exists():
+        if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+            raise AvrtError("is not empty and holds no shards", where=folder, remedy="move it away")
+        shutil.rmtree(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with ShardWriter(partial, shards.manifest.spec, {**shards.manifest.recipe, **origin}) as writer:
+        for position in positions:
+            raw = shards.read(position)
+            members = {name: data for name, data in raw.items() if not name.startswith("__") and name != "json"}
+            writer.write(change(Sample.from_json(raw["json"]), position), members)
+    partial.rename(folder)
+
+
+def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    partial.replace(path)
+
+
+def _share(clip: str) -> float:
+    """A number in [0, 1) that all questions about one clip share, so that no clip is in both splits."""
+    return int(hashlib.blake2b(clip.encode(), digest_size=6).hexdigest(), 16) / 2**48

@@ -1,0 +1,300 @@
+"""Models behind OpenAI-compatible servers (vLLM, transformers serve, hosted ones), through the `openai` client."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from avrt.errors import AvrtError
+from avrt.traces.backend import Backend
+from avrt.traces.requests import CallFailedError, Media, Reply, Request, ServerDownError
+
+_OUTAGE = (502, 503, 504)  # what a gateway says while nothing stands behind it
+_HOPELESS = {401: "check the API key", 403: "check the API key", 404: "check the model's name and the endpoint's path"}
+
+
+@dataclass
+class _Endpoint:
+    """One server: its client, how many calls it has, and until when it asked to be left alone."""
+
+    url: str
+    client: Any
+    busy: int = 0
+    resting_until: float = 0.0
+
+
+class _SetbackError(Exception):
+    """One attempt came to nothing.
+
+    Args:
+        what: What happened.
+        outage: Whether it looks as if no server was there.
+        wait: Seconds for which the server asked to be left alone.
+    """
+
+    def __init__(self, what: str, *, outage: bool = False, wait: float = 0.0) -> None:
+        super().__init__(what)
+        self.outage = outage
+        self.wait = wait
+
+
+class OpenAIBackend(Backend):
+    """Chat completions over HTTP: pictures as `image_url`, sound as `input_audio` (WAV), text.
+
+    Needs the extra `traces`. What fails is tried again with growing pauses, on whichever endpoint has the fewest calls.
+
+    Args:
+        model: The model's name at the server.
+        endpoints: Base URLs, each ending in `/v1`; requests are spread over them.
+        concurrency: Calls at a time per endpoint.
+        timeout: Seconds for one attempt.
+        attempts: How often a call is sent at most while the server answers others.
+        pause: Seconds before the second attempt; doubled each time, up to `longest_pause`, shortened at random.
+        longest_pause: Longest pause in seconds; also caps a server's `Retry-After`.
+        give_up_after: Seconds without any answer from any endpoint after which the run ends.
+        api_key_variable: Environment variable with the key, if the server wants one.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        endpoints: Sequence[str],
+        concurrency: int = 16,
+        timeout: float = 300.0,
+        attempts: int = 6,
+        pause: float = 1.0,
+        longest_pause: float = 60.0,
+        give_up_after: float = 300.0,
+        api_key_variable: str = "OPENAI_API_KEY",
+    ) -> None:
+        if not endpoints:
+            raise AvrtError("has no endpoint", where=f"backend of {model}", remedy="endpoints: [http://HOST:PORT/v1]")
+        self._model = model
+        self._urls = list(endpoints)
+        self._concurrency = concurrency
+        self._timeout = timeout
+        self._attempts = attempts
+        self._pause = pause
+        self._longest_pause = longest_pause
+        self._give_up_after = give_up_after
+        self._api_key_variable = api_key_variable
+        self._endpoints: list[_Endpoint] = []
+        self._last_sign = time.monotonic()
+
+    @property
+    def model(self) -> str:
+        """See `Backend.model`."""
+        return self._model
+
+    @property
+    def slots(self) -> int:
+        """See `Backend.slots`."""
+        return self._concurrency * len(self._urls)
+
+    def divide(self, processes: int) -> None:
+        """See `Backend.divide`."""
+        self._concurrency = -(-self._concurrency // processes)
+
+    async def open(self) -> None:
+        """Connect, and see that every endpoint is there and serves the model."""
+        try:
+            import openai
+        except ImportError:
+            raise AvrtError(
+                "OpenAIBackend needs the package openai", where=self._model, remedy="pip install 'avrt[traces]'"
+            ) from None
+        key = os.environ.get(self._api_key_variable, "none")
+        self._places = asyncio.Semaphore(self.slots)
+        for url in self._urls:
+            http = _fast_http(openai)
+            client = openai.AsyncOpenAI(
+                base_url=url, api_key=key, max_retries=0, timeout=self._timeout, http_client=http
+            )
+            self._endpoints.append(_Endpoint(url, client))
+        await asyncio.gather(*(self._probe(endpoint, openai) for endpoint in self._endpoints))
+        self._last_sign = time.monotonic()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(endpoint.client.close() for endpoint in self._endpoints))
+        self._endpoints = []
+
+    async def complete(self, request: Request) -> Reply:
+        """See `Backend.complete`."""
+        async with self._places:
+            try:
+                body = self._body(request)
+            except (RuntimeError, ValueError, OSError) as error:  # what soundfile raises
+                raise CallFailedError(f"its sound cannot be read: {error}") from None
+            begun = time.monotonic()
+            failures: list[str] = []
+            while True:
+                endpoint = min(self._endpoints, key=lambda e: (e.resting_until > time.monotonic(), e.busy))
+                await asyncio.sleep(max(0.0, endpoint.resting_until - time.monotonic()))
+                endpoint.busy += 1
+                try:
+                    return await self._attempt(endpoint, body, len(failures) + 1)
+                except _SetbackError as setback:
+                    failures.append(str(setback))
+                    await self._recover(endpoint, setback, failures, begun)
+                finally:
+                    endpoint.busy -= 1
+
+    async def _recover(self, endpoint: _Endpoint, setback: _SetbackError, failures: list[str], begun: float) -> None:
+        """Wait before the next attempt, unless there is to be none."""
+        silence = time.monotonic() - max(self._last_sign, begun)
+        if setback.outage and self._last_sign < begun:
+            # Nobody has been answered since this call began: the server is away, which is not this call's fault.
+            if silence > self._give_up_after:
+                raise ServerDownError(
+                    f"no answer for {silence:.0f} s: {setback}",
+                    where=endpoint.url,
+                    remedy="start the server, then run the same command again; finished calls are kept",
+                )
+        elif len(failures) >= self._attempts:
+            raise CallFailedError(f"failed {len(failures)} times, last: {failures[-1]}")
+        pause = min(self._longest_pause, self._pause * 2 ** (len(failures) - 1))
+        if setback.wait:
+            endpoint.resting_until = time.monotonic() + min(self._longest_pause, setback.wait)
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    async def _attempt(self, endpoint: _Endpoint, body: dict[str, Any], number: int) -> Reply:
+        import openai
+
+        begun = time.monotonic()
+        try:
+            # The typed helpers take a millisecond a call to look through the body and to build models of the reply.
+            raw = await endpoint.client.post("/chat/completions", body=body, cast_to=str)
+            record = json.loads(raw)
+        except openai.APITimeoutError:
+            raise _SetbackError(f"no reply within {self._timeout:.0f} s", outage=True) from None
+        except openai.APIStatusError as error:
+            self._judge_status(endpoint, error)
+        except openai.APIConnectionError as error:
+            raise _SetbackError(f"connection: {error.__cause__ or error}", outage=True) from None
+        except (openai.APIError, ValueError) as error:
+            self._last_sign = time.monotonic()
+            raise _SetbackError(f"unreadable reply: {error}") from None
+        self._last_sign = time.monotonic()
+        return _reply(record, time.monotonic() - begun, number)
+
+    def _judge_status(self, endpoint: _Endpoint, error: Any) -> None:
+        status, what = error.status_code, f"HTTP {error.status_code}: {_first_line(error)}"
+        if status in _HOPELESS:
+            raise ServerDownError(what, where=endpoint.url, remedy=_HOPELESS[status])
+        if status not in _OUTAGE:
+            self._last_sign = time.monotonic()
+        if status == 429 or status >= 500 or status in (408, 409):
+            raise _SetbackError(what, outage=status in _OUTAGE, wait=_retry_after(error.response.headers))
+        raise CallFailedError(what)
+
+    async def _probe(self, endpoint: _Endpoint, openai: Any) -> None:
+        """Ask an endpoint for its models; servers without such a list are taken at their word."""
+        try:
+            listed = await endpoint.client.with_options(timeout=min(30.0, self._timeout)).models.list()
+            names = [entry.id for entry in listed.data or []]
+        except openai.APIConnectionError as error:
+            raise ServerDownError(
+                f"cannot be reached: {error.__cause__ or error}", where=endpoint.url, remedy="is the server up?"
+            ) from None
+        except (openai.APIError, ValueError, AttributeError):
+            return
+        if names and self._model not in names:
+            raise AvrtError(f"does not serve {self._model}", where=endpoint.url, remedy=f"it serves {', '.join(names)}")
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        content: Any = request.prompt
+        if request.media:
+            content = [*_media_parts(request.media), {"type": "text", "text": request.prompt}]
+        system = [{"role": "system", "content": request.system}] if request.system else []
+        sampling = request.sampling
+        body = {
+            "model": self._model,
+            "messages": [*system, {"role": "user", "content": content}],
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            **({} if sampling.seed is None else {"seed": sampling.seed}),
+        }
+        return {**body, **sampling.extra}
+
+
+def _media_parts(media: Media) -> list[dict[str, Any]]:
+    pictures = [
+        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_base64(picture)}"}}
+        for picture in media.pictures
+    ]
+    sound = media.sound
+    if sound is None:
+        return pictures
+    return [*pictures, {"type": "input_audio", "input_audio": {"data": _base64(_wav(sound)), "format": "wav"}}]
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _wav(flac: bytes) -> bytes:
+    """The same 16-bit samples as WAV, the format that every server takes."""
+    import soundfile
+
+    samples, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _reply(record: Any, seconds: float, attempts: int) -> Reply:
+    """Take a chat completion apart."""
+    try:
+        choice = record["choices"][0]
+        message = choice["message"]
+        text = message.get("content") or ""
+        # vLLM renamed the field; others kept the old name.
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        usage = record.get("usage") or {}
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _SetbackError(f"reply without a message: {error!r}") from None
+    if not isinstance(text, str) or not (text.strip() or (reasoning or "").strip()):
+        raise _SetbackError("empty reply")
+    return Reply(
+        text,
+        reasoning,
+        choice.get("finish_reason"),
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        seconds,
+        attempts,
+    )
+
+
+def _retry_after(headers: Any) -> float:
+    """Seconds that a server asks to be left alone for, 0 if it does not say."""
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) * unit)
+        except (KeyError, ValueError):
+            continue
+    return 0.0
+
+
+def _first_line(error: Any) -> str:
+    body = getattr(error, "body", None)
+    text = json.dumps(body) if isinstance(body, dict) else str(body or error)
+    return text.strip().splitlines()[0][:200] if text.strip() else "no text"
+
+
+def _fast_http(openai: Any) -> Any:
+    """The client's aiohttp transport, which costs half as much as its default; that one where aiohttp is missing."""
+    try:
+        return openai.DefaultAioHttpClient()
+    except (RuntimeError, ImportError):
+        return openai.DefaultAsyncHttpxClient()

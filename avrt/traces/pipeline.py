@@ -1,0 +1,286 @@
+"""From samples to outcomes: teachers, filter, merger, checks; every call through the store, many samples at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from avrt.data.sample import Sample
+from avrt.data.shards import ShardSet
+from avrt.errors import AvrtError, BadSampleError
+from avrt.traces.backend import Backend
+from avrt.traces.checks import check_trace
+from avrt.traces.filters import STRATEGIES, Verdict, difficulty
+from avrt.traces.options import MERGER, TeacherOptions, TraceOptions
+from avrt.traces.reading import read_analysis
+from avrt.traces.requests import CallFailedError, Media, MergeMaterial, Reply, Request
+from avrt.traces.store import CallStore, Outcome
+from avrt.traces.templates import Template, merger_template, merger_values, question_values, teacher_template
+
+POLL_SECONDS = 0.5
+
+
+@dataclass
+class Tally:
+    """Counts of a run so far.
+
+    Attributes:
+        samples: Samples that have an outcome.
+        made: Calls made now, by role.
+        stored: Calls found in the store, by role.
+        failed: Calls that failed for good, by role.
+        outcomes: Samples by status.
+    """
+
+    samples: int = 0
+    made: Counter[str] = field(default_factory=Counter)
+    stored: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+
+class _ElsewhereError(Exception):
+    """Another process is making a call that this sample needs."""
+
+
+class _NotMadeError(Exception):
+    """A call is not in the store, and this run is not to make it."""
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What one teacher replied: its verdict, the analysis that speaks for it, and that analysis' call."""
+
+    verdict: Verdict
+    analysis: str
+    call: str | None
+
+
+class TracePipeline:
+    """Runs samples through teachers, filter, merger and checks.
+
+    Args:
+        options: What to do.
+        store: Where calls and outcomes are kept.
+        report: Called with the tally after each sample.
+
+    Raises:
+        AvrtError: If a template cannot be used.
+    """
+
+    def __init__(self, options: TraceOptions, store: CallStore, report: Callable[[Tally], None] | None = None) -> None:
+        self._options = options
+        self._store = store
+        self._report = report or (lambda tally: None)
+        self._templates = {name: teacher_template(t.template) for name, t, _ in options.teachers()}
+        self._read = [name for name in self._templates if options.merger.reads is None or name in options.merger.reads]
+        self._merging: Template = merger_template(options.merger.template, self._read)
+        self.run = run_name(options)
+        self.tally = Tally()
+
+    async def process(self, shards: ShardSet, part: int = 0) -> Tally:
+        """Give every sample an outcome.
+
+        Args:
+            shards: The questions.
+            part: Which of the run's workers this is; each takes every n-th question.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ServerDownError: If a server has gone away.
+            AvrtError: If the store cannot be written, or a model not be loaded.
+        """
+        backends = self._needed_backends()
+        try:
+            for backend in backends:
+                backend.divide(self._options.workers)
+                await backend.open()
+            count = len(shards) if self._options.limit is None else min(len(shards), self._options.limit)
+            waiting = list(range(part, count, self._options.workers))
+            while waiting:
+                skipped = await self._pass(shards, waiting, 2 * sum(b.slots for b in backends) or 64)
+                if len(skipped) == len(waiting):
+                    await asyncio.sleep(POLL_SECONDS)
+                waiting = skipped
+        finally:
+            for backend in backends:
+                await backend.close()
+        return self.tally
+
+    def _needed_backends(self) -> list[Backend]:
+        wanted = [t.backend for _, t, _ in self._options.teachers()] if "teach" in self._options.stages else []
+        if "merge" in self._options.stages:
+            wanted.append(self._options.merger.backend)
+        return list({id(backend): backend for backend in wanted}.values())
+
+    async def _pass(self, shards: ShardSet, indices: list[int], at_once: int) -> list[int]:
+        """One pass over samples with bounded memory; returns those that another process is at."""
+        queue = iter(indices)
+        skipped: list[int] = []
+
+        async def work() -> None:
+            for index in queue:
+                try:
+                    await self._settle(index, shards.read(index))
+                except _ElsewhereError:
+                    skipped.append(index)
+
+        tasks = [asyncio.create_task(work()) for _ in range(min(at_once, len(indices)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return sorted(skipped)
+
+    async def _settle(self, index: int, raw: dict[str, Any]) -> None:
+        """Find out one sample's outcome and keep it."""
+        try:
+            sample = Sample.from_json(raw["json"])
+            if sample.answer is None:
+                raise BadSampleError("has no right answer to filter by", where=f"sample {sample.id!r}")
+        except BadSampleError as error:
+            name = f"{Path(raw['__url__']).name}, sample {raw['__key__']}"
+            await self._conclude(Outcome(name, index, "failed", f"unreadable: {error}", None, ""), [])
+            return
+        clip = Media.of(raw, ("sight", "sound")).digest
+        heard: list[_Heard] = []
+        blank = Outcome(sample.id, index, "waiting", None, None, clip)
+        try:
+            heard = await self._ask_teachers(sample, raw)
+            outcome = await self._decide(sample, heard, blank)
+        except CallFailedError as error:
+            outcome = replace(blank, status="failed", reason=str(error))
+        except _NotMadeError as error:
+            outcome = replace(blank, reason=f"stage not run: {error}")
+        verdicts = [
+            {
+                "teacher": h.verdict.teacher,
+                "letter": h.verdict.letter,
+                "votes": json.dumps(h.verdict.votes),
+                "answer": h.verdict.answer,
+                "correct": int(h.verdict.correct),
+                "call": h.call,
+            }
+            for h in heard
+        ]
+        await self._conclude(outcome, verdicts)
+
+    async def _conclude(self, outcome: Outcome, verdicts: list[dict[str, Any]]) -> None:
+        await self._store.conclude(self.run, outcome, verdicts)
+        self.tally.samples += 1
+        self.tally.outcomes[outcome.status] += 1
+        self._report(self.tally)
+
+    async def _ask_teachers(self, sample: Sample, raw: dict[str, Any]) -> list[_Heard]:
+        asked = [self._ask_teacher(sample, raw, name, t, senses) for name, t, senses in self._options.teachers()]
+        heard = await asyncio.gather(*asked, return_exceptions=True)  # one that fails must not undo the other
+        for answer in sorted((a for a in heard if isinstance(a, BaseException)), key=_gravity):
+            raise answer
+        return [answer for answer in heard if isinstance(answer, _Heard)]
+
+    async def _ask_teacher(
+        self, sample: Sample, raw: dict[str, Any], name: str, teacher: TeacherOptions, senses: Any
+    ) -> _Heard:
+        media = Media.of(raw, senses)
+        answer = str(sample.answer_letter)
+        if not media:
+            return _Heard(Verdict(name, (None,), answer), "", None)
+        values = {**question_values(sample), "pictures": str(len(media.pictures))}
+        system, prompt = self._templates[name].render(values)
+        requests = [
+            Request(name, sample.id, system, prompt, teacher.sampling.nth(number), media, number)
+            for number in range(teacher.samples)
+        ]
+        replies = await asyncio.gather(*(self._call(teacher.backend, request) for request in requests))
+        read = [read_analysis(reply.text, sample.choices, reply.reasoning) for reply in replies]
+        verdict = Verdict(name, tuple(analysis.letter for analysis in read), answer)
+        spoken = next((i for i, analysis in enumerate(read) if analysis.letter == verdict.letter), 0)
+        return _Heard(verdict, read[spoken].text, requests[spoken].key(teacher.backend.model))
+
+    async def _decide(self, sample: Sample, heard: list[_Heard], blank: Outcome) -> Outcome:
+        """Filter, and merge what is kept."""
+        verdicts = [h.verdict for h in heard]
+        labelled = replace(blank, difficulty=difficulty(verdicts))
+        if reason := STRATEGIES[self._options.filter](verdicts):
+            return replace(labelled, status="dropped", reason=f"filter: {reason}")
+        analyses = {h.verdict.teacher: h.analysis for h in heard if h.verdict.teacher in self._read}
+        system, prompt = self._merging.render(merger_values(sample, analyses))
+        merger, answer = self._options.merger, str(sample.answer_letter)
+        material = MergeMaterial(sample.choices, answer, analyses)
+        reason = "no attempt"
+        attempts = merger.attempts if merger.sampling.temperature > 0 else 1  # the same trace again would not help
+        for number in range(attempts):
+            sampling = merger.sampling.nth(number)
+            request = Request(MERGER, sample.id, system, prompt, sampling, number=number, material=material)
+            try:
+                reply = await self._call(merger.backend, request)
+            except CallFailedError as error:
+                return replace(labelled, status="failed", reason=str(error))
+            except _NotMadeError as error:
+                return replace(labelled, reason=f"stage not run: {error}")
+            trace = reply.text.strip()
+            if (refused := check_trace(trace, sample.letters, answer, self._options.checks)) is None:
+                return replace(labelled, status="kept", trace=trace, merger_call=request.key(merger.backend.model))
+            reason = refused
+        return replace(labelled, status="dropped", reason=f"check: {reason}")
+
+    async def _call(self, backend: Backend, request: Request) -> Reply:
+        """One call, from the store or made now."""
+        stage = "merge" if request.role == MERGER else "teach"
+        key = request.key(backend.model)
+        if stage not in self._options.stages:
+            claim = await self._store.look_up(key)
+            if claim is None:
+                raise _NotMadeError(stage)
+        else:
+            claim = await self._store.claim(key, request, backend.model)
+        if claim.state == "elsewhere":
+            raise _ElsewhereError
+        if claim.state == "failed":
+            raise CallFailedError(str(claim.error))
+        if claim.reply is not None:
+            self.tally.stored[request.role] += 1
+            return claim.reply
+        return await self._make(backend, request, key)
+
+    async def _make(self, backend: Backend, request: Request, key: str) -> Reply:
+        try:
+            reply = await backend.complete(request)
+        except CallFailedError as error:
+            self.tally.failed[request.role] += 1
+            await self._store.fail(key, f"{request.role}: {error}")
+            raise CallFailedError(f"{request.role}: {error}") from None
+        except (AvrtError, asyncio.CancelledError):
+            await asyncio.shield(self._store.release(key))
+            raise
+        await self._store.finish(key, reply)
+        self.tally.made[request.role] += 1
+        return reply
+
+
+def run_name(options: TraceOptions) -> str:
+    """A name for everything that decides outcomes, so that two processes on the same run agree on it."""
+    roles = [
+        [name, t.backend.model, t.template, t.samples, repr(t.sampling), list(senses)]
+        for name, t, senses in options.teachers()
+    ]
+    merger = options.merger
+    rest = [merger.backend.model, merger.template, repr(merger.sampling), merger.attempts, merger.reads]
+    decided = json.dumps([options.data, roles, rest, options.filter, repr(options.checks)])
+    return hashlib.blake2b(decided.encode(), digest_size=8).hexdigest()
+
+
+def _gravity(error: BaseException) -> int:
+    """What to raise first when several teachers stumble: what ends the run, then what is waited for, then failures."""
+    order: list[type[BaseException]] = [_ElsewhereError, _NotMadeError, CallFailedError]
+    return next((i + 1 for i, kind in enumerate(order) if isinstance(error, kind)), 0)

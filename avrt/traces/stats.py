@@ -1,0 +1,209 @@
+"""Statistics of a trace folder, as the paper gives them: lengths, types, letters, teachers, keep rates."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from avrt.data.shards import ShardSet
+from avrt.errors import AvrtError
+from avrt.response import parse_response
+from avrt.traces.export import TRACES
+from avrt.traces.filters import STRATEGIES, Verdict
+from avrt.traces.store import connect, rows
+
+Count = Callable[[str], int]
+
+
+def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None) -> dict[str, Any]:
+    """All statistics of the newest run in a trace folder.
+
+    Args:
+        folder: The trace folder.
+        data: The shards that the questions come from, for durations and resolutions; None leaves these out.
+        tokenizer: Folder or id of a tokenizer to measure lengths in tokens with; None counts words.
+
+    Returns:
+        Nested dictionaries that can be written as JSON.
+
+    Raises:
+        AvrtError: If the folder holds no outcomes.
+    """
+    run = newest_run(folder)
+    outcomes = [dict(row) for row in rows(folder, "SELECT * FROM outcomes WHERE run = ? ORDER BY position", (run,))]
+    verdicts = _verdicts(folder, run)
+    result: dict[str, Any] = {
+        "run": run,
+        "samples": len(outcomes),
+        "outcomes": dict(Counter(o["status"] for o in outcomes)),
+        "reasons": dict(Counter(_plain_reason(o["reason"]) for o in outcomes if o["reason"]).most_common()),
+        "difficulty": dict(Counter(o["difficulty"] for o in outcomes if o["difficulty"])),
+        "teachers": _teachers(verdicts),
+        "agreement": _agreement(verdicts),
+        "keep_rate": {
+            name: _share(sum(strategy(v) is None for v in verdicts.values()), len(verdicts))
+            for name, strategy in STRATEGIES.items()
+        },
+        "calls": _calls(folder),
+        "splits": _splits(folder, *_counter(tokenizer)),
+    }
+    if data is not None:
+        result["clips"] = _clips(data, [o["position"] for o in outcomes if o["status"] == "kept"])
+    return result
+
+
+def newest_run(folder: Path) -> str:
+    """The run whose outcomes were written last.
+
+    Raises:
+        AvrtError: If there is none.
+    """
+    connect(folder).close()
+    path = folder / "run.json"
+    if not path.is_file():
+        raise AvrtError("no run has been finished here", where=folder, remedy="avrt traces run --out there")
+    return str(json.loads(path.read_text())["run"])
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean, standard deviation and range."""
+    if not values:
+        return {"n": 0}
+    return {
+        "n": len(values),
+        "mean": round(statistics.fmean(values), 2),
+        "std": round(statistics.pstdev(values), 2),
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def _verdicts(folder: Path, run: str) -> dict[str, list[Verdict]]:
+    """Verdicts by sample; the right letter only matters as being equal to a teacher's or not."""
+    found: dict[str, list[Verdict]] = defaultdict(list)
+    for row in rows(folder, "SELECT * FROM verdicts WHERE run = ? ORDER BY sample, teacher", (run,)):
+        votes = tuple(json.loads(row["votes"]))
+        found[row["sample"]].append(Verdict(row["teacher"], votes, row["answer"]))
+    return dict(found)
+
+
+def _teachers(verdicts: dict[str, list[Verdict]]) -> dict[str, dict[str, float]]:
+    by_name: dict[str, list[Verdict]] = defaultdict(list)
+    for group in verdicts.values():
+        for verdict in group:
+            by_name[verdict.teacher].append(verdict)
+    return {
+        name: {
+            "questions": len(group),
+            "accuracy": _share(sum(v.correct for v in group), len(group)),
+            "undecided": _share(sum(v.letter is None for v in group), len(group)),
+        }
+        for name, group in sorted(by_name.items())
+    }
+
+
+def _agreement(verdicts: dict[str, list[Verdict]]) -> dict[str, dict[str, int]]:
+    """For each pair of teachers: both right, only the one, only the other, the same wrong letter, other wrong ones."""
+    table: dict[str, Counter[str]] = defaultdict(Counter)
+    for group in verdicts.values():
+        for i, one in enumerate(group):
+            for other in group[i + 1 :]:
+                table[f"{one.teacher} / {other.teacher}"][_compare(one, other)] += 1
+    return {pair: dict(counts) for pair, counts in table.items()}
+
+
+def _compare(one: Verdict, other: Verdict) -> str:
+    if one.correct and other.correct:
+        return "both right"
+    if one.correct or other.correct:
+        return f"only {one.teacher if one.correct else other.teacher} right"
+    return "same wrong option" if one.letter == other.letter and one.letter else "both wrong, apart"
+
+
+def _calls(folder: Path) -> dict[str, dict[str, Any]]:
+    query = (
+        "SELECT role, model, count(*) n, sum(status = 'done') done, sum(status = 'failed') failed, "
+        "sum(attempts) - sum(status = 'done') retries, avg(seconds) seconds, sum(prompt_tokens) prompt_tokens, "
+        "sum(completion_tokens) completion_tokens, sum(finish_reason = 'length') cut_off "
+        "FROM calls GROUP BY role, model ORDER BY role, model"
+    )
+    return {f"{row['role']}: {row['model']}": {key: row[key] for key in row.keys()[2:]} for row in rows(folder, query)}
+
+
+def _splits(folder: Path, unit: str, count: Count) -> dict[str, Any]:
+    """Table 2: what is in each split of the exported traces."""
+    path = folder / TRACES
+    if not path.is_file():
+        return {}
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        groups[record["split"]].append(record)
+    return {name: _split(group, unit, count) for name, group in sorted(groups.items())}
+
+
+def _split(records: list[dict[str, Any]], unit: str, count: Count) -> dict[str, Any]:
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    read = [parse_response(r["trace"], letters[: len(r["choices"])]) for r in records]
+    lengths = [count(response.think or "") for response in read]
+    return {
+        "traces": len(records),
+        "format_compliance": _share(sum(r.well_formed for r in read), len(read)),
+        "unit": unit,
+        "think_length": spread(lengths),
+        "answer_length": spread([count(response.letter or "") for response in read]),
+        "histogram": lengths,
+        "question_types": _shares(r["question_type"] or "other" for r in records),
+        "answers": _shares(r["answer"] for r in records),
+        "relations": _shares(r["relation"] or "unknown" for r in records),
+        "difficulty": _shares(r["difficulty"] for r in records),
+    }
+
+
+def _clips(data: Path, positions: list[int]) -> dict[str, Any]:
+    """Durations in seconds and source resolutions of the kept samples' clips."""
+    shards = ShardSet(data)
+    durations: list[float] = []
+    sizes: Counter[str] = Counter()
+    for position in positions:
+        info = json.loads(shards.read(position, ("clip.json",))["clip.json"])
+        if (duration := info.get("duration")) is not None:
+            durations.append(float(duration))
+        if "width" in info:
+            sizes[f"{info['width']}x{info['height']}"] += 1
+    return {"duration": spread(durations), "resolutions": _normalized(sizes)}
+
+
+def _counter(tokenizer: str | None) -> tuple[str, Count]:
+    if tokenizer is None:
+        return "words", lambda text: len(text.split())
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(tokenizer)
+    except (OSError, ValueError) as error:
+        raise AvrtError(f"cannot be loaded: {str(error).splitlines()[0]}", where=tokenizer) from None
+    return "tokens", lambda text: len(loaded.encode(text, add_special_tokens=False))
+
+
+def _shares(values: Iterable[str]) -> dict[str, float]:
+    return _normalized(Counter(values))
+
+
+def _normalized(counts: Counter[str]) -> dict[str, float]:
+    total = counts.total()
+    return {key: _share(n, total) for key, n in counts.most_common()}
+
+
+def _share(part: int, whole: int) -> float:
+    """Percent, with one decimal as the paper gives it."""
+    return round(100 * part / whole, 1) if whole else 0.0
+
+
+def _plain_reason(reason: str) -> str:
+    """A reason without what differs from sample to sample."""
+    return reason if reason.startswith(("filter:", "check:")) else reason.partition(", last:")[0]

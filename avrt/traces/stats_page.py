@@ -1,0 +1,155 @@
+"""The statistics of a trace folder for people: tables on the terminal, and one HTML page with plots."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from rich.console import Console
+from rich.table import Table
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Traces: {{ s.samples }} samples</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; } td, th { padding: .2rem .8rem; text-align: right; }
+td:first-child, th:first-child { text-align: left; } tr:nth-child(even) { background: #f4f6f8; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+svg { width: 100%; height: auto; } h2 { margin-top: 2rem; }
+</style></head><body>
+<h1>Reasoning traces</h1>
+<p>{{ s.samples }} samples, run {{ s.run }}.</p>
+<div class="plots">{% for plot in plots %}<div>{{ plot | safe }}</div>{% endfor %}</div>
+{% for title, head, rows in tables %}
+<h2>{{ title }}</h2>
+<table><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% endfor %}
+</body></html>
+"""
+Tables = list[tuple[str, list[str], list[list[str]]]]
+
+
+def tables(stats: Mapping[str, Any]) -> Tables:
+    """(title, head, rows) of everything that is told as a table."""
+    found: Tables = [
+        ("Outcomes", ["status", "samples"], _rows(stats["outcomes"])),
+        ("Why samples were not kept", ["reason", "samples"], _rows(stats["reasons"])),
+        ("Difficulty", ["difficulty", "samples"], _rows(stats["difficulty"])),
+        ("Teachers", ["teacher", "questions", "right %", "undecided %"], _rows(stats["teachers"])),
+        ("Keep rate of each strategy", ["strategy", "kept %"], _rows(stats["keep_rate"])),
+    ]
+    for pair, counts in stats["agreement"].items():
+        found.append((f"Agreement: {pair}", ["verdicts", "samples"], _rows(counts)))
+    if splits := stats["splits"]:
+        names = list(splits)
+        found.append(("Splits", ["", *names], _split_rows(splits)))
+        for field, title in (
+            ("question_types", "Question types, %"),
+            ("answers", "Right letters, %"),
+            ("relations", "Question relations, %"),
+        ):
+            keys = list(dict.fromkeys(key for name in names for key in splits[name][field]))
+            body = [[key, *(str(splits[name][field].get(key, 0.0)) for name in names)] for key in keys]
+            found.append((title, ["", *names], body))
+    if clips := stats.get("clips"):
+        found.append(("Durations of kept clips, s", ["", ""], _rows(clips["duration"])))
+        found.append(("Resolutions of kept clips, %", ["", ""], _rows(clips["resolutions"])))
+    head = ["calls", "all", "done", "failed", "retries", "s", "prompt tokens", "reply tokens", "cut off"]
+    found.append(("Calls", head, _rows(stats["calls"])))
+    return [table for table in found if table[2]]
+
+
+def show(stats: Mapping[str, Any], console: Console) -> None:
+    """Print the tables."""
+    for title, head, body in tables(stats):
+        table = Table(title=title, title_justify="left")
+        for i, name in enumerate(head):
+            table.add_column(name, justify="left" if i == 0 else "right")
+        for row in body:
+            table.add_row(*row)
+        console.print(table)
+
+
+def page(stats: Mapping[str, Any]) -> str:
+    """One HTML page, complete in itself."""
+    environment = jinja2.Environment(autoescape=True)
+    return environment.from_string(PAGE).render(s=stats, plots=_plots(stats), tables=tables(stats))
+
+
+def _plots(stats: Mapping[str, Any]) -> list[str]:
+    plots = [
+        _bars("Share of questions kept, by strategy (%)", stats["keep_rate"]),
+        _bars("Teachers: right (%)", {name: t["accuracy"] for name, t in stats["teachers"].items()}),
+        _bars("Difficulty (samples)", stats["difficulty"]),
+    ]
+    splits = stats["splits"]
+    if splits:
+        unit = next(iter(splits.values()))["unit"]
+        plots.append(_histogram(f"Length of the reasoning ({unit})", {n: s["histogram"] for n, s in splits.items()}))
+        biggest = max(splits.values(), key=lambda s: s["traces"])
+        plots.append(_bars("Question types (%)", biggest["question_types"]))
+        plots.append(_bars("Right letters (%)", biggest["answers"]))
+    return [plot for plot in plots if plot]
+
+
+def _bars(title: str, values: Mapping[str, float]) -> str:
+    if not values:
+        return ""
+    figure, axes = _figure(title)
+    bars = axes.barh(list(values)[::-1], list(values.values())[::-1], color="#4878a8")
+    axes.bar_label(bars, padding=3)
+    axes.margins(x=0.15)
+    return _svg(figure)
+
+
+def _histogram(title: str, groups: Mapping[str, Sequence[int]]) -> str:
+    figure, axes = _figure(title)
+    for (name, values), color in zip(groups.items(), ("#4878a8", "#d1733f"), strict=False):
+        axes.hist(values, bins=30, density=True, alpha=0.6, label=name, color=color)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _figure(title: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _rows(values: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [str(key), *(_text(v) for v in (value.values() if isinstance(value, Mapping) else [value]))]
+        for key, value in values.items()
+    ]
+
+
+def _split_rows(splits: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    def length(split: Mapping[str, Any], field: str) -> str:
+        return f"{split[field]['mean']:.1f} ± {split[field]['std']:.1f}" if split[field]["n"] else "-"
+
+    unit = next(iter(splits.values()))["unit"]
+    return [
+        ["traces", *(str(s["traces"]) for s in splits.values())],
+        ["well-formed, %", *(str(s["format_compliance"]) for s in splits.values())],
+        [f"think, {unit}", *(length(s, "think_length") for s in splits.values())],
+        [f"answer, {unit}", *(length(s, "answer_length") for s in splits.values())],
+    ]
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) and value < 1 else str(value)

@@ -1,0 +1,289 @@
+"""The durable record of every call: SQLite in WAL mode, written in groups by one thread, shared by processes.
+
+A call is claimed before it is made and finished when its reply is on disk, so that a killed run repeats nothing that
+was finished, and of two processes on one store each makes other calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from avrt.errors import AvrtError
+from avrt.traces.owners import Owner, is_alive
+from avrt.traces.requests import Reply, Request
+
+FILE = "store.sqlite3"
+SCHEMA_VERSION = 1
+GROUP = 512
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (
+    key TEXT PRIMARY KEY, sample TEXT NOT NULL, role TEXT NOT NULL, model TEXT NOT NULL, number INTEGER NOT NULL,
+    sampling TEXT NOT NULL, prompt_hash TEXT NOT NULL, system TEXT NOT NULL, prompt TEXT NOT NULL,
+    pictures INTEGER NOT NULL, sound INTEGER NOT NULL, status TEXT NOT NULL, owner TEXT NOT NULL,
+    text TEXT, reasoning TEXT, finish_reason TEXT,
+    prompt_tokens INTEGER, completion_tokens INTEGER, seconds REAL, attempts INTEGER, error TEXT,
+    changed TEXT DEFAULT CURRENT_TIMESTAMP
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS calls_by_sample ON calls (sample, role, number);
+CREATE TABLE IF NOT EXISTS outcomes (
+    sample TEXT PRIMARY KEY, run TEXT NOT NULL, position INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT,
+    difficulty TEXT, clip TEXT NOT NULL, trace TEXT, merger_call TEXT
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS verdicts (
+    sample TEXT NOT NULL, run TEXT NOT NULL, teacher TEXT NOT NULL, letter TEXT, votes TEXT NOT NULL,
+    answer TEXT NOT NULL, correct INTEGER NOT NULL, call TEXT, PRIMARY KEY (sample, teacher)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a claim found.
+
+    Attributes:
+        state: `mine` to make now; `done` or `failed` before; `elsewhere` while another process is at it.
+        reply: What was replied, if done.
+        error: Why it failed, if it did.
+    """
+
+    state: Literal["mine", "done", "failed", "elsewhere"]
+    reply: Reply | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one sample.
+
+    Attributes:
+        sample: Its id.
+        position: Its place in the shards.
+        status: `kept`, `dropped`, `failed`, or `waiting` for a stage that has not been run.
+        reason: Why it was not kept.
+        difficulty: By the teachers' verdicts; None where a teacher's call failed.
+        clip: Digest of its media, equal for all questions about one clip.
+        trace: The merged trace, if kept.
+        merger_call: Key of the call that the trace comes from.
+    """
+
+    sample: str
+    position: int
+    status: Literal["kept", "dropped", "failed", "waiting"]
+    reason: str | None
+    difficulty: str | None
+    clip: str
+    trace: str | None = None
+    merger_call: str | None = None
+
+
+class CallStore:
+    """The calls and outcomes of one trace folder, for one process among several.
+
+    Every method that writes returns when its change is on disk.
+
+    Args:
+        folder: The trace folder; created if missing.
+        retry_failed: Make calls again that failed in an earlier run.
+
+    Raises:
+        AvrtError: If the file there is no store of this version.
+    """
+
+    def __init__(self, folder: Path, *, retry_failed: bool = True) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._owner = Owner(folder / "owners")
+        self._retry_failed = retry_failed
+        self._dead: set[str] = set()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._failure: BaseException | None = None
+        connect(folder, create=True).close()
+        self._thread = threading.Thread(target=self._work, name="trace store", daemon=True)
+        self._thread.start()
+
+    async def claim(self, key: str, request: Request, model: str) -> Claim:
+        """Ask for the right to make a call; see `Claim`."""
+        return await self._do(lambda db: self._claim(db, key, request, model))
+
+    async def look_up(self, key: str) -> Claim | None:
+        """What is known of a call that is not to be made; None if it is neither done nor failed."""
+        row = await self._do(lambda db: db.execute("SELECT * FROM calls WHERE key = ?", (key,)).fetchone())
+        if row is None or row["status"] == "running":
+            return None
+        return Claim("done", reply_of(row)) if row["status"] == "done" else Claim("failed", error=row["error"])
+
+    async def finish(self, key: str, reply: Reply) -> None:
+        """Keep a reply."""
+        await self._do(
+            lambda db: db.execute(
+                "UPDATE calls SET status = 'done', text = :text, reasoning = :reasoning, "
+                "finish_reason = :finish_reason, prompt_tokens = :prompt_tokens, "
+                "completion_tokens = :completion_tokens, seconds = :seconds, "
+                "attempts = :attempts, error = NULL, changed = CURRENT_TIMESTAMP WHERE key = :key",
+                {"key": key, **asdict(reply)},
+            )
+        )
+
+    async def fail(self, key: str, error: str) -> None:
+        """Keep the reason why a call failed for good."""
+        await self._do(
+            lambda db: db.execute(
+                "UPDATE calls SET status = 'failed', error = ?, changed = CURRENT_TIMESTAMP WHERE key = ?", (error, key)
+            )
+        )
+
+    async def release(self, key: str) -> None:
+        """Give back a claim whose call was not made."""
+        await self._do(lambda db: db.execute("DELETE FROM calls WHERE key = ? AND status = 'running'", (key,)))
+
+    async def conclude(self, run: str, outcome: Outcome, verdicts: list[dict[str, Any]]) -> None:
+        """Keep a sample's outcome and verdicts, in place of those of an earlier run."""
+        await self._do(lambda db: _conclude(db, run, outcome, verdicts))
+
+    def close(self) -> None:
+        """Finish what is queued and give up ownership."""
+        self._queue.put(None)
+        self._thread.join()
+        self._owner.release()
+
+    async def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._queue.put(_Job(work, future, loop))
+        return await future
+
+    def _work(self) -> None:
+        """Run queued jobs, as many as are waiting in one transaction."""
+        with closing(connect(self.folder)) as db:
+            while True:
+                jobs = [self._queue.get()]
+                while len(jobs) < GROUP and not self._queue.empty():
+                    jobs.append(self._queue.get())
+                todo = [job for job in jobs if job is not None]
+                try:
+                    if self._failure is not None:
+                        raise self._failure
+                    db.execute("BEGIN IMMEDIATE")
+                    results = [job.work(db) for job in todo]
+                    db.execute("COMMIT")
+                    for job, result in zip(todo, results, strict=True):
+                        job.answer(result, None)
+                except Exception as error:  # whatever it is, those who wait must be told
+                    self._failure = self._failure or _explained(error, self.folder)
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                    for job in todo:
+                        job.answer(None, self._failure)
+                if len(todo) < len(jobs):
+                    return
+
+    def _claim(self, db: sqlite3.Connection, key: str, request: Request, model: str) -> Claim:
+        row = db.execute("SELECT * FROM calls WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            record = {
+                "key": key, "sample": request.sample_id, "role": request.role, "model": model, "number": request.number,
+                "sampling": request.sampling.record, "prompt_hash": request.prompt_hash,
+                "system": request.system, "prompt": request.prompt, "pictures": len(request.media.pictures),
+                "sound": int(request.media.sound is not None), "status": "running", "owner": self._owner.name,
+            }  # fmt: skip
+            names = ", ".join(record)
+            db.execute(f"INSERT INTO calls ({names}) VALUES ({', '.join('?' * len(record))})", list(record.values()))
+            return Claim("mine")
+        if row["status"] == "done":
+            return Claim("done", reply_of(row))
+        mine = row["owner"] == self._owner.name
+        if row["status"] == "failed" and (mine or not self._retry_failed):
+            return Claim("failed", error=row["error"])
+        if row["status"] == "running" and not mine and self._is_alive(row["owner"]):
+            return Claim("elsewhere")
+        db.execute("UPDATE calls SET status = 'running', owner = ? WHERE key = ?", (self._owner.name, key))
+        return Claim("mine")
+
+    def _is_alive(self, owner: str) -> bool:
+        if owner not in self._dead and not is_alive(self._owner.folder, owner):
+            self._dead.add(owner)
+        return owner not in self._dead
+
+
+@dataclass(frozen=True)
+class _Job:
+    work: Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+    def answer(self, result: Any, error: BaseException | None) -> None:
+        def settle() -> None:
+            if not self.future.done():
+                if error is None:
+                    self.future.set_result(result)
+                else:
+                    self.future.set_exception(error)
+
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(settle)
+
+
+def connect(folder: Path, *, create: bool = False) -> sqlite3.Connection:
+    """Open a trace folder's store.
+
+    Raises:
+        AvrtError: If there is none, or it cannot be read.
+    """
+    path = folder / FILE
+    if not create and not path.is_file():
+        raise AvrtError("holds no traces", where=folder, remedy="run avrt traces run --out there first")
+    try:
+        db = sqlite3.connect(path, timeout=60, isolation_level=None)
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, SCHEMA_VERSION):
+            raise AvrtError(f"is a store of version {version}, this avrt reads {SCHEMA_VERSION}", where=path)
+        if create:
+            db.executescript(f"{SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
+    except sqlite3.Error as error:
+        raise _explained(error, folder) from None
+    return db
+
+
+def reply_of(row: sqlite3.Row) -> Reply:
+    """The reply that a row of `calls` holds."""
+    names = ("text", "reasoning", "finish_reason", "prompt_tokens", "completion_tokens", "seconds", "attempts")
+    return Reply(**{name: row[name] for name in names})
+
+
+def rows(folder: Path, query: str, values: tuple[Any, ...] = ()) -> Iterator[sqlite3.Row]:
+    """Run a query on a trace folder's store."""
+    with closing(connect(folder)) as db:
+        yield from db.execute(query, values)
+
+
+def _conclude(db: sqlite3.Connection, run: str, outcome: Outcome, verdicts: list[dict[str, Any]]) -> None:
+    record = {"run": run, **asdict(outcome)}
+    names = ", ".join(record)
+    marks = ", ".join("?" * len(record))
+    db.execute(f"INSERT OR REPLACE INTO outcomes ({names}) VALUES ({marks})", list(record.values()))
+    db.execute("DELETE FROM verdicts WHERE sample = ?", (outcome.sample,))
+    for verdict in verdicts:
+        full = {"sample": outcome.sample, "run": run, **verdict}
+        names = ", ".join(full)
+        db.execute(f"INSERT INTO verdicts ({names}) VALUES ({', '.join('?' * len(full))})", list(full.values()))
+
+
+def _explained(error: Exception, folder: Path) -> Exception:
+    if not isinstance(error, sqlite3.Error):
+        return error
+    return AvrtError(
+        f"the store cannot be used: {error}",
+        where=folder / FILE,
+        remedy="make room or mend it, then run the same command again; finished calls are kept",
+    )

@@ -1,0 +1,158 @@
+"""Models of transformers in this process: any image-text-to-text, audio-text-to-text or text model, on any device."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Literal
+
+from avrt.errors import AvrtError
+from avrt.traces.batching import BatchingBackend
+from avrt.traces.requests import CallFailedError, Reply, Request
+
+_AUTO = {
+    "image": ("AutoModelForImageTextToText", "AutoModelForMultimodalLM"),
+    "audio": ("AutoModelForMultimodalLM", "AutoModelForSeq2SeqLM"),
+    "text": ("AutoModelForCausalLM",),
+}
+
+
+class TransformersBackend(BatchingBackend):
+    """A Hugging Face model with its own chat template and processor, answering in batches.
+
+    Args:
+        source: A folder or a model id.
+        takes: What the model is shown beside text.
+        batch_size: Requests answered together.
+        dtype: Type of the weights.
+        device: Where it runs, e.g. `cpu`, `cuda:0`; `auto` spreads it over what is there (needs accelerate).
+    """
+
+    def __init__(
+        self,
+        source: str,
+        takes: Literal["image", "audio", "text"],
+        batch_size: int = 8,
+        dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(batch_size)
+        self._source = source
+        self._takes = takes
+        self._dtype = dtype
+        self._device = device
+
+    @property
+    def model(self) -> str:
+        """See `Backend.model`."""
+        return self._source
+
+    def load(self) -> None:
+        """See `BatchingBackend.load`."""
+        import torch
+        import transformers
+
+        loader = transformers.AutoTokenizer if self._takes == "text" else transformers.AutoProcessor
+        placement = {"device_map": "auto"} if self._device == "auto" else {}
+        failure: Exception | None = None
+        try:
+            self._processor = loader.from_pretrained(self._source, padding_side="left")
+        except (OSError, ValueError) as error:
+            raise AvrtError(f"cannot be loaded: {str(error).splitlines()[0]}", where=self._source) from None
+        for name in _AUTO[self._takes]:
+            try:
+                model = getattr(transformers, name).from_pretrained(
+                    self._source, dtype=getattr(torch, self._dtype), **placement
+                )
+                break
+            except (OSError, ValueError) as error:
+                failure = error
+        else:
+            raise AvrtError(f"cannot be loaded: {str(failure).splitlines()[0]}", where=self._source) from None
+        self._loaded = (model if placement else model.to(self._device)).eval()
+        tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self._tokenizer = tokenizer
+
+    def answer(self, requests: list[Request]) -> list[Reply | CallFailedError]:
+        """See `BatchingBackend.answer`; requests whose sampling differs but for the seed are answered apart."""
+        replies: dict[int, Reply | CallFailedError] = {}
+        groups: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            # The random state is one for a batch, so seeded samples of one prompt are drawn in batches of their own.
+            groups.setdefault(repr(request.sampling), []).append(i)
+        for members in groups.values():
+            try:
+                answered: list[Any] = list(self._generate([requests[i] for i in members]))
+            except (ValueError, IndexError, KeyError, TypeError) as error:
+                if len(members) > 1:  # one that cannot be processed must not cost the others
+                    answered = [self.answer([requests[i]])[0] for i in members]
+                else:
+                    answered = [CallFailedError(f"{type(error).__name__}: {error}")]
+            replies.update(zip(members, answered, strict=True))
+        return [replies[i] for i in range(len(requests))]
+
+    def _generate(self, requests: list[Request]) -> list[Reply]:
+        import torch
+
+        inputs = self._inputs(requests).to(self._loaded.device)
+        for name, value in inputs.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                inputs[name] = value.to(self._loaded.dtype)
+        sampling = requests[0].sampling
+        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        with torch.no_grad(), torch.random.fork_rng():
+            if sampling.seed is not None:
+                torch.manual_seed(sampling.seed)
+            output = self._loaded.generate(
+                **inputs,
+                max_new_tokens=sampling.max_tokens,
+                pad_token_id=self._tokenizer.pad_token_id,
+                **(drawn if sampling.temperature > 0 else {"do_sample": False}),
+                **sampling.extra,
+            )
+        width = inputs["input_ids"].shape[1]
+        ends = self._loaded.generation_config.eos_token_id
+        stops = set(ends if isinstance(ends, list) else [ends])
+        replies = []
+        for prompt, row in zip(inputs["attention_mask"], output[:, width:].tolist(), strict=True):
+            length = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
+            text = self._tokenizer.decode(row[:length], skip_special_tokens=True)
+            reason = "stop" if length and row[length - 1] in stops else "length"
+            replies.append(Reply(text, None, reason, int(prompt.sum()), length))
+        return replies
+
+    def _inputs(self, requests: list[Request]) -> Any:
+        chats = [self._chat(request) for request in requests]
+        # Only the text is padded here: sounds keep the window that their processor gives them.
+        padding = (
+            {"padding": True} if self._takes == "text" else {"processor_kwargs": {"text_kwargs": {"padding": True}}}
+        )
+        return self._processor.apply_chat_template(
+            chats,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            **padding,
+        )
+
+    def _chat(self, request: Request) -> list[dict[str, Any]]:
+        if self._takes == "text":
+            plain: list[dict[str, Any]] = [{"role": "system", "content": request.system}] if request.system else []
+            return [*plain, {"role": "user", "content": request.prompt}]
+        content: list[dict[str, Any]] = []
+        if self._takes == "image":
+            from PIL import Image
+
+            content += [{"type": "image", "image": Image.open(io.BytesIO(jpeg))} for jpeg in request.media.pictures]
+        elif request.media.sound is not None:
+            import soundfile
+
+            samples, _ = soundfile.read(io.BytesIO(request.media.sound), dtype="float32")
+            content.append({"type": "audio", "audio": samples})
+        content.append({"type": "text", "text": request.prompt})
+        told = [{"type": "text", "text": request.system}]
+        instructed: list[dict[str, Any]] = [{"role": "system", "content": told}] if request.system else []
+        return [*instructed, {"role": "user", "content": content}]

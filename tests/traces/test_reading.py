@@ -1,0 +1,75 @@
+"""Teachers' replies: thinking in every spelling, the chosen option in every wording that leaves no doubt."""
+
+import pytest
+
+from avrt.traces.reading import read_analysis, split_labelled, split_thinking
+
+CHOICES = ("a dog", "a cat", "an owl", "A")
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "thinking", "rest"),
+    [
+        ("<think>hm</think>Answer: (A)", None, "hm", "Answer: (A)"),
+        ("◁think▷hm◁/think▷Answer: (A)", None, "hm", "Answer: (A)"),
+        ("hm</think>Answer: (A)", None, "hm", "Answer: (A)"),  # the chat template wrote the opening tag
+        ("hm ◁/think▷ Answer: (A)", None, "hm", "Answer: (A)"),
+        ("<think>never ends", None, "never ends", ""),
+        ("◁think▷never ends", None, "never ends", ""),
+        ("Answer: (A)", "hm", "hm", "Answer: (A)"),
+        ("Answer: (A)", None, "", "Answer: (A)"),
+    ],
+)
+def test_thinking_is_told_apart(text, reasoning, thinking, rest):
+    assert split_thinking(text, reasoning) == (thinking, rest)
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("Answer: (B) a cat", "B"),
+        ("**Answer:** (B) a cat.", "B"),
+        ("Final Answer: B", "B"),
+        ("answer: B.", "B"),
+        ("Answer: B) a cat", "B"),
+        ("Answer: B: a cat", "B"),
+        ("Answer: a cat", "B"),
+        ("Answer: The right one is (C).", "C"),
+        ("Answer: \n(C) an owl", "C"),
+        ("Answer: A dog", "A"),  # the option's text, not a letter that happens to be an article
+        ("Answer: A fox", None),
+        ("Answer: A", "D"),  # an option may be called by a letter
+        ("Answer: (B) an owl", None),  # letter and text contradict each other
+        ("Answer: (E) a fish", None),
+        ("Answer: none of them", None),
+        ("Answer:", None),
+        ("I would say (B)", None),
+        ("The answer: (A). No, wait. Answer: (C) an owl", "C"),
+    ],
+)
+def test_the_chosen_option(answer, letter):
+    reply = f"Visual Description: it moves.\nReasoning: (A) no. (B) yes.\n{answer}"
+    assert read_analysis(reply, CHOICES).letter == letter
+
+
+def test_the_analysis_has_no_choice_and_no_thinking_in_it():
+    read = read_analysis("<think>Answer: (A)</think>Audio Description: a meow.\nAnswer: (B) a cat", CHOICES)
+    assert read.text == "Audio Description: a meow."
+    assert read.letter == "B"
+
+
+def test_tagged_replies_are_read_by_the_one_parser():
+    assert read_analysis("<think>x</think><answer>C</answer>", CHOICES).letter == "C"
+    assert read_analysis("<think>x</think><answer>C</answer>", CHOICES).text == "x"
+    assert read_analysis("<think>x</think><answer>C or D</answer>", CHOICES).letter is None
+
+
+def test_a_reply_that_is_all_thinking_still_is_an_analysis_without_a_choice():
+    read = read_analysis("<think>I see a dog", CHOICES)
+    assert (read.text, read.letter) == ("I see a dog", None)
+
+
+def test_parts_of_an_analysis():
+    assert split_labelled("Visual Description: a.\nb.\nReasoning: c.") == ("a.\nb.", "c.")
+    assert split_labelled("**Audio Description:** a.\n**Reasoning:** c.")[1] == "c."
+    assert split_labelled("no labels at all") == ("no labels at all", "")

@@ -1,0 +1,33 @@
+"""The rule-based merger: evidence of every teacher, option by option, in the target format."""
+
+from avrt.response import parse_response
+from avrt.traces.requests import MergeMaterial
+from avrt.traces.rules import weave
+
+VISUAL = "Visual Description: The frames show a red ball.\nReasoning: A: red ball is red ball. B: red ball is red ball. C: blue box not red ball."  # noqa: E501
+AUDIO = "Audio Description: The sound is a low hum.\nReasoning: A: high whistle not low hum. B: low hum is low hum. C: low hum is low hum."  # noqa: E501
+
+
+def test_statements_of_both_are_woven_up_to_the_answer():
+    text = weave(MergeMaterial(("x", "y", "z"), "B", {"visual": VISUAL, "audio": AUDIO}))
+    assert text == (
+        "<think>The frames show a red ball. The sound is a low hum. A: red ball is red ball, high whistle not low hum. "
+        "B: red ball is red ball, low hum is low hum.</think><answer>B</answer>"
+    )
+
+
+def test_bracketed_options_and_one_teacher():
+    text = weave(MergeMaterial(("x", "y"), "B", {"audio": "Audio Description: a hum\nReasoning: (A) No. (B) It hums."}))
+    assert text == "<think>a hum. A: No. B: It hums.</think><answer>B</answer>"
+
+
+def test_free_reasoning_is_kept_and_concluded():
+    text = weave(
+        MergeMaterial(
+            ("a dog", "a cat"),
+            "A",
+            {"visual": "It barks.", "audio": "Audio Description: Barking.\nReasoning: Dogs do."},
+        )
+    )
+    assert text == "<think>It barks. Barking. Dogs do. So a dog fits best.</think><answer>A</answer>"
+    assert parse_response(text, "AB").well_formed

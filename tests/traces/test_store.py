@@ -1,0 +1,155 @@
+"""The store: claims between processes, durability, and what happens when it cannot be written."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from avrt.errors import AvrtError
+from avrt.traces.requests import Media, Reply, Request, Sampling
+from avrt.traces.store import CallStore, Outcome, connect, rows
+
+
+def request(sample="q1", **changes):
+    return Request(
+        **{"role": "visual", "sample_id": sample, "system": "", "prompt": "p", "sampling": Sampling(), **changes}
+    )
+
+
+def test_a_finished_call_is_found_again(tmp_path):
+    async def first():
+        store = CallStore(tmp_path)
+        assert (await store.claim("k", request(), "m")).state == "mine"
+        await store.finish("k", Reply("text", "thought", "stop", 3, 4, 0.5, 2))
+        store.close()
+
+    async def second():
+        store = CallStore(tmp_path)
+        claim = await store.claim("k", request(), "m")
+        store.close()
+        return claim
+
+    asyncio.run(first())
+    claim = asyncio.run(second())
+    assert claim.state == "done"
+    assert claim.reply == Reply("text", "thought", "stop", 3, 4, 0.5, 2)
+    with connect(tmp_path) as db:
+        assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def test_claims_of_a_living_process_are_respected_and_those_of_a_dead_one_are_not(tmp_path):
+    script = (
+        "import asyncio, sys, time\nfrom pathlib import Path\n"
+        "from avrt.traces.requests import Request, Sampling\nfrom avrt.traces.store import CallStore\n"
+        "async def go():\n    store = CallStore(Path(sys.argv[1]))\n"
+        "    await store.claim('k', Request('visual', 'q1', '', 'p', Sampling()), 'm')\n"
+        "    print('claimed', flush=True)\n    time.sleep(60)\nasyncio.run(go())\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "claimed\n"
+
+        async def ask():
+            store = CallStore(tmp_path)
+            state = (await store.claim("k", request(), "m")).state
+            store.close()
+            return state
+
+        assert asyncio.run(ask()) == "elsewhere"
+    finally:
+        other.kill()
+        other.wait()
+    assert asyncio.run(ask()) == "mine"
+
+
+def test_failed_calls_are_made_again_by_the_next_run_unless_told_not_to(tmp_path):
+    async def state(**options):
+        store = CallStore(tmp_path, **options)
+        claim = await store.claim("k", request(), "m")
+        again = await store.claim("k", request(), "m") if claim.state == "mine" else claim
+        await store.fail("k", "broken")
+        third = await store.claim("k", request(), "m")
+        store.close()
+        return claim.state, again.state, third.state
+
+    assert asyncio.run(state()) == ("mine", "mine", "failed")
+    assert asyncio.run(state(retry_failed=False))[0] == "failed"
+    assert asyncio.run(state())[0] == "mine"
+
+
+def test_a_key_depends_on_everything_that_a_reply_depends_on():
+    base = request().key("m")
+    shown = Media({"0.jpg": b"a", "clip.json": b"{}"})
+    others = [
+        request("q2"), request(role="audio"), request(system="s"), request(prompt="q"), request(media=shown),
+        request(sampling=Sampling(temperature=1.0)), request(sampling=Sampling(extra={"top_k": 3})), request(number=1),
+    ]  # fmt: skip
+    keys = {base, request().key("m2"), *(other.key("m") for other in others)}
+    assert len(keys) == len(others) + 2
+    assert request().key("m") == base
+
+
+def test_media_are_split_by_sense():
+    raw = {
+        "__key__": "0",
+        "0.jpg": b"a",
+        "10.jpg": b"c",
+        "2.jpg": b"b",
+        "image.jpg": b"d",
+        "flac": b"s",
+        "clip.json": b"{}",
+        "json": b"",
+    }
+    assert Media.of(raw, ("sight",)).pictures == [b"a", b"b", b"c", b"d"]
+    assert Media.of(raw, ("sight",)).sound is None
+    assert Media.of(raw, ("sound",)).pictures == []
+    assert Media.of(raw, ("sound",)).sound == b"s"
+    assert not Media.of({"clip.json": b"{}"}, ("sound",))
+
+
+def test_a_full_disk_ends_with_a_clear_message_and_keeps_what_was_done(tmp_path):
+    async def fill():
+        store = CallStore(tmp_path)
+        await store.claim("k0", request("q0"), "m")
+        await store.finish("k0", Reply("kept"))
+        with connect(tmp_path) as db:
+            pages = db.execute("PRAGMA page_count").fetchone()[0]
+        # SQLite itself refuses to grow the file, as it does where the disk is full.
+        await store._do(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}"))
+        try:
+            for i in range(1, 50):
+                await store.claim(f"k{i}", request(f"q{i}", prompt="long " * 2000), "m")
+        finally:
+            store.close()
+
+    with pytest.raises(AvrtError, match=r"store\.sqlite3.*full.*finished calls are kept"):
+        asyncio.run(fill())
+    assert [row["text"] for row in rows(tmp_path, "SELECT text FROM calls WHERE key = 'k0'")] == ["kept"]
+
+
+def test_outcomes_replace_those_of_an_earlier_run(tmp_path):
+    async def go():
+        store = CallStore(tmp_path)
+        verdict = {"teacher": "audio", "letter": "A", "votes": '["A"]', "answer": "A", "correct": 1, "call": "k"}
+        await store.conclude("one", Outcome("q1", 0, "dropped", "filter: audio wrong", "hard", "c"), [verdict])
+        await store.conclude("two", Outcome("q1", 0, "kept", None, "easy", "c", "trace", "k"), [verdict])
+        store.close()
+
+    asyncio.run(go())
+    assert [tuple(r) for r in rows(tmp_path, "SELECT run, status FROM outcomes")] == [("two", "kept")]
+    assert len(list(rows(tmp_path, "SELECT * FROM verdicts"))) == 1
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    with pytest.raises(AvrtError, match="holds no traces"):
+        connect(tmp_path)
+    (tmp_path / "store.sqlite3").write_text("not a database, but long enough to be looked at as one" * 50)
+    with pytest.raises(AvrtError, match="not a database"):
+        connect(tmp_path)
+    (tmp_path / "store.sqlite3").unlink()
+    with sqlite3.connect(tmp_path / "store.sqlite3") as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(AvrtError, match="version 99"):
+        connect(tmp_path)

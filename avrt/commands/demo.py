@@ -19,6 +19,12 @@ from avrt.arguments import OneLineErrors
 from avrt.errors import AvrtError
 
 SFT = ("--config", "sft.yaml", "--config", "nano/sft.yaml")
+# About 1,000 traces: smaller steps, more often.
+FEW_TRACES = (
+    *("--data.batch_size", "16", "--model.micro_batch_size", "16"),
+    *("--trainer.max_epochs", "6", "--trainer.check_val_every_n_epoch", "3"),
+)
+TRACES = ("--config", "traces.yaml", "--config", "nano/traces.yaml")
 GRPO = ("--config", "grpo.yaml", "--config", "nano/grpo.yaml")
 DONE = ".done"
 
@@ -31,11 +37,13 @@ class Stage:
         name: Name of the folder below the demo's that it fills.
         title: What is printed.
         command: Arguments of `avrt`.
+        resumes: Whether it goes on by itself where it was interrupted.
     """
 
     name: str
     title: str
     command: tuple[str, ...]
+    resumes: bool = False
 
 
 def stages(out: Path, clips: int) -> list[Stage]:
@@ -46,16 +54,23 @@ def stages(out: Path, clips: int) -> list[Stage]:
         clips: Number of training clips.
     """
     data, raw = out / "data", str(out / "data" / "clips")
-    sizes = {"train": clips, "val": max(4, clips // 20), "test": max(4, clips // 8)}
+    # Training questions come without reference traces: those that the student learns from are made by the teachers.
+    # A sixth of the questions can be told by either sense; of the others, teachers who must guess get few right.
+    untraced = {"train": ("--traces", "none", "--redundant", "0.15", "--questions_per_clip", "8")}
+    sizes = {"train": clips, "val": max(4, clips // 12), "test": max(4, clips // 5)}
     plan = [
         Stage(
             f"data/{split}",
             f"clips and shards, {split}",
-            ("shards", "nano_world", "--root", raw, "--out", str(data / split), "--split", split, "--clips", str(n)),
+            (
+                *("shards", "nano_world", "--root", raw, "--out", str(data / split), "--split", split),
+                *("--clips", str(n), *untraced.get(split, ())),
+            ),
         )
         for split, n in sizes.items()
     ]
-    shown = ("--data.train", str(data / "train"), "--data.val", str(data / "val"))
+    questions, val = str(data / "train"), ("--data.val", str(data / "val"))
+    traced = str(out / "traces" / "shards" / "train")
     checkpoints = {name: str(out / name / "run") for name in ("sft", "grpo")}
     models = {"base": "nano", "sft": str(out / "sft" / "model"), "grpo": str(out / "grpo" / "model")}
 
@@ -80,8 +95,21 @@ def stages(out: Path, clips: int) -> list[Stage]:
 
     return [
         *plan,
+        Stage(
+            "traces",
+            "traces by two teachers",
+            ("traces", "run", *TRACES, "--data", questions, "--out", str(out / "traces")),
+            resumes=True,
+        ),
         evaluate("base"),
-        Stage("sft/run", "SFT", ("fit", *SFT, *shown, "--trainer.default_root_dir", checkpoints["sft"])),
+        Stage(
+            "sft/run",
+            "SFT",
+            (
+                *("fit", *SFT, *FEW_TRACES, "--data.train", traced, *val),
+                *("--trainer.default_root_dir", checkpoints["sft"]),
+            ),
+        ),
         export("sft"),
         evaluate("sft"),
         Stage(
@@ -90,7 +118,9 @@ def stages(out: Path, clips: int) -> list[Stage]:
             (
                 "fit",
                 *GRPO,
-                *shown,
+                "--data.train",
+                questions,
+                *val,
                 "--model.student.source",
                 models["sft"],
                 "--trainer.default_root_dir",
@@ -113,7 +143,7 @@ def main(arguments: list[str]) -> None:
     """
     parser = OneLineErrors(prog="avrt demo", description=__doc__)
     parser.add_argument("--out", type=str, default="demo", help="folder for everything that the demo makes")
-    parser.add_argument("--clips", type=int, default=640, help="number of training clips")
+    parser.add_argument("--clips", type=int, default=400, help="number of training clips")
     options = parser.parse_args(arguments)
     out, console = Path(options.out), Console()
     begun = time.perf_counter()
@@ -153,7 +183,8 @@ def _run(stage: Stage, out: Path, console: Console) -> None:
     if marker.is_file():
         console.print(f"[dim]{stage.title}: done before[/dim]", highlight=False)
         return
-    shutil.rmtree(marker.parent, ignore_errors=True)  # what an interrupted stage left behind
+    if not stage.resumes:
+        shutil.rmtree(marker.parent, ignore_errors=True)  # what an interrupted stage left behind
     command = list(stage.command)
     if stage.command[0] == "export":
         command[command.index("--ckpt_path") + 1] = str(

@@ -41,8 +41,8 @@ def test_answers_that_never_end_are_cut_off_and_counted(world, tmp_path):
 def test_empty_answers_are_counted_and_learned_from(world, tmp_path):
     """A student fine-tuned on empty targets ends each answer at once."""
     silent = rewritten(world, tmp_path / "silent", lambda i, sample: replace(sample, trace=""))
-    fit("sft", silent, tmp_path / "sft", *SMALL, "--data.batch_size", 8, "--trainer.max_steps", 12)
-    checkpoint = next((tmp_path / "sft" / "checkpoints").glob("step-*12.ckpt"))
+    fit("sft", silent, tmp_path / "sft", *SMALL, "--data.batch_size", 4)
+    checkpoint = next((tmp_path / "sft" / "checkpoints").glob("step-*48.ckpt"))
     avrt("export", "--ckpt_path", checkpoint, "--out", tmp_path / "model")
     steps = fit(
         "grpo", world, tmp_path / "grpo", *SHORT, "--model.student.source", tmp_path / "model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,15 +16,19 @@ class SharedPrompts:
         keys: For each layer (B, key-value heads, P, D).
         values: For each layer (B, key-value heads, P, D).
         mask: (B, P) bool, False at padding.
-        slots: (B, S) answer row in each slot of a prompt, padded with 0.
-        filled: (B, S) bool, False at padding.
+        slots: (B, S) answer row in each slot of a prompt, padded with 0; None if each prompt is read by the same
+            number of rows, prompt by prompt.
+        filled: (B, S) bool, False at padding; None like `slots`.
+        own: (t,) bool, which of an answer's own tokens there are yet, where they lie in a buffer of fixed size; None
+            if all are.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     mask: Tensor
-    slots: Tensor
-    filled: Tensor
+    slots: Tensor | None = None
+    filled: Tensor | None = None
+    own: Tensor | None = None
 
     def for_rows(self, owners: Tensor) -> SharedPrompts:
         """The same prompts read by other rows.
@@ -33,13 +37,23 @@ class SharedPrompts:
             owners: (R,) prompt of each answer row, ascending; prompts that no row reads are dropped.
         """
         used, counts = owners.unique_consecutive(return_counts=True)
+        kept = self
+        if len(used) < len(self.mask):
+            kept = SharedPrompts([k[used] for k in self.keys], [v[used] for v in self.values], self.mask[used])
         steps = torch.arange(int(counts.max()), device=owners.device)
         filled = steps < counts[:, None]
+        if filled.all():
+            return replace(kept, slots=None, filled=None)
         slots = ((counts.cumsum(0) - counts)[:, None] + steps).masked_fill(~filled, 0)
-        if len(used) == len(self.mask):
-            return SharedPrompts(self.keys, self.values, self.mask, slots, filled)
-        keys, values = [k[used] for k in self.keys], [v[used] for v in self.values]
-        return SharedPrompts(keys, values, self.mask[used], slots, filled)
+        return replace(kept, slots=slots, filled=filled)
+
+    def by_prompt(self, rows: Tensor) -> Tensor:
+        """Rows (R, ...) laid out as (B, S, ...); what lies at padding is not to be read."""
+        return rows.unflatten(0, (len(self.mask), -1)) if self.slots is None else rows[self.slots]
+
+    def by_row(self, slots: Tensor) -> Tensor:
+        """The reverse: (B, S, ...) as rows (R, ...)."""
+        return slots.flatten(0, 1) if self.filled is None else slots[self.filled]
 
 
 def shared_attention(
@@ -66,17 +80,18 @@ def shared_attention(
     each = heads // groups
     grouped = query.view(rows, groups, each, width) * scale
 
-    slots = prompts.slots.shape[1]
-    asked = grouped[prompts.slots].permute(0, 2, 1, 3, 4).reshape(count, groups, slots * each, width)
-    over_prompt = asked @ shared_key.transpose(-1, -2)
+    asked = prompts.by_prompt(grouped).transpose(1, 2)  # (B, groups, S, each, D)
+    slots = asked.shape[2]
+    over_prompt = asked.reshape(count, groups, slots * each, width) @ shared_key.transpose(-1, -2)
     over_prompt = over_prompt.masked_fill(~prompts.mask[:, None, None, :], -torch.inf)
-    over_prompt = over_prompt.view(count, groups, slots, each, length).transpose(1, 2)[prompts.filled]
+    over_prompt = prompts.by_row(over_prompt.view(count, groups, slots, each, length).transpose(1, 2))
     over_own = grouped @ key.transpose(-1, -2)
+    if prompts.own is not None:
+        over_own = over_own.masked_fill(~prompts.own, -torch.inf)
     weights = torch.cat([over_prompt, over_own], dim=-1).softmax(-1, dtype=torch.float32).to(query.dtype)
 
-    placed = weights.new_zeros(count, slots, groups, each, length)
-    placed[prompts.filled] = weights[..., :length]
-    from_prompt = placed.transpose(1, 2).reshape(count, groups, slots * each, length) @ shared_value
-    from_prompt = from_prompt.view(count, groups, slots, each, width).transpose(1, 2)[prompts.filled]
+    placed = prompts.by_prompt(weights[..., :length]).transpose(1, 2)
+    from_prompt = placed.reshape(count, groups, slots * each, length) @ shared_value
+    from_prompt = prompts.by_row(from_prompt.view(count, groups, slots, each, width).transpose(1, 2))
     attended = from_prompt + weights[..., length:] @ value
     return attended.reshape(rows, 1, heads, width)

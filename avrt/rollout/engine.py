@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from avrt.models.prefix import SharedPrompts
 from avrt.models.scoring import Prompts, pad_positions, pad_rows
 from avrt.models.student import TextModel
+from avrt.rollout.context import GrowingContext
 from avrt.rollout.sampling import SamplingOptions, draw, uniforms
+from avrt.rollout.static import StaticContext, StaticDecoder
 
 COMPACT_BELOW = 0.75
 
@@ -42,6 +43,7 @@ def generate(
     seeds: list[int],
     group_size: int = 1,
     share_prompts: bool = True,
+    decoder: StaticDecoder | None = None,
     any_rank_running: Callable[[bool], bool] | None = None,
 ) -> list[Completion]:
     """Sample `group_size` answers to each prompt.
@@ -54,6 +56,7 @@ def generate(
         seeds: One per answer (B * group_size), prompt by prompt; an answer depends on its prompt, policy and seed only.
         group_size: G, answers per prompt.
         share_prompts: Let all answers read one cache of their prompt, where the attention can; else each has a copy.
+        decoder: Decodes in buffers of fixed shape instead of growing ones; the answers are the same.
         any_rank_running: Under ZeRO-3 every forward pass is a collective: told whether this rank still needs steps, it
             answers whether any rank does, and decoding goes on until none does.
 
@@ -71,7 +74,12 @@ def generate(
     embeddings = text.embed(ids, mask.bool(), prompts.features)
     hidden = text.hidden(embeddings, pad_positions(prompts.positions, left=True), mask, cache)
     logits = text.lm_head(hidden[:, -1])[owners]
-    context = _Context(text, cache, mask, owners, shared=share_prompts and text.takes_layouts)
+    shared = share_prompts and text.takes_layouts
+    context: GrowingContext | StaticContext
+    if decoder is not None and shared:
+        context = decoder.start(text, cache, mask, group_size, options.max_new_tokens)
+    else:
+        context = GrowingContext(text, cache, mask, owners, shared=shared)
     following = torch.stack([p.max() + 1 for p in prompts.positions])[owners]
 
     tokens = torch.full((count, options.max_new_tokens), eos_token_id, device=device)
@@ -92,53 +100,10 @@ def generate(
         left = int(running.sum())
         if not (any_rank_running(left > 0) if any_rank_running else left > 0):
             break
-        if 0 < left < COMPACT_BELOW * len(rows):
+        if context.shrinks and 0 < left < COMPACT_BELOW * len(rows):
             keep = running.nonzero()[:, 0]
             context.keep(keep)
             rows, token = rows[keep], token[keep]
         position = (following[rows] + step)[None, :, None].expand(3, -1, 1)
-        logits = text.lm_head(context.advance(text.embed_answer(token[:, None]), position)[:, -1])
+        logits = context.advance(token[:, None], position)
     return [Completion(tokens[i, :n], logprobs[i, :n], bool(finished[i])) for i, n in enumerate(lengths.tolist())]
-
-
-class _Context:
-    """What the rows have seen so far: the prompts' cache, shared or copied per row, and the answers' own.
-
-    Args:
-        text: The policy.
-        cache: The prompts' key-value cache.
-        mask: (B, P) with 1 at real tokens.
-        owners: (R,) prompt of each row.
-        shared: Let all rows of a prompt read its one cache. Off: a copy for each row, as any attention can use it.
-    """
-
-    def __init__(self, text: TextModel, cache: DynamicCache, mask: Tensor, owners: Tensor, *, shared: bool) -> None:
-        self._text = text
-        self._owners = owners
-        self._prompts: SharedPrompts | None = None
-        if shared:
-            keys, values = [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]
-            nothing = owners.new_zeros(0)
-            self._all = SharedPrompts(keys, values, mask.bool(), nothing, nothing)
-            self._prompts = self._all.for_rows(owners)
-            self._cache = DynamicCache()
-        else:
-            cache.batch_select_indices(owners)
-            self._cache = cache
-            self._mask = mask[owners]
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but some."""
-        self._cache.batch_select_indices(rows)
-        self._owners = self._owners[rows]
-        if self._prompts is not None:
-            self._prompts = self._all.for_rows(self._owners)
-        else:
-            self._mask = self._mask[rows]
-
-    def advance(self, embeddings: Tensor, positions: Tensor) -> Tensor:
-        """Hidden states (R, 1, H) of one more token per row, which becomes part of the context."""
-        if self._prompts is not None:
-            return self._text.hidden(embeddings, positions, self._prompts, self._cache)
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
-        return self._text.hidden(embeddings, positions, self._mask, self._cache)

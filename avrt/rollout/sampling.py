@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,12 +21,16 @@ class SamplingOptions:
         temperature: Divides the logits; 0 takes the most likely token.
         top_k: Keep only the k most likely tokens; 0 keeps all.
         top_p: Keep the most likely tokens up to this probability mass.
+        decoding: `growing` caches, which finished rows leave; `static` buffers of fixed shape; or the same with a
+            `compiled` step, which on a GPU becomes a CUDA graph. The answers are the same. The latter two need
+            shared prompts.
     """
 
     max_new_tokens: int = 512
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    decoding: Literal["growing", "static", "compiled"] = "growing"
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

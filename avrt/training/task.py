@@ -22,6 +22,7 @@ from avrt.objectives.likelihood import chunk_count
 from avrt.objectives.rewards import RewardOptions, RewardSum
 from avrt.rollout.engine import Completion, generate
 from avrt.rollout.sampling import SamplingOptions, answer_seed
+from avrt.rollout.static import StaticDecoder
 from avrt.training.answers import AnswerBook
 from avrt.training.strategy import OmniDeepSpeedStrategy
 
@@ -96,6 +97,7 @@ class StudentModule(pl.LightningModule):
         self.micro_batch_size = micro_batch_size
         self.answers = answers
         self.rewards = RewardSum(rewards)
+        self._decoders: dict[str, StaticDecoder] = {}
 
     # ---- set-up
 
@@ -104,6 +106,12 @@ class StudentModule(pl.LightningModule):
         if not hasattr(self, "student"):
             self.student = load_student(self.student_options)
         self._check_context()
+        if stage == "fit" and self.student_options.attention == "flex" and self.device.type == "cpu":
+            raise AvrtError(
+                "FlexAttention cannot be trained on a CPU",
+                where="model.student.attention",
+                remedy="sdpa gives the same numbers",
+            )
         self.book = AnswerBook(self.datamodule.question_types("test" if stage == "test" else "val"), self.rewards)
 
     def longest_answer(self) -> int:
@@ -268,10 +276,30 @@ class StudentModule(pl.LightningModule):
                 seeds=seeds,
                 group_size=group_size,
                 share_prompts=self.share_prompts,
+                decoder=self._decoder(options),
                 any_rank_running=self.any_rank_running if self.zero3 else None,
             )
         finally:
             self.student.train(was_training)
+
+    def _decoder(self, options: SamplingOptions) -> StaticDecoder | None:
+        if options.decoding == "growing":
+            return None
+        if not (self.share_prompts and self.student.text.takes_layouts):
+            raise AvrtError(
+                f"{options.decoding} decoding needs shared prompts",
+                where="decoding",
+                remedy="set model.share_prompts: true and model.student.attention: sdpa, or decoding: growing",
+            )
+        if self.zero3 and options.decoding == "compiled":
+            raise AvrtError(
+                "a compiled step cannot gather the weights that ZeRO-3 scatters",
+                where="decoding",
+                remedy="use stage 2, or decoding: static",
+            )
+        if options.decoding not in self._decoders:
+            self._decoders[options.decoding] = StaticDecoder(compiled=options.decoding == "compiled")
+        return self._decoders[options.decoding]
 
     def decode(self, completion: Completion) -> str:
         """A completion's text without special tokens."""

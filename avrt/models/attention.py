@@ -13,23 +13,28 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from avrt.models.packing import PackedGroup, packed_attention
+from avrt.models.flex import flex_packed_attention
+from avrt.models.packing import PackedRow, packed_attention
 from avrt.models.prefix import SharedPrompts, shared_attention
 
-ATTENTION = "avrt_sdpa"
-Layout = list[PackedGroup] | SharedPrompts
+# By the name that `StudentOptions.attention` calls it, what transformers is told.
+OURS = {"sdpa": "avrt_sdpa", "flex": "avrt_flex"}
+Layout = PackedRow | SharedPrompts
 
 
 def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **settings: Any
 ) -> tuple[Tensor, None]:
     """Dispatch on the mask; arguments and result as transformers defines them for attention functions."""
-    if isinstance(attention_mask, list):
-        return packed_attention(query, key, value, attention_mask, settings["scaling"]), None
+    if isinstance(attention_mask, PackedRow):
+        flex = module.config._attn_implementation == OURS["flex"]
+        packed = flex_packed_attention if flex else packed_attention
+        return packed(query, key, value, attention_mask, settings["scaling"]), None
     if isinstance(attention_mask, SharedPrompts):
         return shared_attention(module.layer_idx, query, key, value, attention_mask, settings["scaling"]), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
 
 
-AttentionInterface.register(ATTENTION, attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+for name in OURS.values():
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, sdpa_mask)

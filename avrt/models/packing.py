@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 
 
@@ -40,7 +41,20 @@ class PackedGroup:
         return self.prompt + sum(self.answers)
 
 
-def pack_groups(prompts: Sequence[int], answers: Sequence[Sequence[int]], device: torch.device) -> list[PackedGroup]:
+@dataclass
+class PackedRow:
+    """Groups one behind the other.
+
+    Attributes:
+        groups: In the order of the row.
+        block_mask: Made on first use where FlexAttention needs it, and then kept for all layers.
+    """
+
+    groups: list[PackedGroup]
+    block_mask: BlockMask | None = None
+
+
+def pack_groups(prompts: Sequence[int], answers: Sequence[Sequence[int]], device: torch.device) -> PackedRow:
     """Lay groups out one behind the other.
 
     Args:
@@ -58,24 +72,24 @@ def pack_groups(prompts: Sequence[int], answers: Sequence[Sequence[int]], device
         mask = torch.ones(len(steps), prompt + len(steps), dtype=torch.bool, device=device).tril(prompt)
         groups.append(PackedGroup(start, prompt, tuple(lengths), gather, mask, real))
         start += groups[-1].length
-    return groups
+    return PackedRow(groups)
 
 
-def packed_attention(query: Tensor, key: Tensor, value: Tensor, groups: Sequence[PackedGroup], scale: float) -> Tensor:
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float) -> Tensor:
     """Attention of every token to its own prompt and answer.
 
     Args:
         query: (1, heads, T, D).
         key: (1, key-value heads, T, D).
         value: (1, key-value heads, T, D).
-        groups: The layout of the T tokens.
+        row: The layout of the T tokens.
         scale: Factor on the products.
 
     Returns:
         (1, T, heads, D).
     """
     pieces: list[Tensor] = []
-    for group in groups:
+    for group in row.groups:
         end, answers_at = group.start + group.length, group.start + group.prompt
         if len(group.answers) == 1 or not group.real.any():
             # One answer is simply the rest of a causal sequence.

@@ -91,13 +91,13 @@ def _packed_states(text: TextModel, prompts: Prompts, responses: Sequence[Tensor
             at += len(inputs)
         in_prompt.append(torch.arange(start, at, device=device) <= last)
         start = at
-    groups = pack_groups(
+    layout = pack_groups(
         [len(p) for p in prompts.token_ids],
         [[max(0, len(r) - 1) for r in responses[b * size : (b + 1) * size]] for b in range(len(prompts))],
         device,
     )
     row, shown = torch.cat(tokens)[None], torch.cat(in_prompt)[None]
-    hidden = text.hidden(text.embed(row, shown, prompts.features), torch.cat(places, dim=1)[:, None], groups)
+    hidden = text.hidden(text.embed(row, shown, prompts.features), torch.cat(places, dim=1)[:, None], layout)
     return ResponseStates(hidden[0, torch.cat(predicted_at)], torch.cat(list(responses)), _owners(responses))
 
 

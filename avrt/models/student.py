@@ -16,7 +16,7 @@ from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalG
 from avrt.data.inputs import OmniBatch
 from avrt.data.positions import TokenIds
 from avrt.errors import AvrtError
-from avrt.models.attention import ATTENTION, Layout
+from avrt.models.attention import OURS, Layout
 from avrt.models.feature_cache import FeatureCache, FeatureCacheOptions, weights_hash
 from avrt.models.features import ClipFeatures, embed_tokens, encode_clips
 from avrt.models.nano import nano_thinker
@@ -48,7 +48,8 @@ class StudentOptions:
         source: A folder, a model id, or `nano` for the preset that needs no download.
         dtype: Type of the weights.
         gradient_checkpointing: Recompute each layer in the backward pass instead of keeping its activations.
-        attention: Attention implementation of transformers, e.g. `sdpa` or `flash_attention_2`.
+        attention: `sdpa`; `flex`, which scores packed groups with FlexAttention (to be trained on a GPU only); or one
+            of transformers' own, e.g. `flash_attention_2`, which can neither pack groups nor share prompts.
         feature_cache: Keep the frozen towers' output on disk, so that each clip is encoded once whatever the number of
             epochs and runs; worth it where clips come again.
         lora: Train adapters instead of the text model's own weights.
@@ -81,7 +82,7 @@ class TextModel:
     @property
     def takes_layouts(self) -> bool:
         """Whether its attention can be given packed groups and shared prompts."""
-        return bool(self.language_model.config._attn_implementation == ATTENTION)
+        return self.language_model.config._attn_implementation in OURS.values()
 
     def embed(self, token_ids: Tensor, in_prompt: Tensor, features: ClipFeatures) -> Tensor:
         """Embeddings (B, T, H) of token ids (B, T), clip features at the prompt's placeholders; see `embed_tokens`."""
@@ -135,8 +136,8 @@ class Student(nn.Module):
         self.processor = processor
         self.ids = token_ids(thinker.config)
         text_config = thinker.config.text_config
-        if text_config._attn_implementation == "sdpa":
-            text_config._attn_implementation = ATTENTION
+        if options.attention in OURS:
+            text_config._attn_implementation = OURS[options.attention]
         thinker.requires_grad_(False)
         thinker.model.language_model.requires_grad_(True)
         thinker.lm_head.requires_grad_(True)
@@ -241,10 +242,11 @@ def load_student(options: StudentOptions) -> Student:
         return Student(thinker.to(dtype), processor, options)
     if _looks_like_path(options.source) and not Path(options.source).is_dir():
         raise AvrtError("no such folder", where=options.source, remedy="set model.student.source to a model")
+    stock = "sdpa" if options.attention in OURS else options.attention
     try:
         processor = Qwen2_5OmniProcessor.from_pretrained(options.source)
         thinker, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-            options.source, dtype=dtype, attn_implementation=options.attention, output_loading_info=True
+            options.source, dtype=dtype, attn_implementation=stock, output_loading_info=True
         )
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from avrt.data.media import Clip
+from avrt.models.flex import flex_packed_attention
 from avrt.models.packing import pack_groups, packed_attention
 from avrt.models.scoring import Prompts, response_states
 from avrt.models.student import StudentOptions, load_student
@@ -82,12 +83,13 @@ def test_answers_do_not_see_each_other(nano, mixed):
     assert not torch.allclose(first[6:], second[6:], atol=1e-3)
 
 
-def test_attention_against_a_dense_mask():
-    """The two-part computation equals one attention under the block mask that it avoids building."""
+@pytest.mark.parametrize("attend", [packed_attention, flex_packed_attention])
+def test_attention_against_a_dense_mask(attend):
+    """The two-part computation, and FlexAttention's, equal one attention under the mask that they avoid building."""
     torch.manual_seed(0)
     prompts, answers = [4, 3, 2], [[2, 0, 5], [1, 1, 1], [3, 0, 0]]
-    groups = pack_groups(prompts, answers, torch.device("cpu"))
-    total = sum(g.length for g in groups)
+    row = pack_groups(prompts, answers, torch.device("cpu"))
+    total = sum(g.length for g in row.groups)
     owner, part = [], []
     for g, (prompt, lengths) in enumerate(zip(prompts, answers, strict=True)):
         for a, n in enumerate([prompt, *lengths]):
@@ -98,5 +100,15 @@ def test_attention_against_a_dense_mask():
     query, key, value = torch.randn(1, 4, total, 8), torch.randn(1, 2, total, 8), torch.randn(1, 2, total, 8)
     repeated = [t.repeat_interleave(2, dim=1) for t in (key, value)]
     dense = torch.nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3)
-    packed = packed_attention(query, key, value, groups, 0.3)
+    packed = attend(query, key, value, row, 0.3)
     assert torch.allclose(packed[0].transpose(0, 1), dense[0], atol=1e-6)
+
+
+def test_flex_attention_scores_like_the_two_part_attention(nano, mixed):
+    """Three groups in a row, through the whole model; without gradients, which FlexAttention has on a GPU only."""
+    flexible = load_student(StudentOptions(source="nano", dtype="float32", attention="flex"))
+    prompts = Prompts(mixed.prompt_ids, mixed.prompt_positions, nano.encode(mixed)).rows([0, 1, 2])
+    answers = ragged([6, 1, 0, 3, 5, 9])
+    with torch.no_grad():
+        expected = response_states(nano.text, prompts, answers).hidden
+        assert torch.allclose(response_states(flexible.text, prompts, answers).hidden, expected, atol=1e-5)

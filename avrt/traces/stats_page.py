@@ -53,11 +53,13 @@ def tables(stats: Mapping[str, Any]) -> Tables:
             ("relations", "Question relations, %"),
         ):
             keys = list(dict.fromkeys(key for name in names for key in splits[name][field]))
+            if field == "answers":
+                keys.sort()
             body = [[key, *(str(splits[name][field].get(key, 0.0)) for name in names)] for key in keys]
             found.append((title, ["", *names], body))
     if clips := stats.get("clips"):
-        found.append(("Durations of kept clips, s", ["", ""], _rows(clips["duration"])))
-        found.append(("Resolutions of kept clips, %", ["", ""], _rows(clips["resolutions"])))
+        found.append(("Durations of kept clips, s", ["", "s"], _rows(clips["duration"])))
+        found.append(("Resolutions of kept clips, %", ["pixels", "%"], _rows(clips["resolutions"])))
     head = ["calls", "all", "done", "failed", "retries", "s", "prompt tokens", "reply tokens", "cut off"]
     found.append(("Calls", head, _rows(stats["calls"])))
     return [table for table in found if table[2]]
@@ -92,7 +94,7 @@ def _plots(stats: Mapping[str, Any]) -> list[str]:
         plots.append(_histogram(f"Length of the reasoning ({unit})", {n: s["histogram"] for n, s in splits.items()}))
         biggest = max(splits.values(), key=lambda s: s["traces"])
         plots.append(_bars("Question types (%)", biggest["question_types"]))
-        plots.append(_bars("Right letters (%)", biggest["answers"]))
+        plots.append(_bars("Right letters (%)", dict(sorted(biggest["answers"].items()))))
     return [plot for plot in plots if plot]
 
 

@@ -174,14 +174,12 @@ class CallStore:
                     db.execute("BEGIN IMMEDIATE")
                     results = [job.work(db) for job in todo]
                     db.execute("COMMIT")
-                    for job, result in zip(todo, results, strict=True):
-                        job.answer(result, None)
+                    _settle([(job, result, None) for job, result in zip(todo, results, strict=True)])
                 except Exception as error:  # whatever it is, those who wait must be told
                     self._failure = self._failure or _explained(error, self.folder)
                     if db.in_transaction:
                         db.execute("ROLLBACK")
-                    for job in todo:
-                        job.answer(None, self._failure)
+                    _settle([(job, None, self._failure) for job in todo])
                 if len(todo) < len(jobs):
                     return
 
@@ -219,16 +217,22 @@ class _Job:
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
 
-    def answer(self, result: Any, error: BaseException | None) -> None:
-        def settle() -> None:
-            if not self.future.done():
-                if error is None:
-                    self.future.set_result(result)
-                else:
-                    self.future.set_exception(error)
 
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(settle)
+def _settle(answers: list[tuple[_Job, Any, BaseException | None]]) -> None:
+    """Hand results to those who wait, waking each event loop once: a wake-up costs more than a short job."""
+
+    def settle(mine: list[tuple[_Job, Any, BaseException | None]]) -> None:
+        for job, result, error in mine:
+            if job.future.done():
+                continue
+            if error is None:
+                job.future.set_result(result)
+            else:
+                job.future.set_exception(error)
+
+    for loop in {job.loop for job, _, _ in answers}:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, [answer for answer in answers if answer[0].loop is loop])
 
 
 def connect(folder: Path, *, create: bool = False) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from avrt.data.inputs import OmniBatch
+from avrt.errors import AvrtError
 from avrt.models.scoring import Prompts, response_states
 from avrt.models.student import Reference, StudentOptions, TextModel
 from avrt.objectives.advantages import group_advantages
@@ -18,7 +19,8 @@ from avrt.objectives.likelihood import TokenScores, score_tokens
 from avrt.objectives.policy import PolicyLoss, StepTotals, sequence_mean
 from avrt.objectives.rewards import RewardOptions
 from avrt.rollout.engine import Completion
-from avrt.rollout.sampling import SamplingOptions
+from avrt.rollout.sampling import SamplingOptions, answer_seed
+from avrt.rollout.vllm_engine import VLLMEngine, VLLMOptions
 from avrt.training.groups import Group, GroupQueue, join_prompts, recorded_logprobs
 from avrt.training.task import OptimizerOptions, StudentModule
 
@@ -70,6 +72,7 @@ class GRPOModule(StudentModule):
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
         share_prompts: Read a prompt once for its whole group, in sampling and in scoring, instead of once per answer;
             the numbers are the same. Needs the `sdpa` attention.
+        vllm: Sample answers by vLLM instead of this project's own engine; not under ZeRO-3, and not with LoRA.
         answers: How answers are generated in validation, test and prediction.
         seed: Seed of the sampled answers.
     """
@@ -89,6 +92,7 @@ class GRPOModule(StudentModule):
         dynamic_sampling: int = 0,
         micro_batch_size: int = 1,
         share_prompts: bool = True,
+        vllm: VLLMOptions | None = None,
         answers: SamplingOptions = SamplingOptions(temperature=0.0),
         seed: int = 0,
     ) -> None:
@@ -110,6 +114,8 @@ class GRPOModule(StudentModule):
         self.share_prompts = share_prompts
         self.seed = seed
         self.reference: Reference | None = None
+        self.vllm_options = vllm
+        self.vllm: VLLMEngine | None = None
         self.queue = GroupQueue(dynamic_sampling) if dynamic_sampling else None
 
     def setup(self, stage: str) -> None:
@@ -117,6 +123,30 @@ class GRPOModule(StudentModule):
         super().setup(stage)
         if stage == "fit" and self.reference is None and self.objective.beta:
             self.reference = self.student.make_reference()
+        if stage == "fit" and self.vllm_options is not None and self.vllm is None:
+            self.vllm = self._start_vllm(self.vllm_options)
+
+    def _start_vllm(self, options: VLLMOptions) -> VLLMEngine:
+        if self.zero3 or self.student_options.lora is not None:
+            raise AvrtError(
+                "vLLM is given whole weights, which neither ZeRO-3 nor LoRA has",
+                where="model.vllm",
+                remedy="use ZeRO stage 2 and full weights, or sample without vllm",
+            )
+        engine = VLLMEngine(options, self.trainer.global_rank)
+        try:
+            engine.start(self.student)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    def teardown(self, stage: str) -> None:
+        """End the vLLM engine, if there is one."""
+        super().teardown(stage)
+        if self.vllm is not None:
+            self.vllm.close()
+            self.vllm = None
 
     def longest_answer(self) -> int:
         """See `StudentModule.longest_answer`."""
@@ -127,7 +157,10 @@ class GRPOModule(StudentModule):
         started = time.perf_counter()
         prompts = self.prompts(batch)
         seed = (self.seed, batch.epoch, batch.step)
-        completions = self.sample_answers(prompts, batch.samples, self.rollout_options, self.group_size, *seed)
+        if self.vllm is None:
+            completions = self.sample_answers(prompts, batch.samples, self.rollout_options, self.group_size, *seed)
+        else:
+            completions = self._sample_by_vllm(self.vllm, batch, *seed)
         sampled = time.perf_counter()
         rollout = self.judge(batch, completions)
         groups = self.choose(prompts, rollout)
@@ -138,6 +171,14 @@ class GRPOModule(StudentModule):
         if measured is not None:
             self._log_update(measured)
         return {"rollout": rollout}
+
+    def _sample_by_vllm(self, engine: VLLMEngine, batch: OmniBatch, *seed: int) -> list[Completion]:
+        """Answers by the other engine, which is given the weights first; they change with every step."""
+        engine.push(self.student.text)
+        seeds = [answer_seed(*seed, sample.id, g) for sample in batch.samples for g in range(self.group_size)]
+        completions = engine.sample(self.student, batch, self.rollout_options, seeds, self.group_size)
+        engine.rest()
+        return completions
 
     def choose(self, prompts: Prompts, rollout: Rollout) -> list[Group] | None:
         """The groups to learn from now; None if more are to be sampled first."""

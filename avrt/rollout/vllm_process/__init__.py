@@ -1,0 +1,1 @@
+"""A vLLM engine in a process and an environment of its own."""

@@ -1,0 +1,107 @@
+"""A real vLLM engine samples for a student: prompts, answers and log-probabilities agree, and pushed weights arrive.
+
+`make server` sets up its environment; without it these tests are skipped.
+"""
+
+import copy
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from avrt.data.media import Clip
+from avrt.models.scoring import Prompts, response_states
+from avrt.objectives.likelihood import score_tokens
+from avrt.rollout.sampling import SamplingOptions
+from avrt.rollout.vllm_engine import WORKER, VLLMEngine, VLLMOptions
+from tests.conftest import make_sample
+from tests.training.runs import SMALL, fit
+
+PYTHON = Path(__file__).parents[2] / ".venv-server" / "bin" / "python"
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-server here: `make server` sets it up"),
+]
+QUIET = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+SETTINGS = {"enforce_eager": True, "max_model_len": 2048, "max_num_seqs": 16, "max_num_batched_tokens": 32768}
+
+
+@pytest.fixture
+def engine(nano, monkeypatch):
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, value)
+    engine = VLLMEngine(VLLMOptions(python=str(PYTHON), settings=SETTINGS))
+    engine.start(nano)
+    yield engine
+    engine.close()
+
+
+def apart(nano, batch, answers):
+    """(R,) how far each answer's recorded log-probabilities are from the student's own, at most."""
+    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, nano.encode(batch))
+    with torch.no_grad():
+        states = response_states(nano.text, prompts, [a.token_ids for a in answers])
+        scored = score_tokens(states.hidden, states.targets, nano.text.lm_head).logprobs
+    differences = (torch.cat([a.logprobs for a in answers]) - scored).abs()
+    return torch.stack([part.max() for part in differences.split([len(a.token_ids) for a in answers])])
+
+
+def test_answers_are_the_students_own_and_follow_its_weights(nano, batch, builder, engine):
+    clip = batch.clips[0]
+    media = [
+        (("video",), Clip(frames=clip.frames, seconds_per_frame=clip.seconds_per_frame)),
+        (("image", "audio"), Clip(image=clip.frames[2], audio=clip.audio[:16_000])),
+        (("audio",), Clip(audio=clip.audio)),
+        ((), Clip()),
+        (("video", "audio"), clip),
+    ]
+    mixed = builder.collate([builder.row(make_sample(str(i), media=m), c) for i, (m, c) in enumerate(media)])
+    options, seeds = SamplingOptions(max_new_tokens=24), list(range(10))
+
+    def check(answers):
+        worst = apart(nano, mixed, answers)
+        print(f"vLLM {engine.version}: plain {worst[:8].max():.1e}, sound within video {worst[8:].max():.1e}")
+        assert worst[:8].max() < 1e-4
+        # vLLM counts the two tokens that begin, and end, sound within video one after the other; for transformers each
+        # pair has one position. So all that follows is one or two positions later there.
+        assert worst[8:].max() < 0.5
+
+    first = engine.sample(nano, mixed, options, seeds, 2)
+    assert len(first) == 10
+    check(first)
+    student = copy.deepcopy(nano)
+    with torch.no_grad():
+        for parameter in student.text.language_model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    assert apart(student, mixed, first).max() > 0.5
+    engine.push(student.text)
+    second = engine.sample(student, mixed, options, seeds, 2)
+    worst = apart(student, mixed, second)
+    assert worst[:8].max() < 1e-4, "the engine does not follow the weights"
+
+
+@pytest.mark.parametrize("place", ["beside", "elsewhere"])
+def test_grpo_learns_from_answers_of_vllm(world, tmp_path, monkeypatch, place):
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, value)
+    where = ("--model.vllm.python", PYTHON)
+    worker = None
+    if place == "elsewhere":
+        worker = subprocess.Popen([PYTHON, WORKER, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True)
+        address = next(line for line in worker.stdout if line.startswith("listening on ")).split()[-1]
+        where = ("--model.vllm.addresses", json.dumps([address]))
+    try:
+        steps = fit(
+            "grpo", world, tmp_path, *SMALL, *where, "--model.vllm.settings", json.dumps(SETTINGS),
+            "--data.batch_size", 4, "--model.group_size", 2, "--model.rollout.max_new_tokens", 16,
+            "--model.objective.importance_cap", 2.0, "--model.optimizer.lr", 1e-2, "--model.optimizer.warmup_steps", 1,
+            "--trainer.max_steps", 3,
+        )  # fmt: skip
+    finally:
+        if worker is not None:
+            worker.kill()
+    assert len(steps) == 3
+    # Sound lies within the video, where vLLM's positions differ a little; with stale weights it would be far more.
+    assert all(0 < s["policy/sampler_mismatch"] < 0.2 for s in steps.values())

@@ -62,6 +62,7 @@ class NanoWorld(Recipe):
         clips: Number of clips.
         questions_per_clip: Questions about each clip.
         seed: Seed of everything.
+        both: Share of questions that need both senses; of the others, half need the view and half the sound.
         redundant: Share of the questions for both senses whose options all differ in look and in sound, so that either
             sense alone can tell them apart.
         traces: Give each sample a reference trace, written from the scene itself: `both` reasons over both senses;
@@ -72,6 +73,7 @@ class NanoWorld(Recipe):
     clips: int = 100
     questions_per_clip: int = 3
     seed: int = 0
+    both: float = 0.7
     redundant: float = 0.0
     traces: Literal["both", "visual", "audio", "none"] = "both"
     budget: ClassVar[FrameBudget] = FrameBudget(min_pixels=56 * 56, max_pixels=56 * 56)
@@ -103,7 +105,7 @@ class NanoWorld(Recipe):
         draw = rng.random()
         named: Sequence[tuple[str, ...]]
         truth: tuple[str, ...]
-        if draw < 0.70:
+        if draw < self.both:
             relation, kind = Relation.BOTH, "Which"
             question = "Which option matches the clip?"
             pick = _distinct if rng.random() < self.redundant else _crossed
@@ -112,7 +114,7 @@ class NanoWorld(Recipe):
             named, truth = options, (scene.thing, scene.sound)
             seen, heard = [thing for thing, _ in options], [sound for _, sound in options]
             evidence = f"The frames show a {scene.thing}. The sound is a {scene.sound}."
-        elif draw < 0.85:
+        elif draw < (1 + self.both) / 2:
             relation, kind = Relation.VIEW, "Come From"
             question = "What does the sound come from?"
             choices = _options(scene.thing, list(THINGS), answer, rng)

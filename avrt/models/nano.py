@@ -72,7 +72,9 @@ def nano_processor() -> Qwen2_5OmniProcessor:
     named = {key: _SPECIAL[key] for key in ("pad_token", "eos_token")}
     extra = {key: token for key, token in _SPECIAL.items() if key not in named}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=extra, **named)
-    fast.add_tokens(["<think>", "</think>", "<answer>", "</answer>"])  # one token each, but text like any other
+    # One token each, but text like any other. An option is easily found if its letter is the token before it.
+    letters = [mark for letter in "ABCDEF" for mark in (f"({letter})", f" {letter}:")]
+    fast.add_tokens(["<think>", "</think>", "<answer>", "</answer>", *letters])
     return Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(),
         video_processor=Qwen2VLVideoProcessor(),

@@ -113,7 +113,10 @@ def measure(folder: Path, questions: int, delay: float, concurrency: int, worker
     )
     begun = time.perf_counter()
     arguments = ["run", "--config", str(path), "--data", str(folder / "shards"), "--out", str(folder / "out")]
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        server.kill()
+        sys.exit(done.stderr)
     whole = time.perf_counter() - begun
     server.terminate()
     seen = json.loads(server.communicate()[0])

@@ -7,6 +7,7 @@ was finished, and of two processes on one store each makes other calls.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import queue
 import sqlite3
 import threading
@@ -21,6 +22,7 @@ from avrt.traces.owners import Owner, is_alive
 from avrt.traces.requests import Reply, Request
 
 FILE = "store.sqlite3"
+LOCK = "store.lock"
 SCHEMA_VERSION = 1
 GROUP = 512
 SCHEMA = """
@@ -247,16 +249,27 @@ def connect(folder: Path, *, create: bool = False) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(path, timeout=60, isolation_level=None)
         db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode = WAL")
+        if create:
+            _create(db, folder)
         db.execute("PRAGMA synchronous = FULL")
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
+        if version != SCHEMA_VERSION:
             raise AvrtError(f"is a store of version {version}, this avrt reads {SCHEMA_VERSION}", where=path)
-        if create:
-            db.executescript(f"{SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
     except sqlite3.Error as error:
         raise _explained(error, folder) from None
     return db
+
+
+def _create(db: sqlite3.Connection, folder: Path) -> None:
+    """Set a store up, unless it is.
+
+    One process after the other: changing the journal mode does not wait for others, it fails.
+    """
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(f"{SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
 
 
 def reply_of(row: sqlite3.Row) -> Reply:

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -153,3 +154,28 @@ def test_what_is_no_store_is_refused(tmp_path):
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(AvrtError, match="version 99"):
         connect(tmp_path)
+
+
+def test_processes_that_start_at_once_set_up_one_store(tmp_path):
+    program = """
+import sys, time
+from pathlib import Path
+from avrt.traces.store import CallStore
+print("ready", flush=True)
+begin = float(sys.stdin.readline())
+for i in range(40):
+    while time.time() < begin + 0.05 * i:
+        pass
+    CallStore(Path(sys.argv[1]) / str(i)).close()
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write(f"{time.time() + 0.2}\n")
+        process.stdin.flush()
+    for process in processes:
+        assert process.communicate(timeout=120)[1] == ""
+        assert process.returncode == 0

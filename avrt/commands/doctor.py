@@ -24,12 +24,15 @@ from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError, BadSampleError
 from avrt.models.footprint import expected_bytes, weight_bytes
 from avrt.models.student import Student, load_student
-from avrt.rollout.parity import Check, check_parity
+from avrt.rollout.parity import Check, check_engine, check_parity
+from avrt.rollout.vllm_engine import VLLMEngine
 from avrt.training.grpo import GRPOModule
 from avrt.training.launch import read_config
 from avrt.training.strategy import OmniDeepSpeedStrategy
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
+# Another engine computes with other kernels, and counts positions around sound within video a little differently.
+VLLM_TOLERANCE = 0.25
 PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "webdataset", "torchvision", "torchaudio", "av")
 
 
@@ -136,6 +139,15 @@ def examine(module: GRPOModule, student: Student, batch: OmniBatch, answer_token
     begun = time.perf_counter()
     rollout = module.rollout_options.limited(answer_tokens)
     checks = check_parity(student, batch, rollout, module.group_size, tolerance)
+    if module.vllm_options is not None:
+        engine = VLLMEngine(module.vllm_options)
+        try:
+            engine.start(student)
+            seeds = list(range(len(batch) * module.group_size))
+            answers = engine.sample(student, batch, rollout, seeds, module.group_size)
+        finally:
+            engine.close()
+        checks.append(check_engine(student, batch, answers, module.group_size, VLLM_TOLERANCE))
     return Findings(checks, sum(len(p) for p in batch.prompt_ids), time.perf_counter() - begun)
 
 

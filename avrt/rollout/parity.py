@@ -13,7 +13,7 @@ from avrt.data.inputs import OmniBatch
 from avrt.models.scoring import Prompts, ResponseStates, response_states
 from avrt.models.student import Student, TextModel
 from avrt.objectives.likelihood import score_tokens
-from avrt.rollout.engine import generate
+from avrt.rollout.engine import Completion, generate
 from avrt.rollout.sampling import SamplingOptions
 
 Scorer = Callable[[TextModel, Prompts, list[Tensor]], ResponseStates]
@@ -92,6 +92,19 @@ def check_parity(
         referred = score_tokens(reference_states.hidden, reference_states.targets, reference.lm_head).logprobs
     checks.append(_compare("policy / reference log-probabilities", scored, referred, states.rows, names, tolerance))
     return checks
+
+
+@torch.no_grad()
+def check_engine(
+    student: Student, batch: OmniBatch, answers: list[Completion], group_size: int, tolerance: float
+) -> Check:
+    """Another engine's answers: the log-probabilities that it recorded against training's scoring of them."""
+    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, student.encode(batch))
+    names = [f"{sample.id}, answer {g}" for sample in batch.samples for g in range(group_size)]
+    states = response_states(student.text, prompts, [answer.token_ids for answer in answers])
+    scored = score_tokens(states.hidden, states.targets, student.text.lm_head).logprobs
+    recorded = torch.cat([answer.logprobs for answer in answers])
+    return _compare("vLLM / scoring log-probabilities", recorded, scored, states.rows, names, tolerance)
 
 
 def _positions(student: Student, batch: OmniBatch) -> Check:

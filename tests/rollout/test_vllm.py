@@ -16,7 +16,7 @@ from avrt.models.scoring import Prompts, response_states
 from avrt.objectives.likelihood import score_tokens
 from avrt.rollout.sampling import SamplingOptions
 from avrt.rollout.vllm_engine import WORKER, VLLMEngine, VLLMOptions
-from tests.conftest import make_sample
+from tests.conftest import avrt, make_sample
 from tests.training.runs import SMALL, fit
 
 PYTHON = Path(__file__).parents[2] / ".venv-server" / "bin" / "python"
@@ -105,3 +105,14 @@ def test_grpo_learns_from_answers_of_vllm(world, tmp_path, monkeypatch, place):
     assert len(steps) == 3
     # Sound lies within the video, where vLLM's positions differ a little; with stale weights it would be far more.
     assert all(0 < s["policy/sampler_mismatch"] < 0.2 for s in steps.values())
+
+
+def test_doctor_compares_what_vllm_records_with_scoring(world, monkeypatch):
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, value)
+    done = avrt(
+        "doctor", "--config", "grpo.yaml", "--config", "nano/grpo.yaml", "--data.train", world / "train",
+        "--model.vllm.python", PYTHON, "--model.vllm.settings", json.dumps(SETTINGS),
+    )  # fmt: skip
+    assert "vLLM / scoring" in done.stdout
+    assert done.stdout.count("agree") == 5

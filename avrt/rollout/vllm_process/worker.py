@@ -150,6 +150,7 @@ def main() -> None:
     host, _, port = options.listen.rpartition(":")
     with socket.create_server((host, int(port))) as listener:
         print(f"listening on {host}:{listener.getsockname()[1]}", flush=True)
+        os.dup2(2, 1)  # nobody reads on; what vLLM prints from now on would fill the pipe and block it
         serve(listener, once=options.once)
 
 

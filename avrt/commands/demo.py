@@ -22,7 +22,7 @@ SFT = ("--config", "sft.yaml", "--config", "nano/sft.yaml")
 # About 1,000 traces: smaller steps, more often.
 FEW_TRACES = (
     *("--data.batch_size", "16", "--model.micro_batch_size", "16"),
-    *("--trainer.max_epochs", "5", "--trainer.check_val_every_n_epoch", "5"),
+    *("--trainer.max_epochs", "6", "--trainer.check_val_every_n_epoch", "6"),
 )
 TRACES = ("--config", "traces.yaml", "--config", "nano/traces.yaml")
 GRPO = ("--config", "grpo.yaml", "--config", "nano/grpo.yaml")

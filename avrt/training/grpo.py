@@ -68,7 +68,8 @@ class GRPOModule(StudentModule):
         drop_cut_off: Leave answers that were cut off out of the loss, so that length alone is not punished (overlong
             filtering of DAPO, arXiv 2503.14476); their rewards still count in their group's mean.
         dynamic_sampling: Leave out groups whose rewards are all equal and sample up to this many batches until each
-            step is full of others (DAPO). A batch is then no longer a step. 0 switches it off.
+            step is full of others (DAPO). A batch is then no longer a step, and groups that wait for the next one are
+            not part of checkpoints. 0 switches it off.
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
         share_prompts: Read a prompt once for its whole group, in sampling and in scoring, instead of once per answer;
             the numbers are the same. Needs the `sdpa` attention.

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from avrt.data.media import Clip
+from avrt.models.export import export_student
 from avrt.models.features import embed_tokens, encode_clips
 from avrt.models.scoring import Prompts, response_states
+from avrt.models.student import StudentOptions, load_student
 from tests.conftest import make_sample, stock_media
 
 
@@ -49,6 +51,18 @@ def test_features_follow_picture_and_sound(nano, batch):
     features = nano.encode(batch)
     for rows in (features.vision, features.audio):
         assert not torch.allclose(rows[0][:10], rows[1][:10], atol=1e-3)
+
+
+def test_towers_and_text_model_have_one_type(nano, batch, tmp_path):
+    """Also where the files hold another: a tower left in it would give features that the text model cannot take."""
+    export_student(nano, tmp_path / "model")  # float32
+    student = load_student(StudentOptions(source=str(tmp_path / "model"), dtype="bfloat16"))
+    assert {p.dtype for p in student.thinker.parameters()} == {torch.bfloat16}
+    features = student.encode(batch)
+    exact = nano.encode(batch)
+    for ours, theirs in zip([*features.vision, *features.audio], [*exact.vision, *exact.audio], strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours.float() - theirs).norm() < 0.05 * theirs.norm()
 
 
 def test_towers_run_on_a_minimal_input_where_every_rank_must_take_part(nano, builder):

@@ -83,6 +83,7 @@ def test_answers_do_not_see_each_other(nano, mixed):
     assert not torch.allclose(first[6:], second[6:], atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("attend", [packed_attention, flex_packed_attention])
 def test_attention_against_a_dense_mask(attend):
     """The two-part computation, and FlexAttention's, equal one attention under the mask that they avoid building."""

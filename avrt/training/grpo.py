@@ -169,6 +169,8 @@ class GRPOModule(StudentModule):
         measured = None if groups is None else self.learn(groups)
         seconds = {"rollout": sampled - started, "reward": judged - sampled, "update": time.perf_counter() - judged}
         self._log_rollout(rollout, seconds)
+        if self.queue is not None:  # Lightning repeats an update's values where a batch brings none
+            self.log("train/updated", float(measured is not None))
         if measured is not None:
             self._log_update(measured)
         return {"rollout": rollout}

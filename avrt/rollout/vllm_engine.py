@@ -8,7 +8,6 @@ but not equal: `policy/sampler_mismatch` says how far off they are, `objective.i
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -42,7 +41,7 @@ class VLLMOptions:
         addresses: `host:port` of engines that run elsewhere, started there by `vllm_process/worker.py`; rank r uses the
             r-th, so there must be as many as ranks.
         model: Folder or id of the student in the layout of the released checkpoints, as the engine sees it; None
-            writes one out, which an engine beside the trainer can read.
+            writes one out, which an engine beside the trainer can read. An engine elsewhere keeps its first one.
         settings: Further arguments of `vllm.LLM`, such as `{gpu_memory_utilization: 0.4, max_model_len: 4096}`.
         sleep: Let an engine on the same GPU give its memory back between rollouts (GPU only).
         start_seconds: How long it may take to start.
@@ -78,7 +77,7 @@ class VLLMEngine:
         self._rank = rank
         self._process: subprocess.Popen[str] | None = None
         self._connection: socket.socket | None = None
-        self._folder: Path | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._asleep = False
         self.version = ""
 
@@ -90,9 +89,9 @@ class VLLMEngine:
         """
         model = self._options.model
         if model is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="avrt-vllm-"))
-            export_student(student, self._folder / "model", full_layout=True)
-            model = str(self._folder / "model")
+            self._folder = tempfile.TemporaryDirectory(prefix="avrt-vllm-")
+            model = str(Path(self._folder.name) / "model")
+            export_student(student, Path(model), full_layout=True)
         address = self._options.addresses[self._rank] if self._options.addresses else self._launch()
         host, _, port = address.rpartition(":")
         try:
@@ -120,9 +119,7 @@ class VLLMEngine:
         Raises:
             AvrtError: If the engine fails, or reads a prompt as other tokens than the student does.
         """
-        if self._asleep:
-            self._ask({"do": "wake_up"})
-            self._asleep = False
+        self._wake_up()
         prompts, tensors = [], {}
         for row in range(len(batch)):
             clip = batch.clips[row]
@@ -149,6 +146,7 @@ class VLLMEngine:
 
     def push(self, text: TextModel) -> None:
         """Give the engine the policy's weights as they are now."""
+        self._wake_up()
         chunk: dict[str, Tensor] = {}
         size = 0
         for name, tensor in _weights(text):
@@ -158,6 +156,11 @@ class VLLMEngine:
             chunk[name] = tensor
             size += tensor.nbytes
         self._ask({"do": "load", "last": True}, chunk)
+
+    def _wake_up(self) -> None:
+        if self._asleep:
+            self._ask({"do": "wake_up"})
+            self._asleep = False
 
     def rest(self) -> None:
         """Let it sleep until the next rollout, if it is to."""
@@ -177,7 +180,7 @@ class VLLMEngine:
                 self._process.kill()
             self._process = None
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.cleanup()
             self._folder = None
 
     def _launch(self) -> str:

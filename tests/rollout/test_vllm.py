@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from avrt.data.media import Clip
+from avrt.errors import AvrtError
 from avrt.models.scoring import Prompts, response_states
 from avrt.objectives.likelihood import score_tokens
 from avrt.rollout.sampling import SamplingOptions
@@ -83,7 +84,7 @@ def test_answers_are_the_students_own_and_follow_its_weights(nano, batch, builde
 
 
 @pytest.mark.parametrize("place", ["beside", "elsewhere"])
-def test_grpo_learns_from_answers_of_vllm(world, tmp_path, monkeypatch, place):
+def test_grpo_learns_from_answers_of_vllm(nano, world, tmp_path, monkeypatch, place):
     for name, value in QUIET.items():
         monkeypatch.setenv(name, value)
     where = ("--model.vllm.python", PYTHON)
@@ -99,6 +100,9 @@ def test_grpo_learns_from_answers_of_vllm(world, tmp_path, monkeypatch, place):
             "--model.objective.importance_cap", 2.0, "--model.optimizer.lr", 1e-2, "--model.optimizer.warmup_steps", 1,
             "--trainer.max_steps", 3,
         )  # fmt: skip
+        if worker is not None:
+            with pytest.raises(AvrtError, match="start it again for another model"):
+                VLLMEngine(VLLMOptions(addresses=[address], model="another")).start(nano)
     finally:
         if worker is not None:
             worker.kill()

@@ -1,5 +1,6 @@
 """What trainer and rollout engine tell each other arrives whole; what is no message, or no engine, is refused."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -75,3 +76,29 @@ def test_a_python_without_vllm_is_named_and_ended(nano, tmp_path):
     engine.close()
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
+
+
+def test_a_sleeping_engine_is_woken_before_it_gets_weights(nano):
+    """A stand-in for vLLM, which sleeps on GPUs only, that tells in which order it was asked."""
+    asked = []
+
+    def answer(listener):
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(WireError):
+            while True:
+                message, _ = receive(connection)
+                asked.append(message["do"])
+                send(connection, {"version": "none"})
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        options = VLLMOptions(addresses=[f"127.0.0.1:{listener.getsockname()[1]}"], model="m", sleep=True)
+        engine = VLLMEngine(options)
+        engine.start(nano)
+        for _ in range(2):
+            engine.push(nano.text)
+            engine.rest()
+        engine.close()
+        thread.join()
+    assert asked == ["start", "load", "sleep", "wake_up", "load", "sleep"]

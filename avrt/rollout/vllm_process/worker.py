@@ -31,6 +31,7 @@ class Engine:
     def __init__(self, model: str, settings: dict[str, Any]) -> None:
         from vllm import LLM
 
+        self.started = (model, settings)
         self._llm = LLM(model=model, **settings)
         self._incoming: dict[str, Any] = {}
 
@@ -119,6 +120,8 @@ def serve(listener: socket.socket, *, once: bool) -> None:
                 try:
                     if message["do"] == "start":
                         engine = engine or Engine(message["model"], message["settings"])
+                        if engine.started != (message["model"], message["settings"]):
+                            raise ValueError(f"serves {engine.started} already; start it again for another model")
                         import vllm
 
                         reply, found = {"version": vllm.__version__}, {}

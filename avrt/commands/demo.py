@@ -19,7 +19,7 @@ from avrt.arguments import OneLineErrors
 from avrt.errors import AvrtError
 
 SFT = ("--config", "sft.yaml", "--config", "nano/sft.yaml")
-# About 1,000 traces: smaller steps, more often.
+# About 1,200 traces: smaller steps, more often.
 FEW_TRACES = (
     *("--data.batch_size", "16", "--model.micro_batch_size", "16"),
     *("--trainer.max_epochs", "6", "--trainer.check_val_every_n_epoch", "6"),
@@ -55,7 +55,7 @@ def stages(out: Path, clips: int) -> list[Stage]:
     """
     data, raw = out / "data", str(out / "data" / "clips")
     # Training questions come without reference traces: those that the student learns from are made by the teachers.
-    # A sixth of the questions can be told by either sense; of the others, teachers who must guess get few right.
+    # A quarter of the questions can be told by either sense; of the others, teachers who must guess get few right.
     untraced = {"train": ("--traces", "none", "--redundant", "0.5", "--both", "0.5", "--questions_per_clip", "8")}
     sizes = {"train": clips, "val": max(4, clips // 12), "test": max(4, clips // 5)}
     plan = [

@@ -85,8 +85,8 @@ class TraceOptions:
         label_all: Also write shards of all samples with their difficulty, for curricula.
         limit: Take only the first questions.
         retry_failed: Make calls again that failed in an earlier run.
-        workers: Processes that share the questions, where one cannot feed the servers: it takes 2 ms for a call. The
-            backends' concurrency is divided among them.
+        workers: Processes that share the questions, where one cannot feed the servers: a call takes it over a
+            millisecond. The backends' concurrency is divided among them.
     """
 
     data: str

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "shards": ("avrt.commands.shards", "make shards from a dataset: avrt shards RECIPE --root DIR --out DIR"),
     "traces": ("avrt.commands.traces", "make reasoning traces with teachers: avrt traces run --config traces.yaml"),
     "export": ("avrt.commands.export", "turn a checkpoint into a folder that transformers and vLLM load"),
+    "benchmark": ("avrt.commands.benchmark", "students x benchmarks x modality masks: --config GRID"),
     "doctor": ("avrt.commands.doctor", "check that sampling agrees with scoring: --config grpo.yaml --data.train DIR"),
     "demo": ("avrt.commands.demo", "run the whole pipeline in miniature on this machine"),
 }

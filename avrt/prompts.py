@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from avrt.data.sample import LETTERS, Modality, Sample
+from avrt.data.sample import Modality, Sample
+from avrt.errors import AvrtError
 
 SYSTEM_PROMPT = (
     "You are an assistant that watches and listens. Reason about what you see and hear, then choose one option."
@@ -13,11 +14,46 @@ INSTRUCTION = (
     "First think about the evidence inside <think> </think>, then give only the letter of your choice "
     "inside <answer> </answer>."
 )
+TEMPLATE = "{question}\n{choices}\n{instruction}"
+CHOICE = "({letter}) {choice}"
 
 
-def format_choices(sample: Sample) -> str:
+def format_choices(sample: Sample, choice: str = CHOICE) -> str:
     """The choices, one lettered line each: ``(A) a dog``."""
-    return "\n".join(f"({LETTERS[i]}) {choice}" for i, choice in enumerate(sample.choices))
+    return "\n".join(_lettered(sample, choice))
+
+
+def _lettered(sample: Sample, choice: str) -> list[str]:
+    return [choice.format(letter=sample.letters[i], choice=text) for i, text in enumerate(sample.choices)]
+
+
+def check_template(template: str, choice: str) -> None:
+    """Try both patterns on a made-up question.
+
+    Raises:
+        AvrtError: If one has an unknown placeholder, or leaves out the question or the choices.
+    """
+    probe = Sample(id="probe", question="THE QUESTION", choices=("CHOICE 1", "CHOICE 2"), answer=None)
+    try:
+        text = fill_template(probe, template, choice, "")
+    except (KeyError, IndexError, ValueError) as error:
+        raise AvrtError(
+            f"has a placeholder that is not known: {error}",
+            where="data.prompt.template or data.prompt.choice",
+            remedy="write { and } that are meant as such twice",
+        ) from None
+    if missing := [part for part in (probe.question, *probe.choices) if part not in text]:
+        raise AvrtError(f"leaves out {missing[0].lower()}", where="data.prompt.template or data.prompt.choice")
+
+
+def fill_template(sample: Sample, template: str, choice: str, instruction: str) -> str:
+    """The user's text: `template` with the question, its choices and the instruction filled in."""
+    return template.format(
+        question=sample.question,
+        choices=format_choices(sample, choice),
+        choice_list=str(_lettered(sample, choice)),
+        instruction=instruction,
+    )
 
 
 def student_messages(
@@ -27,6 +63,8 @@ def student_messages(
     audio_in_video: bool = False,
     system_prompt: str = SYSTEM_PROMPT,
     instruction: str = INSTRUCTION,
+    template: str = TEMPLATE,
+    choice: str = CHOICE,
 ) -> list[dict[str, Any]]:
     """The chat that asks the student one question.
 
@@ -36,11 +74,13 @@ def student_messages(
         audio_in_video: The sound belongs inside the video's placeholder and has none of its own.
         system_prompt: The system message; empty for none.
         instruction: What follows the choices.
+        template: The user's text; see `fill_template`.
+        choice: One lettered choice, from `{letter}` and `{choice}`.
 
     Returns:
         Messages as `apply_chat_template` of a processor takes them.
     """
-    text = f"{sample.question}\n{format_choices(sample)}\n{instruction}"
+    text = fill_template(sample, template, choice, instruction)
     return chat_messages(text, media, audio_in_video=audio_in_video, system_prompt=system_prompt)
 
 

@@ -17,6 +17,7 @@ RANKS = {
     "avrt.data": 1,
     "avrt.metrics": 1,
     "avrt.objectives": 1,
+    "avrt.evaluation": 2,
     "avrt.models": 2,
     "avrt.rollout": 3,
     "avrt.training": 4,

@@ -13,9 +13,11 @@ from avrt.data.conversion import SourceItem, load_clip
 from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
 from avrt.data.media import ClipSpec
 from avrt.data.members import clip_media
+from avrt.data.plans import BlockPlan, EpochPlan, Plan
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards import ShardSet
-from avrt.data.stream import BatchStream, EpochPlan
+from avrt.data.stream import BatchStream, SampleSource
+from avrt.data.swap import SwappedSounds
 from avrt.errors import AvrtError
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -60,7 +62,7 @@ class AVDataModule(pl.LightningDataModule):
     """Batches from shard folders.
 
     Model inputs need the student's processor: it is taken from the trainer's module, which has `student` (with
-    `processor` and `ids`) and `needs_traces`.
+    `processor` and `ids`), `needs_traces`, and `answered()`, which tells the test samples that need no answer any more.
 
     Args:
         train: Shards to train on.
@@ -73,6 +75,7 @@ class AVDataModule(pl.LightningDataModule):
         num_workers: Processes per rank that decode ahead.
         seed: Seed of the order of training samples.
         shuffle: Whether training samples are shuffled anew each epoch.
+        shuffle_sound: In evaluation, give each question the sound of another clip.
         prompt: How samples are put to the student.
     """
 
@@ -88,6 +91,7 @@ class AVDataModule(pl.LightningDataModule):
         num_workers: int = 2,
         seed: int = 0,
         shuffle: bool = True,
+        shuffle_sound: bool = False,
         prompt: PromptOptions | None = None,
     ) -> None:
         super().__init__()
@@ -98,6 +102,7 @@ class AVDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.shuffle = shuffle
+        self.shuffle_sound = shuffle_sound
         self.prompt = prompt or PromptOptions()
         self._shards: dict[str, ShardSet] = {}
 
@@ -143,23 +148,26 @@ class AVDataModule(pl.LightningDataModule):
             return self._stream("predict")
         return OneBatch(self._asked(self.ask))
 
-    def _plan(self, split: str) -> EpochPlan:
+    def shards(self, split: str) -> ShardSet:
+        """The opened shards of a split."""
+        return self._shards[split]
+
+    def _plan(self, split: str) -> Plan:
         assert self.trainer is not None
-        training = split == "train"
-        return EpochPlan(
-            samples=len(self._shards[split]),
-            batch_size=self.batch_size if training else self.eval_batch_size,
-            world_size=self.trainer.world_size,
-            seed=self.seed,
-            shuffle=self.shuffle and training,
-        )
+        samples, world_size = len(self._shards[split]), self.trainer.world_size
+        if split == "train":
+            return EpochPlan(samples, self.batch_size, world_size, self.seed, self.shuffle)
+        module: Any = self.trainer.lightning_module
+        done = module.answered() if split == "test" else ()
+        return BlockPlan(samples, self.eval_batch_size, world_size, frozenset(done))
 
     def _stream(self, split: str) -> BatchStream:
         assert self.trainer is not None
-        builder = self._builder(split)
-        return BatchStream(
-            self._shards[split], self._plan(split), self.trainer.global_rank, builder, num_workers=self.num_workers
-        )
+        source: SampleSource = self._shards[split]
+        if self.shuffle_sound and split != "train":
+            source = SwappedSounds(self._shards[split], self.seed)
+        builder, plan = self._builder(split), self._plan(split)
+        return BatchStream(source, plan, self.trainer.global_rank, builder, num_workers=self.num_workers)
 
     def _builder(self, split: str) -> InputBuilder:
         assert self.trainer is not None

@@ -15,7 +15,7 @@ from avrt.data.media import SAMPLE_RATE, Clip
 from avrt.data.positions import ClipLayout, TokenIds, audio_token_count, expand_prompt
 from avrt.data.sample import Modality, Sample
 from avrt.errors import BadSampleError
-from avrt.prompts import INSTRUCTION, SYSTEM_PROMPT, chat_messages, student_messages
+from avrt.prompts import CHOICE, INSTRUCTION, SYSTEM_PROMPT, TEMPLATE, chat_messages, check_template, student_messages
 
 MEL_HOP = 160
 _FILLER = Sample(id="filler", question="-", choices=("-", "-"), answer=0, trace="<think>-</think><answer>A</answer>")
@@ -39,6 +39,7 @@ class OmniBatch:
         mel: (n, 128, F) log-mel of each sound, padded to the longest, or None.
         mel_lengths: (n,) frames of each sound.
         mel_rows: For each sound the row that it belongs to.
+        indices: For each row where its sample lies in the shards, also if it could not be read; -1 for a mere filler.
         skipped: What could not be read while this batch was made: name -> reason.
         epoch: Epoch that the batch belongs to.
         step: Its number in the epoch.
@@ -65,6 +66,7 @@ class OmniBatch:
         self.mel: Tensor | None = None
         self.mel_lengths: Tensor | None = None
         self.mel_rows: list[int] = []
+        self.indices: list[int] = [-1] * len(samples)
         self.skipped: dict[str, str] = {}
         self.epoch = 0
         self.step = 0
@@ -91,7 +93,13 @@ class PromptOptions:
     Attributes:
         system_prompt: System message; empty for none.
         instruction: What follows the choices.
-        senses: What the student is shown: everything, pictures without sound (`sight`), or sound alone (`sound`).
+        template: The user's text; `{question}`, `{choices}` (one line each), `{choice_list}` (as Python prints a list
+            of lettered choices) and `{instruction}` are filled in.
+        choice: One choice among `{choices}`; `{letter}` and `{choice}` are filled in.
+        senses: What the student is shown: everything, pictures without sound (`sight`), sound alone (`sound`), or the
+            text of the question alone (`none`).
+        hidden: What becomes of the senses that are not shown: they are absent from the prompt, or there but `blank`:
+            black pictures, silence.
         audio_in_video: Interleave a video's sound with its frames by time, where a sample has both.
         max_prompt_tokens: Longer prompts are refused as bad samples.
         max_response_tokens: Longer targets are refused as bad samples.
@@ -101,11 +109,18 @@ class PromptOptions:
 
     system_prompt: str = SYSTEM_PROMPT
     instruction: str = INSTRUCTION
-    senses: Literal["both", "sight", "sound"] = "both"
+    template: str = TEMPLATE
+    choice: str = CHOICE
+    senses: Literal["both", "sight", "sound", "none"] = "both"
+    hidden: Literal["absent", "blank"] = "absent"
     audio_in_video: bool = False
     max_prompt_tokens: int = 8192
     max_response_tokens: int = 1024
     untraced: Literal["answer", "refuse"] = "answer"
+
+    def __post_init__(self) -> None:
+        """Refuse templates with unknown placeholders, and those without the question."""
+        check_template(self.template, self.choice)
 
 
 class InputBuilder:
@@ -140,7 +155,7 @@ class InputBuilder:
         Raises:
             BadSampleError: If it has no trace where one is needed, or is too long.
         """
-        clip = clip.part(self.options.senses)
+        clip = clip.part(self.options.senses, blank=self.options.hidden == "blank")
         batch = OmniBatch([sample], [], [], [], torch.ones(1, dtype=torch.bool), [clip])
         grid = image_grid = None
         if clip.frames is not None:
@@ -189,6 +204,7 @@ class InputBuilder:
             valid=torch.cat([row.valid for row in rows]),
             clips=[clip for row in rows for clip in row.clips],
         )
+        joined.indices = [index for row in rows for index in row.indices]
         joined.skipped = {name: why for row in rows for name, why in row.skipped.items()}
         start = 0
         mels: list[Tensor] = []
@@ -227,6 +243,8 @@ class InputBuilder:
                 audio_in_video=interleaved,
                 system_prompt=self.options.system_prompt,
                 instruction=self.options.instruction,
+                template=self.options.template,
+                choice=self.options.choice,
             )
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -90,13 +90,24 @@ class Clip:
     audio: Tensor | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
-    def part(self, senses: Literal["both", "sight", "sound"]) -> Clip:
-        """The clip without its sound (`sight`), or with nothing but its sound (`sound`)."""
-        if senses == "sight":
-            return replace(self, audio=None)
-        if senses == "sound":
-            return Clip(audio=self.audio, info=self.info)
-        return self
+    def part(self, senses: Literal["both", "sight", "sound", "none"], *, blank: bool = False) -> Clip:
+        """What some senses take in of the clip.
+
+        Args:
+            senses: `sight` is the clip without its sound, `sound` nothing but its sound, `none` nothing at all.
+            blank: Put black pictures and silence of the same size in the place of what is taken away.
+        """
+        part = replace(self)
+        if senses in ("sight", "none") and self.audio is not None:
+            part.audio = torch.zeros_like(self.audio) if blank else None
+        if senses in ("sound", "none"):
+            part.frames, part.image = (
+                torch.zeros_like(picture) if blank and picture is not None else None
+                for picture in (self.frames, self.image)
+            )
+            if part.frames is None:
+                part.timestamps, part.seconds_per_frame = (), None
+        return part
 
 
 def decode_video(path: Path, spec: ClipSpec) -> Clip:

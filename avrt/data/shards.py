@@ -66,6 +66,11 @@ class ShardSet:
                 raw[extension] = os.pread(descriptor, size, offset)
         return raw
 
+    def name(self, index: int) -> str:
+        """What one sample goes by in messages: its shard and key."""
+        path, key, _ = self._members[index]
+        return f"{path}:{key}"
+
     def sample(self, index: int) -> Sample:
         """One record without its media."""
         return Sample.from_json(self.read(index, ("json",))["json"])

@@ -1,65 +1,31 @@
-"""Streaming samples in batches: a seeded order per epoch, split over ranks and workers, resumable at any batch.
+"""Streaming samples in batches: a plan's order, split over workers, resumable at any batch.
 
-The order of an epoch depends on the seed and the epoch alone. Global batch k is the k-th stretch of it, cut evenly over
-the ranks, so that no sample comes twice, every rank takes the same number of steps, and any number of workers gives the
-same batches. The last stretch is filled up with rows that are marked invalid.
+The plan says which rank takes which samples at which step, so that no sample comes twice and every rank takes the same
+number of steps; any number of workers gives the same batches. What is too few for a batch is filled up with rows that
+are marked invalid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import webdataset
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from avrt.data.inputs import InputBuilder, OmniBatch
 from avrt.data.members import decode_members
-from avrt.data.shards import ShardSet
+from avrt.data.plans import Plan
 from avrt.errors import BadSampleError
 
 FILLER = "__filler__"
 
 
-@dataclass(frozen=True)
-class EpochPlan:
-    """Which sample goes to which rank at which step.
+class SampleSource(Protocol):
+    """Random access to raw samples, such as a `ShardSet`."""
 
-    Attributes:
-        samples: Size of the data set.
-        batch_size: Rows per rank and step.
-        world_size: Number of ranks.
-        seed: Seed of the order.
-        shuffle: Whether the order changes from epoch to epoch at all.
-    """
-
-    samples: int
-    batch_size: int
-    world_size: int = 1
-    seed: int = 0
-    shuffle: bool = True
-
-    @property
-    def steps(self) -> int:
-        """Steps per epoch, the same on every rank."""
-        return -(-self.samples // (self.batch_size * self.world_size))
-
-    def order(self, epoch: int) -> np.ndarray:
-        """(samples,) the epoch's global order."""
-        if not self.shuffle:
-            return np.arange(self.samples)
-        return np.random.default_rng([self.seed, epoch]).permutation(self.samples)
-
-    def rows(self, epoch: int, rank: int, start: int = 0) -> Iterator[tuple[int, list[int | None]]]:
-        """Step number and sample indices of one rank, from step `start` on; None stands for a filler row."""
-        order = self.order(epoch).tolist()
-        stretch = self.batch_size * self.world_size
-        for step in range(start, self.steps):
-            picked = order[step * stretch : (step + 1) * stretch]
-            padded = picked + [None] * (stretch - len(picked))
-            yield step, padded[rank :: self.world_size]
+    def read(self, index: int) -> dict[str, Any]:
+        """The raw members of one sample; see `ShardSet.read`."""
 
 
 class BatchStream:
@@ -77,7 +43,7 @@ class BatchStream:
     """
 
     def __init__(
-        self, shards: ShardSet, plan: EpochPlan, rank: int, builder: InputBuilder, num_workers: int = 0
+        self, shards: SampleSource, plan: Plan, rank: int, builder: InputBuilder, num_workers: int = 0
     ) -> None:
         self._shards = shards
         self.plan = plan
@@ -124,7 +90,7 @@ class BatchStream:
 class _PlanSource(IterableDataset):
     """First stage of the pipeline: raw samples of this worker's batches, in the plan's order."""
 
-    def __init__(self, shards: ShardSet, plan: EpochPlan, rank: int, epoch: int, start: int) -> None:
+    def __init__(self, shards: SampleSource, plan: Plan, rank: int, epoch: int, start: int) -> None:
         self._shards, self._plan, self._rank, self._epoch, self._start = shards, plan, rank, epoch, start
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -134,7 +100,7 @@ class _PlanSource(IterableDataset):
         for step, indices in self._plan.rows(self._epoch, self._rank, self._start):
             if (step - self._start) % workers == mine:
                 for index in indices:
-                    yield {"__key__": FILLER} if index is None else self._shards.read(index)
+                    yield {"__key__": FILLER} if index is None else {**self._shards.read(index), "__index__": index}
 
 
 class _RowMaker:
@@ -147,8 +113,9 @@ class _RowMaker:
         if raw["__key__"] == FILLER:
             return self._builder.filler()
         try:
-            return self._builder.row(*decode_members(raw))
+            row = self._builder.row(*decode_members(raw))
         except BadSampleError as error:
             row = self._builder.filler()
             row.skipped = {f"{raw['__url__']}:{raw['__key__']}": str(error)}
-            return row
+        row.indices = [raw["__index__"]]
+        return row

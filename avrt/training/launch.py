@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +22,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from avrt.arguments import OneLineErrors
 from avrt.data.datamodule import AVDataModule
+from avrt.training.benchmark import BenchmarkModule
 from avrt.training.callbacks import PrintAnswers, ReportSkipped, RunCheckpoint, ShowRollouts
 from avrt.training.task import StudentModule
 
+STOP_WITH_PARENT = "AVRT_STOP_WITH_PARENT"
+"""Set in the environment of runs that must not outlive the process that started them."""
 _NOISE = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
@@ -46,6 +52,20 @@ class AvrtCLI(LightningCLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ShowRollouts, "show_rollouts")
 
+    def before_test(self) -> None:
+        """Let a benchmark load its checkpoint itself, and record the configuration that repeats it.
+
+        Its student comes from the checkpoint's own record, whatever strategy and number of processes made that and
+        whatever ask the questions now.
+        """
+        if not isinstance(self.model, BenchmarkModule):
+            return
+        settings = self.config_init[self.subcommand]
+        if settings.get("ckpt_path") is not None:
+            self.model.checkpoint = Path(settings["ckpt_path"])
+            settings["ckpt_path"] = None
+        self.model.config_text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+
 
 def main(subcommand_and_args: list[str]) -> None:
     """Run LightningCLI.
@@ -53,7 +73,16 @@ def main(subcommand_and_args: list[str]) -> None:
     Args:
         subcommand_and_args: What follows `avrt`, with configuration names already turned into paths.
     """
+    if os.environ.get(STOP_WITH_PARENT):
+        threading.Thread(target=_stop_with_parent, args=(os.getppid(),), daemon=True).start()
     _make_cli(subcommand_and_args, run=True)
+
+
+def _stop_with_parent(parent: int) -> None:
+    """End this process when the one that started it is gone, so that nothing goes on that nobody waits for."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def read_config(arguments: list[str]) -> tuple[StudentModule, AVDataModule, Trainer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -306,6 +306,10 @@ class StudentModule(pl.LightningModule):
         return str(self.student.processor.tokenizer.decode(completion.token_ids, skip_special_tokens=True))
 
     # ---- evaluation
+
+    def answered(self) -> Collection[int]:
+        """Positions of the test samples that were answered in an earlier run."""
+        return ()
 
     def answer(self, batch: OmniBatch) -> list[dict[str, Any]]:
         """Answer each valid row; returns one JSON-able record per question."""

@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 
+from avrt.data.plans import BlockPlan, EpochPlan
 from avrt.data.shards import ShardSet
-from avrt.data.stream import BatchStream, EpochPlan
+from avrt.data.stream import BatchStream
 
 
 @pytest.mark.parametrize(("samples", "batch", "ranks"), itertools.product((1, 7, 48), (1, 4, 5), (1, 2, 3)))
@@ -93,3 +94,14 @@ def test_a_bad_sample_becomes_a_named_filler_row(world, builder, tmp_path):
     [(name, why)] = batches[0].skipped.items()
     assert "shard-000000.tar" in name
     assert "JPEG" in why
+
+
+@pytest.mark.parametrize(("samples", "batch", "ranks"), itertools.product((1, 7, 48), (1, 4, 5), (1, 2, 3)))
+def test_evaluation_batches_are_the_same_for_any_number_of_ranks_and_after_any_interruption(samples, batch, ranks):
+    whole = [rows for _, rows in BlockPlan(samples, batch).rows(0, 0)]
+    done = frozenset(i for rows in whole[::2] for i in rows if i is not None)
+    plan = BlockPlan(samples, batch, ranks, done)
+    parts = [[rows for _, rows in plan.rows(0, rank)] for rank in range(ranks)]
+    assert {len(part) for part in parts} == {plan.steps}
+    asked = sorted((rows for part in parts for rows in part if rows[0] is not None), key=lambda rows: rows[0])
+    assert asked == whole[1::2]

@@ -1,0 +1,251 @@
+"""`avrt benchmark --config GRID`: students x benchmarks x modality masks, each cell an `avrt test` of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from avrt.arguments import OneLineErrors
+from avrt.data.manifest import write_whole
+from avrt.errors import AvrtError
+from avrt.evaluation.protocol import MASKS, differences
+from avrt.evaluation.records import read_predictions
+from avrt.evaluation.result import RESULT, Result
+
+LOG, COMMAND = "log.txt", "command.json"
+
+
+@dataclass(frozen=True)
+class BenchmarkSpec:
+    """A benchmark of the grid.
+
+    Attributes:
+        config: Its configuration, or several that are merged.
+        shards: Its shards.
+        masks: Its masks, where they are others than the grid's.
+    """
+
+    config: list[str]
+    shards: str
+    masks: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """What is run.
+
+    Attributes:
+        students: Label -> a model's folder or id, a training checkpoint, or `nano`. Labels that the paper's tables
+            know fill them in: base, rl_only, sft, sft_rl, and others (see `avrt report --help`).
+        benchmarks: Label -> configuration and shards.
+        masks: Modality masks: av, a, v, a_blank, v_silent, text, shuffled.
+        out: Folder for everything; one below it per cell.
+        jobs: How many cells run at a time.
+        devices: Processes per cell.
+        arguments: Further arguments of `avrt test`, for every cell.
+    """
+
+    students: dict[str, str]
+    benchmarks: dict[str, BenchmarkSpec]
+    masks: list[str] = field(default_factory=lambda: ["av"])
+    out: str = "runs/benchmarks"
+    jobs: int = 1
+    devices: int = 1
+    arguments: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Refuse masks that do not exist."""
+        for mask in [*self.masks, *(m for spec in self.benchmarks.values() for m in spec.masks or ())]:
+            if mask not in MASKS:
+                raise AvrtError("no such mask", where=mask, remedy=f"one of {', '.join(MASKS)}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One `avrt test` of the grid.
+
+    Attributes:
+        name: student/benchmark/mask.
+        folder: Where it writes.
+        command: Its arguments.
+    """
+
+    name: str
+    folder: Path
+    command: tuple[str, ...]
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command.
+
+    Args:
+        arguments: What follows `avrt benchmark`.
+
+    Raises:
+        AvrtError: If a cell fails, after all others have been tried.
+    """
+    parser = OneLineErrors(prog="avrt benchmark", description=__doc__)
+    parser.add_argument("--config", action="config", help="a grid; several are merged")
+    parser.add_argument("--replay", type=str | None, default=None, help="repeat the run of a result file, and compare")
+    if any(a == "--replay" or a.startswith("--replay=") for a in arguments):
+        parser.add_argument("--out", type=str | None, default=None, help="folder of the repeated run")
+        replay_options = parser.parse_args(arguments)
+        replay(Path(replay_options.replay), replay_options.out)
+        return
+    parser.add_class_arguments(GridOptions)
+    parsed = parser.instantiate_classes(parser.parse_args(arguments))
+    options = GridOptions(**{k: v for k, v in vars(parsed).items() if k not in ("config", "replay")})
+    console = Console()
+    run_grid(options, console)
+    console.print(overview(options))
+    console.print(f"tables and page: avrt report {options.out} --out report", highlight=False)
+
+
+def cells(options: GridOptions) -> Iterator[Cell]:
+    """Every cell, students outermost, so that what can be compared lies together."""
+    for student, source in options.students.items():
+        for benchmark, spec in options.benchmarks.items():
+            for mask in spec.masks or options.masks:
+                name = f"{student}/{benchmark}/{mask}"
+                folder = Path(options.out) / student / benchmark / mask
+                where = "--ckpt_path" if (Path(source) / "latest").is_file() else "--model.student.source"
+                command = ["test"]
+                for config in spec.config:
+                    command += ["--config", config]
+                command += [where, source, "--data.test", spec.shards, "--trainer.devices", str(options.devices)]
+                command += ["--trainer.default_root_dir", str(folder), "--model.label", student]
+                command += ["--model.benchmark.name", benchmark]
+                command += [word for key, value in MASKS[mask].items() for word in (f"--{key}", value)]
+                yield Cell(name, folder, (*command, *options.arguments))
+
+
+def run_grid(options: GridOptions, console: Console) -> None:
+    """Run what is not finished yet, `jobs` cells at a time.
+
+    Raises:
+        AvrtError: If any cell fails; the message names them.
+    """
+    todo = [cell for cell in cells(options) if not finished(cell)]
+    total = sum(1 for _ in cells(options))
+    if len(todo) < total:
+        console.print(f"{total - len(todo)} of {total} cells are finished already", highlight=False)
+    begun = time.perf_counter()
+    failed: list[str] = []
+    with ThreadPoolExecutor(max_workers=max(1, options.jobs)) as pool:
+        for done, (cell, code) in enumerate(pool.map(_run, todo), 1):
+            left = (time.perf_counter() - begun) / done * (len(todo) - done)
+            verdict = "failed" if code else _headline(cell)
+            console.print(f"{done}/{len(todo)}  {cell.name}: {verdict}  (about {left:.0f} s left)", highlight=False)
+            if code:
+                failed.append(cell.name)
+                console.print(_last_lines(cell), highlight=False, markup=False)
+    if failed:
+        raise AvrtError(
+            f"{len(failed)} of {len(todo)} cells failed: {', '.join(failed)}",
+            where=options.out,
+            remedy="see log.txt in each; run the same command again, finished answers are kept",
+        )
+
+
+def finished(cell: Cell) -> bool:
+    """Whether a cell has its result.
+
+    Raises:
+        AvrtError: If the folder was filled by another command, whose result would pass for this one's.
+    """
+    record = cell.folder / COMMAND
+    if record.is_file() and json.loads(record.read_bytes()) != list(cell.command):
+        raise AvrtError(
+            "was made by another command than this grid's, see command.json in it",
+            where=cell.folder,
+            remedy="choose another out, or delete the folder",
+        )
+    return (cell.folder / RESULT).is_file()
+
+
+def _run(cell: Cell) -> tuple[Cell, int]:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    write_whole(cell.folder / COMMAND, json.dumps(list(cell.command)).encode())
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "AVRT_STOP_WITH_PARENT": "1"}
+    with (cell.folder / LOG).open("w") as log:
+        command = [sys.executable, "-m", "avrt", *cell.command]
+        done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
+    return cell, done.returncode
+
+
+def _headline(cell: Cell) -> str:
+    result = Result.load(cell.folder / RESULT)
+    strict = next(iter(result.scores.values()))
+    return f"{100 * strict['accuracy']:.1f} % of {strict['count']}"
+
+
+def _last_lines(cell: Cell) -> str:
+    return "\n".join((cell.folder / LOG).read_text(errors="replace").splitlines()[-5:])
+
+
+def overview(options: GridOptions) -> Table:
+    """Accuracy under the strict and the official scorer, and the share of unparsable answers, of every cell."""
+    table = Table(title="accuracy %, strict and official, with the strict one's 95 % interval")
+    for column in ("student", "benchmark", "mask", "n", "strict", "95 %", "official", "unread %", "failed"):
+        table.add_column(column, justify="left" if column in ("student", "benchmark", "mask") else "right")
+    for cell in cells(options):
+        result = Result.load(cell.folder / RESULT)
+        strict = next(iter(result.scores.values()))
+        official = result.scores[result.official] if result.official else None
+        table.add_row(
+            result.student, result.benchmark, result.mask, str(strict["count"]), f"{100 * strict['accuracy']:.1f}",
+            f"{100 * strict['low']:.0f}-{100 * strict['high']:.0f}",
+            f"{100 * official['accuracy']:.1f}" if official else "-",
+            f"{100 * strict['unparsable_share']:.1f}", str(result.counts["failed"]),
+        )  # fmt: skip
+    return table
+
+
+def replay(path: Path, out: str | None) -> None:
+    """Run a result's configuration again in another folder, and compare protocol, answers and scores.
+
+    Raises:
+        AvrtError: If the run fails, or anything differs.
+    """
+    first = Result.load(path)
+    if not first.config:
+        raise AvrtError("does not say how it was made", where=path)
+    folder = Path(out) if out else path.parent / "replay"
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as stream:
+        stream.write(first.config)
+    source = first.environment["source"]
+    where = ("--ckpt_path", source) if (Path(source) / "latest").is_file() else ()
+    command = ("test", "--config", stream.name, "--trainer.default_root_dir", str(folder), *where)
+    code = _run(Cell("replay", folder, command))[1]
+    Path(stream.name).unlink()
+    if code:
+        raise AvrtError("failed", where=folder / LOG, remedy=_last_lines(Cell("replay", folder, ())))
+    second = Result.load(folder / RESULT)
+    console = Console()
+    if changed := differences(first.protocol, second.protocol):
+        told = "; ".join(f"{key}: {old!r} then, {new!r} now" for key, (old, new) in changed.items())
+        raise AvrtError(f"the protocol is another: {told}", where=folder)
+    pairs = zip(
+        read_predictions(path.parent / "predictions.jsonl"), read_predictions(folder / "predictions.jsonl"), strict=True
+    )
+    moved = [a.id for a, b in pairs if a.responses != b.responses]
+    if first.scores != second.scores or moved:
+        raise AvrtError(
+            f"{len(moved)} answers differ, e.g. {moved[:1]}; "
+            + ", ".join(
+                f"{k}: {first.scores[k]['accuracy']} then, {v['accuracy']} now" for k, v in second.scores.items()
+            ),
+            where=folder,
+        )
+    console.print(f"the same {first.counts['questions']} answers and figures as {path}", highlight=False)

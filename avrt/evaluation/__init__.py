@@ -1,0 +1,1 @@
+"""Evaluation: from predictions to figures, tables and pages; nothing here needs a model."""

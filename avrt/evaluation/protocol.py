@@ -1,0 +1,57 @@
+"""The protocol that a score belongs to: everything that decides it, as a flat record with a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+MASKS: dict[str, dict[str, str]] = {
+    "av": {},
+    "a": {"data.prompt.senses": "sound"},
+    "v": {"data.prompt.senses": "sight"},
+    "a_blank": {"data.prompt.senses": "sound", "data.prompt.hidden": "blank"},
+    "v_silent": {"data.prompt.senses": "sight", "data.prompt.hidden": "blank"},
+    "text": {"data.prompt.senses": "none"},
+    "shuffled": {"data.shuffle_sound": "true"},
+}
+"""Modality masks by name: audio-visual, audio only (frames absent, or blank), visual only (sound absent, or silent),
+text only, and audio-visual with the sound of another clip; each as the options of `avrt test` that it stands for."""
+
+
+def mask_name(protocol: Mapping[str, Any]) -> str:
+    """The mask that a protocol's options amount to."""
+    found = {
+        "data.prompt.senses": protocol["prompt.senses"],
+        "data.prompt.hidden": protocol["prompt.hidden"],
+        "data.shuffle_sound": str(protocol["shuffle_sound"]).lower(),
+    }
+    defaults = {"data.prompt.senses": "both", "data.prompt.hidden": "absent", "data.shuffle_sound": "false"}
+    for name, options in MASKS.items():
+        if {**defaults, **options} == found:
+            return name
+    return "/".join(value for value in found.values() if value not in defaults.values()) or "av"
+
+
+def flatten(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def fingerprint(protocol: Mapping[str, Any]) -> str:
+    """A short hash of a protocol: equal exactly if nothing differs."""
+    text = json.dumps(protocol, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two protocols disagree about: field -> both values."""
+    keys = sorted({*first, *second})
+    return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}

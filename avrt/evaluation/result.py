@@ -1,0 +1,169 @@
+"""The result file of one student on one benchmark under one mask: figures, intervals, and the protocol behind them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from avrt.data.manifest import write_whole
+from avrt.errors import AvrtError
+from avrt.evaluation.benchmark import BenchmarkOptions
+from avrt.evaluation.claims import honesty
+from avrt.evaluation.protocol import fingerprint
+from avrt.evaluation.records import Prediction
+from avrt.evaluation.scorers import Verdict, score
+from avrt.evaluation.statistics import Estimate, bootstrap, majority, pass_at_k
+
+RESULT = "result.json"
+FORMAT = 1
+
+
+@dataclass
+class Result:
+    """What one run of a benchmark came to.
+
+    Attributes:
+        student: The student's label.
+        benchmark: The benchmark's name.
+        mask: The modality mask's name.
+        protocol: Everything that decides the score; see `avrt.evaluation.protocol`.
+        fingerprint: Hash of the protocol.
+        official: Name of the benchmark's own scorer, or None.
+        counts: Questions, those expected, failed (could not be asked), cut off, and left out of the shards.
+        scores: For each scorer accuracy, interval, right answers, unparsable answers and their share.
+        groups: Accuracy under the headline scorer: field -> value -> estimate.
+        several: With k > 1 answers per question: majority and pass@k.
+        honesty: With a sense hidden, how often reasoning claims to have used it; see `avrt.evaluation.claims`.
+        environment: Versions, devices, speed: what should not matter.
+        config: The configuration that made it, as YAML; `avrt benchmark --replay` runs it again.
+    """
+
+    student: str
+    benchmark: str
+    mask: str
+    protocol: dict[str, Any]
+    fingerprint: str
+    official: str | None
+    counts: dict[str, Any]
+    scores: dict[str, dict[str, Any]]
+    groups: dict[str, dict[str, dict[str, Any]]]
+    several: dict[str, dict[str, Any]] = field(default_factory=dict)
+    honesty: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    config: str = ""
+
+    def save(self, folder: Path) -> Path:
+        """Write `result.json`, whole or not at all."""
+        path = folder / RESULT
+        write_whole(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False).encode())
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> Result:
+        """Read a result file.
+
+        Raises:
+            AvrtError: If there is none, or it is of another format.
+        """
+        if not path.is_file():
+            raise AvrtError("no such result file", where=path)
+        try:
+            record = json.loads(path.read_bytes())
+            version = record.pop("format")
+            if version != FORMAT:
+                raise AvrtError(f"result format {version}, this avrt reads {FORMAT}", where=path)
+            return cls(**record)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise AvrtError(f"not a result file: {error}", where=path) from None
+
+
+def verdicts(predictions: Sequence[Prediction], scorer: str) -> list[list[Verdict]]:
+    """For each question the verdict on each of its answers; none where it could not be asked."""
+    return [[score(scorer, response, p.sample()) for response in p.responses] for p in predictions]
+
+
+def correctness(predictions: Sequence[Prediction], scorer: str) -> list[float]:
+    """For each question the share of its answers that are right; 0 where it could not be asked."""
+    return [sum(v.correct for v in judged) / len(judged) if judged else 0.0 for judged in verdicts(predictions, scorer)]
+
+
+def figures(
+    predictions: Sequence[Prediction], benchmark: BenchmarkOptions, protocol: Mapping[str, Any], mask: str
+) -> dict[str, Any]:
+    """Everything that predictions come to, as fields of a `Result`.
+
+    Questions without a known answer count for nothing; those that could not be asked count as wrong.
+    """
+    known = [p for p in predictions if p.answer is not None]
+    headline = benchmark.scorers[0]
+    shares = correctness(known, headline)
+    return {
+        "benchmark": benchmark.name,
+        "mask": mask,
+        "protocol": dict(protocol),
+        "fingerprint": fingerprint(protocol),
+        "official": benchmark.official,
+        "counts": {
+            "questions": len(known),
+            "expected": benchmark.expected,
+            "failed": sum(p.error is not None for p in known),
+            "cut_off": sum(not all(p.finished) for p in known),
+        },
+        "scores": {name: _scored(known, name) for name in benchmark.scorers},
+        "groups": {name: _grouped(known, shares, name) for name in dict.fromkeys([*benchmark.group_by, "difficulty"])},
+        "several": _several(known, benchmark, headline),
+        "honesty": honesty([r for p in known for r in p.responses], mask),
+    }
+
+
+def _scored(predictions: Sequence[Prediction], scorer: str) -> dict[str, Any]:
+    judged = verdicts(predictions, scorer)
+    answers = sum(len(v) for v in judged)
+    unparsable = sum(v.choice is None for each in judged for v in each)
+    return {
+        **_estimate(bootstrap(correctness(predictions, scorer))),
+        "right": sum(v.correct for each in judged for v in each),
+        "unparsable": unparsable,
+        "unparsable_share": unparsable / max(1, answers),
+    }
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "accuracy": estimate.mean,
+        "low": estimate.low,
+        "high": estimate.high,
+        "count": estimate.count,
+    }
+
+
+def group_value(prediction: Prediction, name: str) -> str | None:
+    """The group that a question belongs to; see `BenchmarkOptions.group_by`."""
+    if name == "choices":
+        return str(len(prediction.choices))
+    value = getattr(prediction, name) if name in ("question_type", "relation") else prediction.metadata.get(name)
+    return None if value is None else str(value)
+
+
+def _grouped(predictions: Sequence[Prediction], shares: Sequence[float], name: str) -> dict[str, dict[str, Any]]:
+    parts: dict[str, list[float]] = defaultdict(list)
+    for prediction, share in zip(predictions, shares, strict=True):
+        if (value := group_value(prediction, name)) is not None:
+            parts[value].append(share)
+    return {value: _estimate(bootstrap(parts[value])) for value in sorted(parts)}
+
+
+def _several(predictions: Sequence[Prediction], benchmark: BenchmarkOptions, scorer: str) -> dict[str, dict[str, Any]]:
+    if benchmark.samples == 1:
+        return {}
+    judged = verdicts(predictions, scorer)
+    voted = [float(majority([v.choice for v in each]) == p.answer) for p, each in zip(predictions, judged, strict=True)]
+    found = {f"majority@{benchmark.samples}": _estimate(bootstrap(voted))}
+    for k in benchmark.pass_at:
+        chances = [pass_at_k(len(v), sum(x.correct for x in v), k) if v else 0.0 for v in judged]
+        found[f"pass@{k}"] = _estimate(bootstrap(chances))
+    return found

@@ -1,0 +1,175 @@
+"""How a response is judged: the strict reading, a lenient one, and each benchmark's official rule, by name.
+
+Every rule here is deterministic: where an official script draws a choice at random because it can read none, the answer
+counts as unparsable, and wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from avrt.data.sample import Sample
+from avrt.errors import AvrtError
+from avrt.response import parse_response
+
+STRICT, LENIENT = "strict", "lenient"
+_ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
+_WORD = re.compile(r"\b\w+\b")
+_STATED = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?\s*\(?([A-Z])\b", re.IGNORECASE)
+_MARKED = re.compile(r"\(([A-Z])\)|(?<![A-Za-z'])([A-Z])(?=[).:]|\s*$)")
+_EDGES = (",", ".", "!", "?", ";", ":", "'")
+MIN_WORDS_FOR_CONTENT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a rule makes of one response.
+
+    Attributes:
+        choice: The letter that was read, or None if the response is unparsable under the rule.
+        correct: Whether the rule counts it as right.
+    """
+
+    choice: str | None
+    correct: bool
+
+
+Scorer = Callable[[str, Sample], Verdict]
+
+
+def score(name: str, response: str, sample: Sample) -> Verdict:
+    """Judge one response under a named rule.
+
+    Raises:
+        AvrtError: If there is no such rule.
+    """
+    if name not in SCORERS:
+        raise AvrtError("no such scorer", where=name, remedy=f"one of {', '.join(SCORERS)}")
+    return SCORERS[name](response, sample)
+
+
+def answer_text(response: str) -> str:
+    """The part of a response that states the answer.
+
+    That is what stands inside the last ``<answer>``, else behind ``</think>``, else everything: the official scripts
+    were written for models that do not reason aloud.
+    """
+    if found := _ANSWER.findall(response):
+        return str(found[-1]).strip()
+    return response.rpartition("</think>")[2].strip()
+
+
+def strict(response: str, sample: Sample) -> Verdict:
+    """The letter inside exactly one ``<answer>``, as rewards read it (AVRT eq. 5)."""
+    return _by_letter(parse_response(response, sample.letters).letter, sample)
+
+
+def lenient(response: str, sample: Sample) -> Verdict:
+    """What a patient person would read: the strict letter, a bare one, a stated one, a marked one, an option's text.
+
+    In this order; of several candidates of one kind the last counts, and an option's text only if it is the only one.
+    """
+    verdict = strict(response, sample)
+    if verdict.choice is not None:
+        return verdict
+    text = answer_text(response)
+    bare = text.strip(" \t\n().:*").upper()
+    if len(bare) == 1 and bare in sample.letters:
+        return _by_letter(bare, sample)
+    for pattern in (_STATED, _MARKED):
+        letters = ["".join(groups if isinstance(groups, tuple) else (groups,)) for groups in pattern.findall(text)]
+        if known := [letter.upper() for letter in letters if letter.upper() in sample.letters]:
+            return _by_letter(known[-1], sample)
+    named = [
+        letter
+        for letter, choice in zip(sample.letters, sample.choices, strict=True)
+        if re.search(rf"(?<!\w){re.escape(choice.strip())}(?!\w)", text, re.IGNORECASE)
+    ]
+    return _by_letter(named[0] if len(named) == 1 else None, sample)
+
+
+def dailyomni(response: str, sample: Sample) -> Verdict:
+    """Daily-Omni's rule: the answer's first character, whatever its case, if it is the letter of a choice."""
+    first = answer_text(response).lstrip()[:1].upper()
+    return _by_letter(first if first and first in sample.letters else None, sample)
+
+
+def mmar(response: str, sample: Sample) -> Verdict:
+    r"""MMAR's rule on word tokens (``\b\w+\b``, lower-cased).
+
+    A choice is meant if all of its tokens are in the answer, and none that occurs in other choices only. A bare letter
+    stands for its choice's text, since our answers are letters.
+    """
+    text = answer_text(response)
+    bare = text.strip(" ().:")
+    if len(bare) == 1 and bare in sample.letters:
+        text = sample.choices[sample.letters.index(bare)]
+    given = _tokens(text)
+    tokens = [_tokens(choice) for choice in sample.choices]
+    meant = [i for i in range(len(tokens)) if given and _means(given, tokens, i)]
+    correct = sample.answer in meant
+    chosen = sample.answer if correct else (meant[0] if meant else None)
+    return Verdict(None if chosen is None else sample.letters[chosen], correct)
+
+
+def _means(given: set[str], tokens: list[set[str]], choice: int) -> bool:
+    others = set().union(*(t for i, t in enumerate(tokens) if i != choice)) - tokens[choice]
+    return tokens[choice] <= given and not given & others
+
+
+def _tokens(text: str) -> set[str]:
+    return set(_WORD.findall(text.lower()))
+
+
+def omnibench(response: str, sample: Sample) -> Verdict:
+    """OmniBench's option parsing, which is MMMU's.
+
+    It looks for ``(X)``, else ``X`` before a space, else ``X.``, else an option's text; of several the last counts.
+    """
+    return _by_letter(_multi_choice(answer_text(response), sample, contents=True), sample)
+
+
+def lmms_eval_omnibench(response: str, sample: Sample) -> Verdict:
+    """OmniBench as lmms-eval scores it: the same parsing of letters, and never an option's text."""
+    return _by_letter(_multi_choice(answer_text(response), sample, contents=False), sample)
+
+
+def lmms_eval_mmar(response: str, sample: Sample) -> Verdict:
+    """MMAR as lmms-eval scores it: MMMU's parsing after punctuation at both ends is taken off."""
+    text = answer_text(response)
+    for mark in _EDGES:
+        text = text.strip(mark)
+    return _by_letter(_multi_choice(text, sample, contents=True), sample)
+
+
+def _multi_choice(text: str, sample: Sample, *, contents: bool) -> str | None:
+    padded = f" {text.strip()} "
+    for form in ("({})", "{} ", "{}."):
+        if found := [letter for letter in sample.letters if form.format(letter) in padded]:
+            # The official code places a letter of the last two forms by the spaces around it, and takes the first
+            # candidate if none of them can be placed.
+            place = "({})" if form == "({})" else " {} "
+            return max(found, key=lambda letter: padded.rfind(place.format(letter)))
+    if contents and len(padded.split()) > MIN_WORDS_FOR_CONTENT:
+        lowered = padded.lower()
+        choices = dict(zip(sample.letters, (choice.lower() for choice in sample.choices), strict=True))
+        if found := [letter for letter, choice in choices.items() if choice in lowered]:
+            return max(found, key=lambda letter: lowered.rfind(choices[letter]))
+    return None
+
+
+def _by_letter(letter: str | None, sample: Sample) -> Verdict:
+    return Verdict(letter, letter is not None and letter == sample.answer_letter)
+
+
+SCORERS: dict[str, Scorer] = {
+    STRICT: strict,
+    LENIENT: lenient,
+    "dailyomni": dailyomni,
+    "omnibench": omnibench,
+    "mmar": mmar,
+    "lmms_eval_omnibench": lmms_eval_omnibench,
+    "lmms_eval_mmar": lmms_eval_mmar,
+}

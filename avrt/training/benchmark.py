@@ -1,0 +1,209 @@
+"""Benchmarks under `avrt test`: every question of a shard set asked once, journaled, scored, with its protocol."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+from avrt.data.inputs import OmniBatch
+from avrt.data.manifest import MANIFEST, sha256
+from avrt.data.shards import ShardSet
+from avrt.errors import AvrtError, BadSampleError
+from avrt.evaluation.benchmark import BenchmarkOptions
+from avrt.evaluation.protocol import flatten, mask_name
+from avrt.evaluation.records import PREDICTIONS, Journal, Prediction
+from avrt.evaluation.result import Result, figures
+from avrt.models.export import student_from_checkpoint
+from avrt.models.feature_cache import weights_hash
+from avrt.models.student import StudentOptions, load_student
+from avrt.objectives.rewards import RewardOptions
+from avrt.rollout.sampling import SamplingOptions
+from avrt.training.answers import AnswerBook
+from avrt.training.strategy import use_cpu
+from avrt.training.task import OptimizerOptions, StudentModule
+
+PACKAGES = ("avrt", "torch", "transformers", "lightning")
+
+
+class BenchmarkModule(StudentModule):
+    """Ask a student every question of a benchmark.
+
+    Answers are journaled batch by batch in the run's folder (`trainer.default_root_dir`), so that a killed run goes on
+    where it was; `predictions.jsonl` and `result.json` are written when every question has its answer.
+
+    Args:
+        student: Which student; with `--ckpt_path` the checkpoint says so itself.
+        benchmark: What is asked, and how it is scored.
+        label: What the student goes by in results and tables.
+        answers: How answers are generated; greedy by default.
+        rewards: Rewards, whose mean is logged beside accuracy.
+        seed: Seed of answers that are drawn.
+    """
+
+    def __init__(
+        self,
+        student: StudentOptions = StudentOptions(),
+        benchmark: BenchmarkOptions = BenchmarkOptions(),
+        label: str = "student",
+        answers: SamplingOptions = SamplingOptions(temperature=0.0, max_new_tokens=1024),
+        rewards: RewardOptions = RewardOptions(),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(student, OptimizerOptions(), 1, answers, rewards)
+        if benchmark.samples > 1 and answers.temperature == 0:
+            raise AvrtError(
+                "several answers per question would all be the same at temperature 0",
+                where="model.answers.temperature",
+                remedy="set it to 1.0, or model.benchmark.samples to 1",
+            )
+        self.benchmark = benchmark
+        self.label = label
+        self.seed = seed
+        self.checkpoint: Path | None = None
+        self.config_text = ""
+        self._asked = 0
+
+    def load(self) -> None:
+        """Load the student: from the checkpoint that was given, or from its source."""
+        if self.checkpoint is not None:
+            self.student = student_from_checkpoint(self.checkpoint)
+        else:
+            self.student = load_student(self.student_options)
+
+    def setup(self, stage: str) -> None:
+        """Load the student and open the journal.
+
+        Raises:
+            AvrtError: If the stage is not `test`, or the folder holds answers given under another protocol.
+        """
+        if stage != "test":
+            raise AvrtError("a benchmark can only be tested", where=f"avrt {stage}", remedy="use: avrt test")
+        if self.trainer.strategy.root_device.type == "cpu":
+            use_cpu()
+        if not hasattr(self, "student"):
+            self.load()
+        self._check_context()
+        self.book = AnswerBook(self.datamodule.question_types("test"), self.rewards)
+        shards = self.datamodule.shards("test")
+        self.protocol = self._protocol(shards)
+        self.journal = Journal(self.folder, self.protocol)
+        self._answered = self.journal.answered()
+        if self._answered:
+            rank_zero_info(f"{len(self._answered)} of {len(shards)} questions are answered already")
+        # Other ranks must not take what this one is about to write for answers of an earlier run.
+        self.trainer.strategy.barrier("journal")
+        self._begun = time.perf_counter()
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return Path(self.trainer.default_root_dir)
+
+    def answered(self) -> Collection[int]:
+        """See `StudentModule.answered`."""
+        return self._answered.keys()
+
+    def longest_answer(self) -> int:
+        """See `StudentModule.longest_answer`."""
+        return self.answers.max_new_tokens
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """None: nothing is trained."""
+        return None
+
+    def test_step(self, batch: OmniBatch, batch_idx: int) -> None:
+        """Answer a batch and journal the answers, also those of samples that could not be read."""
+        count, shards = self.benchmark.samples, self.datamodule.shards("test")
+        completions = self.sample_answers(self.prompts(batch), batch.samples, self.answers, count, self.seed)
+        predictions = []
+        for row, (position, valid) in enumerate(zip(batch.indices, batch.valid.tolist(), strict=True)):
+            if position < 0 or position in self._answered:
+                continue
+            if not valid:
+                predictions.append(_failed(shards, position, batch.skipped[shards.name(position)]))
+                continue
+            own = completions[row * count : (row + 1) * count]
+            texts = tuple(self.decode(completion) for completion in own)
+            finished = tuple(completion.finished for completion in own)
+            predictions.append(Prediction.of(shards.sample(position), position, responses=texts, finished=finished))
+            self.book.add(batch.samples[row], texts[0], finished=finished[0])
+        if predictions:
+            self.journal.add(predictions)
+        self._asked += len(predictions)
+
+    def on_test_epoch_end(self) -> None:
+        """Merge all answers, score them and write the result."""
+        seconds = time.perf_counter() - self._begun
+        asked = self.sums({"asked": float(self._asked)})["asked"]
+        self.book.forget()
+        self.prediction_file = self.folder / PREDICTIONS
+        if self.trainer.is_global_zero:
+            predictions = self.journal.merge(len(self.datamodule.shards("test")))
+            self.result = self._result(predictions, seconds, asked)
+            self.result.save(self.folder)
+        self.trainer.strategy.barrier("result")
+        if not self.trainer.is_global_zero:
+            self.result = Result.load(self.folder / "result.json")
+        headline = self.benchmark.scorers[0]
+        for name, scored in self.result.scores.items():
+            if scored["count"]:
+                self.log(f"test/{name}/accuracy", scored["accuracy"], prog_bar=name == headline)
+                self.log(f"test/{name}/unparsable", scored["unparsable_share"])
+
+    def _result(self, predictions: list[Prediction], seconds: float, asked: float) -> Result:
+        manifest = self.datamodule.shards("test").manifest
+        found = figures(predictions, self.benchmark, self.protocol, mask_name(self.protocol))
+        found["counts"]["left_out_of_shards"] = len(manifest.skipped)
+        environment = {
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "processes": self.trainer.world_size,
+            "device": str(self.device.type),
+            "batch_size": self.datamodule.eval_batch_size,
+            "source": str(self.checkpoint or self.student_options.source),
+            "shards": str(self.datamodule.folders["test"]),
+            "asked": asked,
+            "seconds": round(seconds, 3),
+        }
+        return Result(student=self.label, environment=environment, config=self.config_text, **found)
+
+    def _protocol(self, shards: ShardSet) -> dict[str, Any]:
+        """Everything that decides the score, and nothing else: no paths, speeds or numbers of processes."""
+        prompt = asdict(self.datamodule.prompt)
+        for name in ("untraced", "max_response_tokens"):
+            del prompt[name]  # of no concern without targets
+        sampling = asdict(self.answers)
+        del sampling["decoding"]  # the answers are the same
+        options = asdict(self.student.options)
+        thinker = self.student.thinker
+        return flatten(
+            {
+                "prompt": prompt,
+                "shuffle_sound": self.datamodule.shuffle_sound,
+                "clips": shards.manifest.spec,
+                "sampling": sampling,
+                "samples": self.benchmark.samples,
+                "seed": self.seed if self.answers.temperature or self.datamodule.shuffle_sound else 0,
+                "scorers": self.benchmark.scorers,
+                "student": {
+                    "weights": weights_hash(thinker),
+                    "dtype": options["dtype"],
+                    "attention": options["attention"],
+                },
+                "data": {"samples": len(shards), "manifest": sha256(shards.folder / MANIFEST)[:16]},
+            }
+        )
+
+
+def _failed(shards: ShardSet, position: int, reason: str) -> Prediction:
+    try:
+        return Prediction.of(shards.sample(position), position, error=reason)
+    except BadSampleError:
+        # Not even the record can be read: it counts as a question that was answered wrong.
+        return Prediction(shards.name(position), "", ("", ""), "A", position=position, error=reason)

@@ -1,0 +1,40 @@
+"""The journal: nothing lost, nothing twice, torn lines passed over, another protocol refused."""
+
+import json
+
+import pytest
+
+from avrt.errors import AvrtError
+from avrt.evaluation.records import Journal, Prediction, read_predictions
+from tests.conftest import make_sample
+
+
+def answers(*positions: int) -> list[Prediction]:
+    return [Prediction.of(make_sample(f"q{i}"), i, responses=("B",), finished=(True,)) for i in positions]
+
+
+def test_predictions_survive_json():
+    [prediction] = answers(3)
+    assert Prediction.from_record(json.loads(prediction.to_json())) == prediction
+
+
+def test_two_processes_and_a_torn_line_merge_to_each_question_once(tmp_path):
+    protocol = {"prompt.system_prompt": "x"}
+    first, second = Journal(tmp_path, protocol), Journal(tmp_path, protocol)
+    first.add(answers(0, 1))
+    second.add(answers(3, 1))
+    with pytest.raises(AvrtError, match=r"1 of 4 questions have no answer"):
+        first.merge(4)
+    path = next((tmp_path / "journal").glob("*.jsonl"))
+    path.write_text(path.read_text() + answers(2)[0].to_json()[:40])
+    again = Journal(tmp_path, protocol)
+    assert sorted(again.answered()) == [0, 1, 3]
+    again.add(answers(2))
+    assert [p.position for p in again.merge(4)] == [0, 1, 2, 3]
+    assert [p.id for p in read_predictions(tmp_path / "predictions.jsonl")] == ["q0", "q1", "q2", "q3"]
+
+
+def test_answers_under_another_protocol_are_not_mixed_in(tmp_path):
+    Journal(tmp_path, {"prompt.system_prompt": "x", "samples": 1}).add(answers(0))
+    with pytest.raises(AvrtError, match=r"prompt.system_prompt was 'x', now 'y'"):
+        Journal(tmp_path, {"prompt.system_prompt": "y", "samples": 1})

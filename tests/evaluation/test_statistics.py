@@ -1,0 +1,57 @@
+"""Intervals and tests against scipy and statsmodels, and against counting by hand."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
+
+from avrt.evaluation.statistics import bootstrap, compare, majority, mcnemar, pass_at_k
+
+
+@pytest.mark.parametrize(("count", "share"), [(30, 0.5), (240, 0.83), (1197, 0.43), (1000, 0.02)])
+def test_bootstrap_interval_agrees_with_scipy(count, share):
+    values = np.zeros(count)
+    values[: round(share * count)] = 1
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=1).confidence_interval
+    ours = bootstrap(values.tolist())
+    assert ours.mean == pytest.approx(values.mean())
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1.5 / count + 2e-3)
+
+
+def test_paired_bootstrap_agrees_with_scipy():
+    rng = np.random.default_rng(0)
+    first, second = rng.random(400) < 0.6, rng.random(400) < 0.5
+    ours = compare(first.tolist(), second.tolist()).difference
+    theirs = stats.bootstrap(
+        (first.astype(float), second.astype(float)), lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        paired=True, vectorized=True, n_resamples=10_000, method="percentile", rng=2,
+    ).confidence_interval  # fmt: skip
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=6e-3)
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (3, 9), (40, 41), (120, 60), (0, 12)])
+def test_mcnemar_agrees_with_statsmodels(b, c):
+    theirs = their_mcnemar([[10, b], [c, 10]], exact=True).pvalue if b + c else 1.0
+    assert mcnemar(b, c) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer():
+    answers = [1, 0, 0, 1, 0]
+    for k in range(1, 6):
+        subsets = list(itertools.combinations(answers, k))
+        assert pass_at_k(5, 2, k) == pytest.approx(sum(any(s) for s in subsets) / len(subsets))
+    with pytest.raises(ValueError, match="pass@6"):
+        pass_at_k(5, 2, 6)
+
+
+def test_majority_ignores_what_cannot_be_read():
+    assert majority(["B", None, "A", "B", None, None]) == "B"
+    assert majority(["C", "A"]) == "C"
+    assert majority([None, None]) is None
+
+
+def test_no_items_have_no_mean():
+    assert math.isnan(bootstrap([]).mean)

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
-from avrt.errors import AvrtError, BadSampleError
+from avrt.errors import BadSampleError
+from data_recipes.annotations import Row, items, media_file, read_rows
 from data_recipes.recipe import Recipe
 
 _LETTERED = re.compile(r"^[A-Z][.)]\s*")
@@ -27,23 +26,8 @@ class DailyOmni(Recipe):
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""
-        path = root / "qa.json"
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        except OSError:
-            raise AvrtError("no such file", where=path, remedy="set --root to the folder with qa.json") from None
-        except ValueError as error:
-            raise AvrtError(f"not JSON: {error}", where=path) from None
-        if not isinstance(rows, list):
-            raise AvrtError("needs a list of questions", where=path)
-        # Questions of one video follow each other, so that it is decoded once.
-        numbered = sorted(enumerate(rows), key=lambda pair: (_video_id(pair[1]), pair[0]))
-        for number, row in numbered:
-            yield self._item(root, number, row)
 
-    def _item(self, root: Path, number: int, row: Any) -> SourceItem | BadSampleError:
-        name = f"dailyomni-{number:04d}"
-        try:
+        def convert(name: str, row: Row) -> SourceItem:
             video_id = row["video_id"]
             if not isinstance(video_id, str) or not _VIDEO_ID.fullmatch(video_id):
                 raise BadSampleError(f"field 'video_id' is {video_id!r}, no plain name", where=name)
@@ -62,20 +46,10 @@ class DailyOmni(Recipe):
                     "content_fine_category": row.get("content_fine_category"),
                 },
             )
-        except BadSampleError as error:
-            return error
-        except KeyError as error:
-            return BadSampleError(f"field {error} is missing", where=name)
-        except (TypeError, ValueError, AttributeError) as error:
-            return BadSampleError(f"not a question: {error}", where=name)
-        video = root / "Videos" / video_id / f"{video_id}_video.mp4"
-        if not video.is_file():
-            return BadSampleError(f"video is missing: {video.relative_to(root)}", where=name)
-        return SourceItem(sample, {Modality.VIDEO: video})
+            video = media_file(root, f"Videos/{video_id}/{video_id}_video.mp4", name, "video_id")
+            return SourceItem(sample, {Modality.VIDEO: video})
 
-
-def _video_id(row: Any) -> str:
-    return str(row.get("video_id")) if isinstance(row, dict) else ""
+        yield from items(read_rows(root / "qa.json"), "dailyomni", convert, by="video_id")
 
 
 recipe = DailyOmni

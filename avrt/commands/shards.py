@@ -17,7 +17,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 import data_recipes
 from avrt.arguments import OneLineErrors
 from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.manifest import Manifest
+from avrt.data.manifest import UNTYPED, Manifest
 from avrt.data.media import ClipSpec, FrameBudget
 from avrt.errors import AvrtError, BadSampleError
 from data_recipes.recipe import Recipe
@@ -52,6 +52,9 @@ def main(arguments: list[str]) -> None:
     chosen = {field.name: options[field.name] for field in fields(known[name])}
     spec = ClipSpec(options.frames, options.audio_seconds, FrameBudget(options.min_pixels, options.max_pixels))
     items = islice(known[name](**chosen).items(Path(options.root)), options.limit)
+    if options.dry_run:
+        survey(items)
+        return
     manifest = write_shards(
         _watched(items),
         Path(options.out),
@@ -61,6 +64,31 @@ def main(arguments: list[str]) -> None:
         keep_original=options.keep_original,
     )
     report(manifest, Path(options.out))
+
+
+def survey(items: Iterable[SourceItem | BadSampleError]) -> None:
+    """Print what would be converted: questions of each type, those whose media are missing, and unusable rows."""
+    kinds: Counter[str] = Counter()
+    missing: dict[str, str] = {}
+    bad: list[str] = []
+    for item in items:
+        if isinstance(item, BadSampleError):
+            bad.append(str(item))
+            continue
+        kinds[item.sample.question_type or UNTYPED] += 1
+        if gone := [path.name for path in item.files.values() if not path.is_file()]:
+            missing[item.sample.id] = gone[0]
+    console = Console(highlight=False, markup=False)
+    console.print(f"{kinds.total()} questions, {kinds.total() - len(missing)} of them with their media")
+    for kind, count in kinds.most_common():
+        console.print(f"  {count:6d}  {kind}")
+    if missing:
+        shown = ", ".join(sorted(set(missing.values()))[:5])
+        console.print(f"{len(missing)} questions lack {len(set(missing.values()))} media files: {shown}, ...")
+    if bad:
+        console.print(f"{len(bad)} rows cannot be used:")
+        for reason in bad[:10]:
+            console.print(f"  {reason}")
 
 
 def report(manifest: Manifest, folder: Path) -> None:
@@ -90,6 +118,7 @@ def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
     parser.add_argument("--samples_per_shard", type=int, default=256, help="samples per tar")
     parser.add_argument("--keep_original", type=bool, default=False, help="store the source media too")
     parser.add_argument("--limit", type=int | None, default=None, help="take only the first questions")
+    parser.add_argument("--dry_run", type=bool, default=False, help="only say what would be used and what is missing")
     parser.add_class_arguments(recipe)
     return parser
 

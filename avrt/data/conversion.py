@@ -32,8 +32,11 @@ def load_clip(item: SourceItem, spec: ClipSpec) -> Clip:
     """Decode every file of an item into one clip.
 
     Raises:
-        BadSampleError: If nothing of the media that the item names can be used.
+        BadSampleError: If a file is missing, or nothing of the media that the item names can be used.
     """
+    for path in item.files.values():
+        if not path.is_file():
+            raise BadSampleError(f"media file is missing: {path.name}", where=item.sample.id)
     clip = Clip()
     if (path := item.files.get(Modality.VIDEO)) is not None:
         clip = decode_video(path, spec)

@@ -48,16 +48,15 @@ def root(tmp_path):
 def test_usable_rows_and_one_reason_for_each_other(root):
     items = list(DailyOmni().items(root))
     used = [item for item in items if isinstance(item, SourceItem)]
-    assert [item.sample.id for item in used] == ["dailyomni-0000", "dailyomni-0002"]
+    assert [item.sample.id for item in used] == ["dailyomni-00000", "dailyomni-00002", "dailyomni-00001"]
     sample = used[0].sample
     assert sample.choices == ("a door opens", "a dog barks", "music", "nothing")
     assert {item.sample.answer for item in used} == {1}
     assert sample.question_type == "Event Sequence"
     assert sample.metadata["duration"] == "30s"
     reasons = {item.where: str(item) for item in items if isinstance(item, BadSampleError)}
-    assert "video is missing" in reasons["dailyomni-0001"]
-    assert "video_id" in reasons["dailyomni-0003"]
-    assert "'Type'" in reasons["dailyomni-0005"]
+    assert "video_id" in reasons["dailyomni-00003"]
+    assert "'Type'" in reasons["dailyomni-00005"]
     assert len(items) == 7
 
 
@@ -66,7 +65,7 @@ def test_command_reports_what_is_missing(root, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 samples" in printed
     assert "5 left out" in printed
-    assert "video is missing" in printed
+    assert "media file is missing" in printed
 
 
 def test_odd_videos_go_through_the_recipe(tmp_path):
@@ -104,14 +103,20 @@ def test_folder_without_annotations(tmp_path):
 def test_real_annotations(shared_data, tmp_path):
     items = list(DailyOmni().items(shared_data / "dailyomni"))
     assert len(items) == 1197
-    missing = [i for i in items if isinstance(i, BadSampleError) and "video is missing" in str(i)]
-    assert len(missing) == 1190
-    used = [item for item in items if isinstance(item, SourceItem)]
+    types = Counter(item.sample.question_type for item in items)
+    assert dict(types) == {
+        "Event Sequence": 306, "AV Event Alignment": 238, "Context understanding": 193, "Reasoning": 175,
+        "Inference": 154, "Comparative": 131,
+    }  # fmt: skip
+    assert Counter(item.sample.metadata["duration"] for item in items) == {"30s": 647, "60s": 550}
+    used = [item for item in items if item.files[Modality.VIDEO].is_file()]
     assert len(used) == 7
     assert len({item.files[Modality.VIDEO] for item in used}) == 2
     options = ["--root", str(shared_data / "dailyomni"), "--out", str(tmp_path / "out")]
     shards_command.main(["dailyomni", *options])
     shards = ShardSet(tmp_path / "out")
+    missing = [reason for reason in shards.manifest.skipped.values() if "media file is missing" in reason]
+    assert len(missing) == 1190
     assert len(shards) == 7
     assert all(set(s.media) == {Modality.VIDEO, Modality.AUDIO} for s in shards.samples())
     assert len(Counter(s.question_type for s in shards.samples())) > 1

@@ -1,0 +1,64 @@
+"""AVQA: four-way questions about 10 s VGG-Sound clips, train and validation part.
+
+`root` holds `train_qa.json` and `val_qa.json`, and the clips as `<clips>/<video_name>.mp4`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from avrt.data.conversion import SourceItem
+from avrt.data.sample import Modality, Relation, Sample
+from avrt.errors import BadSampleError
+from data_recipes.annotations import Row, items, media_file, read_rows
+from data_recipes.recipe import Recipe
+
+_NAME = re.compile(r"[\w-]+")
+_RELATIONS = {"Both": Relation.BOTH, "Sound": Relation.SOUND, "View": Relation.VIEW}
+
+
+@dataclass
+class AVQA(Recipe):
+    """AVQA (40,127 training and 17,208 validation questions when complete).
+
+    A choice that is null in the annotation is left out, and the others move up; a question whose right choice is null,
+    or that keeps fewer than two, is left out.
+
+    Attributes:
+        split: Which part.
+        clips: Folder of the clips, below the root.
+    """
+
+    split: Literal["train", "val"] = "train"
+    clips: str = "videos"
+
+    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
+        """See `Recipe.items`."""
+
+        def convert(name: str, row: Row) -> SourceItem:
+            video = row["video_name"]
+            if not isinstance(video, str) or not _NAME.fullmatch(video):
+                raise BadSampleError(f"field 'video_name' is {video!r}, no plain name", where=name)
+            given, answer = row["multi_choice"], row["answer"]
+            if not isinstance(answer, int) or not 0 <= answer < len(given) or given[answer] is None:
+                raise BadSampleError(f"field 'answer' is {answer!r}, which is no choice", where=name)
+            sample = Sample(
+                id=f"avqa-{self.split}-{row['id']}",
+                question=row["question_text"],
+                choices=tuple(choice for choice in given if choice is not None),
+                answer=answer - given[:answer].count(None),
+                relation=_RELATIONS.get(row["question_relation"]),
+                question_type=row["question_type"],
+                metadata={"video_name": video, "video_id": row.get("video_id")},
+            )
+            path = media_file(root, f"{self.clips}/{video}.mp4", name, "video_name")
+            return SourceItem(sample, {Modality.VIDEO: path})
+
+        yield from items(read_rows(root / f"{self.split}_qa.json"), f"avqa-{self.split}", convert, by="video_name")
+
+
+recipe = AVQA

@@ -1,0 +1,59 @@
+"""AVQA-R1-6K, the part of OmniInstruct that EchoInk trains on: questions about a picture and a sound.
+
+`root` holds the annotation files, and the media that their `path` names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from avrt.data.conversion import SourceItem
+from avrt.data.sample import LETTERS, Modality, Relation, Sample
+from avrt.errors import BadSampleError
+from data_recipes.annotations import Row, items, media_file, read_rows
+from data_recipes.recipe import Recipe
+
+_LETTERED = re.compile(r"^[A-Z][.)]\s*")
+_SOLUTION = re.compile(r"\s*<answer>\s*([A-Z])\s*</answer>\s*")
+
+
+@dataclass
+class AVQAR1(Recipe):
+    """AVQA-R1-6K (4,490 training and 1,911 validation questions when complete).
+
+    Attributes:
+        split: Which part; the annotation file is `<split>.json`.
+    """
+
+    split: Literal["train", "valid"] = "train"
+
+    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
+        """See `Recipe.items`."""
+
+        def convert(name: str, row: Row) -> SourceItem:
+            solution = _SOLUTION.fullmatch(row["solution"])
+            if solution is None:
+                raise BadSampleError(f"field 'solution' is {row['solution']!r}, no lettered answer", where=name)
+            sample = Sample(
+                id=f"avqa_r1-{self.split}-{row['problem_id']}",
+                question=row["problem"],
+                choices=tuple(_LETTERED.sub("", option) for option in row["options"]),
+                answer=LETTERS.index(solution[1]),
+                relation=Relation.BOTH,
+                question_type=row["problem_type"],
+                metadata={"source": row.get("data_source")},
+            )
+            files = {
+                Modality.IMAGE: media_file(root, row["path"]["image"], name, "path.image"),
+                Modality.AUDIO: media_file(root, row["path"]["audio"], name, "path.audio"),
+            }
+            return SourceItem(sample, files)
+
+        yield from items(read_rows(root / f"{self.split}.json"), f"avqa_r1-{self.split}", convert, by="problem_id")
+
+
+recipe = AVQAR1

@@ -1,0 +1,50 @@
+"""MMAR: questions about sound alone, with 2 to 6 choices, from the benchmark's own layout.
+
+`root` holds `MMAR-meta.jsonl` and the sounds that its `audio_path` names, such as `audio/<id>.wav`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from avrt.data.conversion import SourceItem
+from avrt.data.sample import Modality, Relation, Sample
+from avrt.errors import BadSampleError
+from data_recipes.annotations import Row, index_of, items, media_file, read_rows
+from data_recipes.recipe import Recipe
+
+
+@dataclass
+class MMAR(Recipe):
+    """The MMAR benchmark (1,000 questions when complete).
+
+    Four of the released rows have an empty choice at the end, which is no choice and is left out.
+    """
+
+    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
+        """See `Recipe.items`."""
+
+        def convert(name: str, row: Row) -> SourceItem:
+            choices = tuple(choice for choice in row["choices"] if choice.strip())
+            sample = Sample(
+                id=name,
+                question=row["question"],
+                choices=choices,
+                answer=index_of(choices, row["answer"], name),
+                relation=Relation.SOUND,
+                question_type=row["category"],
+                metadata={
+                    "mmar_id": row["id"],
+                    "modality": row.get("modality"),
+                    "sub_category": row.get("sub-category"),
+                    "language": row.get("language"),
+                },
+            )
+            return SourceItem(sample, {Modality.AUDIO: media_file(root, row["audio_path"], name, "audio_path")})
+
+        yield from items(read_rows(root / "MMAR-meta.jsonl"), "mmar", convert, by="audio_path")
+
+
+recipe = MMAR

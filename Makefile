@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: install demo test lint teachers server clean
+.PHONY: install demo study test lint teachers server clean
 
 install: $(STAMP)
 
@@ -14,6 +14,9 @@ $(STAMP): pyproject.toml setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
+
+study: $(STAMP)
+	$(BIN)/avrt demo --study true --out study
 
 demo: $(STAMP)
 	$(BIN)/avrt demo --out demo
@@ -44,4 +47,4 @@ server: $(STAMP)
 	tests/server/setup.sh .venv-server
 
 clean:
-	rm -rf $(VENV) .venv-server demo runs build *.egg-info
+	rm -rf $(VENV) .venv-server demo study runs build *.egg-info

@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "traces": ("avrt.commands.traces", "make reasoning traces with teachers: avrt traces run --config traces.yaml"),
     "export": ("avrt.commands.export", "turn a checkpoint into a folder that transformers and vLLM load"),
     "benchmark": ("avrt.commands.benchmark", "students x benchmarks x modality masks: --config GRID"),
+    "report": (
+        "avrt.commands.report",
+        "the paper's tables and one page of benchmark results: avrt report RUNS --out DIR",
+    ),
     "doctor": ("avrt.commands.doctor", "check that sampling agrees with scoring: --config grpo.yaml --data.train DIR"),
     "demo": ("avrt.commands.demo", "run the whole pipeline in miniature on this machine"),
 }

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,120 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from avrt.arguments import OneLineErrors
+from avrt.commands.demo_stages import Stage, stages
 from avrt.errors import AvrtError
 
-SFT = ("--config", "sft.yaml", "--config", "nano/sft.yaml")
-# About 1,200 traces: smaller steps, more often.
-FEW_TRACES = (
-    *("--data.batch_size", "16", "--model.micro_batch_size", "16"),
-    *("--trainer.max_epochs", "6", "--trainer.check_val_every_n_epoch", "6"),
-)
-TRACES = ("--config", "traces.yaml", "--config", "nano/traces.yaml")
-GRPO = ("--config", "grpo.yaml", "--config", "nano/grpo.yaml")
 DONE = ".done"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command of the demo.
-
-    Attributes:
-        name: Name of the folder below the demo's that it fills.
-        title: What is printed.
-        command: Arguments of `avrt`.
-        resumes: Whether it goes on by itself where it was interrupted.
-    """
-
-    name: str
-    title: str
-    command: tuple[str, ...]
-    resumes: bool = False
-
-
-def stages(out: Path, clips: int) -> list[Stage]:
-    """The demo's commands in order.
-
-    Args:
-        out: The demo's folder.
-        clips: Number of training clips.
-    """
-    data, raw = out / "data", str(out / "data" / "clips")
-    # Training questions come without reference traces: those that the student learns from are made by the teachers.
-    # A quarter of the questions can be told by either sense; of the others, teachers who must guess get few right.
-    untraced = {"train": ("--traces", "none", "--redundant", "0.5", "--both", "0.5", "--questions_per_clip", "8")}
-    sizes = {"train": clips, "val": max(4, clips // 12), "test": max(4, clips // 5)}
-    plan = [
-        Stage(
-            f"data/{split}",
-            f"clips and shards, {split}",
-            (
-                *("shards", "nano_world", "--root", raw, "--out", str(data / split), "--split", split),
-                *("--clips", str(n), *untraced.get(split, ())),
-            ),
-        )
-        for split, n in sizes.items()
-    ]
-    questions, val = str(data / "train"), ("--data.val", str(data / "val"))
-    traced = str(out / "traces" / "shards" / "train")
-    checkpoints = {name: str(out / name / "run") for name in ("sft", "grpo")}
-    models = {"base": "nano", "sft": str(out / "sft" / "model"), "grpo": str(out / "grpo" / "model")}
-
-    def evaluate(name: str) -> Stage:
-        folder = out / "eval" / name
-        options = (
-            "--data.test",
-            str(data / "test"),
-            "--trainer.logger",
-            "false",
-            "--model.student.source",
-            models[name],
-        )
-        return Stage(
-            f"eval/{name}", f"evaluate {name}", ("test", *SFT, *options, "--trainer.default_root_dir", str(folder))
-        )
-
-    def export(name: str) -> Stage:
-        return Stage(
-            f"{name}/model", f"export {name}", ("export", "--ckpt_path", checkpoints[name], "--out", models[name])
-        )
-
-    return [
-        *plan,
-        Stage(
-            "traces",
-            "traces by two teachers",
-            ("traces", "run", *TRACES, "--data", questions, "--out", str(out / "traces")),
-            resumes=True,
-        ),
-        evaluate("base"),
-        Stage(
-            "sft/run",
-            "SFT",
-            (
-                *("fit", *SFT, *FEW_TRACES, "--data.train", traced, *val),
-                *("--trainer.default_root_dir", checkpoints["sft"]),
-            ),
-        ),
-        export("sft"),
-        evaluate("sft"),
-        Stage(
-            "grpo/run",
-            "GRPO",
-            (
-                "fit",
-                *GRPO,
-                "--data.train",
-                questions,
-                *val,
-                "--model.student.source",
-                models["sft"],
-                "--trainer.default_root_dir",
-                checkpoints["grpo"],
-            ),
-        ),
-        export("grpo"),
-        evaluate("grpo"),
-    ]
 
 
 def main(arguments: list[str]) -> None:
@@ -144,12 +33,14 @@ def main(arguments: list[str]) -> None:
     parser = OneLineErrors(prog="avrt demo", description=__doc__)
     parser.add_argument("--out", type=str, default="demo", help="folder for everything that the demo makes")
     parser.add_argument("--clips", type=int, default=400, help="number of training clips")
+    parser.add_argument("--study", type=bool, default=False, help="the paper's Table 4 in miniature, with a report")
     options = parser.parse_args(arguments)
     out, console = Path(options.out), Console()
     begun = time.perf_counter()
-    for stage in stages(out, options.clips):
+    for stage in stages(out, options.clips, study=options.study):
         _run(stage, out, console)
-    console.print(result_table(out))
+    if not options.study:
+        console.print(result_table(out))
     console.print(
         f"this run took {time.perf_counter() - begun:.0f} s; curves: tensorboard --logdir {out}", highlight=False
     )

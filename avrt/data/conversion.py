@@ -34,9 +34,9 @@ def load_clip(item: SourceItem, spec: ClipSpec) -> Clip:
     Raises:
         BadSampleError: If a file is missing, or nothing of the media that the item names can be used.
     """
-    for path in item.files.values():
-        if not path.is_file():
-            raise BadSampleError(f"media file is missing: {path.name}", where=item.sample.id)
+    for file in item.files.values():
+        if not file.is_file():
+            raise BadSampleError(f"media file is missing: {file.name}", where=item.sample.id)
     clip = Clip()
     if (path := item.files.get(Modality.VIDEO)) is not None:
         clip = decode_video(path, spec)

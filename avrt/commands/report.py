@@ -1,0 +1,111 @@
+"""`avrt report RUNS --out DIR`: the paper's tables and more from benchmark results, and one page to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from avrt.arguments import OneLineErrors
+from avrt.data.manifest import write_whole
+from avrt.errors import AvrtError
+from avrt.evaluation.benchmark import BenchmarkOptions
+from avrt.evaluation.page import render
+from avrt.evaluation.paper import paper_tables, published
+from avrt.evaluation.result import figures
+from avrt.evaluation.study import Run, read_runs, study_tables
+
+CURVES = {"reward per answer": "rewards/total/mean", "tokens per answer": "completions/tokens"}
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command.
+
+    Args:
+        arguments: What follows `avrt report`.
+    """
+    labels = sorted({row["student"] for table in published() for row in table["rows"] if "student" in row})
+    parser = OneLineErrors(
+        prog="avrt report", description=f"{__doc__} Labels that the paper's tables know: {', '.join(labels)}."
+    )
+    parser.add_argument("runs", type=str, help="folder with results of avrt test or avrt benchmark")
+    parser.add_argument("--out", type=str, default="report", help="folder for the report")
+    parser.add_argument(
+        "--stand_in",
+        type=dict[str, str],
+        default={},
+        help='the paper\'s benchmark -> ours: {"omnibench": "nano_world"}',
+    )
+    parser.add_argument("--difficulty", type=str | None, default=None, help="difficulty.jsonl of avrt traces")
+    parser.add_argument(
+        "--training", type=dict[str, str], default={}, help="name -> folder of a training run: its curves"
+    )
+    parser.add_argument("--examples", type=int, default=4, help="questions of each benchmark shown with their clip")
+    options = parser.parse_args(arguments)
+    runs = read_runs(Path(options.runs))
+    if options.difficulty is not None:
+        runs = with_difficulty(runs, Path(options.difficulty))
+    of_paper, further = paper_tables([run.result for run in runs], options.stand_in), study_tables(runs)
+    tables = [*of_paper, *further]
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        write_whole(out / f"{table.id}.csv", table.csv().encode())
+        write_whole(out / f"{table.id}.tex", table.latex().encode())
+    text = "\n".join(table.markdown() for table in tables)
+    write_whole(out / "report.md", f"# Evaluation of {len(runs)} runs\n\n{text}".encode())
+    curves = training_curves({name: Path(folder) for name, folder in options.training.items()})
+    write_whole(out / "report.html", render(runs, tables, curves, options.examples).encode())
+    console = Console()
+    for table in of_paper:
+        console.print(Markdown(table.markdown()))
+    console.print(f"{len(tables)} tables as Markdown, CSV and LaTeX, and report.html: {out}", highlight=False)
+
+
+def with_difficulty(runs: Sequence[Run], path: Path) -> list[Run]:
+    """Label questions with the difficulty that the teachers' verdicts gave them, and score again.
+
+    Raises:
+        AvrtError: If the file is missing or is no list of labels.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        labels = {row["id"]: row["difficulty"] for row in rows}
+    except OSError:
+        raise AvrtError("no such file", where=path) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise AvrtError(f"no list of difficulty labels: {error}", where=path) from None
+    found = []
+    for run in runs:
+        predictions = [
+            replace(p, metadata={**p.metadata, "difficulty": labels[p.id]}) if p.id in labels else p
+            for p in run.predictions
+        ]
+        declared = BenchmarkOptions(name=run.result.benchmark, official=run.result.official)
+        groups = figures(predictions, declared, run.result.protocol, run.result.mask)["groups"]
+        result = replace(run.result, groups={**run.result.groups, "difficulty": groups["difficulty"]})
+        found.append(Run(run.folder, result, predictions))
+    return found
+
+
+def training_curves(folders: Mapping[str, Path]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Reward and length curves from the TensorBoard logs of training runs."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for name, folder in folders.items():
+        logs = sorted(folder.rglob("events.out.tfevents.*"))
+        if not logs:
+            raise AvrtError("no TensorBoard log", where=folder, remedy="set --training to a run's folder")
+        for log in logs:
+            events = EventAccumulator(str(log.parent))
+            events.Reload()
+            for title, tag in CURVES.items():
+                if tag in events.Tags()["scalars"]:
+                    points = [(e.step, e.value) for e in events.Scalars(tag)]
+                    found.setdefault(title, {})[name] = points
+    return found

@@ -1,0 +1,68 @@
+"""The paper's tables with our figures beside the published ones, as far as there are runs for them."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from avrt.evaluation.result import Result
+from avrt.evaluation.tables import Table, interval
+
+NOTE = "Ours: strict accuracy in % with its 95 % interval. Published: the paper's own figures."
+
+
+def paper_tables(results: Sequence[Result], stand_in: Mapping[str, str]) -> list[Table]:
+    """Tables 3 to 8 and 10: those for which there is a run.
+
+    Args:
+        results: Every run.
+        stand_in: Benchmark of the paper -> the one that was run in its place, such as omnibench -> nano_world.
+    """
+    found = {(r.student, r.benchmark, r.mask): r for r in results}
+    tables = [_table(declared, found, stand_in) for declared in published()]
+    return [table for table in tables if table is not None]
+
+
+def published() -> list[dict[str, Any]]:
+    """What the paper publishes; see `published.yaml`."""
+    text = importlib.resources.files("avrt.evaluation").joinpath("published.yaml").read_text(encoding="utf-8")
+    parser = ArgumentParser()
+    parser.add_argument("--tables", type=list[dict[str, Any]])
+    tables: list[dict[str, Any]] = parser.parse_string("tables:\n" + text).tables
+    return tables
+
+
+def _table(
+    declared: Mapping[str, Any], found: Mapping[tuple[str, str, str], Result], stand_in: Mapping[str, str]
+) -> Table | None:
+    columns, rows, ran = declared["columns"], [], False
+    for row in declared["rows"]:
+        own = [_cell(row.get("student"), column, found, stand_in) for column in columns]
+        ran = ran or any(own)
+        figures = row.get("published") or [None] * len(columns)
+        rows.append([row["label"], *(cell or "-" for cell in own), *("-" if f is None else str(f) for f in figures)])
+    if not ran:
+        return None
+    replaced = {c["benchmark"]: stand_in[c["benchmark"]] for c in columns if c["benchmark"] in stand_in}
+    told = "".join(f" {name} is stood in for by {other}." for name, other in replaced.items())
+    head = ["", *(f"{c['name']} (ours)" for c in columns), *(f"{c['name']} (published)" for c in columns)]
+    return Table(declared["id"], declared["title"], head, rows, NOTE + told)
+
+
+def _cell(
+    student: str | None,
+    column: Mapping[str, Any],
+    found: Mapping[tuple[str, str, str], Result],
+    stand_in: Mapping[str, str],
+) -> str | None:
+    benchmark = stand_in.get(column["benchmark"], column["benchmark"])
+    result = found.get((student or "", benchmark, column.get("mask", "av")))
+    if result is None:
+        return None
+    if "group" not in column:
+        return interval(next(iter(result.scores.values())))
+    estimate = result.groups.get(column["group"], {}).get(column["value"])
+    return None if estimate is None else interval(estimate)

@@ -1,0 +1,71 @@
+"""Tables of results as data, and how they are written: Markdown, CSV, LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        id: Name of its files.
+        title: What it shows.
+        head: Column names.
+        rows: Cells; as many per row as there are columns.
+        note: What has to be known to read it.
+    """
+
+    id: str
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """As Markdown, with its title."""
+        lines = [f"## {self.title}", "", _row(self.head), _row(["---"] * len(self.head))]
+        lines += [_row([cell.replace("|", r"\|") for cell in row]) for row in self.rows]
+        return "\n".join([*lines, "", *([self.note, ""] if self.note else [])])
+
+    def csv(self) -> str:
+        """As CSV with a header."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.head)
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def latex(self) -> str:
+        """As a LaTeX table, booktabs style."""
+        columns = "l" + "r" * (len(self.head) - 1)
+        body = "\n".join(" & ".join(_latex(cell) for cell in row) + r" \\" for row in self.rows)
+        head = " & ".join(_latex(cell) for cell in self.head) + r" \\"
+        return (
+            f"\\begin{{table}}\n\\centering\n\\caption{{{_latex(self.title)}}}\n\\begin{{tabular}}{{{columns}}}\n"
+            f"\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+        )
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def percent(value: float) -> str:
+    """A share as per cent with one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def interval(estimate: dict[str, float]) -> str:
+    """An accuracy with its interval, in per cent."""
+    return f"{percent(estimate['accuracy'])} [{percent(estimate['low'])}, {percent(estimate['high'])}]"

@@ -1,0 +1,145 @@
+"""The report: figures beside the published ones, every format, and the page in a real browser."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from avrt.data.shards import ShardSet
+from avrt.evaluation.benchmark import BenchmarkOptions
+from avrt.evaluation.paper import published
+from avrt.evaluation.protocol import flatten
+from avrt.evaluation.records import Journal, Prediction
+from avrt.evaluation.result import Result, figures
+from avrt.evaluation.study import read_runs, scorers
+from tests.conftest import avrt
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+def make_run(folder, world, student, mask, answer, **protocol):
+    """A run whose answers are made by a rule, written by the code that writes real ones."""
+    shards = ShardSet(world / "test")
+    senses = {"av": "both", "a": "sound", "v": "sight", "text": "none", "shuffled": "both"}[mask]
+    record = flatten({
+        "prompt": {"senses": senses, "hidden": "absent", "system_prompt": "", **protocol},
+        "shuffle_sound": mask == "shuffled",
+    })  # fmt: skip
+    journal = Journal(folder, record)
+    journal.add([
+        Prediction.of(sample, i, responses=(answer(i, sample),), finished=(True,))
+        for i, sample in enumerate(shards.samples())
+    ])  # fmt: skip
+    found = figures(journal.merge(len(shards)), BenchmarkOptions(name="nano_world", official="omnibench"), record, mask)
+    Result(student=student, environment={"shards": str(world / "test")}, **found).save(folder)
+
+
+def right(i, sample):
+    return f"<think>The frames show it, and I hear it.</think><answer>{sample.answer_letter}</answer>"
+
+
+def half(i, sample):
+    return right(i, sample) if i % 2 else "The answer is (A)"
+
+
+@pytest.fixture(scope="module")
+def report(world, tmp_path_factory):
+    root = tmp_path_factory.mktemp("report")
+    for mask, answer in {"av": right, "a": half, "v": half, "text": half, "shuffled": half}.items():
+        make_run(root / "runs" / "sft_rl" / mask, world, "sft_rl", mask, answer)
+    make_run(root / "runs" / "base" / "av", world, "base", "av", half, system_prompt="Other")
+    labels = [
+        {"id": s.id, "difficulty": "easy" if i % 2 else "hard"}
+        for i, s in enumerate(ShardSet(world / "test").samples())
+    ]
+    (root / "difficulty.jsonl").write_text("\n".join(map(json.dumps, labels)))
+    avrt(
+        "report", root / "runs", "--out", root / "out", "--stand_in", '{"omnibench": "nano_world"}',
+        "--difficulty", root / "difficulty.jsonl",
+    )  # fmt: skip
+    return root
+
+
+def rows(report, name):
+    return list(csv.DictReader((report / "out" / f"{name}.csv").open()))
+
+
+def test_the_papers_tables_show_ours_beside_theirs(report):
+    table = rows(report, "table4")
+    assert table[3][""] == "SFT + RL"
+    assert table[3]["AV (ours)"].startswith("100.0 [")
+    assert table[3]["AV (published)"] == "56.3"
+    assert table[1]["AV (ours)"] == "-"
+    assert rows(report, "table8")[1]["easy (ours)"].startswith("100.0")
+    assert rows(report, "table8")[0]["hard (ours)"] != rows(report, "table8")[0]["easy (ours)"]
+    assert {p["id"] for p in published()} == {f"table{n}" for n in (3, 4, 5, 6, 7, 8, 10)}
+    assert "\\toprule" in (report / "out" / "table4.tex").read_text()
+
+
+def test_a_protocol_difference_is_shown(report):
+    table = rows(report, "protocols")
+    assert len(table) == 5  # every run but the first of the benchmark
+    for row in table:
+        assert row["field"] == "prompt.system_prompt"
+        assert (row["first run of the benchmark"], row["here"]) == ("Other", "")
+
+
+def test_the_ledger_counts_questions_that_need_both_senses(report, world):
+    [row] = rows(report, "ledger")
+    samples = list(ShardSet(world / "test").samples())
+    alone = {i for i, s in enumerate(samples) if i % 2}
+    assert row["questions"] == str(len(samples))
+    expected = 100 * (len(samples) - len(alone)) / len(samples)
+    assert row["only with both"].startswith(f"{expected:.1f}")
+    assert row["with neither"].startswith(f"{100 * len(alone) / len(samples):.1f}")
+
+
+def test_the_same_answers_differ_by_scorer(report):
+    table = scorers(read_runs(report / "runs"))
+    row = next(r for r in table.rows if r[0].startswith("base"))
+    cells = dict(zip(table.head, row, strict=True))
+    assert cells["strict"] != cells["lenient"]
+    assert cells["strict"].endswith("(50.0)")
+    assert cells["lenient"].endswith("(0.0)")
+
+
+@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver")
+def test_the_page_renders_and_its_clips_play(report):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--window-size=1300,2400",
+        "--autoplay-policy=no-user-gesture-required",
+    ):  # fmt: skip
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        browser.set_script_timeout(60)
+        browser.get((report / "out" / "report.html").as_uri())
+        assert browser.get_log("browser") == []
+        assert len(browser.find_elements("css selector", "svg")) >= 2
+        assert browser.find_element("id", "table4").text
+        played = browser.execute_async_script("""
+            const done = arguments[arguments.length - 1];
+            Promise.all([...document.querySelectorAll('video, audio')].map(async m => {
+                await m.play();
+                await new Promise(r => setTimeout(r, 1500));
+                return [m.currentTime, m.duration, m.videoWidth || 0, m.error && m.error.message];
+            })).then(done, e => done(String(e)));
+        """)
+        assert isinstance(played, list), played
+        assert len(played) == 4
+        for time, duration, width, error in played:
+            assert error is None
+            assert time > 0.3
+            assert duration == pytest.approx(2.0, abs=0.3)
+            assert width == 56
+        browser.save_screenshot(str(report / "page.png"))
+    finally:
+        browser.quit()

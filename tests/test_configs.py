@@ -1,9 +1,14 @@
 """The packaged configurations: the paper's numbers, and nano overlays that only override."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from avrt.prompts import fill_template
+from avrt.training.launch import read_config
+from tests.conftest import make_sample
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -44,3 +49,66 @@ def test_nano_overlays_change_values_not_the_pipeline(stage):
     assert "class_path" not in str(overlay)
     assert "strategy" not in overlay["trainer"]
     assert "callbacks" not in overlay["trainer"]
+
+
+BENCHMARKS = {"omnibench": 1142, "dailyomni": 1197, "mmar": 1000, "avqa": 17208, "avqa_r1": 1911}
+
+
+def read(monkeypatch, *names: str):
+    monkeypatch.setattr(sys, "argv", ["avrt"])
+    module, data, _ = read_config([word for name in names for word in ("--config", str(CONFIGS / name))])
+    return module, data
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_benchmarks_are_declared_whole(name, monkeypatch):
+    module, data = read(monkeypatch, f"{name}.yaml")
+    assert module.benchmark.name == name
+    assert module.benchmark.expected == BENCHMARKS[name]
+    assert module.benchmark.scorers[0] == "strict"
+    assert module.answers.temperature == 0
+    assert data.prompt.audio_in_video
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "protocol", "begins", "ends"),
+    [
+        ("dailyomni", "dailyomni_authors", "\nYour task is to", "or D. Don't generate any other text.\n"),
+        ("omnibench", "omnibench_authors", "Please answer the following", "A. a ball\nB. a box\nC. a star."),
+        ("omnibench", "omnibench_lmms_eval", "Question:\nWhich thing is seen?\n\nOptions:\nA. a ball", "directly."),
+        ("mmar", "mmar_lmms_eval", "Listen to the audio", "C. a star\nThe best answer is:"),
+        ("omnibench", "qwen", "Which thing is seen?\nA. a ball", "C. a star"),
+    ],
+)
+def test_named_protocols_ask_as_they_say(benchmark, protocol, begins, ends, monkeypatch):
+    module, data = read(monkeypatch, f"{benchmark}.yaml", f"protocols/{protocol}.yaml")
+    prompt = data.prompt
+    text = fill_template(make_sample(), prompt.template, prompt.choice, prompt.instruction)
+    assert text.startswith(begins)
+    assert text.endswith(ends)
+    assert module.answers.max_new_tokens in (10, 128, 1024)
+    if protocol == "dailyomni_authors":
+        assert "Choices: ['A. a ball', 'B. a box', 'C. a star']\n" in text
+
+
+def leaves(record: dict, prefix: str = "") -> dict:
+    return {
+        k: v
+        for key, value in record.items()
+        for k, v in (leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}).items()
+    }
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "ablations").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_ablation_names_its_table_and_changes_what_it_ablates_alone(path):
+    changed = leaves(yaml.safe_load(path.read_text()))
+    ablated = {
+        "audio_traces": {"filter", "merger.reads", "merger.template"},
+        "visual_traces": {"filter", "merger.reads", "merger.template"},
+        "gemma_merger": {"merger.backend.init_args.model"},
+        "no_length": {"model.init_args.rewards.length"},
+        "rl_only": {"model.init_args.student.source"},
+        "size_7b": {"model.init_args.student.source"},
+    }
+    assert set(changed) == ablated[path.stem]
+    assert path.read_text().startswith("# Table ")

@@ -55,7 +55,7 @@ def plot(runs: Sequence[Run], benchmark: str) -> str:
                 axes.bar(x, 100 * e["accuracy"], width * 0.9, yerr=error, capsize=2, color=f"C{m}", label=mask)
         handles, labels = axes.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
-        axes.legend(unique.values(), unique.keys(), fontsize=8)
+        axes.legend(unique.values(), unique.keys(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         axes.set_xticks(range(len(students)), students)
         axes.set_ylabel("accuracy %, 95 % interval")
 
@@ -77,7 +77,7 @@ def difficulty_plot(runs: Sequence[Run]) -> str | None:
             axes.bar([x + i * width for x in range(3)], heights, width * 0.9, label=run.name)
         axes.set_xticks([x + 0.4 for x in range(3)], levels)
         axes.set_ylabel("accuracy %")
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
 
     return _svg("by difficulty", draw)
 

@@ -74,6 +74,7 @@ def test_the_papers_tables_show_ours_beside_theirs(report):
     assert rows(report, "table8")[1]["easy (ours)"].startswith("100.0")
     assert rows(report, "table8")[0]["hard (ours)"] != rows(report, "table8")[0]["easy (ours)"]
     assert {p["id"] for p in published()} == {f"table{n}" for n in (3, 4, 5, 6, 7, 8, 10)}
+    assert "## Table 4: training stages and modalities" in (report / "out" / "report.md").read_text()
     assert "\\toprule" in (report / "out" / "table4.tex").read_text()
 
 

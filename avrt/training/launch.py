@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from avrt.arguments import OneLineErrors
 from avrt.data.datamodule import AVDataModule
+from avrt.errors import AvrtError
 from avrt.training.benchmark import BenchmarkModule
 from avrt.training.callbacks import PrintAnswers, ReportSkipped, RunCheckpoint, ShowRollouts
 from avrt.training.task import StudentModule
@@ -51,6 +52,24 @@ class AvrtCLI(LightningCLI):
         """Give the callbacks that every run has fields of their own, since a list is awkward to override."""
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ShowRollouts, "show_rollouts")
+
+    def instantiate_classes(self) -> None:
+        """Make everything that the configuration describes.
+
+        Raises:
+            AvrtError: If one of its values is refused; what the parser wraps around that is taken off.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException = error
+            while not isinstance(cause, AvrtError) and (inner := cause.__cause__ or cause.__context__) is not None:
+                cause = inner
+            if isinstance(cause, AvrtError):
+                raise cause from None
+            if isinstance(cause, ValueError) and cause is not error:
+                raise AvrtError(str(cause).splitlines()[0], where="configuration") from None
+            raise
 
     def before_test(self) -> None:
         """Let a benchmark load its checkpoint itself, and record the configuration that repeats it.

@@ -111,6 +111,22 @@ def test_replay_gives_the_same_figures_and_notices_other_ones(grid):
     assert "0.99 then" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--model.benchmark.official", "nonsense", "nonsense: no such scorer (one of strict"),
+        ("--model.answers.top_p", "3", "out of range"),
+        ("--data.prompt.template", "{quest}", "placeholder that is not known: 'quest'"),
+        ("--model.benchmark.samples", "3", "the same at temperature 0"),
+    ],
+)
+def test_a_refused_value_is_told_in_one_line(option, value, told, world, tmp_path):
+    done = ask(world, tmp_path, option, value, check=False)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_cell_that_fails_is_named_and_the_others_are_run(grid, world, tmp_path):
     settings = yaml.safe_load((grid / "grid.yaml").read_text())
     settings.update(students={"gone": str(tmp_path / "gone"), "base": "nano"}, masks=["a"], out=str(tmp_path / "out"))

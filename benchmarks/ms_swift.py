@@ -141,6 +141,7 @@ def main() -> None:
                 first, tokens = our_seconds(student, prompt_tokens, size, options.answer)
                 theirs = min(swift_seconds(options.python, work, question, pixels, size, options.answer, options.steps))
                 own = min(first, our_seconds(student, prompt_tokens, size, options.answer)[0])
+                print(f"prompt {tokens}, G {size}: ms-swift {theirs:.1f} s, avrt {own:.1f} s", flush=True)
                 table.add_row(str(tokens), str(size), f"{theirs:.1f}", f"{own:.1f}", f"{theirs / own:.1f}")
     Console().print(table)
 

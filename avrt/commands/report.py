@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from avrt.arguments import OneLineErrors
+from avrt.commands.judge import judge_claims
 from avrt.data.manifest import write_whole
 from avrt.errors import AvrtError
 from avrt.evaluation.benchmark import BenchmarkOptions
@@ -18,6 +19,7 @@ from avrt.evaluation.page import render
 from avrt.evaluation.paper import paper_tables, published
 from avrt.evaluation.result import figures
 from avrt.evaluation.study import Run, read_runs, study_tables
+from avrt.traces.backend import Backend
 
 CURVES = {"reward per answer": "rewards/total/mean", "tokens per answer": "completions/tokens"}
 
@@ -45,11 +47,16 @@ def main(arguments: list[str]) -> None:
         "--training", type=dict[str, str], default={}, help="name -> folder of a training run: its curves"
     )
     parser.add_argument("--examples", type=int, default=4, help="questions of each benchmark shown with their clip")
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--judge", type=Backend | None, default=None, help="a language model asked about claimed senses"
+    )
+    options = parser.instantiate_classes(parser.parse_args(arguments))
     runs = read_runs(Path(options.runs))
     if options.difficulty is not None:
         runs = with_difficulty(runs, Path(options.difficulty))
     of_paper, further = paper_tables([run.result for run in runs], options.stand_in), study_tables(runs)
+    if options.judge is not None:
+        further.append(judge_claims(runs, options.judge))
     tables = [*of_paper, *further]
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from avrt.evaluation.records import Journal, Prediction
 from avrt.evaluation.result import Result, figures
 from avrt.evaluation.study import read_runs, scorers
 from tests.conftest import avrt
+from tests.traces.servers import serving
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -103,6 +104,23 @@ def test_the_same_answers_differ_by_scorer(report):
     assert cells["strict"] != cells["lenient"]
     assert cells["strict"].endswith("(50.0)")
     assert cells["lenient"].endswith("(0.0)")
+
+
+def test_a_judge_is_asked_about_hidden_senses_only(report, tmp_path):
+    with serving(tmp_path, "--models", "judge", "--fail_percent", 20) as server:
+        backend = "avrt.traces.openai_backend.OpenAIBackend"
+        settings = {"model": "judge", "endpoints": [server.url], "pause": 0.01, "timeout": 2.0, "attempts": 20}
+        judge = json.dumps({"class_path": backend, "init_args": settings})
+        avrt("report", report / "runs", "--out", tmp_path / "out", "--judge", judge)
+        asked = {r["prompt"] for r in server.records("request")}
+    table = list(csv.DictReader((tmp_path / "out" / "judge.csv").open()))
+    assert [(row["run"], row["hidden"]) for row in table] == [
+        ("sft_rl / nano_world / a", "sight"), ("sft_rl / nano_world / text", "hearing"),
+        ("sft_rl / nano_world / text", "sight"), ("sft_rl / nano_world / v", "hearing"),
+    ]  # fmt: skip
+    assert all(row["judge: claimed %"].startswith("50.0") for row in table)
+    assert all(row["agree %"] == "100.0" and row["not judged"] == "0" for row in table)
+    assert not any("<answer>" in prompt for prompt in asked)
 
 
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver")

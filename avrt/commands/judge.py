@@ -1,0 +1,67 @@
+"""A language model's opinion on claims of a hidden sense, beside the rules of `avrt.evaluation.claims`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from avrt.evaluation.claims import HIDDEN, Sense, claims
+from avrt.evaluation.study import Run, interval_of
+from avrt.evaluation.tables import Table, percent
+from avrt.traces.backend import Backend
+from avrt.traces.requests import CallFailedError, Request, Sampling
+
+SYSTEM = "You check what a text claims. Answer with one word: yes or no."
+QUESTION = {
+    "hearing": "does the writer claim to have heard something of a clip, rather than deny it or suppose it?",
+    "sight": "does the writer claim to have seen something of a clip, rather than deny it or suppose it?",
+}
+HEAD = ["run", "hidden", "judge: claimed %", "rules: claimed %", "agree %", "not judged"]
+
+
+def judge_claims(runs: Sequence[Run], backend: Backend) -> Table:
+    """Ask about every answer of every run that hides a sense.
+
+    Args:
+        runs: The runs.
+        backend: The judge. A call that fails, and a reply that begins with neither yes nor no, is not judged.
+
+    Raises:
+        AvrtError: If the judge cannot be reached.
+    """
+    rows = asyncio.run(_rows(runs, backend))
+    return Table("judge", "Claims of a hidden sense, by a judge", HEAD, rows, f"Judge: {backend.model}.")
+
+
+async def _rows(runs: Sequence[Run], backend: Backend) -> list[list[str]]:
+    await backend.open()
+    places = asyncio.Semaphore(backend.slots)
+    rows = []
+    try:
+        for run in runs:
+            for sense in HIDDEN.get(run.result.mask, ()):
+                texts = [(p.id, r) for p in run.predictions for r in p.responses]
+                asked = [_ask(backend, places, name, text, sense) for name, text in texts]
+                opinions = await asyncio.gather(*asked)
+                pairs = [
+                    (opinion, bool(claims(text, sense)))
+                    for opinion, (_, text) in zip(opinions, texts, strict=True)
+                    if opinion is not None
+                ]
+                agree = sum(a == b for a, b in pairs) / max(1, len(pairs))
+                told = [interval_of([a for a, _ in pairs]), interval_of([b for _, b in pairs]), percent(agree)]
+                rows.append([run.name, sense, *told, str(len(texts) - len(pairs))])
+    finally:
+        await backend.close()
+    return rows
+
+
+async def _ask(backend: Backend, places: asyncio.Semaphore, name: str, text: str, sense: Sense) -> bool | None:
+    prompt = f"Text:\n{text.partition('<answer>')[0]}\n\nQuestion: {QUESTION[sense]}"
+    async with places:
+        try:
+            reply = await backend.complete(Request("judge", name, SYSTEM, prompt, Sampling(max_tokens=8)))
+        except CallFailedError:
+            return None
+    word = reply.text.strip().lower()
+    return True if word.startswith("yes") else False if word.startswith("no") else None

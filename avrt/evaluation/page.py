@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from avrt.data.sample import LETTERS
 from avrt.data.shards import ShardSet
@@ -111,7 +112,9 @@ def _examples(runs: Sequence[Run], count: int) -> list[dict[str, Any]]:
     """Questions spread over the benchmark, with what each student answered in full."""
     full = [run for run in runs if run.result.mask == "av"] or list(runs)
     first = full[0].predictions
-    picked = [first[i * len(first) // count] for i in range(min(count, len(first)))]
+    # Drawn, because questions often come in an order that a fixed stride would fall in step with.
+    chosen = np.random.default_rng(0).choice(len(first), min(count, len(first)), replace=False)
+    picked = [first[i] for i in sorted(chosen.tolist())]
     answers = {run.name: {p.id: p for p in run.predictions} for run in full}
     shown = []
     for prediction in picked:

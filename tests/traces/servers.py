@@ -37,7 +37,8 @@ class Running:
         """What the server noted."""
         if not self.log.is_file():
             return []
-        records = [json.loads(line) for line in self.log.read_text().splitlines()]
+        # The server may be in the middle of a line.
+        records = [json.loads(line) for line in self.log.read_text().rpartition("\n")[0].splitlines()]
         return [r for r in records if r["event"] == event]
 
 

@@ -17,7 +17,7 @@ from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError, BadSampleError
 from avrt.evaluation.records import Prediction
 from avrt.evaluation.scorers import score
-from avrt.evaluation.study import Run, by_label
+from avrt.evaluation.study import Run, by_benchmark
 from avrt.evaluation.tables import Table
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
@@ -34,10 +34,10 @@ def render(runs: Sequence[Run], tables: Sequence[Table], curves: Mapping[str, Cu
     """
     source = importlib.resources.files("avrt.evaluation").joinpath("page.html").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(source)
-    plots = [plot(runs_of, name) for name, runs_of in by_label(runs).items()]
+    plots = [plot(runs_of, name) for name, runs_of in by_benchmark(runs).items()]
     plots += [svg for svg in (difficulty_plot(runs),) if svg]
     plots += [curve_plot(title, lines) for title, lines in curves.items()]
-    shown = [e for same in by_label(runs).values() for e in _examples(same, examples)]
+    shown = [e for same in by_benchmark(runs).values() for e in _examples(same, examples)]
     return template.render(runs=len(runs), plots=plots, tables=tables, examples=shown)
 
 

@@ -183,7 +183,15 @@ def protocols(runs: Sequence[Run]) -> Table:
     """What differs between the protocols of runs of one benchmark, but for what a mask or a student is."""
     first: dict[str, Run] = {}
     rows = []
-    expected = {"prompt.senses", "prompt.hidden", "shuffle_sound", "student.weights", "student.dtype", "seed"}
+    expected = {
+        "prompt.senses",
+        "prompt.hidden",
+        "shuffle_sound",
+        "student.weights",
+        "student.dtype",
+        "seed",
+        "shuffle_seed",
+    }
     for run in runs:
         base = first.setdefault(run.result.benchmark, run)
         for key, (old, new) in differences(base.result.protocol, run.result.protocol).items():
@@ -200,7 +208,7 @@ def _verdicts(run: Run) -> dict[str, bool]:
     return {p.id: share > 0.5 for p, share in zip(known, correctness(known, scorer), strict=True)}
 
 
-def by_label(runs: Sequence[Run]) -> Mapping[str, list[Run]]:
+def by_benchmark(runs: Sequence[Run]) -> Mapping[str, list[Run]]:
     """Runs by benchmark, for plots."""
     found: dict[str, list[Run]] = defaultdict(list)
     for run in runs:

@@ -189,7 +189,8 @@ class BenchmarkModule(StudentModule):
                 "clips": shards.manifest.spec,
                 "sampling": sampling,
                 "samples": self.benchmark.samples,
-                "seed": self.seed if self.answers.temperature or self.datamodule.shuffle_sound else 0,
+                "seed": self.seed if self.answers.temperature else 0,
+                "shuffle_seed": self.datamodule.seed if self.datamodule.shuffle_sound else 0,
                 "scorers": self.benchmark.scorers,
                 "student": {
                     "weights": weights_hash(thinker),

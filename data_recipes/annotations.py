@@ -14,17 +14,19 @@ Row = Mapping[str, Any]
 
 
 def read_rows(path: Path) -> list[Any]:
-    """The rows of a JSON list, or of JSON lines where the name ends so.
+    """The rows of a JSON list, or of JSON lines or a Parquet table where the name ends so.
 
     Raises:
-        AvrtError: If the file is missing, or is neither.
+        AvrtError: If the file is missing, or is none of these.
     """
+    if not path.is_file():
+        raise AvrtError("no such file", where=path, remedy=f"set --root to the folder with {path.name}")
+    if path.suffix == ".parquet":
+        return _parquet(path)
     try:
         text = path.read_text(encoding="utf-8")
         rows = [json.loads(line) for line in text.splitlines() if line.strip()] if _lines(path) else json.loads(text)
-    except OSError:
-        raise AvrtError("no such file", where=path, remedy=f"set --root to the folder with {path.name}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AvrtError(f"not JSON: {error}", where=path) from None
     if not isinstance(rows, list):
         raise AvrtError("needs a list of questions", where=path)
@@ -33,6 +35,16 @@ def read_rows(path: Path) -> list[Any]:
 
 def _lines(path: Path) -> bool:
     return path.suffix in (".jsonl", ".ndjson")
+
+
+def _parquet(path: Path) -> list[Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return list(pyarrow.parquet.read_table(path).to_pylist())
+    except (pyarrow.ArrowException, OSError) as error:
+        raise AvrtError(f"not a Parquet table: {error}", where=path) from None
 
 
 def items(

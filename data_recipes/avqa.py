@@ -36,6 +36,10 @@ class AVQA(Recipe):
     split: Literal["train", "val"] = "train"
     clips: str = "videos"
 
+    def annotations(self, root: Path) -> tuple[Path, ...]:
+        """See `Recipe.annotations`."""
+        return (root / f"{self.split}_qa.json",)
+
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""
 
@@ -58,7 +62,7 @@ class AVQA(Recipe):
             path = media_file(root, f"{self.clips}/{video}.mp4", name, "video_name")
             return SourceItem(sample, {Modality.VIDEO: path})
 
-        yield from items(read_rows(root / f"{self.split}_qa.json"), f"avqa-{self.split}", convert, by="video_name")
+        yield from items(read_rows(*self.annotations(root)), f"avqa-{self.split}", convert, by="video_name")
 
 
 recipe = AVQA

@@ -31,6 +31,10 @@ class AVQAR1(Recipe):
 
     split: Literal["train", "valid"] = "train"
 
+    def annotations(self, root: Path) -> tuple[Path, ...]:
+        """See `Recipe.annotations`."""
+        return (root / f"{self.split}.json",)
+
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""
 
@@ -53,7 +57,7 @@ class AVQAR1(Recipe):
             }
             return SourceItem(sample, files)
 
-        yield from items(read_rows(root / f"{self.split}.json"), f"avqa_r1-{self.split}", convert, by="problem_id")
+        yield from items(read_rows(*self.annotations(root)), f"avqa_r1-{self.split}", convert, by="problem_id")
 
 
 recipe = AVQAR1

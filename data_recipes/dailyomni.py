@@ -24,6 +24,10 @@ _VIDEO_ID = re.compile(r"[\w-]+")
 class DailyOmni(Recipe):
     """The Daily-Omni benchmark (1,197 questions over 684 videos when complete)."""
 
+    def annotations(self, root: Path) -> tuple[Path, ...]:
+        """See `Recipe.annotations`."""
+        return (root / "qa.json",)
+
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""
 
@@ -49,7 +53,7 @@ class DailyOmni(Recipe):
             video = media_file(root, f"Videos/{video_id}/{video_id}_video.mp4", name, "video_id")
             return SourceItem(sample, {Modality.VIDEO: video})
 
-        yield from items(read_rows(root / "qa.json"), "dailyomni", convert, by="video_id")
+        yield from items(read_rows(*self.annotations(root)), "dailyomni", convert, by="video_id")
 
 
 recipe = DailyOmni

@@ -23,6 +23,10 @@ class MMAR(Recipe):
     Four of the released rows have an empty choice at the end, which is no choice and is left out.
     """
 
+    def annotations(self, root: Path) -> tuple[Path, ...]:
+        """See `Recipe.annotations`."""
+        return (root / "MMAR-meta.jsonl",)
+
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""
 
@@ -44,7 +48,7 @@ class MMAR(Recipe):
             )
             return SourceItem(sample, {Modality.AUDIO: media_file(root, row["audio_path"], name, "audio_path")})
 
-        yield from items(read_rows(root / "MMAR-meta.jsonl"), "mmar", convert, by="audio_path")
+        yield from items(read_rows(*self.annotations(root)), "mmar", convert, by="audio_path")
 
 
 recipe = MMAR

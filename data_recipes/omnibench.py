@@ -27,6 +27,10 @@ class OmniBench(Recipe):
 
     annotation: str = "dataset/batch-5_1142_20240817.jsonl"
 
+    def annotations(self, root: Path) -> tuple[Path, ...]:
+        """See `Recipe.annotations`."""
+        return (root / self.annotation,)
+
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""
 
@@ -51,7 +55,7 @@ class OmniBench(Recipe):
             sound = media_file(root, f"mm_data/audio/{row['audio_path']}", name, "audio_path")
             return SourceItem(sample, {Modality.IMAGE: picture, Modality.AUDIO: sound})
 
-        yield from items(read_rows(root / self.annotation), "omnibench", convert, by="image_path")
+        yield from items(read_rows(*self.annotations(root)), "omnibench", convert, by="image_path")
 
 
 recipe = OmniBench

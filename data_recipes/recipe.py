@@ -22,6 +22,10 @@ class Recipe:
 
     budget: ClassVar[FrameBudget] = FrameBudget()
 
+    def annotations(self, root: Path) -> tuple[Path, ...]:
+        """The files that tell the questions; their checksums are recorded with the shards."""
+        return ()
+
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """Every question with its media files, in a fixed order.
 

@@ -84,7 +84,7 @@ def stock_media(batch: OmniBatch, row: int) -> dict:
     patches = batch.grids.prod(-1).tolist()
     start = sum(patches[:row])
     return {
-        "pixel_values_videos": batch.pixels[start : start + patches[row]],
+        "pixel_values_videos": batch.pixel_values[start : start + patches[row]],
         "video_grid_thw": batch.grids[row : row + 1],
         "input_features": batch.mel[row : row + 1],
         "feature_attention_mask": (torch.arange(batch.mel.shape[-1]) < batch.mel_lengths[row]).long()[None],

@@ -8,7 +8,6 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
@@ -20,7 +19,6 @@ from avrt.commands.phases import GB, advice, element_size, phase_table, run_phas
 from avrt.data.datamodule import AVDataModule
 from avrt.data.inputs import InputBuilder, OmniBatch
 from avrt.data.members import decode_members
-from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError, BadSampleError
 from avrt.models.footprint import expected_bytes, weight_bytes
 from avrt.models.student import Student, load_student
@@ -116,10 +114,10 @@ def first_batch(data: AVDataModule, student: Student, count: int) -> OmniBatch:
     Raises:
         AvrtError: If there are none.
     """
-    folder = next((f for f in data.folders.values() if f is not None), None)
-    if folder is None:
+    locations = [*(source.shards for source in data.sources), *(f for f in data.folders.values() if f is not None)]
+    if not locations:
         raise AvrtError("no shards given", where="data.train", remedy="add --data.train DIR")
-    shards = ShardSet(Path(folder))
+    shards = data.open(locations[0])
     builder = InputBuilder(student.processor, student.ids, data.prompt)
     rows: list[OmniBatch] = []
     for index in range(len(shards)):
@@ -130,7 +128,7 @@ def first_batch(data: AVDataModule, student: Student, count: int) -> OmniBatch:
         if len(rows) == count:
             break
     if not rows:
-        raise AvrtError("no sample could be read", where=folder)
+        raise AvrtError("no sample could be read", where=locations[0])
     return builder.collate(rows)
 
 

@@ -1,23 +1,30 @@
-"""`avrt shards RECIPE --root DIR --out DIR`: decode a dataset once and pack it into shards."""
+"""`avrt shards`: decode a dataset once and pack it into shards; the tools that look into shards are next door."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
-import sys
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import av
+from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import data_recipes
 from avrt.arguments import OneLineErrors
+from avrt.commands import shard_tools
+from avrt.commands.watch import Watch
 from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.manifest import UNTYPED, Manifest
+from avrt.data.isolation import Limits
+from avrt.data.manifest import MANIFEST, UNTYPED, Manifest, sha256
 from avrt.data.media import ClipSpec, FrameBudget
 from avrt.errors import AvrtError, BadSampleError
 from data_recipes.recipe import Recipe
@@ -43,27 +50,61 @@ def main(arguments: list[str]) -> None:
     """
     known = recipes()
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: avrt shards RECIPE --root DIR --out DIR [options]\n\nrecipes: {', '.join(known)}")
+        print(
+            "usage: avrt shards RECIPE --root DIR --out DIR [options]\n"
+            "       avrt shards verify DIR\n"
+            "       avrt shards show DIR --id ID --out DIR\n"
+            "       avrt shards overlap TRAIN TEST\n\n"
+            f"recipes: {', '.join(known)}"
+        )
         return
     name, *rest = arguments
+    # options may be written with dashes, as other tools have them
+    rest = [re.sub(r"(?<=\w)-", "_", word) if word.startswith("--") and "=" not in word else word for word in rest]
+    if name in shard_tools.TOOLS:
+        shard_tools.TOOLS[name](rest)
+        return
     if name not in known:
         raise AvrtError("no such recipe", where=name, remedy=f"one of {', '.join(known)}")
-    options = _parser(name, known[name]).parse_args(rest)
-    chosen = {field.name: options[field.name] for field in fields(known[name])}
+    convert(name, known[name], _parser(name, known[name]).parse_args(rest))
+
+
+def convert(name: str, kind: type[Recipe], options: Namespace) -> None:
+    """Write a recipe's questions to shards, or only tell what would be written."""
+    chosen = {field.name: options[field.name] for field in fields(kind)}
     spec = ClipSpec(options.frames, options.audio_seconds, FrameBudget(options.min_pixels, options.max_pixels))
-    items = islice(known[name](**chosen).items(Path(options.root)), options.limit)
+    recipe, root, out = kind(**chosen), Path(options.root), Path(options.out)
+
+    def items() -> Iterator[SourceItem | BadSampleError]:
+        return islice(recipe.items(root), options.limit)
+
     if options.dry_run:
-        survey(items)
+        survey(items())
         return
-    manifest = write_shards(
-        _watched(items),
-        Path(options.out),
-        spec,
-        recipe={"name": name, **chosen},
-        samples_per_shard=options.samples_per_shard,
-        keep_original=options.keep_original,
-    )
-    report(manifest, Path(options.out))
+    if options.resume and (out / MANIFEST).is_file():
+        report(Manifest.load(out), out)
+        return
+    origin = {
+        "name": name,
+        **chosen,
+        "limit": options.limit,
+        "annotations": {path.name: sha256(path) for path in recipe.annotations(root) if path.is_file()},
+        "decoder": f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}",
+    }
+    with Watch(sum(1 for _ in items()), "questions") as watch:
+        manifest = write_shards(
+            items(),
+            out,
+            spec,
+            recipe=origin,
+            samples_per_shard=options.samples_per_shard,
+            keep_original=options.keep_original,
+            workers=options.workers,
+            limits=Limits(options.seconds_per_clip, options.gigabytes_per_clip),
+            resume=options.resume,
+            progress=watch.reached,
+        )
+    report(manifest, out)
 
 
 def survey(items: Iterable[SourceItem | BadSampleError]) -> None:
@@ -108,25 +149,22 @@ def report(manifest: Manifest, folder: Path) -> None:
 
 
 def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
+    flag: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = OneLineErrors(prog=f"avrt shards {name}", description=recipe.__doc__)
     parser.add_argument("--root", type=str, required=True, help="the dataset's folder")
     parser.add_argument("--out", type=str, required=True, help="new folder for the shards")
+    parser.add_argument("--workers", type=PositiveInt, default=cores, help="processes that decode")
+    parser.add_argument("--resume", **flag, help="go on where an earlier run was stopped")
+    parser.add_argument("--dry_run", **flag, help="only say what would be used and what is missing")
+    parser.add_argument("--limit", type=PositiveInt | None, default=None, help="take only the first questions")
     parser.add_argument("--frames", type=int, default=8, help="frames per video, uniformly spaced by time")
     parser.add_argument("--audio_seconds", type=float, default=10.0, help="seconds of sound from the beginning")
     parser.add_argument("--min_pixels", type=int, default=recipe.budget.min_pixels, help="smallest frame, in pixels")
     parser.add_argument("--max_pixels", type=int, default=recipe.budget.max_pixels, help="largest frame, in pixels")
-    parser.add_argument("--samples_per_shard", type=int, default=256, help="samples per tar")
-    parser.add_argument("--keep_original", type=bool, default=False, help="store the source media too")
-    parser.add_argument("--limit", type=int | None, default=None, help="take only the first questions")
-    parser.add_argument("--dry_run", type=bool, default=False, help="only say what would be used and what is missing")
+    parser.add_argument("--samples_per_shard", type=PositiveInt, default=256, help="samples per tar")
+    parser.add_argument("--keep_original", **flag, help="store the source media too")
+    parser.add_argument("--seconds_per_clip", type=float, default=120.0, help="a clip that takes longer is left out")
+    parser.add_argument("--gigabytes_per_clip", type=float, default=4.0, help="and one that needs more memory")
     parser.add_class_arguments(recipe)
     return parser
-
-
-def _watched(items: Iterable[SourceItem | BadSampleError]) -> Iterator[SourceItem | BadSampleError]:
-    columns = (SpinnerColumn(), TextColumn("{task.completed} questions"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("shards")
-        for item in items:
-            yield item
-            progress.advance(task)

@@ -1,18 +1,29 @@
-"""Converting a dataset: what a recipe finds is decoded once and packed into shards; what cannot be used is named."""
+"""Converting a dataset: what a recipe finds is decoded once and packed into shards; what cannot be used is named.
+
+Clips are decoded in processes of their own and written by this one in the recipe's order, so that the shards are the
+same bytes for any number of processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from avrt.data.decode import decode_audio, decode_still, decode_video
+from avrt.data.isolation import IsolatedPool, Limits
 from avrt.data.manifest import Manifest
-from avrt.data.media import Clip, ClipSpec, decode_audio, decode_still, decode_video
+from avrt.data.media import Clip, ClipSpec
 from avrt.data.members import clip_media, encode_clip
 from avrt.data.sample import Modality, Sample
 from avrt.data.writer import ShardWriter
 from avrt.errors import BadSampleError
+
+RUN_LENGTH = 64
+"""Questions about one clip that are taken together at most, which bounds what waits for the clip."""
 
 
 @dataclass(frozen=True)
@@ -28,29 +39,58 @@ class SourceItem:
     files: Mapping[Modality, Path]
 
 
-def load_clip(item: SourceItem, spec: ClipSpec) -> Clip:
+@dataclass(frozen=True)
+class EncodedClip:
+    """A clip ready to be written.
+
+    Attributes:
+        media: What it carries.
+        members: Its members; see `encode_clip`.
+        notes: What had to be worked around.
+    """
+
+    media: tuple[Modality, ...]
+    members: Mapping[str, bytes]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Run:
+    """Neighbouring items about the same files; errors among them stay where they are."""
+
+    files: Mapping[Modality, Path]
+    spec: ClipSpec
+    items: list[SourceItem | BadSampleError] = field(default_factory=list)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The questions stay here: a process is told no more than what to decode."""
+        return {"files": dict(self.files), "spec": self.spec, "items": []}
+
+
+def load_clip(files: Mapping[Modality, Path], spec: ClipSpec) -> Clip:
     """Decode every file of an item into one clip.
 
     Raises:
         BadSampleError: If a file is missing, or nothing of the media that the item names can be used.
     """
-    for file in item.files.values():
+    for file in files.values():
         if not file.is_file():
-            raise BadSampleError(f"media file is missing: {file.name}", where=item.sample.id)
+            raise BadSampleError(f"media file is missing: {file.name}")
     clip = Clip()
-    if (path := item.files.get(Modality.VIDEO)) is not None:
+    if (path := files.get(Modality.VIDEO)) is not None:
         clip = decode_video(path, spec)
-    if (path := item.files.get(Modality.IMAGE)) is not None:
-        clip.image = decode_still(path, spec)
+    notes: list[str] = clip.info.setdefault("notes", [])
+    if (path := files.get(Modality.IMAGE)) is not None:
+        clip.image = decode_still(path, spec, notes)
         clip.info.setdefault("height", clip.image.shape[-2])
         clip.info.setdefault("width", clip.image.shape[-1])
-    if (path := item.files.get(Modality.AUDIO)) is not None:
+    if (path := files.get(Modality.AUDIO)) is not None:
         try:
-            clip.audio = decode_audio(path, spec)
+            clip.audio = decode_audio(path, spec, notes=notes)
         except BadSampleError as error:
             if clip.frames is None and clip.image is None:
                 raise
-            clip.info.setdefault("notes", []).append(error.what)
+            notes.append(error.what)
     return clip
 
 
@@ -62,6 +102,10 @@ def write_shards(
     recipe: Mapping[str, Any] | None = None,
     samples_per_shard: int = 256,
     keep_original: bool = False,
+    workers: int = 0,
+    limits: Limits | None = None,
+    resume: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> Manifest:
     """Decode items and write them to shards; what cannot be used is counted and named in the manifest.
 
@@ -72,28 +116,69 @@ def write_shards(
         recipe: Recorded in the manifest.
         samples_per_shard: Size of a shard.
         keep_original: Store the source video, or else image or sound, beside its decoded form.
+        workers: Processes that decode; 0 decodes in this one, where a hostile file can hang or crash it.
+        limits: What one clip may cost in a process.
+        resume: Go on where an earlier call with the same arguments was stopped.
+        progress: Told how many items are done, counting those of earlier calls.
 
     Raises:
-        AvrtError: If the folder already holds shards.
+        AvrtError: If the folder already holds shards, or unfinished ones that were begun with other arguments.
     """
-    last_file: tuple[Mapping[Modality, Path], Clip, dict[str, bytes]] | None = None
-    with ShardWriter(folder, asdict(spec), recipe, samples_per_shard) as writer:
-        for item in items:
-            try:
-                if isinstance(item, BadSampleError):
-                    raise item
-                if last_file is None or last_file[0] != item.files:
-                    clip = load_clip(item, spec)
-                    last_file = (item.files, clip, encode_clip(clip))  # several questions about it usually follow
-                _, clip, members = last_file
-                original = _original(item) if keep_original else {}
-                sample = replace(item.sample, media=clip_media(clip))
-                writer.write(sample, {**members, **original}, clip.info.get("notes", ()))
-            except BadSampleError as error:
-                unnamed = f"item {len(writer.manifest.skipped)}"
-                name = item.sample.id if isinstance(item, SourceItem) else item.where or unnamed
-                writer.skip(name, str(error))
+    with ExitStack() as stack:
+        origin = {**(recipe or {}), "keep_original": keep_original} if keep_original else recipe
+        writer = stack.enter_context(ShardWriter(folder, asdict(spec), origin, samples_per_shard, resume=resume))
+        runs = _runs(islice(items, writer.consumed, None), spec)
+        if workers:
+            pool = stack.enter_context(IsolatedPool(_encode, workers, limits or Limits()))
+            encoded = pool.map(runs)
+        else:
+            encoded = ((run, _encode_here(run)) for run in runs)
+        for run, clip in encoded:
+            for item in run.items:
+                _write(writer, item, clip, keep_original)
+            if progress is not None:
+                progress(writer.consumed)
     return writer.manifest
+
+
+def _runs(items: Iterable[SourceItem | BadSampleError], spec: ClipSpec) -> Iterator[_Run]:
+    run = _Run({}, spec)
+    for item in items:
+        if isinstance(item, SourceItem) and run.items and (item.files != run.files or len(run.items) >= RUN_LENGTH):
+            yield run
+            run = _Run(item.files, spec)
+        elif isinstance(item, SourceItem) and not run.items:
+            run = _Run(item.files, spec)
+        run.items.append(item)
+    if run.items:
+        yield run
+
+
+def _encode(run: _Run) -> EncodedClip:
+    clip = load_clip(run.files, run.spec)
+    return EncodedClip(clip_media(clip), encode_clip(clip), tuple(clip.info.get("notes", ())))
+
+
+def _encode_here(run: _Run) -> EncodedClip | BadSampleError:
+    try:
+        return _encode(run)
+    except BadSampleError as error:
+        return error
+
+
+def _write(
+    writer: ShardWriter, item: SourceItem | BadSampleError, clip: EncodedClip | BadSampleError, keep_original: bool
+) -> None:
+    try:
+        if isinstance(item, BadSampleError):
+            raise item
+        if isinstance(clip, BadSampleError):
+            raise BadSampleError(clip.what, where=clip.where or item.sample.id, remedy=clip.remedy)
+        original = _original(item) if keep_original else {}
+        writer.write(replace(item.sample, media=clip.media), {**clip.members, **original}, clip.notes)
+    except BadSampleError as error:
+        name = item.sample.id if isinstance(item, SourceItem) else item.where or f"item {writer.consumed}"
+        writer.skip(name, str(error))
 
 
 def _original(item: SourceItem) -> dict[str, bytes]:

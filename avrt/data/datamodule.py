@@ -9,17 +9,20 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from avrt.data.conversion import SourceItem, load_clip
+from avrt.data.conversion import load_clip
+from avrt.data.dropout import ModalityDropout
 from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
 from avrt.data.media import ClipSpec
 from avrt.data.members import clip_media
-from avrt.data.plans import BlockPlan, EpochPlan, Plan
+from avrt.data.mixture import Curriculum, Mixture, MixtureSource
+from avrt.data.plans import BlockPlan, EpochPlan
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards import ShardSet
 from avrt.data.stream import BatchStream, SampleSource
 from avrt.data.swap import SwappedSounds
 from avrt.errors import AvrtError
 
+Location = str | Path
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 _SOUNDS = {".wav", ".flac", ".mp3", ".ogg", ".m4a"}
 
@@ -65,8 +68,8 @@ class AVDataModule(pl.LightningDataModule):
     `processor` and `ids`), `needs_traces`, and `answered()`, which tells the test samples that need no answer any more.
 
     Args:
-        train: Shards to train on.
-        val: Shards to validate on.
+        train: Shards to train on: a folder, an address (`https://...`, `s3://...`), or several of them with weights.
+        val: Shards to validate on; a folder or an address, like the following.
         test: Shards to test on.
         predict: Shards to answer; or give `ask`.
         ask: One question about one file, to answer with `avrt predict`.
@@ -76,15 +79,21 @@ class AVDataModule(pl.LightningDataModule):
         seed: Seed of the order of training samples.
         shuffle: Whether training samples are shuffled anew each epoch.
         shuffle_sound: In evaluation, give each question the sound of another clip.
+        shard_window: Shuffle shards, and samples only within so many neighbouring shards, so that few shards are in use
+            at a time; 0 shuffles all samples.
+        dropout: Take sound or pictures from training samples at random.
+        curriculum: Begin epochs with easy samples.
+        cache: Where copies of remote shards are kept; by default in the user's cache folder.
+        cache_gigabytes: How much to keep of each remote folder; 0 for everything. Needs a `shard_window`.
         prompt: How samples are put to the student.
     """
 
     def __init__(
         self,
-        train: Path | None = None,
-        val: Path | None = None,
-        test: Path | None = None,
-        predict: Path | None = None,
+        train: list[MixtureSource] | Location | None = None,
+        val: Location | None = None,
+        test: Location | None = None,
+        predict: Location | None = None,
         ask: Ask | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 16,
@@ -92,10 +101,16 @@ class AVDataModule(pl.LightningDataModule):
         seed: int = 0,
         shuffle: bool = True,
         shuffle_sound: bool = False,
+        shard_window: int = 0,
+        dropout: ModalityDropout | None = None,
+        curriculum: Curriculum | None = None,
+        cache: Path | None = None,
+        cache_gigabytes: float = 0.0,
         prompt: PromptOptions | None = None,
     ) -> None:
         super().__init__()
-        self.folders = {"train": train, "val": val, "test": test, "predict": predict}
+        self.sources = train if isinstance(train, list) else [MixtureSource(str(train))] if train else []
+        self.folders = {"val": val, "test": test, "predict": predict}
         self.ask = ask
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -103,8 +118,15 @@ class AVDataModule(pl.LightningDataModule):
         self.seed = seed
         self.shuffle = shuffle
         self.shuffle_sound = shuffle_sound
+        self.shard_window = shard_window
+        self.dropout = dropout
+        self.curriculum = curriculum or Curriculum()
+        self.cache = cache
+        self.cache_gigabytes = cache_gigabytes
         self.prompt = prompt or PromptOptions()
+        self.mixture: Mixture | None = None
         self._shards: dict[str, ShardSet] = {}
+        self._train_plan: EpochPlan | None = None
 
     def setup(self, stage: str) -> None:
         """Open the shard folders that a stage needs.
@@ -112,27 +134,41 @@ class AVDataModule(pl.LightningDataModule):
         Raises:
             AvrtError: If one is not given or holds no shards.
         """
-        needed = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}[stage]
-        for split in needed:
-            folder = self.folders[split]
-            if folder is not None:
-                self._shards[split] = ShardSet(folder)
-            elif split != "val" or stage == "validate":
-                if split == "predict" and self.ask is not None:
-                    continue
-                raise AvrtError("no shards given", where=f"data.{split}", remedy=f"add --data.{split} DIR")
+        if stage == "fit":
+            if not self.sources:
+                raise AvrtError("no shards given", where="data.train", remedy="add --data.train DIR")
+            self.mixture = Mixture(self.sources, [self.open(source.shards) for source in self.sources])
+        split = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}[stage]
+        location = self.folders[split]
+        if location is not None:
+            self._shards[split] = self.open(location)
+        elif stage != "fit" and not (split == "predict" and self.ask is not None):
+            raise AvrtError("no shards given", where=f"data.{split}", remedy=f"add --data.{split} DIR")
+
+    def open(self, location: Location) -> ShardSet:
+        """Open a shard folder or address."""
+        return ShardSet(location, self.cache, self.cache_gigabytes)
 
     def question_types(self, split: str) -> list[str]:
         """The question types of a split, sorted."""
         return sorted(self._shards[split].manifest.question_types) if split in self._shards else []
 
-    def train_steps(self) -> int:
-        """Training steps per epoch."""
-        return self._plan("train").steps
+    @property
+    def train_plan(self) -> EpochPlan:
+        """Which training sample goes where."""
+        assert self.trainer is not None
+        assert self.mixture is not None
+        if self._train_plan is None:
+            order = self.mixture.order(self.seed, self.shuffle, self.shard_window, self.curriculum)
+            self._train_plan = EpochPlan(order, self.batch_size, self.trainer.world_size)
+        return self._train_plan
 
     def train_dataloader(self) -> BatchStream:
         """The training batches; resumable."""
-        return self._stream("train")
+        assert self.trainer is not None
+        assert self.mixture is not None
+        rank, builder = self.trainer.global_rank, self._builder("train")
+        return BatchStream(self.mixture, self.train_plan, rank, builder, self.num_workers, self.dropout)
 
     def val_dataloader(self) -> BatchStream | list[OmniBatch]:
         """The validation batches, in order; none if no folder is given."""
@@ -152,22 +188,14 @@ class AVDataModule(pl.LightningDataModule):
         """The opened shards of a split."""
         return self._shards[split]
 
-    def _plan(self, split: str) -> Plan:
-        assert self.trainer is not None
-        samples, world_size = len(self._shards[split]), self.trainer.world_size
-        if split == "train":
-            return EpochPlan(samples, self.batch_size, world_size, self.seed, self.shuffle)
-        module: Any = self.trainer.lightning_module
-        done = module.answered() if split == "test" else ()
-        return BlockPlan(samples, self.eval_batch_size, world_size, frozenset(done))
-
     def _stream(self, split: str) -> BatchStream:
         assert self.trainer is not None
-        source: SampleSource = self._shards[split]
-        if self.shuffle_sound and split != "train":
-            source = SwappedSounds(self._shards[split], self.seed)
-        builder, plan = self._builder(split), self._plan(split)
-        return BatchStream(source, plan, self.trainer.global_rank, builder, num_workers=self.num_workers)
+        shards = self._shards[split]
+        source: SampleSource = SwappedSounds(shards, self.seed) if self.shuffle_sound else shards
+        module: Any = self.trainer.lightning_module
+        done = module.answered() if split == "test" else ()
+        plan = BlockPlan(len(shards), self.eval_batch_size, self.trainer.world_size, frozenset(done))
+        return BatchStream(source, plan, self.trainer.global_rank, self._builder(split), self.num_workers)
 
     def _builder(self, split: str) -> InputBuilder:
         assert self.trainer is not None
@@ -180,10 +208,9 @@ class AVDataModule(pl.LightningDataModule):
             raise AvrtError("no such file", where=ask.clip, remedy="set data.ask.clip to a video, picture or sound")
         suffix = ask.clip.suffix.lower()
         kind = Modality.IMAGE if suffix in _PICTURES else Modality.AUDIO if suffix in _SOUNDS else Modality.VIDEO
-        draft = Sample(id=ask.clip.name, question=ask.question, choices=tuple(ask.choices), answer=None)
-        clip = load_clip(SourceItem(draft, {kind: ask.clip}), ask.spec)
+        clip = load_clip({kind: ask.clip}, ask.spec)
         sample = Sample(
-            id=draft.id, question=draft.question, choices=draft.choices, answer=None, media=clip_media(clip)
+            id=ask.clip.name, question=ask.question, choices=tuple(ask.choices), answer=None, media=clip_media(clip)
         )
         assert self.trainer is not None
         builder = self._builder("predict")

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5OmniProcessor
 
-from avrt.data.media import SAMPLE_RATE, Clip
+from avrt.data.features import Featurizer, PixelScale
+from avrt.data.media import Clip
 from avrt.data.positions import ClipLayout, TokenIds, audio_token_count, expand_prompt
 from avrt.data.sample import Modality, Sample
 from avrt.errors import BadSampleError
 from avrt.prompts import CHOICE, INSTRUCTION, SYSTEM_PROMPT, TEMPLATE, chat_messages, check_template, student_messages
 
-MEL_HOP = 160
 _FILLER = Sample(id="filler", question="-", choices=("-", "-"), answer=0, trace="<think>-</think><answer>A</answer>")
 
 
@@ -33,7 +33,8 @@ class OmniBatch:
         response_ids: B tensors (R_i,): target tokens including the end token; empty where there is no target.
         valid: (B,) bool; False rows only keep ranks in step and count for nothing.
         clips: The decoded clips, for showing; they stay on the CPU.
-        pixels: (patches, C) vision tower input of all pictures and videos, row by row, or None.
+        pixels: (patches, C) uint8 patches of all pictures and videos, row by row, or None; see `pixel_values`.
+        scale: How the vision tower wants them scaled.
         grids: (n, 3) patches in time, height and width of each, or None.
         grid_rows: For each grid the row that it belongs to.
         mel: (n, 128, F) log-mel of each sound, padded to the longest, or None.
@@ -41,6 +42,7 @@ class OmniBatch:
         mel_rows: For each sound the row that it belongs to.
         indices: For each row where its sample lies in the shards, also if it could not be read; -1 for a mere filler.
         skipped: What could not be read while this batch was made: name -> reason.
+        dropped: For each row that lost a sense to modality dropout, which one.
         epoch: Epoch that the batch belongs to.
         step: Its number in the epoch.
     """
@@ -61,6 +63,7 @@ class OmniBatch:
         self.valid = valid
         self.clips = clips
         self.pixels: Tensor | None = None
+        self.scale: PixelScale | None = None
         self.grids: Tensor | None = None
         self.grid_rows: list[int] = []
         self.mel: Tensor | None = None
@@ -68,12 +71,18 @@ class OmniBatch:
         self.mel_rows: list[int] = []
         self.indices: list[int] = [-1] * len(samples)
         self.skipped: dict[str, str] = {}
+        self.dropped: list[str] = []
         self.epoch = 0
         self.step = 0
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.samples)
+
+    @property
+    def pixel_values(self) -> Tensor | None:
+        """(patches, C) float32 vision tower input, equal to the processor's, or None."""
+        return None if self.pixels is None or self.scale is None else self.scale.apply(self.pixels)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> OmniBatch:
         """The batch with every tensor on `device`."""
@@ -138,6 +147,7 @@ class InputBuilder:
     ) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self.features = Featurizer(processor)
         self.ids = ids
         self.options = options
         self.targets = targets
@@ -159,25 +169,17 @@ class InputBuilder:
         batch = OmniBatch([sample], [], [], [], torch.ones(1, dtype=torch.bool), [clip])
         grid = image_grid = None
         if clip.frames is not None:
-            video = self.processor.video_processor(
-                videos=[clip.frames],
-                do_sample_frames=False,
-                do_resize=False,  # the shard's frames have the model's size already
-                cap_pixels_per_frame=False,
-                return_tensors="pt",
-            )
-            batch.pixels, batch.grids = video["pixel_values_videos"], video["video_grid_thw"]
-            grid = _triple(batch.grids[0])
+            batch.pixels, grid = self.features.patches(clip.frames)  # frames of a shard have the model's size already
         elif clip.image is not None:
-            image = self.processor.image_processor(images=[clip.image], do_resize=False, return_tensors="pt")
-            batch.pixels, batch.grids = image["pixel_values"], image["image_grid_thw"]
-            image_grid = _triple(batch.grids[0])
-        batch.grid_rows = [0] if batch.grids is not None else []
+            batch.pixels, image_grid = self.features.patches(clip.image[None])
+        if (shown := grid or image_grid) is not None:
+            batch.grids, batch.grid_rows, batch.scale = torch.tensor([shown]), [0], self.features.scale
         if clip.audio is not None:
-            batch.mel, batch.mel_lengths, batch.mel_rows = *self._mel(clip.audio), [0]
+            batch.mel, batch.mel_rows = self.features.log_mel(clip.audio)[None], [0]
+            batch.mel_lengths = torch.tensor([batch.mel.shape[-1]])
         layout = ClipLayout(
             video_grid=grid,
-            seconds_per_grid=self.processor.video_processor.temporal_patch_size * (clip.seconds_per_frame or 1.0),
+            seconds_per_grid=self.features.temporal * (clip.seconds_per_frame or 1.0),
             image_grid=image_grid,
             audio_tokens=0 if batch.mel_lengths is None else audio_token_count(int(batch.mel_lengths[0])),
             audio_in_video=self.options.audio_in_video and grid is not None,
@@ -206,6 +208,7 @@ class InputBuilder:
         )
         joined.indices = [index for row in rows for index in row.indices]
         joined.skipped = {name: why for row in rows for name, why in row.skipped.items()}
+        joined.dropped = [sense for row in rows for sense in row.dropped]
         start = 0
         mels: list[Tensor] = []
         for row in rows:
@@ -215,6 +218,7 @@ class InputBuilder:
             start += len(row)
         if joined.grid_rows:
             joined.pixels = torch.cat([row.pixels for row in rows if row.pixels is not None])
+            joined.scale = self.features.scale
             joined.grids = torch.cat([row.grids for row in rows if row.grids is not None])
         if mels:
             longest = max(m.shape[-1] for m in mels)
@@ -262,26 +266,6 @@ class InputBuilder:
         ids = self.tokenizer.encode(target, add_special_tokens=False)
         _check_length(sample, "trace", len(ids), self.options.max_response_tokens - 1)
         return torch.tensor([*ids, self.tokenizer.eos_token_id])
-
-    def _mel(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-mel (1, 128, F) and its length, equal to what the processor's 300 s padding gives."""
-        features = self.processor.feature_extractor(
-            audio.numpy(),
-            sampling_rate=SAMPLE_RATE,
-            # two windows of silence behind the sound: the last frames see what they would see in 300 s of padding
-            max_length=len(audio) + 3 * MEL_HOP,
-            padding="max_length",
-            truncation=True,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        length = int(features["attention_mask"].sum())
-        return features["input_features"][:, :, :length], torch.tensor([length])
-
-
-def _triple(grid: Tensor) -> tuple[int, int, int]:
-    steps, height, width = grid.tolist()
-    return steps, height, width
 
 
 def _check_length(sample: Sample, what: str, tokens: int, limit: int) -> None:

@@ -12,6 +12,7 @@ import avrt
 from avrt.errors import AvrtError
 
 MANIFEST = "manifest.json"
+JOURNAL = "progress.jsonl"
 FORMAT_VERSION = 1
 UNTYPED = "other"
 
@@ -57,16 +58,32 @@ class Manifest:
         """
         path = folder / MANIFEST
         if not path.is_file():
-            raise AvrtError("no shards here", where=folder, remedy="make them with: avrt shards RECIPE --out DIR")
+            unfinished = (folder / JOURNAL).exists()
+            remedy = "finish them with --resume" if unfinished else "make them with: avrt shards RECIPE --out DIR"
+            raise AvrtError("unfinished shards" if unfinished else "no shards here", where=folder, remedy=remedy)
+        return cls.parse(path.read_bytes(), path)
+
+    @classmethod
+    def parse(cls, data: bytes, where: object) -> Manifest:
+        """Read a manifest's bytes.
+
+        Raises:
+            AvrtError: If they are none.
+        """
         try:
-            record = json.loads(path.read_bytes())
+            record = json.loads(data)
             version = record["format"]
             fields = {name: record[name] for name in cls.__dataclass_fields__}
-        except (ValueError, KeyError, TypeError) as error:
-            raise AvrtError(f"not a shard manifest: {error!r}", where=path, remedy="make the shards again") from None
+            manifest = cls(**fields)
+            if not all(
+                int(s["samples"]) > 0 and int(s["bytes"]) > 0 and s["file"] and s["sha256"] for s in manifest.shards
+            ):
+                raise ValueError("field 'shards' has an entry without samples, bytes, file or sha256")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise AvrtError(f"not a shard manifest: {error!r}", where=where, remedy="make the shards again") from None
         if version != FORMAT_VERSION:
-            raise AvrtError(f"shard format {version}, this avrt reads {FORMAT_VERSION}", where=path)
-        return cls(**fields)
+            raise AvrtError(f"shard format {version}, this avrt reads {FORMAT_VERSION}", where=where)
+        return manifest
 
 
 def sha256(path: Path) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from math import isfinite
 from typing import Any
 
 import torch
 
-from avrt.data.media import Clip, from_flac, from_jpeg, to_flac, to_jpeg
+from avrt.data.codecs import from_flac, from_jpeg, to_flac, to_jpeg
+from avrt.data.media import Clip
 from avrt.data.sample import Modality, Sample
 from avrt.errors import BadSampleError
 
@@ -45,7 +47,7 @@ def decode_members(raw: Mapping[str, Any]) -> tuple[Sample, Clip]:
         clip = decode_clip(raw, sample.media)
     except BadSampleError as error:
         raise BadSampleError(str(error), where=where) from None
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
         raise BadSampleError(f"damaged: {error!r}", where=where) from None
     return sample, clip
 
@@ -62,7 +64,12 @@ def decode_clip(members: Mapping[str, bytes], media: Collection[Modality]) -> Cl
         KeyError: If a member is missing.
     """
     info = json.loads(members["clip.json"])
-    clip = Clip(timestamps=tuple(info.pop("timestamps")), seconds_per_frame=info.pop("seconds_per_frame"))
+    times, spacing = info.pop("timestamps"), info.pop("seconds_per_frame")
+    if not all(isinstance(number, (int, float)) and isfinite(number) for number in [*times, spacing or 0.0]):
+        raise BadSampleError("'timestamps' or 'seconds_per_frame' are no finite numbers")
+    if spacing is not None and spacing <= 0:
+        raise BadSampleError(f"'seconds_per_frame' is {spacing}")
+    clip = Clip(timestamps=tuple(times), seconds_per_frame=spacing)
     clip.info = info
     if Modality.VIDEO in media:
         clip.frames = torch.stack([from_jpeg(members[f"{i}.jpg"]) for i in range(len(clip.timestamps))])

@@ -1,4 +1,4 @@
-"""Which sample goes to which rank at which step: a seeded order for training, fixed batches for evaluation."""
+"""Which sample goes to which rank at which step: an order cut over the ranks, or fixed batches for evaluation."""
 
 from __future__ import annotations
 
@@ -6,66 +6,75 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
+from avrt.data.order import SampleOrder
 
 
 class Plan(Protocol):
-    """What a stream needs to know about the order of samples."""
+    """What a stream needs to know about the order of samples.
+
+    A place in an epoch is a position: how much of the epoch all ranks have consumed together. It means the same for any
+    number of ranks, so that what one number of ranks began another can finish.
+    """
 
     @property
     def batch_size(self) -> int:
         """Rows per rank and step."""
 
     @property
-    def steps(self) -> int:
-        """Steps per epoch, the same on every rank."""
+    def stretch(self) -> int:
+        """By how much a step of all ranks advances the position."""
 
-    def rows(self, epoch: int, rank: int, start: int = 0) -> Iterator[tuple[int, list[int | None]]]:
-        """Step number and sample indices of one rank, from step `start` on; None stands for a filler row."""
+    @property
+    def steps(self) -> int:
+        """Steps of a whole epoch, the same on every rank."""
+
+    def steps_left(self, position: int) -> int:
+        """Steps of an epoch from a position on."""
+
+    def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
+        """Each step's sample indices of one rank, from a position on; None stands for a filler row."""
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The training order: seeded, and cut evenly over the ranks.
+    """The training order, cut evenly over the ranks; a position counts samples.
 
     Attributes:
-        samples: Size of the data set.
+        order: The order of all ranks' samples in each epoch.
         batch_size: Rows per rank and step.
         world_size: Number of ranks.
-        seed: Seed of the order.
-        shuffle: Whether the order changes from epoch to epoch at all.
     """
 
-    samples: int
+    order: SampleOrder
     batch_size: int
     world_size: int = 1
-    seed: int = 0
-    shuffle: bool = True
+
+    @property
+    def stretch(self) -> int:
+        """See `Plan.stretch`."""
+        return self.batch_size * self.world_size
 
     @property
     def steps(self) -> int:
         """See `Plan.steps`."""
-        return -(-self.samples // (self.batch_size * self.world_size))
+        return self.steps_left(0)
 
-    def order(self, epoch: int) -> np.ndarray:
-        """(samples,) the epoch's global order."""
-        if not self.shuffle:
-            return np.arange(self.samples)
-        return np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+    def steps_left(self, position: int) -> int:
+        """See `Plan.steps_left`."""
+        return -(-max(0, len(self.order) - position) // self.stretch)
 
-    def rows(self, epoch: int, rank: int, start: int = 0) -> Iterator[tuple[int, list[int | None]]]:
-        """See `Plan.rows`."""
-        order = self.order(epoch).tolist()
-        stretch = self.batch_size * self.world_size
-        for step in range(start, self.steps):
-            picked = order[step * stretch : (step + 1) * stretch]
-            padded = picked + [None] * (stretch - len(picked))
-            yield step, padded[rank :: self.world_size]
+    def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
+        """See `Plan.rows`; what is missing from the last step's batches is filled up."""
+        order = self.order.epoch(epoch).tolist()
+        for first in range(position, len(order), self.stretch):
+            picked = order[first : first + self.stretch]
+            padded = picked + [None] * (self.stretch - len(picked))
+            yield padded[rank :: self.world_size]
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """The evaluation order: batches of neighbouring samples, handed to the ranks in turn.
+    """The evaluation order: batches of neighbouring samples, handed to the ranks in turn; a position counts batches.
 
     What is in a batch depends neither on the number of ranks nor on what was answered before, so that the same
     numbers are computed however a run was spread or interrupted.
@@ -83,17 +92,26 @@ class BlockPlan:
     done: Collection[int] = field(default_factory=frozenset)
 
     @property
+    def stretch(self) -> int:
+        """See `Plan.stretch`."""
+        return self.world_size
+
+    @property
     def steps(self) -> int:
         """See `Plan.steps`."""
-        return -(-len(self._blocks()) // self.world_size)
+        return self.steps_left(0)
 
-    def rows(self, epoch: int, rank: int, start: int = 0) -> Iterator[tuple[int, list[int | None]]]:
+    def steps_left(self, position: int) -> int:
+        """See `Plan.steps_left`."""
+        return -(-max(0, len(self._blocks()) - position) // self.stretch)
+
+    def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
         """See `Plan.rows`."""
         blocks = self._blocks()
-        for step in range(start, self.steps):
-            number = step * self.world_size + rank
+        for first in range(position, len(blocks), self.stretch):
+            number = first + rank
             block: list[int | None] = list(blocks[number]) if number < len(blocks) else []
-            yield step, block + [None] * (self.batch_size - len(block))
+            yield block + [None] * (self.batch_size - len(block))
 
     def _blocks(self) -> list[range]:
         done = self.done if isinstance(self.done, (set, frozenset)) else frozenset(self.done)

@@ -138,5 +138,5 @@ class Sample:
             )
         except KeyError as error:
             raise BadSampleError(f"field {error} is missing", where="sample record") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise BadSampleError(f"not a sample record: {error}", where="sample record") from None

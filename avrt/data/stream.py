@@ -1,4 +1,4 @@
-"""Streaming samples in batches: a plan's order, split over workers, resumable at any batch.
+"""Streaming samples in batches: a plan's order, split over workers, resumable at any batch and on any number of ranks.
 
 The plan says which rank takes which samples at which step, so that no sample comes twice and every rank takes the same
 number of steps; any number of workers gives the same batches. What is too few for a batch is filled up with rows that
@@ -13,12 +13,11 @@ from typing import Any, Protocol
 import webdataset
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from avrt.data.dropout import ModalityDropout
 from avrt.data.inputs import InputBuilder, OmniBatch
 from avrt.data.members import decode_members
 from avrt.data.plans import Plan
 from avrt.errors import BadSampleError
-
-FILLER = "__filler__"
 
 
 class SampleSource(Protocol):
@@ -27,31 +26,41 @@ class SampleSource(Protocol):
     def read(self, index: int) -> dict[str, Any]:
         """The raw members of one sample; see `ShardSet.read`."""
 
+    def name(self, index: int) -> str:
+        """What one sample goes by in messages."""
+
 
 class BatchStream:
     """A resumable loader of one rank's batches.
 
-    It satisfies Lightning's protocol of a stateful loader: `state_dict` counts the batches that were handed out, not
-    those that workers have read ahead.
+    It satisfies Lightning's protocol of a stateful loader: `state_dict` tells what was handed out, not what workers
+    have read ahead. The state is the same on every rank, and another number of ranks can go on from it.
 
     Args:
-        shards: The data.
+        source: The data.
         plan: The order.
         rank: This rank.
         builder: Makes model inputs, in the workers.
         num_workers: Worker processes; 0 reads in the main process.
+        dropout: What to take from samples at random.
     """
 
     def __init__(
-        self, shards: SampleSource, plan: Plan, rank: int, builder: InputBuilder, num_workers: int = 0
+        self,
+        source: SampleSource,
+        plan: Plan,
+        rank: int,
+        builder: InputBuilder,
+        num_workers: int = 0,
+        dropout: ModalityDropout | None = None,
     ) -> None:
-        self._shards = shards
         self.plan = plan
         self._rank = rank
-        self._builder = builder
+        self._make_row = _RowMaker(source, builder, dropout)
+        self._collate = builder.collate
         self._num_workers = num_workers
         self._epoch = 0
-        self._step = 0
+        self._position = 0
         self._resumed = False
 
     def __len__(self) -> int:
@@ -60,62 +69,68 @@ class BatchStream:
 
     def __iter__(self) -> Iterator[OmniBatch]:
         """The rest of a resumed epoch, or else the next epoch."""
-        if self._step and not self._resumed:
-            self._epoch, self._step = self._epoch + 1, 0
+        if self._position and not self._resumed:
+            self._epoch, self._position = self._epoch + 1, 0
         self._resumed = False
-        source = _PlanSource(self._shards, self.plan, self._rank, self._epoch, self._step)
+        rows = _PlannedRows(self.plan, self._rank, self._epoch, self._position)
         pipeline = webdataset.DataPipeline(
-            source,
-            webdataset.map(_RowMaker(self._builder)),
-            webdataset.batched(self.plan.batch_size, collation_fn=self._builder.collate, partial=False),
+            rows,
+            webdataset.map(self._make_row),
+            webdataset.batched(self.plan.batch_size, collation_fn=self._collate, partial=False),
         )
         loader = DataLoader(pipeline, batch_size=None, num_workers=self._num_workers)
         for batch in loader:
-            batch.epoch, batch.step = self._epoch, self._step
-            self._step += 1
+            batch.epoch, batch.step = self._epoch, self._position // self.plan.stretch
+            self._position += self.plan.stretch
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and number of batches handed out in it."""
-        return {"epoch": self._epoch, "step": self._step}
+        """Epoch, and the position in it behind the last batch that was handed out."""
+        return {"epoch": self._epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue behind the batch at which `state` was taken."""
-        self._epoch, self._step = state["epoch"], state["step"]
+        """Continue behind the batch at which `state` was taken, by this or another number of ranks."""
+        self._epoch, self._position = state["epoch"], state["position"]
         self._resumed = True
-        if self._step >= self.plan.steps:
-            self._epoch, self._step = self._epoch + 1, 0
+        if not self.plan.steps_left(self._position):
+            self._epoch, self._position = self._epoch + 1, 0
 
 
-class _PlanSource(IterableDataset):
-    """First stage of the pipeline: raw samples of this worker's batches, in the plan's order."""
+class _PlannedRows(IterableDataset):
+    """First stage of the pipeline: where this worker's rows come from, in the plan's order; None for a filler."""
 
-    def __init__(self, shards: SampleSource, plan: Plan, rank: int, epoch: int, start: int) -> None:
-        self._shards, self._plan, self._rank, self._epoch, self._start = shards, plan, rank, epoch, start
+    def __init__(self, plan: Plan, rank: int, epoch: int, position: int) -> None:
+        self._plan, self._rank, self._epoch, self._position = plan, rank, epoch, position
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[tuple[int, int | None]]:
         worker = get_worker_info()
         # A DataLoader takes one batch from each worker in turn, beginning with worker 0.
         mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step, indices in self._plan.rows(self._epoch, self._rank, self._start):
-            if (step - self._start) % workers == mine:
-                for index in indices:
-                    yield {"__key__": FILLER} if index is None else {**self._shards.read(index), "__index__": index}
+        for step, indices in enumerate(self._plan.rows(self._epoch, self._rank, self._position)):
+            if step % workers == mine:
+                yield from ((self._epoch, index) for index in indices)
 
 
 class _RowMaker:
-    """Second stage: a one-row batch of each raw sample, or a filler row that says what was wrong with it."""
+    """Second stage: a one-row batch of each sample, or a filler row that says what was wrong with it."""
 
-    def __init__(self, builder: InputBuilder) -> None:
+    def __init__(self, source: SampleSource, builder: InputBuilder, dropout: ModalityDropout | None) -> None:
+        self._source = source
         self._builder = builder
+        self._dropout = dropout
 
-    def __call__(self, raw: dict[str, Any]) -> OmniBatch:
-        if raw["__key__"] == FILLER:
+    def __call__(self, place: tuple[int, int | None]) -> OmniBatch:
+        epoch, index = place
+        if index is None:
             return self._builder.filler()
+        dropped = None
         try:
-            row = self._builder.row(*decode_members(raw))
+            sample, clip = decode_members(self._source.read(index))
+            if self._dropout is not None:
+                clip, dropped = self._dropout.apply(clip, epoch, index)
+            row = self._builder.row(sample, clip)
         except BadSampleError as error:
             row = self._builder.filler()
-            row.skipped = {f"{raw['__url__']}:{raw['__key__']}": str(error)}
-        row.indices = [raw["__index__"]]
+            row.skipped = {self._source.name(index): str(error)}
+        row.indices, row.dropped = [index], [dropped] if dropped else []
         return row

@@ -32,6 +32,10 @@ class SwappedSounds:
         """Number of samples."""
         return len(self._shards)
 
+    def name(self, index: int) -> str:
+        """What one sample goes by; see `ShardSet.name`."""
+        return self._shards.name(index)
+
     def read(self, index: int) -> dict[str, Any]:
         """The raw members of one sample; see `ShardSet.read`.
 

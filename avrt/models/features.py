@@ -46,9 +46,9 @@ def encode_clips(thinker: Any, batch: OmniBatch, *, always: bool = False) -> Cli
     audio: list[Tensor | None] = [None] * len(batch)
     visual, tower = thinker.model.visual, thinker.model.audio_tower
     device = batch.valid.device
-    if batch.pixels is not None and batch.grids is not None:
+    if (pixels := batch.pixel_values) is not None and batch.grids is not None:
         # The same tower call serves pictures and videos: a picture is a video of one step.
-        encoded = thinker.get_video_features(batch.pixels.to(visual.dtype), batch.grids).pooler_output
+        encoded = thinker.get_video_features(pixels.to(visual.dtype), batch.grids).pooler_output
         for row, features in zip(batch.grid_rows, encoded, strict=True):
             vision[row] = features
     elif always:

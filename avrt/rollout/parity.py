@@ -133,11 +133,11 @@ def _media(student: Student, batch: OmniBatch, row: int) -> dict[str, Any]:
         ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw", "input_features",
          "feature_attention_mask", "video_second_per_grid")
     )  # fmt: skip
-    clip, device = batch.clips[row], batch.valid.device
-    if row in batch.grid_rows and batch.grids is not None and batch.pixels is not None:
+    clip, device, values = batch.clips[row], batch.valid.device, batch.pixel_values
+    if row in batch.grid_rows and batch.grids is not None and values is not None:
         place = batch.grid_rows.index(row)
         sizes = batch.grids.prod(-1).tolist()
-        pixels = batch.pixels[sum(sizes[:place]) : sum(sizes[: place + 1])]
+        pixels = values[sum(sizes[:place]) : sum(sizes[: place + 1])]
         kind = (
             ("pixel_values_videos", "video_grid_thw") if clip.frames is not None else ("pixel_values", "image_grid_thw")
         )

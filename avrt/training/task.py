@@ -24,6 +24,7 @@ from avrt.rollout.engine import Completion, generate
 from avrt.rollout.sampling import SamplingOptions, answer_seed
 from avrt.rollout.static import StaticDecoder
 from avrt.training.answers import AnswerBook
+from avrt.training.resume import recount_progress
 from avrt.training.strategy import OmniDeepSpeedStrategy
 
 MicroBatch = TypeVar("MicroBatch")
@@ -153,7 +154,7 @@ class StudentModule(pl.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, options.schedule(self._total_steps()))]
 
     def _total_steps(self) -> int:
-        batches = self.datamodule.train_steps()
+        batches = self.datamodule.train_plan.steps
         limit = self.trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
         epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
@@ -173,7 +174,7 @@ class StudentModule(pl.LightningModule):
         checkpoint["trained"] = self._trained_names()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of a student of another shape.
+        """Refuse a checkpoint of a student of another shape, and count its progress in this run's steps.
 
         Raises:
             AvrtError: If it lacks parameters that this student trains.
@@ -185,6 +186,8 @@ class StudentModule(pl.LightningModule):
                 where="checkpoint",
                 remedy="set model.student as in the run that made it",
             )
+        if self.trainer.training:
+            recount_progress(checkpoint, self.datamodule.train_plan)
 
     def _trained_names(self) -> list[str]:
         return [name for name, p in self.student.named_parameters() if p.requires_grad]

@@ -32,8 +32,37 @@ def test_mel_and_pixels_equal_the_stock_processor(builder, nano):
     length = int(stock["feature_attention_mask"].sum())
     assert int(row.mel_lengths[0]) == length
     assert torch.equal(row.mel[0], stock["input_features"][0, :, :length])
-    assert torch.equal(row.pixels, stock["pixel_values_videos"])
+    assert row.pixels.dtype == torch.uint8
+    assert torch.equal(row.pixel_values, stock["pixel_values_videos"])
     assert torch.equal(row.grids, stock["video_grid_thw"])
+
+
+@pytest.mark.parametrize("frames", [1, 3, 8])
+@pytest.mark.parametrize("samples", [1600, 15_999, 16_000, 160_000])
+def test_any_length_equals_the_stock_processor(builder, nano, frames, samples):
+    clip = clip_of(10.0, frames=frames)
+    clip.audio = clip.audio[:samples]
+    row = builder.row(make_sample(media=("video", "audio")), clip)
+    sound = nano.processor.feature_extractor(
+        clip.audio.numpy(), sampling_rate=16_000, padding="max_length", max_length=300 * 16_000,
+        return_attention_mask=True, return_tensors="pt",
+    )  # fmt: skip
+    length = int(sound["attention_mask"].sum())
+    assert row.mel.shape == (1, 128, length)
+    assert torch.equal(row.mel[0], sound["input_features"][0, :, :length])
+    video = nano.processor.video_processor(
+        videos=[clip.frames], do_sample_frames=False, do_resize=False, cap_pixels_per_frame=False, return_tensors="pt"
+    )
+    assert torch.equal(row.grids, video["video_grid_thw"])
+    assert torch.equal(row.pixel_values, video["pixel_values_videos"])
+
+
+def test_a_picture_equals_the_stock_processor(builder, nano):
+    clip = Clip(image=clip_of().frames[0])
+    row = builder.row(make_sample(media=("image",)), clip)
+    stock = nano.processor.image_processor(images=[clip.image], do_resize=False, return_tensors="pt")
+    assert torch.equal(row.grids, stock["image_grid_thw"])
+    assert torch.equal(row.pixel_values, stock["pixel_values"])
 
 
 def test_features_follow_the_sound(builder):

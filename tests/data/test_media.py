@@ -4,18 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from avrt.data.media import (
-    Clip,
-    ClipSpec,
-    FrameBudget,
-    decode_audio,
-    decode_still,
-    decode_video,
-    from_flac,
-    from_jpeg,
-    to_flac,
-    to_jpeg,
-)
+from avrt.data.codecs import from_flac, from_jpeg, to_flac, to_jpeg
+from avrt.data.decode import decode_still, decode_video
+from avrt.data.media import Clip, ClipSpec, FrameBudget
+from avrt.data.sound import decode_audio
 from avrt.errors import BadSampleError
 from tests.conftest import make_clip
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 import webdataset
 
+from avrt.data.codecs import to_flac
 from avrt.data.conversion import SourceItem, write_shards
 from avrt.data.manifest import Manifest, sha256
-from avrt.data.media import ClipSpec, FrameBudget, to_flac
+from avrt.data.media import ClipSpec, FrameBudget
 from avrt.data.members import decode_members
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards import ShardSet, index_path
@@ -78,7 +79,7 @@ def test_odd_files_are_used_where_possible_and_otherwise_counted_and_named(tmp_p
 
 
 def test_sound_only_and_picture_with_sound(tmp_path):
-    from avrt.data.media import to_jpeg
+    from avrt.data.codecs import to_jpeg
 
     sound, picture = tmp_path / "s.flac", tmp_path / "p.jpg"
     sound.write_bytes(to_flac(torch.sin(torch.arange(20_000) / 5) * 0.3))

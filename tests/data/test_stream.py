@@ -4,16 +4,21 @@ import itertools
 
 import pytest
 
+from avrt.data.order import SampleOrder, Source
 from avrt.data.plans import BlockPlan, EpochPlan
 from avrt.data.shards import ShardSet
 from avrt.data.stream import BatchStream
 
 
+def plan_of(samples, batch, ranks=1, **order):
+    return EpochPlan(SampleOrder((Source((samples,)),), **order), batch, ranks)
+
+
 @pytest.mark.parametrize(("samples", "batch", "ranks"), itertools.product((1, 7, 48), (1, 4, 5), (1, 2, 3)))
 def test_plan_gives_each_sample_once_and_each_rank_as_many_steps(samples, batch, ranks):
-    plan = EpochPlan(samples, batch, ranks, seed=3)
+    plan = plan_of(samples, batch, ranks, seed=3)
     for epoch in range(2):
-        parts = [[indices for _, indices in plan.rows(epoch, rank)] for rank in range(ranks)]
+        parts = [list(plan.rows(epoch, rank)) for rank in range(ranks)]
         assert {len(part) for part in parts} == {plan.steps}
         assert all(len(indices) == batch for part in parts for indices in part)
         seen = [i for part in parts for indices in part for i in indices if i is not None]
@@ -21,24 +26,24 @@ def test_plan_gives_each_sample_once_and_each_rank_as_many_steps(samples, batch,
 
 
 def test_global_batches_do_not_depend_on_the_number_of_ranks():
-    whole = [set(indices) for _, indices in EpochPlan(48, 8, 1, seed=1).rows(0, 0)]
+    whole = [set(indices) for indices in plan_of(48, 8, 1, seed=1).rows(0, 0)]
     split = [
         set(a) | set(b)
-        for (_, a), (_, b) in zip(EpochPlan(48, 4, 2, 1).rows(0, 0), EpochPlan(48, 4, 2, 1).rows(0, 1), strict=True)
+        for a, b in zip(plan_of(48, 4, 2, seed=1).rows(0, 0), plan_of(48, 4, 2, seed=1).rows(0, 1), strict=True)
     ]
     assert whole == split
 
 
 def test_order_depends_on_seed_and_epoch_alone():
-    orders = [EpochPlan(50, 4, seed=s).order(e).tolist() for s, e in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    orders = [plan_of(50, 4, seed=s).order.epoch(e).tolist() for s, e in ((0, 0), (0, 1), (1, 0), (0, 0))]
     assert orders[0] == orders[3]
     assert orders[0] != orders[1] != orders[2] != orders[0]
-    assert EpochPlan(5, 2, shuffle=False).order(4).tolist() == [0, 1, 2, 3, 4]
+    assert plan_of(5, 2, shuffle=False).order.epoch(4).tolist() == [0, 1, 2, 3, 4]
 
 
 def stream(world, builder, workers=0, ranks=1, rank=0, batch=5):
     shards = ShardSet(world / "train")
-    return BatchStream(shards, EpochPlan(len(shards), batch, ranks, seed=7), rank, builder, workers)
+    return BatchStream(shards, plan_of(len(shards), batch, ranks, seed=7), rank, builder, workers)
 
 
 def ids(batches):
@@ -83,12 +88,12 @@ def test_a_bad_sample_becomes_a_named_filler_row(world, builder, tmp_path):
     shutil.copytree(world / "val", folder)
     shards = ShardSet(folder)
     victim = shards.sample(2).id
-    _, _, members = shards._members[2]
+    _, _, members = shards._locate(2)
     tar = folder / "shard-000000.tar"
     with tar.open("r+b") as file:
         file.seek(members["3.jpg"][0])
         file.write(b"\0" * members["3.jpg"][1])
-    batches = list(BatchStream(ShardSet(folder), EpochPlan(8, 4, shuffle=False), 0, builder))
+    batches = list(BatchStream(ShardSet(folder), plan_of(8, 4, shuffle=False), 0, builder))
     assert [b.valid.tolist() for b in batches] == [[True, True, False, True], [True] * 4]
     assert victim not in {i for batch in ids(batches) for i in batch}
     [(name, why)] = batches[0].skipped.items()
@@ -98,10 +103,10 @@ def test_a_bad_sample_becomes_a_named_filler_row(world, builder, tmp_path):
 
 @pytest.mark.parametrize(("samples", "batch", "ranks"), itertools.product((1, 7, 48), (1, 4, 5), (1, 2, 3)))
 def test_evaluation_batches_are_the_same_for_any_number_of_ranks_and_after_any_interruption(samples, batch, ranks):
-    whole = [rows for _, rows in BlockPlan(samples, batch).rows(0, 0)]
+    whole = list(BlockPlan(samples, batch).rows(0, 0))
     done = frozenset(i for rows in whole[::2] for i in rows if i is not None)
     plan = BlockPlan(samples, batch, ranks, done)
-    parts = [[rows for _, rows in plan.rows(0, rank)] for rank in range(ranks)]
+    parts = [list(plan.rows(0, rank)) for rank in range(ranks)]
     assert {len(part) for part in parts} == {plan.steps}
     asked = sorted((rows for part in parts for rows in part if rows[0] is not None), key=lambda rows: rows[0])
     assert asked == whole[1::2]

@@ -8,8 +8,8 @@ import soundfile
 import torch
 
 from avrt.commands import shards as shards_command
+from avrt.data.codecs import to_jpeg
 from avrt.data.conversion import SourceItem
-from avrt.data.media import to_jpeg
 from avrt.data.sample import Modality, Relation
 from avrt.data.shards import ShardSet
 from avrt.errors import BadSampleError

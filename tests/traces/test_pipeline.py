@@ -308,8 +308,10 @@ def test_an_interrupt_ends_quietly(questions, tmp_path):
         config = write_config(tmp_path / "c.yaml", server.url, backend={"concurrency": 1})
         command = ["traces", "run", "--config", config, "--data", questions, "--out", tmp_path / "out"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "avrt", *map(str, command)], stderr=subprocess.PIPE, text=True, env={**os.environ}
-        )
+            [sys.executable, "-m", "avrt", *map(str, command)], stderr=subprocess.PIPE, text=True, env={**os.environ},
+            # a shell that runs the tests in the background has them, and all that they start, ignore interrupts
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         while len(server.records("request")) < 4:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)

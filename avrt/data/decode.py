@@ -1,0 +1,257 @@
+"""From media files to the clip a student sees: frames by their true times, pictures, sound.
+
+Containers are read sequentially by FFmpeg, through PyAV. Whatever is wrong with a file ends as a note on what was
+worked around, or as one error that names it; what can hang or crash FFmpeg is kept apart by `avrt.data.isolation`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from avrt.data.containers import announced_seconds, decoded, open_media, prepare
+from avrt.data.media import MAX_PIXELS, Clip, ClipSpec
+from avrt.data.sound import decode_audio
+from avrt.errors import BadSampleError
+
+_TIME_SLACK = 1e-4
+_ASSUMED_RATE = 25.0
+_SHORT_SECONDS = 0.5
+_COVER = av.stream.Disposition.attached_pic
+
+
+def decode_video(path: Path, spec: ClipSpec) -> Clip:
+    """Decode frames and, where there is any, sound of a video file.
+
+    Frame i of F is the one shown at i / F of the clip's length, so that it starts the stretch of time which the model's
+    temporal position i stands for. A clip with fewer frames repeats some. Frames are turned as the file says. Damaged
+    packets are skipped. A picture in place of a video becomes the clip's picture. All this is noted in `info`.
+
+    Raises:
+        BadSampleError: If the file cannot be opened or holds no decodable picture.
+    """
+    with open_media(path) as container:
+        if container.format.name.endswith("_pipe"):
+            return _picture_in_place_of_video(path, spec)
+        timeline = _Timeline.read(container, _video_stream(container, path), path)
+    duration = timeline.duration
+    targets = [timeline.start + i * duration / spec.frames for i in range(spec.frames)]
+    with open_media(path) as container:  # anew: not every format can be wound back
+        picker = _FramePicker(targets, timeline)
+        damaged: list[int] = []
+        for frame in decoded(container, _video_stream(container, path), damaged):
+            if not picker.add(frame):
+                break
+        picked = picker.picked()
+        if not picked:
+            raise BadSampleError("no frame could be decoded", where=path, remedy="the file is damaged")
+        first = picked[0][0]
+        turn = _quarter_turns(first)
+        height, width = (first.width, first.height) if turn % 2 else (first.height, first.width)
+        size = spec.budget.size(height, width)
+        clip = Clip(
+            frames=torch.stack([_to_tensor(frame, *size, turn) for frame, _ in picked]),
+            timestamps=tuple(round(time - timeline.start, 6) for _, time in picked),
+            seconds_per_frame=duration / spec.frames,
+            info={"duration": round(duration, 6), "width": width, "height": height, "fps": round(timeline.rate, 6)},
+        )
+        spoilt = len({time for frame, time in picked if frame.is_corrupt})
+    distinct = len(set(clip.timestamps))
+    told = {
+        f"{len(damaged)} damaged packets skipped": bool(damaged),
+        f"{spoilt} of the frames are damaged": bool(spoilt),
+        f"only {distinct} distinct frames": distinct < spec.frames,
+        f"turned by {turn * 90} degrees, as the file says": bool(turn),
+    }
+    notes = [*timeline.notes(), *(note for note, holds in told.items() if holds)]
+    try:
+        clip.audio = decode_audio(path, spec, start=timeline.start if timeline.stamped else None, notes=notes)
+    except BadSampleError as error:
+        notes.append(error.what)
+    clip.info["notes"] = notes
+    return clip
+
+
+def decode_still(path: Path, spec: ClipSpec, notes: list[str] | None = None) -> Tensor:
+    """Decode a picture file, the right way up, to (3, H, W) uint8 at model resolution.
+
+    Pillow reads it; what Pillow does not know or finds damaged, FFmpeg reads. Of a moving picture, the first frame is
+    taken.
+
+    Args:
+        path: The picture.
+        spec: Size rule.
+        notes: Gets what had to be worked around.
+
+    Raises:
+        BadSampleError: If it is no readable picture.
+    """
+    notes = [] if notes is None else notes
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            if width * height > MAX_PIXELS:
+                raise BadSampleError(f"a picture of {width}x{height}, more than {MAX_PIXELS:,} pixels", where=path)
+            if getattr(file, "is_animated", False):
+                notes.append("a moving picture: its first frame is used")
+            rgb = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+    except Image.DecompressionBombError:
+        raise BadSampleError(f"a picture of more than {MAX_PIXELS:,} pixels", where=path) from None
+    except UnidentifiedImageError:
+        return _first_frame(path, spec, notes)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        notes.append(f"damaged: {error}")
+        return _first_frame(path, spec, notes)
+    picture = torch.from_numpy(rgb).permute(2, 0, 1)
+    resized = torch.nn.functional.interpolate(
+        picture[None].float(), spec.budget.size(height=len(rgb), width=rgb.shape[1]),
+        mode="bicubic", antialias=True, align_corners=False,
+    )  # fmt: skip
+    return resized[0].round().clamp(0, 255).to(torch.uint8)
+
+
+def _first_frame(path: Path, spec: ClipSpec, notes: list[str]) -> Tensor:
+    """The first frame of whatever FFmpeg takes the file for."""
+    with open_media(path) as container:
+        frame = next(decoded(container, _video_stream(container, path)), None)
+        if frame is None:
+            raise BadSampleError("not a readable picture", where=path)
+        if not container.format.name.endswith("_pipe"):
+            notes.append("a moving picture: its first frame is used")
+        turn = _quarter_turns(frame)
+        sides = (frame.width, frame.height) if turn % 2 else (frame.height, frame.width)
+        return _to_tensor(frame, *spec.budget.size(*sides), turn)
+
+
+def _picture_in_place_of_video(path: Path, spec: ClipSpec) -> Clip:
+    notes = ["a picture, not a video"]
+    picture = decode_still(path, spec, notes)
+    height, width = picture.shape[-2:]
+    return Clip(image=picture, info={"width": width, "height": height, "notes": notes})
+
+
+def _video_stream(container: av.container.InputContainer, path: Path) -> Any:
+    streams = [stream for stream in container.streams.video if not stream.disposition & _COVER]
+    if not streams:
+        heard = bool(container.streams.audio)
+        raise BadSampleError("no video stream", where=path, remedy="it is sound alone" if heard else None)
+    best: Any = container.streams.best("video")
+    stream: Any = best if best in streams else streams[0]
+    if stream.codec_context is None:
+        raise BadSampleError("its pictures are of an unknown kind", where=path)
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise BadSampleError(f"pictures of {width}x{height}, more than {MAX_PIXELS:,} pixels", where=path)
+    prepare(stream)
+    return stream
+
+
+@dataclass(frozen=True)
+class _Timeline:
+    """When each picture of a file is shown, in seconds, from its packets alone.
+
+    Attributes:
+        times: Sorted.
+        stamped: Whether the file tells them; otherwise they follow from the rate.
+        rate: Pictures per second.
+        announced: How long the file says that it is, 0 if it says nothing.
+    """
+
+    times: list[float]
+    stamped: bool
+    rate: float
+    announced: float
+
+    @classmethod
+    def read(cls, container: av.container.InputContainer, stream: Any, path: Path) -> _Timeline:
+        times: list[float] = []
+        unstamped = 0
+        try:
+            for packet in container.demux(stream):
+                if not packet.size or packet.is_discard:
+                    continue
+                stamp = packet.pts if packet.pts is not None else packet.dts
+                if stamp is None:
+                    unstamped += 1
+                else:
+                    times.append(float(stamp * packet.time_base))
+        except av.FFmpegError:
+            pass  # what was read until the damage is what there is
+        if not times and not unstamped:
+            raise BadSampleError("no video packet", where=path, remedy="the file may be truncated")
+        rate = float(stream.average_rate or stream.guessed_rate or _ASSUMED_RATE)
+        stamped = unstamped <= len(times)
+        counted = times if stamped else [i / rate for i in range(len(times) + unstamped)]
+        return cls(sorted(counted), stamped, rate, announced_seconds(container, stream))
+
+    @property
+    def start(self) -> float:
+        return self.times[0]
+
+    @property
+    def duration(self) -> float:
+        """From the first picture to the end of the last."""
+        span, count = self.times[-1] - self.times[0], len(self.times)
+        return span + (span / (count - 1) if count > 1 and span > 0 else 1 / self.rate)
+
+    def notes(self) -> list[str]:
+        missing = self.announced - self.duration
+        return [
+            *([] if self.stamped else [f"no time stamps: {self.rate:.3g} frames a second assumed"]),
+            *([f"pictures end {missing:.1f} s before the file says"] if missing > _SHORT_SECONDS else []),
+        ]
+
+
+class _FramePicker:
+    """For each target time the last frame shown at or before it (the first one for earlier targets)."""
+
+    def __init__(self, targets: list[float], timeline: _Timeline) -> None:
+        self._targets = targets
+        self._assumed = None if timeline.stamped else timeline.times
+        self._count = 0
+        self._current: tuple[av.VideoFrame, float] | None = None
+        self._picked: list[tuple[av.VideoFrame, float]] = []
+
+    def add(self, frame: av.VideoFrame) -> bool:
+        """Take the next frame in; whether more are wanted."""
+        if self._assumed is not None:
+            time = self._assumed[min(self._count, len(self._assumed) - 1)]
+        elif frame.time is None:
+            return True
+        else:
+            time = frame.time
+        self._count += 1
+        while self._current is not None and self._wanting and time > self._targets[len(self._picked)] + _TIME_SLACK:
+            self._picked.append(self._current)
+        self._current = (frame, time)
+        return self._wanting
+
+    @property
+    def _wanting(self) -> bool:
+        return len(self._picked) < len(self._targets)
+
+    def picked(self) -> list[tuple[av.VideoFrame, float]]:
+        """A frame and its time for every target; nothing if there was no frame."""
+        if self._current is None:
+            return []
+        return self._picked + [self._current] * (len(self._targets) - len(self._picked))
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    """How often a frame has to be turned by 90 degrees against the clock to be the right way up."""
+    return round(frame.rotation / 90) % 4
+
+
+def _to_tensor(frame: av.VideoFrame, height: int, width: int, turns: int) -> Tensor:
+    if frame.width * frame.height > MAX_PIXELS:
+        raise BadSampleError(f"a picture of {frame.width}x{frame.height}, more than {MAX_PIXELS:,} pixels")
+    across, down = (height, width) if turns % 2 else (width, height)
+    rgb = frame.reformat(width=across, height=down, format="rgb24", interpolation="BICUBIC").to_ndarray()
+    return torch.from_numpy(np.ascontiguousarray(np.rot90(rgb, turns))).permute(2, 0, 1)

@@ -1,0 +1,187 @@
+"""Remote shard folders: their files are copied when first needed, past cuts and failures, and checked before use."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from avrt.data.manifest import sha256
+from avrt.errors import AvrtError
+
+ATTEMPTS = 8
+"""Failures in a row, without a byte gained, after which a file is given up."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 20.0
+_TIMEOUT = 60.0
+_CHUNK = 1 << 20
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+log = logging.getLogger(__name__)
+
+
+def is_remote(folder: Path | str) -> bool:
+    """Whether a shard folder is an address rather than a path."""
+    return isinstance(folder, str) and _ADDRESS.match(folder) is not None
+
+
+def safe_name(name: Any, where: object) -> str:
+    """A file name out of a manifest, refused where it could lead elsewhere or be taken for a command.
+
+    Raises:
+        AvrtError: If it is no plain name.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise AvrtError(f"names a file {name!r}, which is no plain name", where=where)
+    return name
+
+
+class RemoteFolder:
+    """A folder of files behind an address, with copies of those that were needed.
+
+    `http` and `https` addresses go on after a cut where it happened. Every other kind that `webdataset` opens (`s3`,
+    `gs`, `pipe`, ...) begins again. Processes share the copies; each file is copied by one of them.
+
+    Args:
+        address: The folder's address; `{name}` in it stands for the file's name, which otherwise follows it.
+        cache: Where copies of all folders lie; by default in the user's cache folder.
+        gigabytes: How much to keep of this folder, the files used last; 0 for everything.
+    """
+
+    def __init__(self, address: str, cache: Path | None = None, gigabytes: float = 0.0) -> None:
+        self.address = address.rstrip("/")
+        self._limit = gigabytes * 1e9
+        root = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avrt" / "shards"
+        self.local = root / hashlib.sha256(self.address.encode()).hexdigest()[:16]
+
+    def read(self, name: str) -> bytes:
+        """A small file's bytes, from the address itself.
+
+        Raises:
+            AvrtError: If it cannot be had.
+        """
+        self.local.mkdir(parents=True, exist_ok=True)
+        partial = self.local / f"{name}.{os.getpid()}.partial"
+        try:
+            self._copy(name, partial, None)
+            return partial.read_bytes()
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def fetch(self, name: str, size: int, checksum: str) -> Path:
+        """The local copy of a file, made if there is none yet.
+
+        Args:
+            name: The file.
+            size: Its bytes.
+            checksum: Its sha256, by which a copy of older contents is told apart.
+
+        Raises:
+            AvrtError: If it cannot be had, or is not what it should be.
+        """
+        path = self.local / f"{checksum[:12]}-{name}"
+        if not path.is_file():
+            self.local.mkdir(parents=True, exist_ok=True)
+            with self._locked(path):
+                if not path.is_file():
+                    self._fetch(name, size, checksum, path)
+        os.utime(path)
+        return path
+
+    def _fetch(self, name: str, size: int, checksum: str, path: Path) -> None:
+        partial = path.with_suffix(".partial")
+        for last in (False, True):
+            self._copy(name, partial, size)
+            if sha256(partial) == checksum:
+                partial.replace(path)
+                self._evict(path)
+                return
+            partial.unlink()
+            if not last:
+                log.warning("%s/%s arrived damaged; copying it again", self.address, name)
+        raise AvrtError("is not the file that the manifest describes", where=f"{self.address}/{name}")
+
+    def _copy(self, name: str, partial: Path, size: int | None) -> None:
+        """Copy until the file is whole; what is there already is kept if the address can go on from it."""
+        failures = 0
+        while True:
+            before = partial.stat().st_size if partial.exists() else 0
+            try:
+                self._transfer(name, partial, size)
+                have = partial.stat().st_size
+                if size is None or have == size:
+                    return
+                reason = f"{have:,} of {size:,} bytes arrived"
+                if have > size:
+                    partial.unlink()
+            except urllib.error.HTTPError as error:
+                if error.code in (400, 401, 403, 404, 405, 410, 414):
+                    raise AvrtError(f"cannot be had: {error}", where=f"{self.address}/{name}") from None
+                if error.code == 416:
+                    partial.unlink(missing_ok=True)
+                reason = str(error)
+            except Exception as error:  # each kind of address has errors of its own; all of them may pass
+                reason = f"{type(error).__name__}: {error}"
+            gained = partial.exists() and partial.stat().st_size > before
+            failures = 1 if gained else failures + 1
+            if failures >= ATTEMPTS:
+                raise AvrtError(
+                    f"cannot be had after {failures} attempts: {reason}",
+                    where=f"{self.address}/{name}",
+                    remedy="see whether the address answers, and go on with --ckpt_path last",
+                )
+            log.info("%s/%s: %s; trying again", self.address, name, reason)
+            time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1)))
+
+    def _transfer(self, name: str, partial: Path, size: int | None) -> None:
+        address = self._address_of(name)
+        if not address.startswith(("http://", "https://")):
+            import webdataset
+
+            with webdataset.gopen(address) as stream, partial.open("wb") as file:
+                shutil.copyfileobj(stream, file, _CHUNK)
+            return
+        have = partial.stat().st_size if partial.exists() else 0
+        if size is not None and have == size:
+            return
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=_TIMEOUT) as answer:
+            goes_on = answer.status == 206 and have > 0
+            expected = answer.length
+            with partial.open("ab" if goes_on else "wb") as file:
+                shutil.copyfileobj(answer, file, _CHUNK)
+        arrived = partial.stat().st_size - (have if goes_on else 0)
+        if expected is not None and arrived < expected:
+            raise ConnectionError(f"cut after {arrived:,} of {expected:,} bytes")
+
+    def _address_of(self, name: str) -> str:
+        return self.address.replace("{name}", name) if "{name}" in self.address else f"{self.address}/{name}"
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _evict(self, newest: Path) -> None:
+        """Delete the copies used longest ago; who has one open keeps reading it."""
+        if not self._limit:
+            return
+        copies = sorted(
+            ((f.stat().st_mtime, f.stat().st_size, f) for f in self.local.glob("*.tar") if f != newest), reverse=True
+        )
+        kept = newest.stat().st_size
+        for _, size, file in copies:
+            kept += size
+            if kept > self._limit:
+                file.unlink(missing_ok=True)

@@ -1,0 +1,135 @@
+"""From the sound of a media file to 16 kHz mono: all channels' mean, on the clip's own clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.audio.resampler import AudioResampler
+from torch import Tensor
+from torchaudio.functional import resample
+
+from avrt.data.containers import announced_seconds, decoded, open_media, prepare
+from avrt.data.media import MIN_AUDIO_SECONDS, SAMPLE_RATE, ClipSpec
+from avrt.errors import BadSampleError
+
+_GAP_SECONDS = 0.05
+_SHORT_SECONDS = 0.5
+_LOOK_AHEAD_SECONDS = 0.1
+_MAX_RATE = 768_000
+
+
+def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: list[str] | None = None) -> Tensor:
+    """Decode the first seconds of a file's sound: the mean of its channels, resampled to 16 kHz.
+
+    Args:
+        path: Any container or audio file.
+        spec: How many seconds.
+        start: Time of the clip's beginning on the file's clock, in seconds; by default the sound's own beginning.
+        notes: Gets what had to be worked around.
+
+    Returns:
+        (S,) float32. Sound that begins after `start` is preceded by silence, and a gap in it is filled with silence, so
+        that picture and sound stay aligned.
+
+    Raises:
+        BadSampleError: If there is no sound, or less than 0.1 s of it.
+    """
+    notes = [] if notes is None else notes
+    with open_media(path) as container:
+        streams = container.streams.audio
+        if not streams:
+            raise BadSampleError("no audio stream", where=path)
+        stream: Any = container.streams.best("audio") or streams[0]
+        if stream.codec_context is None:
+            raise BadSampleError("its sound is of an unknown kind", where=path)
+        if len(streams) > 1:
+            notes.append(f"{len(streams)} audio streams, number {streams.index(stream) + 1} used")
+        collected = _Collected(spec.audio_seconds + _LOOK_AHEAD_SECONDS)
+        prepare(stream)
+        damaged: list[int] = []
+        for frame in decoded(container, stream, damaged):
+            if not collected.add(frame, start):
+                break
+        announced = announced_seconds(container, stream)
+    if damaged:
+        notes.append(f"{len(damaged)} damaged packets of sound skipped")
+    notes.extend(collected.notes)
+    missing = min(announced, spec.audio_seconds) - collected.seconds
+    if collected.pieces and missing > _SHORT_SECONDS:
+        notes.append(f"sound ends {missing:.1f} s before the file says")
+    sound = collected.at_16_khz()[: round(spec.audio_seconds * SAMPLE_RATE)]
+    if len(sound) < MIN_AUDIO_SECONDS * SAMPLE_RATE:
+        raise BadSampleError(f"only {len(sound) / SAMPLE_RATE:.2f} s of sound", where=path)
+    return sound.contiguous()
+
+
+class _Collected:
+    """Decoded sound at its own rate, as far as it is wanted."""
+
+    def __init__(self, wanted: float) -> None:
+        self.wanted = wanted
+        self.pieces: list[np.ndarray] = []
+        self.notes: list[str] = []
+        self.rate = 0
+        self.delay = 0.0
+        self._have = 0
+        self._first: float | None = None
+        self._layout = ""
+        self._silence = 0.0
+        self._to_float: AudioResampler | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How much there is, counted from the clip's beginning."""
+        return self._have / self.rate + self.delay if self.rate else 0.0
+
+    def add(self, frame: av.AudioFrame, start: float | None) -> bool:
+        """Take a frame in; whether more is wanted."""
+        if not self.rate:
+            if not 0 < frame.sample_rate <= _MAX_RATE:
+                return False
+            self.rate, self._first = frame.sample_rate, frame.time
+            if start is not None and frame.time is not None:
+                self.delay = frame.time - start
+        if frame.sample_rate != self.rate:
+            self.notes.append(f"the sample rate changes after {self.seconds:.1f} s, where the sound is cut")
+            return False
+        if self._to_float is None or frame.layout.name != self._layout:
+            # float first: FFmpeg's own down-mix to mono is 3 dB louder than the mean of the channels
+            self._to_float = AudioResampler(format="fltp", layout=frame.layout, rate=self.rate)
+            self._layout = frame.layout.name
+        self._fill_gap(frame)
+        for planes in self._to_float.resample(frame):
+            channels: Any = planes.to_ndarray()
+            if not np.isfinite(channels).all():
+                channels = np.nan_to_num(channels, nan=0.0, posinf=1.0, neginf=-1.0)
+                if "values that are no numbers became silence" not in self.notes:
+                    self.notes.append("values that are no numbers became silence")
+            self.pieces.append(channels.mean(axis=0))
+            self._have += self.pieces[-1].size
+        return self.seconds <= self.wanted
+
+    def _fill_gap(self, frame: av.AudioFrame) -> None:
+        if frame.time is None or self._first is None or not self._have:
+            return
+        gap = min(frame.time - self._first - self._have / self.rate, self.wanted)
+        if gap > _GAP_SECONDS:
+            self.pieces.append(np.zeros(round(gap * self.rate), np.float32))
+            self._have += self.pieces[-1].size
+            self._silence += gap
+            self.notes[:] = [note for note in self.notes if not note.startswith("gaps")]
+            self.notes.append(f"gaps of {self._silence:.1f} s filled with silence")
+
+    def at_16_khz(self) -> Tensor:
+        """(S,) float32, preceded by silence where the sound begins late, cut where it begins early."""
+        if not self.pieces:
+            return torch.zeros(0)
+        native = torch.from_numpy(np.concatenate(self.pieces).astype(np.float32, copy=False))
+        skip = round(max(0.0, -self.delay) * self.rate)
+        sound = resample(native[skip:], self.rate, SAMPLE_RATE) if len(native) > skip else native[:0]
+        late = min(max(0.0, self.delay), self.wanted)
+        return torch.cat([torch.zeros(round(late * SAMPLE_RATE)), sound])

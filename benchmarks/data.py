@@ -1,0 +1,216 @@
+"""Samples per second and core from shards, beside the field's usual route and torchcodec on the same clips.
+
+    python benchmarks/data.py --clips FOLDER_OF_MP4 [--rounds 5] [--workers 0 1 2]
+
+The other routes need packages of their own (`pip install qwen-omni-utils librosa torchcodec`, and FFmpeg's libraries
+for the last); routes whose packages are missing are left out. One thread each; the routes take turns clip by clip, so
+that what else the machine does meets all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from avrt.data.codecs import from_flac, from_jpeg
+from avrt.data.conversion import SourceItem, write_shards
+from avrt.data.decode import decode_video
+from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
+from avrt.data.media import SAMPLE_RATE, Clip, ClipSpec
+from avrt.data.members import decode_clip, decode_members
+from avrt.data.order import SampleOrder, Source
+from avrt.data.plans import EpochPlan
+from avrt.data.sample import Modality, Sample
+from avrt.data.shards import ShardSet
+from avrt.data.stream import BatchStream
+from avrt.models.nano import nano_config, nano_processor
+from avrt.models.student import token_ids
+
+SPEC = ClipSpec()
+QUESTION = "What can be seen and heard in the clip?"
+CHOICES = ("a dog that barks", "a car that passes", "rain on a roof", "a person who talks")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=Path, required=True, help="folder of mp4 files")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    processor = nano_processor()
+    builder = InputBuilder(processor, token_ids(nano_config(processor)), PromptOptions())
+    clips = sorted(options.clips.glob("*.mp4"))
+    with tempfile.TemporaryDirectory() as scratch:
+        shards = shard(clips, Path(scratch) / "shards", copies=1)
+        routes: dict[str, Callable[[int], object]] = {
+            "shard, as a worker makes it": lambda i: builder.row(*decode_members(shards.read(i))),
+            "shard, pixels scaled too": lambda i: builder.row(*decode_members(shards.read(i))).pixel_values,
+            "mp4 by our own decoder": lambda i: builder.row(sample(i), decode_video(clips[i], SPEC)).pixel_values,
+        }
+        if installed("qwen_omni_utils"):
+            routes["mp4 by qwen_omni_utils and the stock processor"] = lambda i: usual_route(clips[i], processor)
+        if installed("torchcodec"):
+            routes["mp4 by torchcodec, our features"] = lambda i: (
+                builder.row(sample(i), torchcodec_clip(clips[i])).pixel_values
+            )
+        report_routes(compare(routes, len(clips), options.rounds), len(clips))
+        report_parts(parts(shards, builder, options.rounds))
+        report_sizes(shards, clips)
+        many = shard(clips, Path(scratch) / "many", copies=16)
+        report_scaling(many, builder, options.workers)
+
+
+def shard(clips: list[Path], folder: Path, copies: int) -> ShardSet:
+    """Shards of the clips, each with a question, as often as asked for."""
+    items = [
+        SourceItem(sample(i, copy), {Modality.VIDEO: path}) for i, path in enumerate(clips) for copy in range(copies)
+    ]
+    write_shards(items, folder, SPEC)
+    return ShardSet(folder)
+
+
+def sample(number: int, copy: int = 0) -> Sample:
+    """A question about a clip."""
+    return Sample(f"{number}-{copy}", QUESTION, CHOICES, 0, (Modality.VIDEO, Modality.AUDIO))
+
+
+def installed(package: str) -> bool:
+    """Whether a route's package is there; says so if not."""
+    there = importlib.util.find_spec(package) is not None
+    if not there:
+        print(f"{package} is not installed: its route is left out")
+    return there
+
+
+def usual_route(path: Path, processor: object) -> object:
+    """What the model's own documentation does: its utilities read the file, its processor does the rest."""
+    from qwen_omni_utils import process_mm_info
+
+    budget = {"min_pixels": SPEC.budget.min_pixels, "max_pixels": SPEC.budget.max_pixels, "nframes": SPEC.frames}
+    text = f"{QUESTION}\n" + "\n".join(CHOICES)
+    content = [{"type": "video", "video": str(path), **budget}, {"type": "text", "text": text}]
+    chat = [{"role": "user", "content": content}]
+    with contextlib.redirect_stdout(io.StringIO()):
+        audios, images, videos = process_mm_info(chat, use_audio_in_video=True)
+        prompt = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)  # type: ignore[attr-defined]
+        return processor(  # type: ignore[operator]
+            text=prompt, audio=audios, images=images, videos=videos, return_tensors="pt", padding=True,
+            use_audio_in_video=True,
+        )  # fmt: skip
+
+
+def torchcodec_clip(path: Path) -> Clip:
+    """The frames and sound that our decoder takes, read by torchcodec."""
+    from torchcodec.decoders import AudioDecoder, VideoDecoder
+
+    video = VideoDecoder(str(path), num_ffmpeg_threads=1)
+    start, duration = video.metadata.begin_stream_seconds, video.metadata.duration_seconds
+    times = [start + i * duration / SPEC.frames for i in range(SPEC.frames)]
+    played = video.get_frames_played_at(times)
+    size = SPEC.budget.size(*played.data.shape[-2:])
+    frames = torch.nn.functional.interpolate(played.data.float(), size, mode="bicubic", antialias=True)
+    sound = AudioDecoder(str(path), sample_rate=SAMPLE_RATE).get_samples_played_in_range(0, SPEC.audio_seconds).data
+    return Clip(
+        frames=frames.round().clamp(0, 255).to(torch.uint8),
+        timestamps=tuple(played.pts_seconds.tolist()),
+        seconds_per_frame=duration / SPEC.frames,
+        audio=sound.mean(0),
+    )
+
+
+def compare(routes: dict[str, Callable[[int], object]], clips: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds per clip of each route, which take turns; the first round only warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in routes}
+    for turn in range(rounds + 1):
+        for index in range(clips):
+            for name, route in routes.items():
+                begun = time.perf_counter()
+                route(index)
+                if turn:
+                    seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+def parts(shards: ShardSet, builder: InputBuilder, rounds: int) -> dict[str, float]:
+    """Median seconds per sample of each part of the way from shard to model input."""
+    timed: dict[str, list[float]] = {}
+
+    def take(name: str, work: Callable[[], object]) -> object:
+        begun = time.perf_counter()
+        result = work()
+        timed.setdefault(name, []).append(time.perf_counter() - begun)
+        return result
+
+    for _ in range(rounds):
+        for index in range(len(shards)):
+            raw = take("read from the shard", lambda i=index: shards.read(i))  # type: ignore[misc]
+            assert isinstance(raw, dict)
+            record = take("record", lambda r=raw: Sample.from_json(r["json"]))  # type: ignore[misc]
+            assert isinstance(record, Sample)
+            take("JPEG", lambda r=raw: [from_jpeg(r[f"{i}.jpg"]) for i in range(SPEC.frames)])  # type: ignore[misc]
+            take("FLAC", lambda r=raw: from_flac(r["flac"]))  # type: ignore[misc]
+            clip = decode_clip(raw, record.media)
+            assert clip.frames is not None
+            assert clip.audio is not None
+            take("patches", lambda c=clip: builder.features.patches(c.frames))  # type: ignore[misc]
+            take("log-mel", lambda c=clip: builder.features.log_mel(c.audio))  # type: ignore[misc]
+            row = take("whole row", lambda s=record, c=clip: builder.row(s, c))  # type: ignore[misc]
+            assert isinstance(row, OmniBatch)
+            take("pixels scaled (on the device in training)", lambda b=row: b.pixel_values)  # type: ignore[misc]
+    medians = {name: statistics.median(values) for name, values in timed.items()}
+    medians["prompt, positions"] = max(0.0, medians.pop("whole row") - medians["patches"] - medians["log-mel"])
+    return medians
+
+
+def report_routes(seconds: dict[str, list[float]], clips: int) -> None:
+    table = Table(title=f"one core, {clips} clips, 8 frames and 10 s of sound each")
+    for column in ("route", "ms per sample: median", "least", "samples/s", "times the usual route"):
+        table.add_column(column, justify="left" if column == "route" else "right")
+    usual = next((statistics.median(v) for name, v in seconds.items() if "stock" in name), None)
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        factor = "" if usual is None else f"{usual / median:.1f}"
+        table.add_row(name, f"{median * 1e3:.1f}", f"{min(values) * 1e3:.1f}", f"{1 / median:.1f}", factor)
+    Console().print(table)
+
+
+def report_parts(medians: dict[str, float]) -> None:
+    table = Table(title="where the time from the shard goes, ms per sample")
+    table.add_column("part")
+    table.add_column("median", justify="right")
+    for name, value in sorted(medians.items(), key=lambda pair: -pair[1]):
+        table.add_row(name, f"{value * 1e3:.2f}")
+    Console().print(table)
+
+
+def report_sizes(shards: ShardSet, clips: list[Path]) -> None:
+    stored = sum(entry["bytes"] for entry in shards.manifest.shards) / len(clips)
+    source = sum(path.stat().st_size for path in clips) / len(clips)
+    print(f"KB per clip: {stored / 1e3:.0f} in the shard, {source / 1e3:.0f} as mp4 ({stored / source:.2f} times)")
+
+
+def report_scaling(shards: ShardSet, builder: InputBuilder, counts: list[int]) -> None:
+    plan = EpochPlan(SampleOrder((Source((len(shards),)),)), batch_size=8)
+    for workers in counts:
+        stream = BatchStream(shards, plan, 0, builder, workers)
+        batches = iter(stream)
+        next(batches)
+        begun = time.perf_counter()
+        samples = sum(len(batch) for batch in batches)
+        print(f"{workers} workers: {samples / (time.perf_counter() - begun):.0f} samples/s in batches of 8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Converting with several processes, after kills, and of hostile files: the same bytes, and nothing lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from avrt.data.conversion import SourceItem, write_shards
+from avrt.data.isolation import Limits
+from avrt.data.manifest import JOURNAL, MANIFEST, Manifest
+from avrt.data.media import ClipSpec, FrameBudget
+from avrt.data.sample import Modality
+from avrt.data.shards import ShardSet
+from avrt.errors import AvrtError, BadSampleError
+from tests.conftest import make_clip, make_sample
+
+SPEC = ClipSpec(frames=4, audio_seconds=1.0, budget=FrameBudget(56 * 56, 112 * 112))
+ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """A folder in the layout of the recipe `folder`: 60 questions about 20 clips, some damaged, some missing."""
+    root = tmp_path_factory.mktemp("dataset")
+    (root / "media").mkdir()
+    for i in range(20):
+        clip = make_clip(root / "media" / f"{i}.mp4", frames=12 + i, size=(64 + 2 * i, 48), tone=200.0 + 50 * i)
+        if i % 7 == 3:
+            clip.write_bytes(clip.read_bytes()[:400])
+        if i % 9 == 5:
+            clip.unlink()
+    rows = [
+        {
+            "id": f"q{i:03d}", "question": f"What is it, {i}?", "choices": ["x", "y"], "answer": "B",
+            "video": f"media/{i % 20}.mp4",
+        }
+        for i in range(ROWS)
+    ]  # fmt: skip
+    rows[7]["choices"] = ["only one"]
+    rows[30]["id"] = "q029"
+    (root / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+def avrt(root: Path, out: Path, *extra: object) -> list[str]:
+    return [
+        sys.executable, "-m", "avrt", "shards", "folder", "--root", str(root), "--out", str(out), "--frames", "4",
+        "--audio-seconds", "1", "--min-pixels", "3136", "--max-pixels", "12544", "--samples-per-shard", "8",
+        *map(str, extra),
+    ]  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "shards"
+    subprocess.run(avrt(dataset, out, "--workers", 1), check=True, capture_output=True)
+    return out
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(dataset, whole, tmp_path):
+    subprocess.run(avrt(dataset, tmp_path / "two", "--workers", 2), check=True, capture_output=True)
+    assert contents(tmp_path / "two") == contents(whole)
+    manifest = Manifest.load(whole)
+    assert manifest.samples + len(manifest.skipped) == ROWS
+    assert len(manifest.shards) > 4
+    assert manifest.recipe["annotations"]["questions.jsonl"]
+
+
+@pytest.mark.parametrize("kills", [1, 3])
+def test_killed_and_resumed_gives_the_same_bytes_and_redoes_no_finished_shard(dataset, whole, tmp_path, kills):
+    out = tmp_path / "killed"
+    for kill in range(kills):
+        process = subprocess.Popen(avrt(dataset, out, "--workers", 2, "--resume"), stderr=subprocess.DEVNULL)
+        wanted = kill + 1
+        while len(list(out.glob("shard-*.tar"))) < wanted and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (out / MANIFEST).exists()
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.tar")}
+    assert len(finished) >= kills
+    refused = subprocess.run(avrt(dataset, out), capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    other = subprocess.run(avrt(dataset, out, "--resume", "--limit", 9), capture_output=True, text=True, check=False)
+    assert "was begun with" in other.stderr
+    subprocess.run(avrt(dataset, out, "--workers", 2, "--resume"), check=True, capture_output=True)
+    assert contents(out) == contents(whole)
+    journaled = sorted(finished)[: len(finished) - 1]  # the last may have been renamed but not yet recorded
+    assert all(path.stat().st_mtime_ns == finished[path] for path in journaled)
+    again = subprocess.run(avrt(dataset, out, "--resume"), capture_output=True, text=True, check=True)
+    assert f"{Manifest.load(whole).samples} samples" in again.stdout
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    def items():
+        yield SourceItem(make_sample("a"), {})
+        with pytest.raises(AvrtError, match="another process"):
+            write_shards([], tmp_path, SPEC, resume=True)
+        yield SourceItem(make_sample("b"), {})
+
+    assert write_shards(items(), tmp_path, SPEC).samples == 2
+
+
+def test_a_finished_shard_that_changed_is_noticed(tmp_path):
+    clips = [make_clip(tmp_path / f"{name}.mp4", frames=12) for name in "ab"]
+    items = [SourceItem(make_sample(f"q{i}"), {Modality.VIDEO: clips[i % 2]}) for i in range(6)]
+    out = tmp_path / "out"
+
+    def stopped():
+        yield from items[:5]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(stopped(), out, SPEC, samples_per_shard=2)
+    assert (out / JOURNAL).exists()
+    assert not list(out.glob("*.partial"))
+    tar = out / "shard-000001.tar"
+    kept = tar.read_bytes()
+    tar.write_bytes(kept[:-512])
+    with pytest.raises(AvrtError, match="gone or changed"):
+        write_shards(items, out, SPEC, samples_per_shard=2, resume=True)
+    tar.write_bytes(kept)
+    assert write_shards(items, out, SPEC, samples_per_shard=2, resume=True).samples == 6
+    assert [sample.id for sample in ShardSet(out).samples()] == [f"q{i}" for i in range(6)]
+
+
+def test_files_that_take_too_long_or_are_no_files_cost_themselves_alone(tmp_path):
+    fifo = tmp_path / "endless.mp4"
+    os.mkfifo(fifo)  # opening it would wait for ever
+    slow = make_clip(tmp_path / "slow.mkv", frames=200, size=(1280, 720))
+    items = [
+        SourceItem(make_sample("fifo"), {Modality.VIDEO: fifo}),
+        SourceItem(make_sample("slow"), {Modality.VIDEO: slow}),
+        BadSampleError("field 'answer' is missing", where="row 4"),
+        SourceItem(make_sample("text"), {}),
+    ]
+    manifest = write_shards(items, tmp_path / "out", SPEC, workers=1, limits=Limits(seconds=0.05))
+    assert set(manifest.skipped) == {"fifo", "slow", "row 4"}
+    assert "longer than 0.05 s" in manifest.skipped["slow"]
+    assert manifest.samples == 1

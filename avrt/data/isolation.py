@@ -190,10 +190,10 @@ def _serve(function: Callable[[Any], Any], connection: Connection, limits: Limit
             output = function(value)
         except BadSampleError as error:
             output = error
-        except MemoryError:
-            output = BadSampleError(f"decoding needs more than {limits.gigabytes:g} GB")
         except Exception as error:  # whatever a file brings about is that file's fault
-            output = BadSampleError(f"decoding failed: {type(error).__name__}: {error}")
+            out_of_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+            what = f"needs more than {limits.gigabytes:g} GB" if out_of_memory else f"failed: {error!r}"
+            output = BadSampleError(f"decoding {what}")
         try:
             connection.send(output)
         except (BrokenPipeError, ConnectionResetError):

@@ -20,6 +20,8 @@ _GAP_SECONDS = 0.05
 _SHORT_SECONDS = 0.5
 _LOOK_AHEAD_SECONDS = 0.1
 _MAX_RATE = 768_000
+_RATE_STEP = 25
+"""Rates are rounded to multiples of this: a resampler's filters grow with the smallest ratio of its rates."""
 
 
 def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: list[str] | None = None) -> Tensor:
@@ -74,7 +76,7 @@ class _Collected:
         self.wanted = wanted
         self.pieces: list[np.ndarray] = []
         self.notes: list[str] = []
-        self.rate = 0
+        self.rate = self.taken_for = 0
         self.delay = 0.0
         self._have = 0
         self._first: float | None = None
@@ -93,6 +95,9 @@ class _Collected:
             if not 0 < frame.sample_rate <= _MAX_RATE:
                 return False
             self.rate, self._first = frame.sample_rate, frame.time
+            self.taken_for = max(_RATE_STEP, round(self.rate / _RATE_STEP) * _RATE_STEP)
+            if self.taken_for != self.rate:
+                self.notes.append(f"a sample rate of {self.rate} Hz is taken for {self.taken_for} Hz")
             if start is not None and frame.time is not None:
                 self.delay = frame.time - start
         if frame.sample_rate != self.rate:
@@ -130,6 +135,6 @@ class _Collected:
             return torch.zeros(0)
         native = torch.from_numpy(np.concatenate(self.pieces).astype(np.float32, copy=False))
         skip = round(max(0.0, -self.delay) * self.rate)
-        sound = resample(native[skip:], self.rate, SAMPLE_RATE) if len(native) > skip else native[:0]
+        sound = resample(native[skip:], self.taken_for, SAMPLE_RATE) if len(native) > skip else native[:0]
         late = min(max(0.0, self.delay), self.wanted)
         return torch.cat([torch.zeros(round(late * SAMPLE_RATE)), sound])

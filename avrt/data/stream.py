@@ -82,6 +82,7 @@ class BatchStream:
         for batch in loader:
             batch.epoch, batch.step = self._epoch, self._position // self.plan.stretch
             self._position += self.plan.stretch
+            batch.position = self._position
             yield batch
 
     def state_dict(self) -> dict[str, int]:

@@ -86,6 +86,28 @@ class ShowRollouts(pl.Callback):
                 board.add_audio(f"{tag}/sound", clip.audio[None], step, sample_rate=SAMPLE_RATE)
 
 
+class CountSamples(pl.Callback):
+    """Log how many samples of each source of a mixture were trained on so far, and how many lose a sense at each step.
+
+    The former follows from the order alone, so that it is right after a resume too.
+    """
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: OmniBatch, batch_idx: int
+    ) -> None:
+        """Log the counts."""
+        data = pl_module.datamodule
+        if len(data.sources) > 1:
+            taken = data.train_plan.order.taken(batch.epoch, batch.position)
+            for source, count in zip(data.sources, taken, strict=True):
+                pl_module.log(f"data/{source.label}", float(count))
+        if data.dropout is not None:
+            lost = torch.tensor([batch.dropped.count("sound"), batch.dropped.count("sight")], device=pl_module.device)
+            sound, sight = trainer.strategy.reduce(lost.double(), reduce_op="sum").tolist()
+            pl_module.log("data/dropped_sound", sound)
+            pl_module.log("data/dropped_sight", sight)
+
+
 class ReportSkipped(pl.Callback):
     """Name samples that could not be read while training or evaluating, each once, and their number at the end."""
 

@@ -24,7 +24,7 @@ from avrt.arguments import OneLineErrors
 from avrt.data.datamodule import AVDataModule
 from avrt.errors import AvrtError
 from avrt.training.benchmark import BenchmarkModule
-from avrt.training.callbacks import PrintAnswers, ReportSkipped, RunCheckpoint, ShowRollouts
+from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, RunCheckpoint, ShowRollouts
 from avrt.training.task import StudentModule
 
 STOP_WITH_PARENT = "AVRT_STOP_WITH_PARENT"
@@ -129,7 +129,7 @@ def _make_cli(arguments: list[str], *, run: bool) -> AvrtCLI:
         subclass_mode_model=True,
         subclass_mode_data=False,
         seed_everything_default=0,
-        trainer_defaults={"callbacks": [ReportSkipped(), PrintAnswers()]},
+        trainer_defaults={"callbacks": [ReportSkipped(), CountSamples(), PrintAnswers()]},
         run=run,
         **settings,
     )

@@ -264,6 +264,8 @@ ANIMALS = (
            _as(container="mp3", codec="", sounds=(("libmp3lame", 44_100, "mono"),)), Modality.AUDIO),
     Animal("blink.wav", "0.05 s of sound", REFUSED, "only 0.05 s", _write(lambda: _wave(_tone(0.05))), Modality.AUDIO),
     Animal("not_numbers.wav", "samples that are NaN", REPAIRED, "became silence", _write(_with_nan), Modality.AUDIO),
+    Animal("odd_rate.wav", "44,099 Hz", REPAIRED, "taken for 44100",
+           _write(lambda: _wave(_tone(2.0, 44_099), 44_099)), Modality.AUDIO),
     Animal("no_sound.wav", "a header without samples", REFUSED, "only 0.00 s",
            _write(lambda: _wave(_tone(0.0))), Modality.AUDIO),
     Animal("two_rates.mp3", "sample rate changes half-way", REPAIRED, "sample rate changes", _two_rates,

@@ -1,0 +1,110 @@
+"""The order of training samples: rounds, weights, windows of shards, curriculum."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from avrt.data.dropout import ModalityDropout
+from avrt.data.media import Clip
+from avrt.data.mixture import Curriculum, Mixture, MixtureSource
+from avrt.data.order import SampleOrder, Source
+from avrt.data.shards import ShardSet
+from avrt.errors import AvrtError
+from tests.data.test_inputs import clip_of
+
+
+@pytest.mark.parametrize("window", [0, 1, 3])
+def test_weight_one_is_every_sample_once_in_every_epoch(window):
+    order = SampleOrder((Source((5, 7, 4, 1)), Source((3, 3))), seed=3, shard_window=window)
+    for epoch in range(4):
+        assert sorted(order.epoch(epoch)) == list(range(23))
+    assert order.epoch(0).tolist() != order.epoch(1).tolist()
+
+
+def test_weights_are_repetitions_and_shares_and_neglect_no_sample():
+    order = SampleOrder((Source((40,), 0.25), Source((10,), 2.0), Source((12,), 1.5)), seed=1)
+    assert len(order) == 10 + 20 + 18
+    epochs = [order.epoch(e) for e in range(4)]
+    seen = Counter(int(i) for epoch in epochs for i in epoch)
+    assert all(seen[i] == 1 for i in range(40))  # a quarter in each of four epochs: each once
+    assert all(seen[i] == 8 for i in range(40, 50))
+    assert all(seen[i] == 6 for i in range(50, 62))
+    for epoch in epochs:
+        counts = Counter(int(i) for i in epoch)
+        assert all(counts[i] == 2 for i in range(40, 50))
+        assert {counts[i] for i in range(50, 62)} == {1, 2}
+
+
+def test_sources_are_mixed_throughout_the_epoch():
+    order = SampleOrder((Source((300,)), Source((100,))), seed=0).epoch(0)
+    assert 10 < (order[:100] >= 300).sum() < 45
+
+
+def test_a_window_keeps_few_shards_in_use():
+    sizes = (10,) * 20
+    shard_of = np.repeat(np.arange(20), 10)
+    windowed = shard_of[SampleOrder((Source(sizes),), shard_window=3).epoch(0)]
+    spread = shard_of[SampleOrder((Source(sizes),)).epoch(0)]
+    assert max(len(set(windowed[i : i + 30].tolist())) for i in range(0, 200, 30)) <= 3
+    assert len(set(spread[:30].tolist())) > 10
+    assert windowed[:30].tolist() != sorted(windowed[:30].tolist())
+
+
+def test_taken_counts_each_source_over_all_epochs():
+    order = SampleOrder((Source((30,)), Source((10,), 0.5)), seed=5)
+    for epoch, position in ((0, 0), (0, 7), (2, 13), (3, 35)):
+        seen = [int(i) for e in range(epoch) for i in order.epoch(e)] + order.epoch(epoch)[:position].tolist()
+        assert order.taken(epoch, position) == [sum(i < 30 for i in seen), sum(i >= 30 for i in seen)]
+
+
+def test_a_curriculum_begins_with_the_easy_samples():
+    levels = tuple(i % 3 for i in range(30))
+    order = SampleOrder((Source((30,)),), levels=levels, leveled_epochs=1)
+    first, second = ([levels[i] for i in order.epoch(e)] for e in (0, 1))
+    assert first == sorted(first)
+    assert second != sorted(second)
+    assert sorted(order.epoch(0)) == list(range(30))
+
+
+def test_without_shuffling_samples_come_as_written():
+    order = SampleOrder((Source((4,)), Source((3,))), shuffle=False)
+    assert order.epoch(2).tolist() == list(range(7))
+
+
+def test_a_mixture_reads_the_right_folder(world):
+    sets = [ShardSet(world / "val"), ShardSet(world / "train")]
+    mixture = Mixture([MixtureSource("a/val"), MixtureSource("b/train", 2.0)], sets)
+    assert len(mixture) == 8 + 48
+    for index, (number, place) in {0: (0, 0), 7: (0, 7), 8: (1, 0), 55: (1, 47)}.items():
+        assert mixture.read(index) == sets[number].read(place)
+        assert mixture.name(index) == sets[number].name(place)
+    assert len(mixture.order(0, True, 0, Curriculum())) == 8 + 96
+
+
+def test_senseless_mixtures_say_what_is_wrong(world):
+    shards = ShardSet(world / "val")
+    with pytest.raises(AvrtError, match="two sources are called val"):
+        Mixture([MixtureSource("x/val"), MixtureSource("y/val")], [shards, shards])
+    with pytest.raises(ValueError, match="more than 0"):
+        MixtureSource("x", weight=0.0)
+    with pytest.raises(AvrtError, match="no sample has a difficulty"):
+        Mixture([MixtureSource("x")], [shards]).order(0, True, 0, Curriculum(epochs=1))
+
+
+def test_dropout_takes_what_it_says_and_never_everything():
+    clip, dropout = clip_of(), ModalityDropout(sound=0.3, sight=0.2, seed=4)
+    outcomes = [dropout.apply(clip, epoch, i) for epoch in range(2) for i in range(1000)]
+    lost = Counter(what for _, what in outcomes)
+    assert lost["sound"] / 2000 == pytest.approx(0.3, abs=0.04)
+    assert lost["sight"] / 2000 == pytest.approx(0.2, abs=0.04)
+    for part, what in outcomes:
+        assert (part.audio is None) == (what == "sound")
+        assert (part.frames is None) == (what == "sight")
+    assert [what for _, what in outcomes[:1000]] != [what for _, what in outcomes[1000:]]
+    assert [dropout.apply(clip, 1, i)[1] for i in range(1000)] == [what for _, what in outcomes[1000:]]
+    everything = ModalityDropout(sound=0.5, sight=0.5)
+    for single in (Clip(audio=clip.audio), clip.part("sight")):
+        assert all(everything.apply(single, 0, i)[1] is None for i in range(50))
+    with pytest.raises(ValueError, match="sound \\+ sight"):
+        ModalityDropout(sound=0.7, sight=0.7)

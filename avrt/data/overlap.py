@@ -161,7 +161,7 @@ def sound_words(audio: Tensor | None) -> np.ndarray:
     cumulated = torch.cat([torch.zeros(1, power.shape[1]), power.cumsum(0)]).double()
     energy = cumulated[edges[1:].round().long()] - cumulated[edges[:-1].round().long()]
     slope = energy[:-1] - energy[1:]
-    bits = (slope[:, 1:] - slope[:, :-1] > 0).numpy().T
+    bits = np.ascontiguousarray((slope[:, 1:] - slope[:, :-1] > 0).numpy().T)
     words = np.packbits(bits, axis=1).view(np.uint32)[:, 0].copy()
     loud = audio.unfold(0, WINDOW, HOP).square().mean(1).sqrt().numpy()[1:] > _QUIET
     words[~loud[: len(words)]] = 0

@@ -1,10 +1,46 @@
-"""Going on with a run on another number of ranks: Lightning's count of an epoch's batches fitted to the new steps."""
+"""Going on with a run on another number of ranks: optimizer states cut anew, and batches of the epoch counted anew."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from avrt.data.plans import Plan
+from avrt.errors import AvrtError
+
+_TAG, _UNIVERSAL = "checkpoint", "universal"
+
+
+def made_by(checkpoint: Path) -> int | None:
+    """How many processes cut a DeepSpeed checkpoint's optimizer states among them; None for another kind."""
+    return len(list((checkpoint / _TAG).glob("*zero_pp_rank_*_optim_states.pt"))) or None
+
+
+def make_universal(checkpoint: Path) -> None:
+    """Add the form of a DeepSpeed checkpoint that any number of processes can load, unless it is there.
+
+    Raises:
+        AvrtError: If DeepSpeed cannot convert it.
+    """
+    if (checkpoint / "latest_universal").is_file():
+        return
+    rank_zero_info(f"{checkpoint} was made by {made_by(checkpoint)} processes: cutting its optimizer states anew")
+    command = [
+        sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state",
+        "--input_folder", str(checkpoint / _TAG), "--output_folder", str(checkpoint / _UNIVERSAL),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise AvrtError(
+            f"cannot be resumed by another number of processes: {reason}",
+            where=checkpoint,
+            remedy=f"go on with --trainer.devices {made_by(checkpoint)}",
+        )
 
 
 def recount_progress(checkpoint: dict[str, Any], plan: Plan) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+
+from avrt.errors import AvrtError
+from avrt.training.resume import made_by, make_universal
 
 
 class OmniDeepSpeedStrategy(DeepSpeedStrategy):
@@ -80,6 +85,25 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
         reset_seed()
         self.set_world_ranks()
         self._init_deepspeed_distributed()
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a checkpoint, also one that another number of processes made."""
+        path = Path(checkpoint_path)
+        assert self.lightning_module is not None
+        fits = self.lightning_module.trainer.state.fn == TrainerFn.FITTING
+        if fits and made_by(path) not in (None, self.world_size):
+            if self.zero_stage_3:
+                raise AvrtError(
+                    f"was made by {made_by(path)} processes; on another number DeepSpeed restores ZeRO-3 inexactly",
+                    where=path,
+                    remedy=f"go on with --trainer.devices {made_by(path)}",
+                )
+            if self.is_global_zero:
+                make_universal(path)
+            self.barrier("universal checkpoint")
+            # It is a setting of the engine's making, but only loading reads it, and only now is the checkpoint known.
+            self.deepspeed_engine._config.load_universal_checkpoint = True
+        return super().load_checkpoint(checkpoint_path, weights_only)
 
     def optimizer(self, parameters: Any, **settings: Any) -> torch.optim.Optimizer:
         """AdamW where the optimizer states live.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -186,7 +187,7 @@ class StudentModule(pl.LightningModule):
                 where="checkpoint",
                 remedy="set model.student as in the run that made it",
             )
-        if self.trainer.training:
+        if self.trainer.state.fn == TrainerFn.FITTING:
             recount_progress(checkpoint, self.datamodule.train_plan)
 
     def _trained_names(self) -> list[str]:

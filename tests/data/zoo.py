@@ -63,8 +63,10 @@ def outcome_of(path: Path, kind: Modality, spec: ClipSpec) -> tuple[str, str, Cl
 
 
 @lru_cache(maxsize=4)
-def _decoded(source: Path) -> Clip:
-    return decode_video(source, ClipSpec(frames=20, audio_seconds=2.0, budget=FrameBudget(56 * 56, 224 * 224)))
+def _decoded(source: Path, seconds: float) -> Clip:
+    """Ten frames a second of the whole clip, squeezed into the seconds wanted, and as much sound."""
+    spec = ClipSpec(frames=round(10 * seconds), audio_seconds=seconds, budget=FrameBudget(56 * 56, 224 * 224))
+    return decode_video(source, spec)
 
 
 def transcode(
@@ -79,9 +81,10 @@ def transcode(
     turn: int = 0,
     sounds: tuple[tuple[str, int, str], ...] = (("aac", 44_100, "stereo"),),
     sound_delay: float = 0.0,
+    seconds: float = 2.0,
     options: dict[str, str] | None = None,
 ) -> None:
-    """Write the first two seconds of a clip again, oddly.
+    """Write a clip again, shorter and oddly.
 
     Args:
         source: A sound clip.
@@ -94,9 +97,10 @@ def transcode(
         turn: Degrees that a player has to turn the picture by.
         sounds: Codec, rate and layout of each sound track.
         sound_delay: Seconds by which the sound begins late.
+        seconds: Length.
         options: Of the container.
     """
-    clip = _decoded(source)
+    clip = _decoded(source, seconds)
     assert clip.frames is not None
     assert clip.audio is not None
     with av.open(str(target), "w", format=container, options=options or {}) as out:
@@ -116,8 +120,8 @@ def transcode(
             picture.pts, picture.time_base = round(1000 * (times(i) if times else i / 10)), Fraction(1, 1000)
             out.mux(video.encode(picture))
         for track, (_, rate, _) in zip(tracks, sounds, strict=True):
-            seconds = np.arange(int(rate * 2.0)) / rate
-            wave = np.interp(seconds, np.arange(len(clip.audio)) / 16_000, clip.audio.numpy()).astype(np.float32)
+            moments = np.arange(int(rate * seconds)) / rate
+            wave = np.interp(moments, np.arange(len(clip.audio)) / 16_000, clip.audio.numpy()).astype(np.float32)
             resampler = av.AudioResampler(format=track.codec_context.format, layout=track.layout, rate=rate)
             size_of = track.codec_context.frame_size or 1024
             for start in range(0, len(wave), size_of):

@@ -15,7 +15,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("avrt.training.launch", "evaluate on the validation shards"),
     "test": ("avrt.training.launch", "evaluate on the test shards and write the predictions"),
     "predict": ("avrt.training.launch", "answer questions about clips"),
-    "shards": ("avrt.commands.shards", "make shards from a dataset: avrt shards RECIPE --root DIR --out DIR"),
+    "shards": (
+        "avrt.commands.shards",
+        "make shards from a dataset, or check them: avrt shards RECIPE --root DIR --out DIR",
+    ),
     "traces": ("avrt.commands.traces", "make reasoning traces with teachers: avrt traces run --config traces.yaml"),
     "export": ("avrt.commands.export", "turn a checkpoint into a folder that transformers and vLLM load"),
     "benchmark": ("avrt.commands.benchmark", "students x benchmarks x modality masks: --config GRID"),

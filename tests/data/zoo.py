@@ -250,7 +250,7 @@ ANIMALS = (
            _bytes(lambda b: b[: len(b) // 2], options=FAST)),
     Animal("cut_index_last.mp4", "mp4 with its index at the end, cut", REFUSED, "cannot be opened",
            _bytes(lambda b: b[: len(b) * 9 // 10])),
-    Animal("zeros_inside.mkv", "1,200 zero bytes in the middle", USED, "", _bytes(_zeroed)),
+    Animal("zeros_inside.mkv", "1,200 zero bytes in the middle", REPAIRED, "", _bytes(_zeroed)),
     Animal("empty.mp4", "no bytes", REFUSED, "is empty", _write(b"")),
     Animal("words.mp4", "text", REFUSED, "cannot be opened", _write(b"this is no video at all\n" * 100)),
     Animal("zeros.mp4", "4 KB of zero bytes", REFUSED, "cannot be opened", _write(bytes(4096))),

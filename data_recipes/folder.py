@@ -19,10 +19,6 @@ from avrt.errors import BadSampleError
 from data_recipes.annotations import Row, index_of, items, media_file, read_rows
 from data_recipes.recipe import Recipe
 
-_KINDS = {
-    Modality.IMAGE: {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"},
-    Modality.AUDIO: {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"},
-}
 _OWN = {"id", "question", "choices", "answer", "relation", "question_type", "trace", "media", *Modality}
 
 
@@ -52,7 +48,7 @@ class Folder(Recipe):
             }
             if row.get("media") is not None:
                 path = media_file(root, row["media"], name, "media")
-                files.setdefault(next((k for k, s in _KINDS.items() if path.suffix.lower() in s), Modality.VIDEO), path)
+                files.setdefault(Modality.named(path.name), path)
             if not files:
                 raise BadSampleError("names no media: field 'video', 'image', 'audio' or 'media'", where=name)
             sample = Sample(

@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> None:
     parser.add_class_arguments(TraceOptions)
     parsed = parser.parse_args(arguments)
     options = TraceOptions(**{k: v for k, v in vars(parser.instantiate_classes(parsed)).items() if k != "config"})
-    shards, out = ShardSet(Path(options.data)), Path(options.out)
+    shards, out = ShardSet(options.data), Path(options.out)
     # Forked while there are no threads yet, so that they need not import and parse everything again.
     forks = multiprocessing.get_context("fork")
     helpers = [forks.Process(target=_help, args=(options, shards, part)) for part in range(1, options.workers)]

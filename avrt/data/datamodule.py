@@ -23,8 +23,6 @@ from avrt.data.swap import SwappedSounds
 from avrt.errors import AvrtError
 
 Location = str | Path
-_PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
-_SOUNDS = {".wav", ".flac", ".mp3", ".ogg", ".m4a"}
 
 
 @dataclass(frozen=True)
@@ -206,9 +204,7 @@ class AVDataModule(pl.LightningDataModule):
     def _asked(self, ask: Ask) -> OmniBatch:
         if not ask.clip.is_file():
             raise AvrtError("no such file", where=ask.clip, remedy="set data.ask.clip to a video, picture or sound")
-        suffix = ask.clip.suffix.lower()
-        kind = Modality.IMAGE if suffix in _PICTURES else Modality.AUDIO if suffix in _SOUNDS else Modality.VIDEO
-        clip = load_clip({kind: ask.clip}, ask.spec)
+        clip = load_clip({Modality.named(ask.clip.name): ask.clip}, ask.spec)
         sample = Sample(
             id=ask.clip.name, question=ask.question, choices=tuple(ask.choices), answer=None, media=clip_media(clip)
         )

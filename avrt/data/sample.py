@@ -12,6 +12,8 @@ from avrt.errors import BadSampleError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SCHEMA_VERSION = 1
+_PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"}
+_SOUNDS = {"wav", "flac", "mp3", "ogg", "opus", "m4a", "aac"}
 
 
 class Modality(StrEnum):
@@ -20,6 +22,12 @@ class Modality(StrEnum):
     VIDEO = "video"
     IMAGE = "image"
     AUDIO = "audio"
+
+    @classmethod
+    def named(cls, file: str) -> Modality:
+        """What a media file is by its name; a video where the name does not tell."""
+        suffix = file.lower().rpartition(".")[2]
+        return cls.IMAGE if suffix in _PICTURES else cls.AUDIO if suffix in _SOUNDS else cls.VIDEO
 
 
 class Relation(StrEnum):

@@ -7,7 +7,7 @@ are marked invalid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import webdataset
@@ -17,7 +17,7 @@ from avrt.data.dropout import ModalityDropout
 from avrt.data.inputs import InputBuilder, OmniBatch
 from avrt.data.members import decode_members
 from avrt.data.plans import Plan
-from avrt.errors import BadSampleError
+from avrt.errors import AvrtError, BadSampleError
 
 
 class SampleSource(Protocol):
@@ -79,7 +79,7 @@ class BatchStream:
             webdataset.batched(self.plan.batch_size, collation_fn=self._collate, partial=False),
         )
         loader = DataLoader(pipeline, batch_size=None, num_workers=self._num_workers)
-        for batch in loader:
+        for batch in _plain_errors(loader):
             batch.epoch, batch.step = self._epoch, self._position // self.plan.stretch
             self._position += self.plan.stretch
             batch.position = self._position
@@ -95,6 +95,14 @@ class BatchStream:
         self._resumed = True
         if not self.plan.steps_left(self._position):
             self._epoch, self._position = self._epoch + 1, 0
+
+
+def _plain_errors(batches: Iterable[OmniBatch]) -> Iterator[OmniBatch]:
+    """What a loader yields; an error from one of its workers without the traceback that the loader writes into it."""
+    try:
+        yield from batches
+    except AvrtError as error:
+        raise AvrtError(str(error).strip().rpartition("AvrtError: ")[2]) from None
 
 
 class _PlannedRows(IterableDataset):

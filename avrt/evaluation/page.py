@@ -6,7 +6,6 @@ import base64
 import importlib.resources
 import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -144,7 +143,7 @@ def _media(run: Run, prediction: Prediction) -> tuple[str, str, str]:
     from avrt.data.preview import to_webm
 
     try:
-        _, clip = decode_members(ShardSet(Path(run.result.environment["shards"])).read(prediction.position))
+        _, clip = decode_members(ShardSet(run.result.environment["shards"]).read(prediction.position))
     except (AvrtError, BadSampleError, OSError, IndexError) as error:
         return "", "", f"no clip: {error}"
     if clip.frames is None and clip.image is None and clip.audio is None:

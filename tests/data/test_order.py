@@ -5,12 +5,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from avrt.data.conversion import SourceItem, write_shards
 from avrt.data.dropout import ModalityDropout
-from avrt.data.media import Clip
+from avrt.data.media import Clip, ClipSpec
 from avrt.data.mixture import Curriculum, Mixture, MixtureSource
 from avrt.data.order import SampleOrder, Source
 from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError
+from tests.conftest import make_sample
 from tests.data.test_inputs import clip_of
 
 
@@ -108,3 +110,19 @@ def test_dropout_takes_what_it_says_and_never_everything():
         assert all(everything.apply(single, 0, i)[1] is None for i in range(50))
     with pytest.raises(ValueError, match="sound \\+ sight"):
         ModalityDropout(sound=0.7, sight=0.7)
+
+
+def test_a_curriculum_follows_the_labels_of_the_shards(tmp_path):
+    labels = ["hard", "easy", "medium", None, "easy", "hard", "odd"]
+    items = [
+        SourceItem(make_sample(f"q{i}", metadata={} if label is None else {"difficulty": label}), {})
+        for i, label in enumerate(labels)
+    ]
+    write_shards(items, tmp_path, ClipSpec(), samples_per_shard=3)
+    mixture = Mixture([MixtureSource(str(tmp_path))], [ShardSet(tmp_path)])
+    order = mixture.order(1, True, 0, Curriculum(epochs=1))
+    seen = [labels[i] for i in order.epoch(0)]
+    assert seen[:5] == ["easy", "easy", "medium", "hard", "hard"]
+    assert set(seen[5:]) == {None, "odd"}
+    turned = mixture.order(1, True, 0, Curriculum(epochs=1, levels=["hard", "easy"]))
+    assert [labels[i] for i in turned.epoch(0)][:4] == ["hard", "hard", "easy", "easy"]

@@ -121,6 +121,19 @@ def test_what_is_not_there_is_one_clear_error(stored, tmp_path):
         ShardSet(address, tmp_path / "gone")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_server_that_goes_away_ends_the_epoch_with_one_line(stored, tmp_path, builder, workers):
+    with serving(stored, Weather()) as address:
+        shards = ShardSet(address, tmp_path)
+    mixture = Mixture([MixtureSource(address)], [shards])
+    stream = BatchStream(mixture, EpochPlan(mixture.order(0, True, 0, Curriculum()), 4), 0, builder, workers)
+    with pytest.raises(AvrtError) as ended:
+        next(iter(stream))
+    assert str(ended.value).startswith(f"{address}/shard-0")
+    assert "after 8 attempts" in str(ended.value)
+    assert "\n" not in str(ended.value)
+
+
 def test_other_addresses_are_opened_by_webdataset(stored, tmp_path):
     shards = ShardSet(f"pipe:cat {stored}/{{name}}", tmp_path)
     assert [sample.id for sample in shards.samples()] == [sample.id for sample in ShardSet(stored).samples()]

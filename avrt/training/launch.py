@@ -95,6 +95,9 @@ def main(subcommand_and_args: list[str]) -> None:
     if os.environ.get(STOP_WITH_PARENT):
         threading.Thread(target=_stop_with_parent, args=(os.getppid(),), daemon=True).start()
     _make_cli(subcommand_and_args, run=True)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Its threads would race with the end of the interpreter, which now and then aborts a run that has succeeded.
+        torch.distributed.destroy_process_group()
 
 
 def _stop_with_parent(parent: int) -> None:

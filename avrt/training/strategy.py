@@ -13,7 +13,6 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
-from avrt.errors import AvrtError
 from avrt.training.resume import made_by, make_universal
 
 
@@ -92,12 +91,6 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
         assert self.lightning_module is not None
         fits = self.lightning_module.trainer.state.fn == TrainerFn.FITTING
         if fits and made_by(path) not in (None, self.world_size):
-            if self.zero_stage_3:
-                raise AvrtError(
-                    f"was made by {made_by(path)} processes; on another number DeepSpeed restores ZeRO-3 inexactly",
-                    where=path,
-                    remedy=f"go on with --trainer.devices {made_by(path)}",
-                )
             if self.is_global_zero:
                 make_universal(path)
             self.barrier("universal checkpoint")

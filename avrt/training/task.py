@@ -224,6 +224,9 @@ class StudentModule(pl.LightningModule):
         for i, micro_batch in enumerate(micro_batches):
             if engine is not None:
                 engine.set_gradient_accumulation_boundary(i + 1 == len(micro_batches))
+                # The engine's own forward pass would tell its optimizer that a new pass begins. Our passes do not go
+                # through it, and without being told ZeRO-3 keeps the last micro-batch's gradients alone.
+                engine.optimizer.clear_backward_seen_flag()
             self.manual_backward(loss(micro_batch) * self.trainer.world_size)
         optimizer.step()
         schedule = self.lr_schedulers()

@@ -75,7 +75,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(dataset, whole, tmp_
     assert manifest.recipe["annotations"]["questions.jsonl"]
 
 
-@pytest.mark.parametrize("kills", [1, 3])
+@pytest.mark.parametrize("kills", [2])
 def test_killed_and_resumed_gives_the_same_bytes_and_redoes_no_finished_shard(dataset, whole, tmp_path, kills):
     out = tmp_path / "killed"
     for kill in range(kills):

@@ -16,7 +16,7 @@ from avrt.data.shards import ShardSet
 from avrt.training.sft import SFTModule
 from tests.training.runs import fit_arguments
 
-EPOCHS, BATCH = 3, 5
+EPOCHS, BATCH = 2, 5
 
 
 class Watched(SFTModule):

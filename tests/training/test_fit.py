@@ -32,11 +32,11 @@ def test_two_processes_equal_one(sft_run, world, tmp_path, stage):
         assert two[step]["train/loss"] == pytest.approx(sft_run[1][step]["train/loss"], abs=1e-4)
 
 
-@pytest.mark.parametrize("micro", [1, 8])
-def test_micro_batches_do_not_change_the_step(sft_run, world, tmp_path, micro):
+@pytest.mark.parametrize(("micro", "stage"), [(1, 2), (8, 2), (2, 3)])
+def test_micro_batches_do_not_change_the_step(sft_run, world, tmp_path, micro, stage):
     steps = fit(
         "sft", world, tmp_path, "--data.num_workers", 0, "--model.micro_batch_size", micro, "--data.batch_size", 8,
-        "--trainer.max_steps", 3,
+        "--trainer.max_steps", 3, "--trainer.strategy.stage", stage,
     )  # fmt: skip
     for step in range(3):
         assert steps[step]["train/loss"] == pytest.approx(sft_run[1][step]["train/loss"], abs=1e-4)

@@ -38,9 +38,11 @@ def _lines(path: Path) -> bool:
 
 
 def _parquet(path: Path) -> list[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise AvrtError("Parquet needs the package pyarrow", where=path, remedy="pip install 'avrt[traces]'") from None
     try:
         return list(pyarrow.parquet.read_table(path).to_pylist())
     except (pyarrow.ArrowException, OSError) as error:

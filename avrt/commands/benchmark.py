@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from avrt.arguments import OneLineErrors
-from avrt.data.manifest import write_whole
+from avrt.data.manifest import MANIFEST, sha256, write_whole
 from avrt.errors import AvrtError
 from avrt.evaluation.protocol import MASKS, differences
 from avrt.evaluation.records import read_predictions
@@ -78,11 +78,13 @@ class Cell:
     Attributes:
         name: student/benchmark/mask.
         folder: Where it writes.
+        shards: What it asks about.
         command: Its arguments.
     """
 
     name: str
     folder: Path
+    shards: str
     command: tuple[str, ...]
 
 
@@ -127,7 +129,7 @@ def cells(options: GridOptions) -> Iterator[Cell]:
                 command += ["--trainer.default_root_dir", str(folder), "--model.label", student]
                 command += ["--model.benchmark.name", benchmark]
                 command += [word for key, value in MASKS[mask].items() for word in (f"--{key}", value)]
-                yield Cell(name, folder, (*command, *options.arguments))
+                yield Cell(name, folder, spec.shards, (*command, *options.arguments))
 
 
 def run_grid(options: GridOptions, console: Console) -> None:
@@ -162,7 +164,8 @@ def finished(cell: Cell) -> bool:
     """Whether a cell has its result.
 
     Raises:
-        AvrtError: If the folder was filled by another command, whose result would pass for this one's.
+        AvrtError: If the folder was filled by another command or from other shards, whose result would pass for this
+            one's.
     """
     record = cell.folder / COMMAND
     if record.is_file() and json.loads(record.read_bytes()) != list(cell.command):
@@ -171,7 +174,16 @@ def finished(cell: Cell) -> bool:
             where=cell.folder,
             remedy="choose another out, or delete the folder",
         )
-    return (cell.folder / RESULT).is_file()
+    result, manifest = cell.folder / RESULT, Path(cell.shards) / MANIFEST
+    if not result.is_file():
+        return False
+    if manifest.is_file() and Result.load(result).protocol["data.manifest"] != sha256(manifest)[:16]:
+        raise AvrtError(
+            f"was made from other shards than those that lie in {cell.shards} now",
+            where=cell.folder,
+            remedy="choose another out, or delete the folder",
+        )
+    return True
 
 
 def _run(cell: Cell) -> tuple[Cell, int]:
@@ -227,10 +239,11 @@ def replay(path: Path, out: str | None) -> None:
     source = first.environment["source"]
     where = ("--ckpt_path", source) if (Path(source) / "latest").is_file() else ()
     command = ("test", "--config", stream.name, "--trainer.default_root_dir", str(folder), *where)
-    code = _run(Cell("replay", folder, command))[1]
+    cell = Cell("replay", folder, first.environment["shards"], command)
+    code = _run(cell)[1]
     Path(stream.name).unlink()
     if code:
-        raise AvrtError("failed", where=folder / LOG, remedy=_last_lines(Cell("replay", folder, ())))
+        raise AvrtError("failed", where=folder / LOG, remedy=_last_lines(cell))
     second = Result.load(folder / RESULT)
     console = Console()
     if changed := differences(first.protocol, second.protocol):

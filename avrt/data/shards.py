@@ -8,6 +8,7 @@ trusted: members are only ever read by place and size, never unpacked by name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tarfile
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from avrt.data.manifest import MANIFEST, Manifest
+from avrt.data.manifest import MANIFEST, Manifest, sha256
 from avrt.data.remote import RemoteFolder, is_remote, safe_name
 from avrt.data.sample import Sample
 from avrt.errors import AvrtError, BadSampleError
@@ -39,6 +40,9 @@ class ShardSet:
         cache: Where to keep copies of remote shards; by default in the user's cache folder.
         cache_gigabytes: How much to keep of one remote folder; 0 for everything.
 
+    Attributes:
+        digest: Checksum of the manifest, and so of all that it describes.
+
     Raises:
         AvrtError: If the folder holds no shards, or a tar that its manifest names is missing.
     """
@@ -47,11 +51,14 @@ class ShardSet:
         if is_remote(folder):
             remote = RemoteFolder(str(folder), cache, cache_gigabytes)
             self.folder = remote.local
-            self.manifest = Manifest.parse(remote.read(MANIFEST), f"{folder}/{MANIFEST}")
+            data = remote.read(MANIFEST)
+            self.manifest = Manifest.parse(data, f"{folder}/{MANIFEST}")
+            self.digest = hashlib.sha256(data).hexdigest()
             self._shards = [_Shard(*self._remote(entry, remote)) for entry in self.manifest.shards]
         else:
             self.folder = Path(folder)
             self.manifest = Manifest.load(self.folder)
+            self.digest = sha256(self.folder / MANIFEST)
             self._shards = [_Shard(*self._local(entry)) for entry in self.manifest.shards]
             for shard in self._shards:
                 shard.index()

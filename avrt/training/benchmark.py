@@ -13,7 +13,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from avrt.data.inputs import OmniBatch
-from avrt.data.manifest import MANIFEST, sha256
 from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError, BadSampleError
 from avrt.evaluation.benchmark import BenchmarkOptions
@@ -197,7 +196,7 @@ class BenchmarkModule(StudentModule):
                     "dtype": options["dtype"],
                     "attention": options["attention"],
                 },
-                "data": {"samples": len(shards), "manifest": sha256(shards.folder / MANIFEST)[:16]},
+                "data": {"samples": len(shards), "manifest": shards.digest[:16]},
             }
         )
 

@@ -100,6 +100,18 @@ def test_a_grid_runs_every_mask_each_once(grid):
     assert "another command" in changed.stderr
 
 
+def test_a_finished_cell_whose_shards_changed_since_is_not_taken_for_done(world, grid):
+    manifest = world / "test" / "manifest.json"
+    kept = manifest.read_bytes()
+    try:
+        manifest.write_bytes(kept + b" ")
+        changed = avrt("benchmark", "--config", grid / "grid.yaml", check=False)
+    finally:
+        manifest.write_bytes(kept)
+    assert changed.returncode == 2
+    assert "from other shards" in changed.stderr
+
+
 def test_replay_gives_the_same_figures_and_notices_other_ones(grid):
     folder = grid / "runs" / "base" / "nano_world" / "a"
     assert "the same 8 answers" in avrt("benchmark", "--replay", folder / "result.json").stdout

@@ -94,7 +94,7 @@ def unbroken(world, tmp_path_factory):
     return by_step(entries(root / "log"))
 
 
-@pytest.mark.parametrize("step", [2, 6])  # in the first epoch of 5 steps, and in the second
+@pytest.mark.parametrize("step", [6])  # in the second epoch of 5 steps
 def test_the_model_sees_exactly_the_rest(world, tmp_path, unbroken, step):
     everything = sorted(sample.id for sample in ShardSet(world / "train").samples())
     last = kill_after(world, tmp_path / "run", tmp_path / "before", step)

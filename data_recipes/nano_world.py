@@ -154,7 +154,9 @@ def render(scene: Scene, path: Path) -> None:
     rng = np.random.default_rng([*scene.seed, 1])
     partial = path.with_suffix(".partial.mp4")
     with av.open(str(partial), "w") as container:
-        video = container.add_stream("libx264", rate=FPS, options={"crf": "18", "preset": "veryfast", "threads": "1"})
+        # without macroblock-tree rate control, whose result differs from run to run on the same machine
+        options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+        video = container.add_stream("libx264", rate=FPS, options=options)
         video.width = video.height = SIDE
         video.pix_fmt = "yuv420p"
         audio = container.add_stream("aac", rate=RATE, layout="stereo")

@@ -23,12 +23,17 @@ _HOPELESS = {401: "check the API key", 403: "check the API key", 404: "check the
 
 @dataclass
 class _Endpoint:
-    """One server: its client, how many calls it has, and until when it asked to be left alone."""
+    """One server: its client, how many calls it has and has had, and until when it asked to be left alone."""
 
     url: str
     client: Any
     busy: int = 0
+    begun: int = 0
     resting_until: float = 0.0
+
+    def preference(self) -> tuple[bool, int, int]:
+        """Sorts first the server to ask next: not resting, the least busy; of equals the one that was asked least."""
+        return self.resting_until > time.monotonic(), self.busy, self.begun
 
 
 class _SetbackError(Exception):
@@ -137,9 +142,10 @@ class OpenAIBackend(Backend):
             begun = time.monotonic()
             failures: list[str] = []
             while True:
-                endpoint = min(self._endpoints, key=lambda e: (e.resting_until > time.monotonic(), e.busy))
+                endpoint = min(self._endpoints, key=_Endpoint.preference)
                 await asyncio.sleep(max(0.0, endpoint.resting_until - time.monotonic()))
                 endpoint.busy += 1
+                endpoint.begun += 1
                 try:
                     return await self._attempt(endpoint, body, len(failures) + 1)
                 except _SetbackError as setback:

@@ -272,7 +272,7 @@ def test_a_server_that_goes_away_ends_the_run_and_the_next_one_goes_on(questions
 def test_requests_are_spread_over_endpoints(questions, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    with serving(tmp_path / "a") as one, serving(tmp_path / "b") as other:
+    with serving(tmp_path / "a", "--delay", 0.05) as one, serving(tmp_path / "b", "--delay", 0.05) as other:
         config = write_config(tmp_path / "c.yaml", [one.url, other.url], stages=["teach"])
         avrt("traces", "run", "--config", config, "--data", questions, "--out", tmp_path / "out")
         counts = [len(server.records("request")) for server in (one, other)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +12,8 @@ from avrt.data.conversion import SourceItem
 from avrt.errors import AvrtError, BadSampleError
 
 Row = Mapping[str, Any]
+_PLAIN_NAME = re.compile(r"[\w-]+")
+_LETTER = re.compile(r"^[A-Z][.)]\s*")
 
 
 def read_rows(path: Path) -> list[Any]:
@@ -93,6 +96,22 @@ def media_file(root: Path, relative: Any, name: str, field: str) -> Path:
     if not path.resolve().is_relative_to(root.resolve()):
         raise BadSampleError(f"field '{field}' leads out of the dataset through a link: {relative!r}", where=name)
     return path
+
+
+def plain_name(value: Any, name: str, field: str) -> str:
+    """A name that an annotation gives to a clip, out of which a path can be made.
+
+    Raises:
+        BadSampleError: If it is anything but letters, digits, `_` and `-`.
+    """
+    if not isinstance(value, str) or not _PLAIN_NAME.fullmatch(value):
+        raise BadSampleError(f"field '{field}' is {value!r}, no plain name", where=name)
+    return value
+
+
+def without_letter(option: str) -> str:
+    """An option's text without the letter that it may be written with: `A. yes` or `A) yes` is `yes`."""
+    return _LETTER.sub("", option)
 
 
 def index_of(choices: Sequence[str], answer: Any, name: str) -> int:

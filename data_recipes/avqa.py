@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import Literal
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, items, media_file, read_rows
+from data_recipes.annotations import Row, items, media_file, plain_name, read_rows
 from data_recipes.recipe import Recipe
 
-_NAME = re.compile(r"[\w-]+")
 _RELATIONS = {"Both": Relation.BOTH, "Sound": Relation.SOUND, "View": Relation.VIEW}
 
 
@@ -44,9 +42,7 @@ class AVQA(Recipe):
         """See `Recipe.items`."""
 
         def convert(name: str, row: Row) -> SourceItem:
-            video = row["video_name"]
-            if not isinstance(video, str) or not _NAME.fullmatch(video):
-                raise BadSampleError(f"field 'video_name' is {video!r}, no plain name", where=name)
+            video = plain_name(row["video_name"], name, "video_name")
             given, answer = row["multi_choice"], row["answer"]
             if not isinstance(answer, int) or not 0 <= answer < len(given) or given[answer] is None:
                 raise BadSampleError(f"field 'answer' is {answer!r}, which is no choice", where=name)

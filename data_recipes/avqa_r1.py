@@ -14,10 +14,9 @@ from typing import Literal
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, items, media_file, read_rows
+from data_recipes.annotations import Row, items, media_file, read_rows, without_letter
 from data_recipes.recipe import Recipe
 
-_LETTERED = re.compile(r"^[A-Z][.)]\s*")
 _SOLUTION = re.compile(r"\s*<answer>\s*([A-Z])\s*</answer>\s*")
 
 
@@ -45,7 +44,7 @@ class AVQAR1(Recipe):
             sample = Sample(
                 id=f"avqa_r1-{self.split}-{row['problem_id']}",
                 question=row["problem"],
-                choices=tuple(_LETTERED.sub("", option) for option in row["options"]),
+                choices=tuple(without_letter(option) for option in row["options"]),
                 answer=LETTERS.index(solution[1]),
                 relation=Relation.BOTH,
                 question_type=row["problem_type"],

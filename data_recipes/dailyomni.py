@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,8 @@ from pathlib import Path
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, items, media_file, read_rows
+from data_recipes.annotations import Row, items, media_file, plain_name, read_rows, without_letter
 from data_recipes.recipe import Recipe
-
-_LETTERED = re.compile(r"^[A-Z][.)]\s*")
-_VIDEO_ID = re.compile(r"[\w-]+")
 
 
 @dataclass
@@ -32,13 +28,11 @@ class DailyOmni(Recipe):
         """See `Recipe.items`."""
 
         def convert(name: str, row: Row) -> SourceItem:
-            video_id = row["video_id"]
-            if not isinstance(video_id, str) or not _VIDEO_ID.fullmatch(video_id):
-                raise BadSampleError(f"field 'video_id' is {video_id!r}, no plain name", where=name)
+            video_id = plain_name(row["video_id"], name, "video_id")
             sample = Sample(
                 id=name,
                 question=row["Question"],
-                choices=tuple(_LETTERED.sub("", choice) for choice in row["Choice"]),
+                choices=tuple(without_letter(choice) for choice in row["Choice"]),
                 answer=LETTERS.index(row["Answer"].strip()[:1]),
                 relation=Relation.BOTH,
                 question_type=row["Type"],

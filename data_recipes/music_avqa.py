@@ -18,10 +18,9 @@ import numpy as np
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, items, media_file, read_rows
+from data_recipes.annotations import Row, items, media_file, plain_name, read_rows
 from data_recipes.recipe import Recipe
 
-_NAME = re.compile(r"[\w-]+")
 _BLANK = re.compile(r"<\w+>")
 _RELATIONS = {"Audio": Relation.SOUND, "Visual": Relation.VIEW, "Audio-Visual": Relation.BOTH}
 _YES_NO = ("no", "yes")
@@ -55,9 +54,7 @@ class MusicAVQA(Recipe):
         answers = _answers(rows)
 
         def convert(name: str, row: Row) -> SourceItem:
-            video, number = row["video_id"], int(row["question_id"])
-            if not isinstance(video, str) or not _NAME.fullmatch(video):
-                raise BadSampleError(f"field 'video_id' is {video!r}, no plain name", where=name)
+            video, number = plain_name(row["video_id"], name, "video_id"), int(row["question_id"])
             if row.get("question_deleted"):
                 raise BadSampleError("its authors deleted it", where=name)
             right, (sense, kind) = row["anser"], json.loads(row["type"])  # the field is really spelled so

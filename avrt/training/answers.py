@@ -14,6 +14,7 @@ from avrt.data.sample import Sample
 from avrt.metrics import AnswerMetrics
 from avrt.objectives.rewards import RewardSum
 from avrt.response import parse_response
+from avrt.training.collectives import gather_objects
 
 PREDICTIONS = "predictions.jsonl"
 
@@ -86,10 +87,7 @@ class AnswerBook:
         Returns:
             The file, in the run's log folder.
         """
-        gathered: list[Any] = [self._records]
-        if trainer.world_size > 1:
-            gathered = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, self._records)
+        gathered = gather_objects(self._records, trainer.world_size)
         self._records = []
         path = Path(trainer.log_dir or trainer.default_root_dir) / PREDICTIONS
         if trainer.is_global_zero:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,29 @@ class Group:
     advantages: Tensor
     valid: bool
     fresh: bool = True
+
+    def to_plain(self) -> dict[str, Any]:
+        """Everything as dicts, lists and CPU tensors, for a checkpoint."""
+        plain: dict[str, Any] = _plain(self, torch.device("cpu"))
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any], device: torch.device) -> Group:
+        """What `to_plain` was given."""
+        parts = _plain(plain, device)
+        prompt = Prompts(**{**parts["prompt"], "features": ClipFeatures(**parts["prompt"]["features"])})
+        return cls(**{**parts, "prompt": prompt, "completions": [Completion(**c) for c in parts["completions"]]})
+
+
+def _plain(value: Any, device: torch.device) -> Any:
+    """Dataclasses as dicts, all the way down, with tensors on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, list):
+        return [_plain(inner, device) for inner in value]
+    if is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {key: _plain(inner, device) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
 def join_prompts(groups: Sequence[Group]) -> Prompts:
@@ -85,6 +109,17 @@ class GroupQueue:
         self._waiting = [replace(group, fresh=False) for group in self._waiting[count:]]
         self.batches = 0
         return taken + [replace(spare, valid=False)] * (count - len(taken))
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's share of a checkpoint: its waiting groups, and how long they have waited."""
+        return {"batches": self.batches, "groups": [group.to_plain() for group in self._waiting]}
+
+    def load_state_dict(self, shares: Sequence[dict[str, Any]], rank: int, ranks: int, device: torch.device) -> None:
+        """Go on from the shares of all ranks; another number of ranks than saved them has the groups dealt anew."""
+        groups = [group for share in shares for group in share["groups"]]
+        mine = shares[rank]["groups"] if len(shares) == ranks else groups[rank::ranks]
+        self._waiting = [Group.from_plain(plain, device) for plain in mine]
+        self.batches = max((share["batches"] for share in shares), default=0)
 
 
 def recorded_logprobs(groups: Sequence[Group]) -> Tensor:

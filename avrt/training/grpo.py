@@ -21,6 +21,7 @@ from avrt.objectives.rewards import RewardOptions
 from avrt.rollout.engine import Completion
 from avrt.rollout.sampling import SamplingOptions, answer_seed
 from avrt.rollout.vllm_engine import VLLMEngine, VLLMOptions
+from avrt.training.collectives import gather_objects
 from avrt.training.groups import Group, GroupQueue, join_prompts, recorded_logprobs
 from avrt.training.task import OptimizerOptions, StudentModule
 
@@ -68,8 +69,8 @@ class GRPOModule(StudentModule):
         drop_cut_off: Leave answers that were cut off out of the loss, so that length alone is not punished (overlong
             filtering of DAPO, arXiv 2503.14476); their rewards still count in their group's mean.
         dynamic_sampling: Leave out groups whose rewards are all equal and sample up to this many batches until each
-            step is full of others (DAPO). A batch is then no longer a step, and groups that wait for the next one are
-            not part of checkpoints. 0 switches it off.
+            step is full of others (DAPO). A batch is then no longer a step; groups that wait for the next one are part
+            of checkpoints. 0 switches it off.
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
         share_prompts: Read a prompt once for its whole group, in sampling and in scoring, instead of once per answer;
             the numbers are the same. Needs the `sdpa` attention.
@@ -148,6 +149,23 @@ class GRPOModule(StudentModule):
         if self.vllm is not None:
             self.vllm.close()
             self.vllm = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the groups that wait on any rank: only one rank's checkpoint may be kept."""
+        super().on_save_checkpoint(checkpoint)
+        if self.queue is not None:
+            checkpoint["waiting_groups"] = gather_objects(self.queue.state_dict(), self.trainer.world_size)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up this rank's waiting groups, if the run that saved them had groups of the same size."""
+        super().on_load_checkpoint(checkpoint)
+        shares = checkpoint.get("waiting_groups", [])
+        sizes = {len(group["completions"]) for share in shares for group in share["groups"]}
+        if self.queue is None or sizes - {self.group_size}:
+            if sizes:
+                rank_zero_warn("the checkpoint's waiting groups cannot be used with these settings: left out")
+            return
+        self.queue.load_state_dict(shares, self.global_rank, self.trainer.world_size, self.device)
 
     def longest_answer(self) -> int:
         """See `StudentModule.longest_answer`."""

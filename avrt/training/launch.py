@@ -16,6 +16,10 @@ import transformers
 if not torch.cuda.is_available():
     # Before anything imports deepspeed, which would otherwise look for accelerators and warn.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+if os.access(sys.prefix, os.W_OK):
+    # DeepSpeed compiles its optimizer at first use, for minutes. In PyTorch's folder, which all environments share, two
+    # of them would replace each other's build at every start, and all their runs would wait for it.
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "var" / "torch_extensions"))
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI

@@ -1,5 +1,7 @@
 """Dynamic sampling: groups with equal rewards teach nothing and are left out, and what is too much is kept."""
 
+import io
+
 import pytest
 import torch
 
@@ -75,6 +77,29 @@ def test_joining_keeps_the_order():
     assert recorded_logprobs(groups).tolist() == [-0.5, -3.0, -0.5, -5.0]
 
 
+def test_waiting_groups_survive_in_a_checkpoint_and_are_dealt_to_other_ranks():
+    queues = [GroupQueue(patience=9), GroupQueue(patience=9)]
+    for rank, queue in enumerate(queues):
+        queue.add([group(10 * rank + i) for i in range(3)], torch.zeros(3, dtype=torch.bool))
+    buffer = io.BytesIO()
+    torch.save([queue.state_dict() for queue in queues], buffer)
+    buffer.seek(0)
+    shares = torch.load(buffer, weights_only=True)
+
+    def loaded(ranks):
+        restored = [GroupQueue(patience=9) for _ in range(ranks)]
+        for rank, queue in enumerate(restored):
+            queue.load_state_dict(shares, rank, ranks, torch.device("cpu"))
+        return [numbers(queue.take(len(queue), len(queue), group(99))) for queue in restored]
+
+    assert loaded(2) == [[0, 1, 2], [10, 11, 12]]
+    assert loaded(1) == [[0, 1, 2, 10, 11, 12]]
+    assert loaded(3) == [[0, 10], [1, 11], [2, 12]]
+    again = GroupQueue(patience=9)
+    again.load_state_dict(shares, 1, 2, torch.device("cpu"))
+    assert recorded_logprobs(again.take(3, 3, group(99))).tolist() == [-0.5, -10.0, -0.5, -11.0, -0.5, -12.0]
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_training_takes_steps_on_full_batches_of_groups_that_differ(world, tmp_path, devices):
     options = ("--model.group_size", 2, "--model.rollout.max_new_tokens", 6, "--data.batch_size", 4 // devices)
@@ -91,6 +116,29 @@ def test_training_takes_steps_on_full_batches_of_groups_that_differ(world, tmp_p
     assert 0 < sum(equal) / len(equal) < 1
     # leftovers were sampled by an earlier policy; all others by the one that learns
     assert all(s["policy/ratio"] == pytest.approx(1.0, abs=0.05) for s in taken)
+
+
+def test_a_run_with_waiting_groups_goes_on_as_if_unbroken(world, tmp_path):
+    options = (
+        *SMALL, "--model.group_size", 2, "--model.rollout.max_new_tokens", 6, "--data.batch_size", 2,
+        "--trainer.devices", 2, "--model.rewards.extra", COIN, "--model.rewards.format", 0, "--model.rewards.length", 0,
+        "--model.rewards.accuracy", 0, "--model.dynamic_sampling", 6, "--trainer.max_epochs", 1,
+        "--trainer.max_steps", 5,
+    )  # fmt: skip
+    every_step = (
+        "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.dirpath", tmp_path,
+        "--trainer.callbacks.every_n_train_steps", 1, "--trainer.callbacks.save_top_k", -1,
+        "--trainer.callbacks.filename", "{step}",
+    )  # fmt: skip
+    whole = fit("grpo", world, tmp_path / "whole", *options, *every_step)
+    rest = fit("grpo", world, tmp_path / "rest", *options, "--ckpt_path", tmp_path / "step=2.ckpt")
+    assert min(rest) > 0
+    assert whole[min(rest) - 1]["advantage/leftover_groups"] > 0, "nothing waits, so that this would test nothing"
+    assert sum(values["train/updated"] for values in rest.values()) == 3
+    for step, values in rest.items():
+        learned = ("policy/ratio", "policy/entropy", "train/loss") if values["train/updated"] else ()
+        for name in ("train/updated", "advantage/leftover_groups", *learned):
+            assert values.get(name) == pytest.approx(whole[step].get(name), abs=1e-6), (step, name)
 
 
 def test_a_reward_that_never_differs_does_not_stop_training(world, tmp_path):

@@ -7,14 +7,13 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from avrt.data.manifest import sha256
 from avrt.errors import AvrtError
@@ -24,6 +23,8 @@ ATTEMPTS = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 20.0
 _TIMEOUT = 60.0
 _CHUNK = 1 << 20
+LARGEST_MANIFEST = 256 << 20
+"""Bytes; a folder of a million samples needs about a tenth."""
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -65,15 +66,15 @@ class RemoteFolder:
         self.local = root / hashlib.sha256(self.address.encode()).hexdigest()[:16]
 
     def read(self, name: str) -> bytes:
-        """A small file's bytes, from the address itself.
+        """A manifest's bytes, from the address itself.
 
         Raises:
-            AvrtError: If it cannot be had.
+            AvrtError: If it cannot be had, or is larger than any manifest.
         """
         self.local.mkdir(parents=True, exist_ok=True)
         partial = self.local / f"{name}.{os.getpid()}.partial"
         try:
-            self._copy(name, partial, None)
+            self._copy(name, partial)
             return partial.read_bytes()
         finally:
             partial.unlink(missing_ok=True)
@@ -111,7 +112,7 @@ class RemoteFolder:
                 log.warning("%s/%s arrived damaged; copying it again", self.address, name)
         raise AvrtError("is not the file that the manifest describes", where=f"{self.address}/{name}")
 
-    def _copy(self, name: str, partial: Path, size: int | None) -> None:
+    def _copy(self, name: str, partial: Path, size: int | None = None) -> None:
         """Copy until the file is whole; what is there already is kept if the address can go on from it."""
         failures = 0
         while True:
@@ -122,8 +123,8 @@ class RemoteFolder:
                 if size is None or have == size:
                     return
                 reason = f"{have:,} of {size:,} bytes arrived"
-                if have > size:
-                    partial.unlink()
+            except AvrtError:
+                raise
             except urllib.error.HTTPError as error:
                 if error.code in (400, 401, 403, 404, 405, 410, 414):
                     raise AvrtError(f"cannot be had: {error}", where=f"{self.address}/{name}") from None
@@ -144,22 +145,26 @@ class RemoteFolder:
             time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1)))
 
     def _transfer(self, name: str, partial: Path, size: int | None) -> None:
-        address = self._address_of(name)
+        """One attempt; stops at the first byte too many, so that no server can fill the disk."""
+        address, most = self._address_of(name), LARGEST_MANIFEST if size is None else size
         if not address.startswith(("http://", "https://")):
             import webdataset
 
             with webdataset.gopen(address) as stream, partial.open("wb") as file:
-                shutil.copyfileobj(stream, file, _CHUNK)
+                _pour(stream, file, most, address)
             return
         have = partial.stat().st_size if partial.exists() else 0
         if size is not None and have == size:
             return
+        if have > most:  # begun when the address held another file
+            partial.unlink()
+            have = 0
         headers = {"Range": f"bytes={have}-"} if have else {}
         with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=_TIMEOUT) as answer:
             goes_on = answer.status == 206 and have > 0
             expected = answer.length
             with partial.open("ab" if goes_on else "wb") as file:
-                shutil.copyfileobj(answer, file, _CHUNK)
+                _pour(answer, file, most - (have if goes_on else 0), address)
         arrived = partial.stat().st_size - (have if goes_on else 0)
         if expected is not None and arrived < expected:
             raise ConnectionError(f"cut after {arrived:,} of {expected:,} bytes")
@@ -185,3 +190,12 @@ class RemoteFolder:
             kept += size
             if kept > self._limit:
                 file.unlink(missing_ok=True)
+
+
+def _pour(source: Any, file: BinaryIO, most: int, address: str) -> None:
+    """Copy a stream that may hold so many bytes and no more."""
+    while chunk := source.read(_CHUNK):
+        most -= len(chunk)
+        if most < 0:
+            raise AvrtError("holds more bytes than it should", where=address, remedy="make or copy the shards again")
+        file.write(chunk)

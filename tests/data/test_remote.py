@@ -140,6 +140,22 @@ def test_other_addresses_are_opened_by_webdataset(stored, tmp_path):
     assert Counter(len(v) for v in shards.read(3).values() if isinstance(v, bytes))
 
 
+def test_no_server_can_fill_the_disk(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "LARGEST_MANIFEST", 3 << 20)
+    with pytest.raises(AvrtError, match="more bytes than it should"):
+        ShardSet("pipe:cat /dev/zero #{name}", tmp_path / "endless")
+    folder = tmp_path / "grown"
+    shutil.copytree(stored, folder)
+    with serving(folder, Weather()) as address:
+        shards = ShardSet(address, tmp_path / "cache")
+        with (folder / "shard-000000.tar").open("ab") as file:
+            file.truncate(50_000_000)
+        with pytest.raises(AvrtError, match="more bytes than it should"):
+            shards.sample(0)
+    copies = [path for cache in ("endless", "cache") for path in (tmp_path / cache).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in copies) < 5_000_000
+
+
 @pytest.mark.parametrize(
     "name", ["../../x.tar", "a b.tar", "$(touch owned).tar", "a;touch owned", "/etc/passwd", "", 7]
 )

@@ -83,6 +83,8 @@ class AVDataModule(pl.LightningDataModule):
         curriculum: Begin epochs with easy samples.
         cache: Where copies of remote shards are kept; by default in the user's cache folder.
         cache_gigabytes: How much to keep of each remote folder; 0 for everything. Needs a `shard_window`.
+        fetch_ahead: Remote shards are copied while a rank still has so many samples to read before they are needed; 0
+            copies each when its first sample is read.
         prompt: How samples are put to the student.
     """
 
@@ -104,6 +106,7 @@ class AVDataModule(pl.LightningDataModule):
         curriculum: Curriculum | None = None,
         cache: Path | None = None,
         cache_gigabytes: float = 0.0,
+        fetch_ahead: int = 256,
         prompt: PromptOptions | None = None,
     ) -> None:
         super().__init__()
@@ -121,6 +124,7 @@ class AVDataModule(pl.LightningDataModule):
         self.curriculum = curriculum or Curriculum()
         self.cache = cache
         self.cache_gigabytes = cache_gigabytes
+        self.fetch_ahead = fetch_ahead
         self.prompt = prompt or PromptOptions()
         self.mixture: Mixture | None = None
         self._shards: dict[str, ShardSet] = {}
@@ -166,7 +170,9 @@ class AVDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         assert self.mixture is not None
         rank, builder = self.trainer.global_rank, self._builder("train")
-        return BatchStream(self.mixture, self.train_plan, rank, builder, self.num_workers, self.dropout)
+        return BatchStream(
+            self.mixture, self.train_plan, rank, builder, self.num_workers, self.dropout, self.fetch_ahead
+        )
 
     def val_dataloader(self) -> BatchStream | list[OmniBatch]:
         """The validation batches, in order; none if no folder is given."""
@@ -193,7 +199,8 @@ class AVDataModule(pl.LightningDataModule):
         module: Any = self.trainer.lightning_module
         done = module.answered() if split == "test" else ()
         plan = BlockPlan(len(shards), self.eval_batch_size, self.trainer.world_size, frozenset(done))
-        return BatchStream(source, plan, self.trainer.global_rank, self._builder(split), self.num_workers)
+        rank, builder = self.trainer.global_rank, self._builder(split)
+        return BatchStream(source, plan, rank, builder, self.num_workers, fetch_ahead=self.fetch_ahead)
 
     def _builder(self, split: str) -> InputBuilder:
         assert self.trainer is not None

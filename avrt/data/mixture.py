@@ -90,6 +90,11 @@ class Mixture:
         shards, place = self._locate(index)
         return shards.name(place)
 
+    def announce(self, index: int) -> None:
+        """Say that a sample will be read before long; see `ShardSet.announce`."""
+        shards, place = self._locate(index)
+        shards.announce(place)
+
     def order(self, seed: int, shuffle: bool, shard_window: int, curriculum: Curriculum) -> SampleOrder:
         """The order in which it is trained on.
 

@@ -6,12 +6,14 @@ import fcntl
 import hashlib
 import logging
 import os
+import queue
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,6 +65,9 @@ class RemoteFolder:
         self.address = address.rstrip("/")
         self._limit = gigabytes * 1e9
         root = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avrt" / "shards"
+        self._pid = 0
+        self._coming: set[Path] = set()
+        self._ahead: queue.SimpleQueue[tuple[str, int, str]] | None = None
         self.local = root / hashlib.sha256(self.address.encode()).hexdigest()[:16]
 
     def read(self, name: str) -> bytes:
@@ -90,19 +95,48 @@ class RemoteFolder:
         Raises:
             AvrtError: If it cannot be had, or is not what it should be.
         """
-        path = self.local / f"{checksum[:12]}-{name}"
-        if not path.is_file():
-            self.local.mkdir(parents=True, exist_ok=True)
-            with self._locked(path):
-                if not path.is_file():
-                    self._fetch(name, size, checksum, path)
-        os.utime(path)
-        return path
+        path = self._place(name, checksum)
+        while True:
+            if not path.is_file():
+                with self._locked(path):
+                    if not path.is_file():
+                        self._fetch(name, size, checksum, path)
+            with suppress(FileNotFoundError):  # another process may have made room just now
+                os.utime(path)
+                return path
 
-    def _fetch(self, name: str, size: int, checksum: str, path: Path) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        """Drop what is on its way: each process has a thread of its own for it."""
+        return {**self.__dict__, "_pid": 0, "_coming": set(), "_ahead": None}
+
+    def announce(self, name: str, size: int, checksum: str) -> None:
+        """Have a thread copy a file before `fetch` asks for it; what goes wrong, `fetch` will meet again and tell."""
+        pid = os.getpid()
+        if self._ahead is None or pid != self._pid:  # a forked worker inherits the queue, but not the thread
+            self._pid, self._coming, self._ahead = pid, set(), queue.SimpleQueue()
+            threading.Thread(target=self._copy_ahead, args=(self._ahead,), daemon=True).start()
+        path = self._place(name, checksum)
+        if path not in self._coming and not path.is_file():
+            self._coming.add(path)
+            self._ahead.put((name, size, checksum))
+
+    def _copy_ahead(self, files: queue.SimpleQueue[tuple[str, int, str]]) -> None:
+        while True:
+            name, size, checksum = files.get()
+            path = self._place(name, checksum)
+            with suppress(AvrtError, OSError), self._locked(path, wait=False):
+                if not path.is_file():
+                    self._fetch(name, size, checksum, path, attempts=2)
+            self._coming.discard(path)
+
+    def _place(self, name: str, checksum: str) -> Path:
+        """Where the copy of a file lies."""
+        return self.local / f"{checksum[:12]}-{name}"
+
+    def _fetch(self, name: str, size: int, checksum: str, path: Path, attempts: int = ATTEMPTS) -> None:
         partial = path.with_suffix(".partial")
         for last in (False, True):
-            self._copy(name, partial, size)
+            self._copy(name, partial, size, attempts)
             if sha256(partial) == checksum:
                 partial.replace(path)
                 self._evict(path)
@@ -112,7 +146,7 @@ class RemoteFolder:
                 log.warning("%s/%s arrived damaged; copying it again", self.address, name)
         raise AvrtError("is not the file that the manifest describes", where=f"{self.address}/{name}")
 
-    def _copy(self, name: str, partial: Path, size: int | None = None) -> None:
+    def _copy(self, name: str, partial: Path, size: int | None = None, attempts: int = ATTEMPTS) -> None:
         """Copy until the file is whole; what is there already is kept if the address can go on from it."""
         failures = 0
         while True:
@@ -135,7 +169,7 @@ class RemoteFolder:
                 reason = f"{type(error).__name__}: {error}"
             gained = partial.exists() and partial.stat().st_size > before
             failures = 1 if gained else failures + 1
-            if failures >= ATTEMPTS:
+            if failures >= attempts:
                 raise AvrtError(
                     f"cannot be had after {failures} attempts: {reason}",
                     where=f"{self.address}/{name}",
@@ -173,9 +207,11 @@ class RemoteFolder:
         return self.address.replace("{name}", name) if "{name}" in self.address else f"{self.address}/{name}"
 
     @contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
+    def _locked(self, path: Path, wait: bool = True) -> Iterator[None]:
+        """Alone with a file; without waiting, `BlockingIOError` tells that another process is at it."""
+        self.local.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             yield
 
     def _evict(self, newest: Path) -> None:

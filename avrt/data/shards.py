@@ -8,6 +8,7 @@ trusted: members are only ever read by place and size, never unpacked by name.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -54,12 +55,12 @@ class ShardSet:
             data = remote.read(MANIFEST)
             self.manifest = Manifest.parse(data, f"{folder}/{MANIFEST}")
             self.digest = hashlib.sha256(data).hexdigest()
-            self._shards = [_Shard(*self._remote(entry, remote)) for entry in self.manifest.shards]
+            self._shards = [self._remote(entry, remote) for entry in self.manifest.shards]
         else:
             self.folder = Path(folder)
             self.manifest = Manifest.load(self.folder)
             self.digest = sha256(self.folder / MANIFEST)
-            self._shards = [_Shard(*self._local(entry)) for entry in self.manifest.shards]
+            self._shards = [self._local(entry) for entry in self.manifest.shards]
             for shard in self._shards:
                 shard.index()
         self._ends = np.cumsum([shard.samples for shard in self._shards])
@@ -104,6 +105,10 @@ class ShardSet:
         number, key, _ = self._locate(index)
         return f"{self._shards[number].path()}:{key}"
 
+    def announce(self, index: int) -> None:
+        """Say that a sample will be read before long: a remote shard is copied meanwhile, behind the caller's back."""
+        self._shards[self._number(index)].announce()
+
     def sample(self, index: int) -> Sample:
         """One record without its media."""
         return Sample.from_json(self.read(index, ("json",))["json"])
@@ -113,12 +118,16 @@ class ShardSet:
         return (self.sample(i) for i in range(len(self)))
 
     def _locate(self, index: int) -> tuple[int, str, dict[str, tuple[int, int]]]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        number = int(np.searchsorted(self._ends, index, side="right"))
+        number = self._number(index)
         shard = self._shards[number]
         key, members = shard.index()[index - int(self._ends[number]) + shard.samples]
         return number, key, members
+
+    def _number(self, index: int) -> int:
+        """The shard that holds a sample."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return int(np.searchsorted(self._ends, index, side="right"))
 
     def _file(self, number: int) -> tuple[Path, BinaryIO]:
         if number not in self._open:
@@ -129,23 +138,33 @@ class ShardSet:
         self._open.move_to_end(number)
         return self._open[number]
 
-    def _local(self, entry: dict[str, Any]) -> tuple[int, Callable[[], Path], bool]:
+    def _local(self, entry: dict[str, Any]) -> _Shard:
         path = self.folder / safe_name(entry["file"], self.folder / MANIFEST)
         if not path.is_file():
             raise AvrtError("a shard that the manifest names is missing", where=path)
-        return int(entry["samples"]), lambda: path, True
+        return _Shard(int(entry["samples"]), lambda: path, indexed=True)
 
-    def _remote(self, entry: dict[str, Any], remote: RemoteFolder) -> tuple[int, Callable[[], Path], bool]:
+    def _remote(self, entry: dict[str, Any], remote: RemoteFolder) -> _Shard:
         name = safe_name(entry["file"], f"{remote.address}/{MANIFEST}")
-        return int(entry["samples"]), lambda: remote.fetch(name, int(entry["bytes"]), str(entry["sha256"])), False
+        file = (name, int(entry["bytes"]), str(entry["sha256"]))
+        announce = functools.partial(remote.announce, *file)
+        return _Shard(int(entry["samples"]), functools.partial(remote.fetch, *file), announce=announce)
 
 
 class _Shard:
     """One tar: its number of samples, where it is, and its index, read when it is needed."""
 
-    def __init__(self, samples: int, path: Callable[[], Path], indexed: bool) -> None:
+    def __init__(
+        self,
+        samples: int,
+        path: Callable[[], Path],
+        *,
+        indexed: bool = False,
+        announce: Callable[[], None] = lambda: None,
+    ) -> None:
         self.samples = samples
         self.path = path
+        self.announce = announce
         self._indexed = indexed
         self._index: ShardIndex | None = None
 

@@ -7,6 +7,7 @@ are marked invalid.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from avrt.data.members import decode_members
 from avrt.data.plans import Plan
 from avrt.errors import AvrtError, BadSampleError
 
+Step = tuple[int, list[int | None]]
+
 
 class SampleSource(Protocol):
     """Random access to raw samples, such as a `ShardSet`."""
@@ -28,6 +31,9 @@ class SampleSource(Protocol):
 
     def name(self, index: int) -> str:
         """What one sample goes by in messages."""
+
+    def announce(self, index: int) -> None:
+        """Say that a sample will be read before long; see `ShardSet.announce`."""
 
 
 class BatchStream:
@@ -43,6 +49,7 @@ class BatchStream:
         builder: Makes model inputs, in the workers.
         num_workers: Worker processes; 0 reads in the main process.
         dropout: What to take from samples at random.
+        fetch_ahead: How many of the rank's samples are announced to the source before they are read.
     """
 
     def __init__(
@@ -53,9 +60,12 @@ class BatchStream:
         builder: InputBuilder,
         num_workers: int = 0,
         dropout: ModalityDropout | None = None,
+        fetch_ahead: int = 0,
     ) -> None:
         self.plan = plan
         self._rank = rank
+        self._source = source
+        self._fetch_ahead = fetch_ahead
         self._make_row = _RowMaker(source, builder, dropout)
         self._collate = builder.collate
         self._num_workers = num_workers
@@ -72,9 +82,11 @@ class BatchStream:
         if self._position and not self._resumed:
             self._epoch, self._position = self._epoch + 1, 0
         self._resumed = False
-        rows = _PlannedRows(self.plan, self._rank, self._epoch, self._position)
+        steps = _PlannedSteps(self.plan, self._rank, self._epoch, self._position)
         pipeline = webdataset.DataPipeline(
-            rows,
+            steps,
+            _Announce(self._source, -(-self._fetch_ahead // self.plan.batch_size)),
+            _to_rows,
             webdataset.map(self._make_row),
             webdataset.batched(self.plan.batch_size, collation_fn=self._collate, partial=False),
         )
@@ -105,23 +117,49 @@ def _plain_errors(batches: Iterable[OmniBatch]) -> Iterator[OmniBatch]:
         raise AvrtError(str(error).strip().rpartition("AvrtError: ")[2]) from None
 
 
-class _PlannedRows(IterableDataset):
-    """First stage of the pipeline: where this worker's rows come from, in the plan's order; None for a filler."""
+class _PlannedSteps(IterableDataset):
+    """First stage of the pipeline: epoch and sample indices of this worker's steps, in the plan's order."""
 
     def __init__(self, plan: Plan, rank: int, epoch: int, position: int) -> None:
         self._plan, self._rank, self._epoch, self._position = plan, rank, epoch, position
 
-    def __iter__(self) -> Iterator[tuple[int, int | None]]:
+    def __iter__(self) -> Iterator[Step]:
         worker = get_worker_info()
         # A DataLoader takes one batch from each worker in turn, beginning with worker 0.
         mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         for step, indices in enumerate(self._plan.rows(self._epoch, self._rank, self._position)):
             if step % workers == mine:
-                yield from ((self._epoch, index) for index in indices)
+                yield self._epoch, indices
+
+
+class _Announce:
+    """Second stage: tells the source which samples come, so many steps before they do."""
+
+    def __init__(self, source: SampleSource, steps: int) -> None:
+        self._source, self._steps = source, steps
+
+    def __call__(self, steps: Iterable[Step]) -> Iterator[Step]:
+        worker = get_worker_info()
+        ahead = -(-self._steps // (worker.num_workers if worker else 1))
+        waiting: deque[Step] = deque()
+        for step in steps:
+            waiting.append(step)
+            if ahead:
+                for index in step[1]:
+                    if index is not None:
+                        self._source.announce(index)
+            if len(waiting) > ahead:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _to_rows(steps: Iterable[Step]) -> Iterator[tuple[int, int | None]]:
+    """Third stage: epoch and index of each row; None for a filler."""
+    return ((epoch, index) for epoch, indices in steps for index in indices)
 
 
 class _RowMaker:
-    """Second stage: a one-row batch of each sample, or a filler row that says what was wrong with it."""
+    """Fourth stage: a one-row batch of each sample, or a filler row that says what was wrong with it."""
 
     def __init__(self, source: SampleSource, builder: InputBuilder, dropout: ModalityDropout | None) -> None:
         self._source = source

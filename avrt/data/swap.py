@@ -47,6 +47,10 @@ class SwappedSounds:
             raw[SOUND] = self._foreign(index, raw[SOUND])
         return raw
 
+    def announce(self, index: int) -> None:
+        """Say that a sample will be read before long; the donor of its sound comes unannounced."""
+        self._shards.announce(index)
+
     def _foreign(self, index: int, own: bytes) -> bytes:
         count = len(self._shards)
         for step in range(1, count):

@@ -1,7 +1,9 @@
 """Remote shards over real connections that are cut, refused and garbled: everything arrives, once, or a clear error."""
 
 import json
+import pickle
 import shutil
+import time
 from collections import Counter
 
 import pytest
@@ -36,27 +38,27 @@ def stored(world, tmp_path_factory):
     return folder
 
 
-def epoch(address, cache, builder, workers=0, ranks=1, window=0, gigabytes=0.0):
+def epoch(address, cache, builder, workers=0, ranks=1, window=0, gigabytes=0.0, ahead=0):
     """The sample ids of one epoch over all ranks."""
     ids = []
     for rank in range(ranks):
         shards = ShardSet(address, cache, gigabytes)
         mixture = Mixture([MixtureSource(address)], [shards])
         plan = EpochPlan(mixture.order(0, True, window, Curriculum()), 4, ranks)
-        for batch in BatchStream(mixture, plan, rank, builder, workers):
+        for batch in BatchStream(mixture, plan, rank, builder, workers, fetch_ahead=ahead):
             assert not batch.skipped
             ids += [s.id for s, valid in zip(batch.samples, batch.valid.tolist(), strict=True) if valid]
     return ids
 
 
-@pytest.mark.parametrize(("workers", "ranks"), [(0, 1), (2, 2)])
-def test_an_epoch_survives_a_server_that_cuts_every_tenth_transfer(stored, tmp_path, builder, workers, ranks):
+@pytest.mark.parametrize(("workers", "ranks", "ahead"), [(0, 1, 0), (2, 2, 8)])
+def test_an_epoch_survives_a_server_that_cuts_every_tenth_transfer(stored, tmp_path, builder, workers, ranks, ahead):
     everything = sorted(sample.id for sample in ShardSet(stored).samples())
     pieces = max(path.stat().st_size for path in stored.glob("*.tar")) / 16_384
     weather = Weather(cut=1 - 0.9 ** (1 / pieces), fail=0.1)
     for turn in range(6):  # each with an empty cache
         with serving(stored, weather) as address:
-            assert sorted(epoch(address, tmp_path / str(turn), builder, workers, ranks)) == everything
+            assert sorted(epoch(address, tmp_path / str(turn), builder, workers, ranks, ahead=ahead)) == everything
     assert weather.cuts >= 2
     assert weather.failures >= 2
     assert weather.cuts / weather.transfers < 0.35
@@ -138,6 +140,29 @@ def test_other_addresses_are_opened_by_webdataset(stored, tmp_path):
     shards = ShardSet(f"pipe:cat {stored}/{{name}}", tmp_path)
     assert [sample.id for sample in shards.samples()] == [sample.id for sample in ShardSet(stored).samples()]
     assert Counter(len(v) for v in shards.read(3).values() if isinstance(v, bytes))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_are_copied_before_they_are_needed(stored, tmp_path, builder, workers):
+    """After the first batch nothing more is read from the stream, yet the shards of the next ones arrive."""
+    with serving(stored, Weather()) as address:
+        mixture = Mixture([MixtureSource(address)], [ShardSet(address, tmp_path)])
+        plan = EpochPlan(mixture.order(0, False, 0, Curriculum()), 4)
+        batches = iter(BatchStream(mixture, plan, 0, builder, workers, fetch_ahead=16))
+        first = next(batches)
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.rglob("*.tar"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(list(tmp_path.rglob("*.tar"))) >= 3  # of 6 samples each: 4 were read and 16 announced
+    rest = [next(batches) for _ in range(2)]  # the server has gone
+    assert [s.id for b in (first, *rest) for s in b.samples] == [ShardSet(stored).sample(i).id for i in range(12)]
+
+
+def test_what_announced_files_can_be_sent_to_other_processes(stored, tmp_path):
+    with serving(stored, Weather()) as address:
+        shards = ShardSet(address, tmp_path)
+        shards.announce(0)
+        assert pickle.loads(pickle.dumps(shards)).sample(7).id == ShardSet(stored).sample(7).id
 
 
 def test_no_server_can_fill_the_disk(stored, tmp_path, monkeypatch):

@@ -212,7 +212,10 @@ class RemoteFolder:
         self.local.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            yield
+            try:
+                yield
+            finally:
+                fcntl.flock(lock, fcntl.LOCK_UN)  # closing would not do if a process was forked meanwhile
 
     def _evict(self, newest: Path) -> None:
         """Delete the copies used longest ago; who has one open keeps reading it."""

@@ -39,7 +39,7 @@ class Group:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any], device: torch.device) -> Group:
-        """What `to_plain` was given."""
+        """The group that `to_plain` was called on."""
         parts = _plain(plain, device)
         prompt = Prompts(**{**parts["prompt"], "features": ClipFeatures(**parts["prompt"]["features"])})
         return cls(**{**parts, "prompt": prompt, "completions": [Completion(**c) for c in parts["completions"]]})

@@ -26,7 +26,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 20.0
 _TIMEOUT = 60.0
 _CHUNK = 1 << 20
 LARGEST_MANIFEST = 256 << 20
-"""Bytes; a folder of a million samples needs about a tenth."""
+"""Bytes; a shard's entry takes about 150 of them, so that a million shards would fit."""
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 

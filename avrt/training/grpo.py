@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -159,6 +160,8 @@ class GRPOModule(StudentModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up this rank's waiting groups, if the run that saved them had groups of the same size."""
         super().on_load_checkpoint(checkpoint)
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
         shares = checkpoint.get("waiting_groups", [])
         sizes = {len(group["completions"]) for share in shares for group in share["groups"]}
         if self.queue is None or sizes - {self.group_size}:

@@ -1,8 +1,11 @@
 """Training for real under DeepSpeed: processes, ZeRO stages and micro-batches do not change the numbers."""
 
+import statistics
+
 import pytest
 
 from tests.training.runs import SMALL, fit
+from tests.training.test_shared_prompts import TALKATIVE
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +78,10 @@ def test_grpo_two_processes_under_zero3_equal_one(world, tmp_path):
         "advantage/reward_spread", "advantage/equal_groups", "policy/clip_fraction", "completions/cut_off",
         "seconds/rollout", "seconds/reward", "seconds/update",
     } <= set(last)  # fmt: skip
+
+
+def test_grpo_raises_the_reward(world, tmp_path):
+    """From a student with random weights."""
+    steps = fit("grpo", world, tmp_path, *TALKATIVE, "--trainer.max_steps", 24, "--model.optimizer.lr", 1e-3)
+    rewards = [values["rewards/total/mean"] for _, values in sorted(steps.items())]
+    assert statistics.mean(rewards[-5:]) > statistics.mean(rewards[:5]) + 0.05

@@ -1,14 +1,14 @@
 """Learning is unchanged by reading each prompt once: the same rewards step by step."""
 
-import statistics
-
 import pytest
 
 from tests.training.runs import fit
 
 REWARD = '[{"function": "tests.training.test_shared_prompts.talkative"}]'
-COMMON = ("--data.num_workers", 0, "--data.batch_size", 4, "--model.micro_batch_size", 2, "--model.group_size", 4,
-          "--model.rollout.max_new_tokens", 24, "--trainer.max_epochs", 2, "--model.rewards.extra", REWARD)  # fmt: skip
+TALKATIVE = (
+    "--data.num_workers", 0, "--data.batch_size", 4, "--model.micro_batch_size", 2, "--model.group_size", 4,
+    "--model.rollout.max_new_tokens", 24, "--trainer.max_epochs", 2, "--model.rewards.extra", REWARD,
+)  # fmt: skip
 
 
 def talkative(response, sample):
@@ -17,19 +17,11 @@ def talkative(response, sample):
 
 
 def test_grpo_with_shared_and_with_copied_prompts_learns_the_same(world, tmp_path):
-    """Few steps at a small rate: once rounding has tipped a single token, all later answers differ."""
-    shared = fit("grpo", world, tmp_path / "shared", *COMMON, "--trainer.max_steps", 8)
-    copied = fit(
-        "grpo", world, tmp_path / "copied", *COMMON, "--trainer.max_steps", 8, "--model.share_prompts", "false"
-    )
-    assert len(shared) == 8
+    """At a small rate: once rounding has tipped a single token, all later answers differ."""
+    options = (*TALKATIVE, "--trainer.max_steps", 20)
+    shared = fit("grpo", world, tmp_path / "shared", *options)
+    copied = fit("grpo", world, tmp_path / "copied", *options, "--model.share_prompts", "false")
+    assert len(shared) == 20
     for step, values in shared.items():
         for name in ("rewards/total/mean", "rewards/total/std", "completions/tokens", "policy/entropy"):
             assert copied[step][name] == pytest.approx(values[name], rel=1e-3), (step, name)
-
-
-def test_grpo_raises_the_reward(world, tmp_path):
-    """From a student with random weights."""
-    steps = fit("grpo", world, tmp_path, *COMMON, "--trainer.max_steps", 24, "--model.optimizer.lr", 1e-3)
-    rewards = [values["rewards/total/mean"] for _, values in sorted(steps.items())]
-    assert statistics.mean(rewards[-5:]) > statistics.mean(rewards[:5]) + 0.05

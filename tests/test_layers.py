@@ -14,6 +14,7 @@ RANKS = {
     "avrt.data.sample": 0,
     "avrt.prompts": 0,
     "avrt.response": 0,
+    "avrt.text": 0,
     "avrt.data": 1,
     "avrt.metrics": 1,
     "avrt.objectives": 1,

@@ -1,0 +1,69 @@
+"""Text that can be written anywhere, and JSON lines: what one odd character must not stop.
+
+Half a surrogate pair (which JSON may spell as an escape) and NUL have no place in UTF-8 files, SQLite, Parquet or HTML.
+U+2028, U+2029 and U+0085 are ends of lines to `str.splitlines`, but not in JSON lines, whose lines end at a newline.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+
+
+def clean(text: str) -> str:
+    """The text with U+FFFD in place of each half of a surrogate pair and each NUL; halves that match become one."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", REPLACEMENT)
+
+
+def clean_all(value: Any) -> Any:
+    """A JSON-like value with every text in it cleaned, keys too."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Mapping):
+        return {clean_all(key): clean_all(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean_all(inner) for inner in value]
+    return value
+
+
+def to_json(value: Any, **settings: Any) -> str:
+    """JSON that can be written as UTF-8 whatever its texts hold; non-ASCII characters stay readable.
+
+    Args:
+        value: What `json.dumps` takes.
+        **settings: Passed on to it, such as `indent`.
+    """
+    return clean(json.dumps(value, ensure_ascii=False, **settings))
+
+
+def json_lines(data: bytes | str) -> Iterator[tuple[int, Any]]:
+    """The number, from 1 on, and the value of each line that is not blank; a byte order mark is passed over.
+
+    Raises:
+        ValueError: If the bytes are not UTF-8, or a line is not JSON; the message names the line.
+    """
+    text = data.decode("utf-8-sig") if isinstance(data, bytes) else data.removeprefix(_BOM)
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number} is not JSON: {error}") from None
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a JSON-lines file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: As `json_lines`.
+    """
+    return [value for _, value in json_lines(path.read_bytes())]

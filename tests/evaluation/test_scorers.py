@@ -81,7 +81,7 @@ SAMPLE = make_sample(choices=("a ball", "a box", "a star", "two dogs"), answer=1
             {"strict": None, "lenient": "B", "omnibench": "B", "lmms_eval_omnibench": None},
         ),
         ("A dog? No: B.", {"strict": None, "lenient": "B", "omnibench": "A", "dailyomni": "A"}),
-        ("<answer>A</answer><answer>B</answer>", {"strict": None, "lenient": "B", "omnibench": "B"}),
+        ("<answer>A</answer><answer>B</answer>", {"strict": None, "lenient": None, "omnibench": "B"}),
         ("I cannot tell", {"strict": None, "lenient": None, "omnibench": None, "dailyomni": None, "mmar": None}),
         (
             "",

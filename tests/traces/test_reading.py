@@ -38,12 +38,13 @@ def test_thinking_is_told_apart(text, reasoning, thinking, rest):
         ("Answer: \n(C) an owl", "C"),
         ("Answer: A dog", "A"),  # the option's text, not a letter that happens to be an article
         ("Answer: A fox", None),
-        ("Answer: A", "D"),  # an option may be called by a letter
+        ("Answer: A", None),  # the first option, or the one that is called A
+        ("Answer: (A)", "A"),
         ("Answer: (B) an owl", None),  # letter and text contradict each other
         ("Answer: (E) a fish", None),
         ("Answer: none of them", None),
         ("Answer:", None),
-        ("I would say (B)", None),
+        ("I would say (B)", "B"),
         ("The answer: (A). No, wait. Answer: (C) an owl", "C"),
     ],
 )

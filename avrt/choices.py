@@ -26,6 +26,8 @@ class _Mention:
 
 
 _UNDECIDED = "?"
+# How far a sentence is looked at before what it says of an option.
+REACH = 400
 
 
 def read_choice(text: str, choices: Sequence[str]) -> str | None:
@@ -70,7 +72,8 @@ def _plain(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    text = words.WRAPPED.sub(r"\1", words.FENCE.sub("", _plain(text)))
+    text = words.WRAPPED.sub(r"\1", words.FENCE.sub("", words.ARROW.sub(": ", _plain(text))))
+    text = re.sub(r"<\s*([A-Za-z])\s*>", r"(\1)", text)
     text = words.MARKUP.sub("", words.BOXED.sub(r"\1", text))
     text = re.sub(r"(?<!\w)'|'(?!\w)", "", text)
     # A label on a line of its own belongs to the next line.
@@ -141,13 +144,21 @@ class _Reader:
     def leading(self) -> str | None:
         """A text that begins with a letter that is set off, or with an option's text that is set off."""
         match = re.match(
-            r"(?:(?:option|choice)\s+)?[(\[]?([A-Za-z])(?:[)\]]|\s*[.):]|\s+-|,|\s*$|\s*\n)", self._text, re.I
+            r"(?:(?:option|choice|letter)\s+)?[(\[]?([A-Za-z])(?:[)\]]|\s*[.):]|\s+-|,|(?=\s*$)|(?=\s*\n))",
+            self._text,
+            re.I,
         )
         if match and (match[1].isupper() or re.match(r".{0,9}[)\].:]", match[0])):
-            return self._scope(0, self._stop(match.end()), introduced=True) or None
+            read = self._scope(0, self._stop(match.end()), introduced=True)
+            return _UNDECIDED if read and self._other_lines(read) else read
         match = re.match(r"(.+?)(?:[.,;:!]\s|[.,;:!]?$|\n)", self._text)
         named = {m.letter for m in self._texts if match and m.start == 0 and m.end == match.end(1)}
         return named.pop() if len(named) == 1 and self._is_short(named) else None
+
+    def _other_lines(self, read: str) -> bool:
+        """Whether lines begin with other letters that are set off, as those of a list of options do."""
+        lines = re.finditer(r"\n ?(?:[(\[]([A-Z])[)\]]|([A-Z])(?=[).:]|\n|\Z))", self._text)
+        return bool({line[1] or line[2] for line in lines} - {read})
 
     def _is_short(self, named: set[str | None]) -> bool:
         rest = {m.letter for m in self._texts if not m.denied}
@@ -158,7 +169,7 @@ class _Reader:
         found = []
         for match in words.IT_IS.finditer(self._text):
             before = self._clause_before(match.start())
-            if words.SUPPOSED.search(before):
+            if words.SUPPOSED.search(before) or words.DENIED_BEFORE.search(before):
                 continue
             stop = self._stop(match.end())
             if not words.QUESTION.search(self._text[match.start() : stop]) and (
@@ -194,7 +205,10 @@ class _Reader:
         text = self._text
         while match := words.BREAK.search(text, position):
             # "B." at the start of a claim is a letter with its mark, and no sentence.
-            if re.search(r"(?:\A|[\s:(])[A-Za-z]\.\s*\Z", text[: match.end()]) and match.start() - position <= 3:
+            if (
+                re.search(r"(?:\A|[\s:(])[A-Za-z]\.\s*\Z", text[max(0, match.end() - 6) : match.end()])
+                and match.start() - position <= 3
+            ):
                 position = match.end()
                 continue
             following = text[match.end() : match.end() + 40]
@@ -205,13 +219,18 @@ class _Reader:
         return len(text)
 
     def _clause_before(self, position: int) -> str:
-        start = max((m.end() for m in re.finditer(r"[.!?;,\n]\s|\n|\bbut\b", self._text[:position])), default=0)
-        return self._text[start:position]
+        before = self._text[max(0, position - REACH) : position]
+        start = max((m.end() for m in re.finditer(r"[.!?;,\n]\s|\n|\bbut\b", before)), default=0)
+        return before[start:]
 
     def _scope(self, start: int, stop: int, *, introduced: bool) -> str | None:
         """The option that a part of the text affirms: its letter if one is given, else its text."""
         letters = self._letter_mentions(start, stop, introduced=introduced)
         found = [m for m in letters if not m.denied]
+        if found and introduced:
+            # "B because of A": what follows is the reason.
+            reason = re.search(r"(?i)\b(?:because|since|due\s+to|given)\b", self._text[found[0].end : stop])
+            found = [m for m in found if not reason or m.start < found[0].end + reason.start()]
         if not found:
             found = [m for m in self._texts if m.start >= start and m.end <= stop and not m.denied]
         if not found:
@@ -245,34 +264,31 @@ class _Reader:
     def _is_letter(
         self, match: re.Match[str], start: int, stop: int, earlier: Sequence[_Mention], *, introduced: bool
     ) -> bool:
-        text = self._text
+        """Whether a letter that stands alone names an option, rather than being a word or part of a name."""
         letter = match["marked"] or match["bare"] or match["low"]
         if match["marked"]:
             return letter.isupper() or letter.upper() in self._letters
         if any(m.start <= match.start() and match.end() <= m.end and m.end - m.start > 1 for m in self._texts):
             return False
-        after = text[match.end() : stop]
-        before = text[start : match.start()]
-        set_off = bool(re.match(r"\s*(?:[).:,;!?/]|-|$)", after))
-        at_start = not before.strip() or bool(re.search(r"(?i)(?:\boption|\bchoice|\banswer|:)\s*\Z", before))
+        after = self._text[match.end() : min(stop, match.end() + REACH)]
+        before = self._text[max(start, match.start() - REACH) : match.start()]
+        if words.NAME_BEFORE.search(before[-20:]) or words.NAME_AFTER.match(after):
+            return False
+        at_start = not before.strip() or bool(words.LABELLED.search(before[-20:]))
         if match["low"]:
             return introduced and at_start and bool(re.match(r"\s*(?:[).:]|$)", after))
-        if re.match(r"\s*(?:,|/|&|\band\b|\bor\b)\s*(?:or\s+|and\s+)?[(\[]?[A-Z](?![\w'])", after):
+        if words.LISTED_AFTER.match(after):
             return True
-        joined = bool(earlier) and bool(words.JOIN.fullmatch(text[earlier[-1].end : match.start()]))
-        if letter in "AI" and not set_off:
-            follows = re.match(
-                r"\s+(?:is|was|because|since|as|or|and|nor|but|rather|instead|not|fits|matches|seems)\b", after
-            )
-            if letter == "I" or not follows:
-                return False
-        if before and re.search(
-            r"(?i)\b(?:option|choice|answer|not|either|neither|nor|or|and|is|be|it's|than|of)\s*\Z", before
-        ):
+        set_off = bool(words.SET_OFF.match(after))
+        if letter in "AI" and not set_off and (letter == "I" or not words.NO_NOUN.match(after)):
+            return False
+        if words.INTRODUCED.search(before[-20:]) or words.VERB_AFTER.match(after):
             return True
-        if re.search(r"(?i)\b(?:say|pick|choose|select|with|for)\s*\Z", before):
+        if at_start and words.NO_NOUN.match(after):
             return True
-        return joined or (introduced and at_start) or (set_off and bool(re.search(r"(?:^|[\n.,;:?!])\s*\Z", before)))
+        joined = bool(earlier) and bool(words.JOIN.fullmatch(self._text[earlier[-1].end : match.start()]))
+        begins = bool(re.search(r"(?:^|[\n.,;:?!])\s*\Z", before[-20:]))
+        return joined or (introduced and at_start) or (set_off and begins)
 
     def _judged(self, mentions: Sequence[_Mention]) -> list[_Mention]:
         """Mentions with what is said of them: denied ones, in lists too, and those that the text contradicts."""
@@ -293,6 +309,14 @@ class _Reader:
         beside = self._beside(mention)[1]
         if beside:
             return mention.letter if mention.letter in beside else None
+        for other in self._texts:
+            gap = self._text[other.end : mention.start]
+            if other.denied or other.end > mention.start or not words.BEFORE_LETTER.fullmatch(gap):
+                continue
+            lettered = re.search(r"[A-Za-z][)\].:]+\s*\Z", self._text[max(0, other.start - 6) : other.start])
+            same = {m.letter for m in self._texts if m.start == other.start}
+            if not lettered and mention.letter not in same:
+                return None
         bare = self._text[mention.start].isalpha() and not re.search(
             r"(?i)\b(?:option|choice)\s*\Z", self._text[: mention.start]
         )
@@ -305,19 +329,14 @@ class _Reader:
         """Where a letter ends together with the option's text beside it, and whose text that is."""
         for other in self._texts:
             gap = self._text[mention.end : other.start]
-            if other.start >= mention.end and re.fullmatch(r"[\s).:,\-\u2013\u2014=]*", gap):
+            if other.start >= mention.end and re.fullmatch(r"[ ).:,\-\u2013\u2014=]*", gap):
                 return other.end, {m.letter for m in self._texts if m.start == other.start}
         return mention.end, set()
 
     def _is_denied(self, start: int, end: int) -> bool:
-        before = self._text[:start]
+        before = self._text[max(0, start - REACH) : start]
         cut = max((m.end() for m in words.CLAUSE.finditer(before)), default=0)
         clause = before[cut:]
-        if re.search(r"\bit\s+is\b|\bit's\b", before[max(0, cut - 6) : cut]):
-            lead = before[:cut]
-            head = max((m.end() for m in re.finditer(r"[,:;.!?\n]\s", lead)), default=0)
-            if words.SUPPOSED.search(lead[head:]):
-                return True
         if words.DENIED_BEFORE.search(clause) or words.SUPPOSED.search(clause):
             return not re.search(r"(?i)\bnot\s+only\b", clause)
         return bool(words.DENIED_AFTER.match(self._text[end : end + 40]))

@@ -82,7 +82,7 @@ def _bare(text: str) -> str:
 
 def _read(text: str, choices: Sequence[str], *, whole: bool = False) -> str | None:
     """The choice of a text without tags; `whole` if nothing but the answer is expected in it."""
-    bare, options = _bare(text), [_bare(choice).casefold().rstrip(" .") for choice in choices]
+    bare, options = _bare(text), [_bare(choice).lower().rstrip(" .") for choice in choices]
     reader = _Reader(bare, options)
     found = reader.alone() or reader.stated() or reader.leading()
     if not found:
@@ -108,8 +108,8 @@ class _Reader:
     def alone(self) -> str | None:
         """A text that is nothing but a letter, or nothing but an option."""
         stripped = self._text.strip(" \n.,:;!()[]")
-        named = {self._letters[i] for i, choice in enumerate(self._choices) if stripped.casefold() == choice}
-        core = words.ARTICLE.sub("", stripped.casefold())
+        named = {self._letters[i] for i, choice in enumerate(self._choices) if stripped.lower() == choice}
+        core = words.ARTICLE.sub("", stripped.lower())
         if self._text.strip(" \n.,:;!") == "I":
             return _UNDECIDED  # a sentence that was begun
         named = named or {self._letters[i] for i, choice in enumerate(self._cores) if core == choice and core}
@@ -162,7 +162,7 @@ class _Reader:
 
     def _is_short(self, named: set[str | None]) -> bool:
         rest = {m.letter for m in self._texts if not m.denied}
-        return rest <= named or self._text.casefold().startswith(("yes", "no"))
+        return rest <= named or self._text.lower().startswith(("yes", "no"))
 
     def ending(self) -> str | None:
         """What the last sentence says that it is."""
@@ -252,7 +252,7 @@ class _Reader:
                 continue
             if found and match["bare"] and re.fullmatch(r"[ .:]*", self._text[found[-1].end : match.start()]):
                 # "(B) C", where C is the text of an option.
-                named = [self._letters[i] for i, choice in enumerate(self._choices) if choice == letter.casefold()]
+                named = [self._letters[i] for i, choice in enumerate(self._choices) if choice == letter.lower()]
                 if named:
                     last = found.pop()
                     found.append(_Mention(last.start, match.end(), last.letter if last.letter in named else None))
@@ -320,7 +320,7 @@ class _Reader:
         bare = self._text[mention.start].isalpha() and not re.search(
             r"(?i)\b(?:option|choice)\s*\Z", self._text[: mention.start]
         )
-        itself = self._text[mention.start : mention.end].casefold()
+        itself = self._text[mention.start : mention.end].lower()
         if bare and any(c == itself for i, c in enumerate(self._choices) if i != own):
             return None
         return mention.letter
@@ -343,17 +343,16 @@ class _Reader:
 
     def _text_mentions(self) -> list[_Mention]:
         """Options named by their text; one inside another, longer one does not count."""
-        lowered = self._text.casefold()
         spans = []
         for i, core in enumerate(self._cores):
             if not core or (len(core) == 1 and core.isalpha()):
                 continue
-            for match in re.finditer(rf"(?<![\w])(?<!\d[.,]){re.escape(core)}(?!\w|[.,]\d)", lowered):
+            for match in re.finditer(rf"(?<![\w])(?<!\d[.,]){re.escape(core)}(?!\w|[.,]\d)", self._text, re.I):
                 spans.append((match.start(), match.end(), i))
         kept = []
         for start, end, i in spans:
             inside = any(s <= start and end <= e and e - s > end - start for s, e, _ in spans)
             if not inside:
-                article = re.search(r"(?:^|(?<=\W))(?:the|an?)\s+\Z", lowered[:start])
-                kept.append((article.start() if article else start, end, i))
+                article = re.search(r"(?:^|(?<=\W))(?:the|an?)\s+\Z", self._text[max(0, start - 8) : start], re.I)
+                kept.append((start - len(article[0]) if article else start, end, i))
         return [_Mention(s, e, self._letters[i], self._is_denied(s, e)) for s, e, i in sorted(kept)]

@@ -69,7 +69,7 @@ JOIN = re.compile(r"\s*(?:,|/|&|\band\b|\bor\b|,\s*(?:and|or)\b|\bnor\b|[()\[\]]
 ARTICLE = re.compile(r"\A(?:the|an?)\s+(?=\w)")
 # What may stand between an option's text and the letter that goes with it.
 BEFORE_LETTER = re.compile(
-    r"[\s,;(\[:\u2013\u2014-]*(?:(?:so|thus|hence|therefore|i\.e\.|which\s+is|option|choice)\b[\s,(\[:]*)*"
+    r"[ ,;(\[:\u2013\u2014-]*(?:(?:so|thus|hence|therefore|i\.e\.|which\s+is|option|choice)\b[\s,(\[:]*)*"
 )
 INTRODUCED = re.compile(
     r"(?i)\b(?:option|choice|answer|letter|not|either|neither|nor|or|and|is|be|it's|than|of|maybe|possibly|perhaps|probably|"

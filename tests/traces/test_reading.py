@@ -74,3 +74,33 @@ def test_parts_of_an_analysis():
     assert split_labelled("Visual Description: a.\nb.\nReasoning: c.") == ("a.\nb.", "c.")
     assert split_labelled("**Audio Description:** a.\n**Reasoning:** c.")[1] == "c."
     assert split_labelled("no labels at all") == ("no labels at all", "")
+
+
+def test_a_reply_that_was_cut_off_decides_nothing_but_stays_an_analysis():
+    reply = "Audio Description: a meow.\nAnswer: (B) a cat"
+    assert read_analysis(reply, CHOICES, cut_off=False).letter == "B"
+    cut = read_analysis(reply, CHOICES, cut_off=True)
+    assert (cut.text, cut.letter) == ("Audio Description: a meow.", None)
+    assert read_analysis("<think>x</think><answer>B</answer>", CHOICES, cut_off=True).letter is None
+
+
+@pytest.mark.parametrize(
+    ("label", "kept"),
+    [
+        ("Answer:", "A meow."),
+        ("**Final Answer:**", "A meow."),
+        ("final answer is:", "A meow."),
+        ("__Answer__\uff1a", "A meow."),
+        ("## Answer:", "A meow."),
+        ("Nonanswer:", "A meow.\nNonanswer: (B) a cat"),
+        ("answer", "A meow.\nanswer (B) a cat"),
+    ],
+)
+def test_the_analysis_ends_before_the_label_of_the_answer(label, kept):
+    assert read_analysis(f"A meow.\n{label} (B) a cat", CHOICES).text == kept
+
+
+def test_only_the_last_label_ends_the_analysis():
+    read = read_analysis("Answer: hard to say.\nA meow.\n# Answer: (B) a cat", CHOICES)
+    assert (read.text, read.letter) == ("Answer: hard to say.\nA meow.", "B")
+    assert read_analysis("<think>x</think>A meow. <answer>B</answer>", CHOICES).text == "A meow."

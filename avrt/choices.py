@@ -28,6 +28,8 @@ class _Mention:
 _UNDECIDED = "?"
 # How far a sentence is looked at before what it says of an option.
 REACH = 400
+# How many statements of a text are looked at: what repeats itself without end is read in bounded time.
+LATEST = 64
 
 
 def read_choice(text: str, choices: Sequence[str]) -> str | None:
@@ -68,7 +70,7 @@ def _agreed(readings: Iterator[str | None]) -> str | None:
 def _plain(text: str) -> str:
     """Full-width forms as ASCII, curly apostrophes straight, white space other than ends of lines as blanks."""
     text = unicodedata.normalize("NFKC", text.translate(words.CJK_MARKS)).replace("\u2019", "'")
-    return re.sub(r"[^\S\n]+", " ", text)
+    return re.sub(r"\n\s+", "\n", re.sub(r"[^\S\n]+", " ", text))
 
 
 def _bare(text: str) -> str:
@@ -125,7 +127,7 @@ class _Reader:
         starts = [(m.start(), m.end()) for m in words.LABEL.finditer(self._text)]
         starts += [(m.start(), m.end()) for m in words.CHOSEN.finditer(self._text)]
         found: list[tuple[int, int, str]] = []
-        for start, end in sorted(starts):
+        for start, end in sorted(starts)[-LATEST:]:
             before = self._clause_before(start)
             if words.SUPPOSED.search(before) or words.DENIED_BEFORE.search(before):
                 continue
@@ -167,7 +169,7 @@ class _Reader:
     def ending(self) -> str | None:
         """What the last sentence says that it is."""
         found = []
-        for match in words.IT_IS.finditer(self._text):
+        for match in list(words.IT_IS.finditer(self._text))[-LATEST:]:
             before = self._clause_before(match.start())
             if words.SUPPOSED.search(before) or words.DENIED_BEFORE.search(before):
                 continue

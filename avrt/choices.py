@@ -47,11 +47,11 @@ def read_choice(text: str, choices: Sequence[str]) -> str | None:
         contradict each other.
     """
     if tagged := words.TAG.findall(text):
-        return _agreed(_read(part, choices, whole=True) for part in tagged)
+        return _agreed(_read(part, choices) for part in tagged)
     plain = _plain(text)
     unwrapped = words.WRAPPED.sub(r"\1", plain)
     if boxed := words.BOXED.findall(unwrapped):
-        return _agreed(_read(part, choices, whole=True) for part in boxed)
+        return _agreed(_read(part, choices) for part in boxed)
     return _read(text, choices)
 
 
@@ -82,8 +82,8 @@ def _bare(text: str) -> str:
     return re.sub(rf"(?i)({words.ANSWER}|{words.CJK_ANSWER})\s*(:?)\s*\n\s*", r"\1: ", text).strip()
 
 
-def _read(text: str, choices: Sequence[str], *, whole: bool = False) -> str | None:
-    """The choice of a text without tags; `whole` if nothing but the answer is expected in it."""
+def _read(text: str, choices: Sequence[str]) -> str | None:
+    """The choice of a text without tags."""
     bare, options = _bare(text), [_bare(choice).lower().rstrip(" .") for choice in choices]
     reader = _Reader(bare, options)
     found = reader.alone() or reader.stated() or reader.leading()
@@ -92,7 +92,7 @@ def _read(text: str, choices: Sequence[str], *, whole: bool = False) -> str | No
             # What was weighed before it is not what is answered.
             reader = _Reader(bare[labels[-1].end() :], options)
             found = reader.alone()
-        found = found or (None if whole else reader.ending()) or reader.named()
+        found = found or reader.ending() or reader.named()
     return None if found == _UNDECIDED else found
 
 
@@ -141,6 +141,9 @@ class _Reader:
                 start = self._text.rfind("\n", 0, mention.start) + 1
                 if not words.SUPPOSED.search(self._text[start : mention.start]):
                     found.append((mention.start, mention.end, mention.letter))
+        last = max((m.end() for m in words.LABEL.finditer(self._text) if m[0].rstrip()[-1:] in ":="), default=0)
+        if found and last > max(stop for _, stop, _ in found) and self._text[last:].strip():
+            return _UNDECIDED  # the last answer that is given is none of the options
         return self._last(sorted(found))
 
     def leading(self) -> str | None:
@@ -339,7 +342,7 @@ class _Reader:
         before = self._text[max(0, start - REACH) : start]
         cut = max((m.end() for m in words.CLAUSE.finditer(before)), default=0)
         clause = before[cut:]
-        if words.DENIED_BEFORE.search(clause) or words.SUPPOSED.search(clause):
+        if words.DENIED_BEFORE.search(clause) or words.SUPPOSED.search(re.split(r"[.!?;,\n]\s|\bbut\b", before)[-1]):
             return not re.search(r"(?i)\bnot\s+only\b", clause)
         return bool(words.DENIED_AFTER.match(self._text[end : end + 40]))
 

@@ -1,6 +1,7 @@
 """Options read from free text: what reasoning models write, with the letter that a patient person reads, or None."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,18 @@ REPLIES = [
     ("a drum (A)", None),
     ("(A)\n(B)", None),
     ("(A) a dog\n(B) a drum\n(C) a car\n(D) rain", None),
+    ("Answer: 'B'", "B"),
+    ("There is some rain, and a car. It is a drum.", "B"),
+    ("Answer: rain, at first.\nAnswer: a fish", None),
+    ("The answer is clear. I hear rain. Answer: a fish", None),
+    ("I hear B and D", None),
+    ("The answer is A cat.", None),
+    ("A and B are wrong.", None),
+    ("Not A, B", None),
+    ("A is wrong", None),
+    ("I wonder whether it is a drum.", None),
+    ("I hear drumming.", None),
+    ("I hear a bedrum.", None),
     ("", None),
     ("***", None),
     ("Answer:", None),
@@ -164,6 +177,39 @@ def test_thinking_is_not_read_for_the_answer():
         for text, letter in ((f"{opening}Answer: A{closing}Answer: B", "B"), (f"{opening}Answer: A", None)):
             assert read_analysis(text, CHOICES).letter == letter
             assert score("lenient", text, make_sample(choices=CHOICES, answer=1)).choice == letter
+
+
+@pytest.mark.parametrize(
+    ("reply", "choices", "letter"),
+    [
+        ("It is the key of B.", ("the key of B", "the key of A"), "A"),  # the option's text, not the letter in it
+        ("Answer: B", ("B", "C", "A"), None),  # a letter, or the option that is called so
+        ("(B)", ("B", "C", "A"), "B"),
+        ("(B) C", ("B", "C", "A"), "B"),
+        ("(B) A", ("B", "C", "A"), None),
+        ("3.5", ("2", "3", "12"), None),
+        ("1.3", ("2", "3", "12"), None),
+        ("12", ("2", "3", "12"), "C"),
+        ("There are 3.", ("2", "3", "12"), "B"),
+        ("A red car and a dog.", ("a red car", "a car", "a red car and a dog", "a dog"), "C"),
+        ("the car", ("a red car", "a car", "a red car and a dog", "a dog"), "B"),
+        ("both", ("a dog", "a drum", "both"), "C"),
+        ("None of the above.", ("a dog", "a drum", "none of the above"), "C"),
+        ("no", ("yes", "no"), "B"),
+        ("No, there is none.", ("yes", "no"), "B"),
+        ("STRASSE", ("Stra\u00dfe", "Stra\u00dfen"), None),
+        ("C", ("a", "b"), None),
+    ],
+)
+def test_options_that_look_like_each_other_or_like_letters(reply, choices, letter):
+    assert read_choice(reply, choices) == letter
+
+
+def test_long_repetition_is_read_in_bounded_time():
+    for part in ("Answer: B. ", "it is ", "so ", "\n", "(B) ", "rain "):
+        begun = time.perf_counter()
+        read_choice(part * 1000, CHOICES)
+        assert time.perf_counter() - begun < 10
 
 
 def test_a_pronoun_is_no_choice_and_a_ninth_choice_is():

@@ -16,6 +16,7 @@ from rich.table import Table
 from avrt.data.inputs import OmniBatch
 from avrt.data.media import SAMPLE_RATE, Clip
 from avrt.errors import NothingUsableError
+from avrt.text import clean
 from avrt.training.checkpoints import is_trial
 from avrt.training.grpo import Rollout
 
@@ -185,7 +186,7 @@ def group_table(rollout: Rollout, row: int) -> str:
 
 
 def _cell(text: str) -> str:
-    return html.escape(text).replace("|", "&#124;").replace("\n", "<br>")
+    return "<br>".join(html.escape(clean(text)).replace("|", "&#124;").splitlines())
 
 
 def _pictures(clip: Clip) -> torch.Tensor | None:

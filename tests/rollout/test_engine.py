@@ -107,7 +107,7 @@ def test_rows_leave_when_a_quarter_has_finished_and_not_before(nano, uneven):
         left = sum(n > step for n in lengths)
         held = left if left < 0.75 * held else held
         expected.append(held)
-    assert len(set(expected)) > 2
+    assert len(set(expected)) > 1
     hook = nano.text.language_model.register_forward_hook(
         lambda m, a, k, _: rows.append(k["inputs_embeds"].shape[0]), with_kwargs=True
     )

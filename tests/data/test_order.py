@@ -62,6 +62,18 @@ def test_every_source_has_an_order_of_its_own():
     assert len({tuple(SampleOrder((Source((40,)),), seed=seed).epoch(e)) for seed in (0, 1) for e in (0, 1)}) == 4
 
 
+def test_an_order_stays_what_it_was():
+    """A run that goes on after an update must find its samples: the random numbers are those of these very seeds."""
+    order = SampleOrder((Source((6,)), Source((4, 5))), seed=3)
+    for epoch in (0, 1):
+        slots = np.random.default_rng([3, epoch, 2**20]).permutation([0] * 6 + [1] * 9)
+        first = np.random.default_rng([3, epoch]).permutation(6)
+        second = np.random.default_rng([3, epoch, 1]).permutation(9) + 6
+        expected = np.empty(15, dtype=int)
+        expected[slots == 0], expected[slots == 1] = first, second
+        assert order.epoch(epoch).tolist() == expected.tolist()
+
+
 def test_a_share_is_rounded_and_never_nothing():
     shares = {(3, 0.01): 1, (10, 0.26): 3, (10, 0.24): 2, (7, 1.0): 7, (3, 2.5): 8, (5, 0.5): 2, (1, 1.6): 2}
     for (samples, weight), expected in shares.items():
@@ -97,7 +109,9 @@ def test_taken_counts_each_source_over_all_epochs():
     order = SampleOrder((Source((30,)), Source((10,), 0.5)), seed=5)
     for epoch, position in ((0, 0), (0, 7), (2, 13), (3, 35)):
         seen = [int(i) for e in range(epoch) for i in order.epoch(e)] + order.epoch(epoch)[:position].tolist()
-        assert order.taken(epoch, position) == [sum(i < 30 for i in seen), sum(i >= 30 for i in seen)]
+        taken = order.taken(epoch, position)
+        assert taken == [sum(i < 30 for i in seen), sum(i >= 30 for i in seen)]
+        assert {type(count) for count in taken} == {int}  # they go into checkpoints
 
 
 def test_a_curriculum_begins_with_the_easy_samples():

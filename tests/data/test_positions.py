@@ -82,6 +82,15 @@ def test_interleaving_alternates_stretches_by_time():
     assert positions[0].tolist() == [-1, 0, 40, *range(50), 80, *range(50, 60), 120, 121]
 
 
+def test_a_stretch_has_whole_positions():
+    """Half a second are 12.5 positions of 40 ms: 12, as transformers rounds."""
+    ids = replace(IDS, seconds_per_chunk=0.5)
+    tokens, positions = expand_prompt([ids.video], ClipLayout((2, 2, 2), 0.5, None, 14, True), ids)
+    v, a = ids.video, ids.audio
+    assert tokens.tolist() == [ids.audio_bos, v, *[a] * 12, v, a, a, ids.audio_eos]
+    assert positions[0].tolist() == [-1, 0, *range(12), 12, 12, 13, 14]
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 6, 7, 8, 100, 1000])
 def test_sound_tokens_are_those_of_the_tower(nano, frames):
     _, expected = nano.thinker.model.audio_tower._get_feat_extract_output_lengths(torch.tensor([frames]))

@@ -6,7 +6,7 @@ from __future__ import annotations
 SLOW = (
     "not takes_steps_on and not as_if_unbroken and not never_differs and not growing_caches[True] and not compiled_once"
 )
-NANO = ["tests/models/test_packing.py", "tests/models/test_features.py"]
+NANO = ["tests/models/test_scoring.py", "tests/models/test_packing.py", "tests/models/test_features.py"]
 
 MODULES: dict[str, list[str]] = {
     "avrt.objectives.advantages": ["tests/objectives/test_advantages.py"],
@@ -16,7 +16,7 @@ MODULES: dict[str, list[str]] = {
     "avrt.response": ["tests/test_response.py"],
     "avrt.evaluation.scorers": ["tests/evaluation/test_scorers.py"],
     "avrt.evaluation.statistics": ["tests/evaluation/test_statistics.py"],
-    "avrt.models.packing": ["tests/models/test_packing.py"],
+    "avrt.models.packing": ["tests/models/test_packing.py", "tests/models/test_scoring.py"],
     "avrt.models.prefix": ["tests/models/test_prefix.py", "tests/rollout/test_engine.py"],
     "avrt.models.scoring": NANO,
     "avrt.models.features": ["tests/models/test_features.py"],

@@ -35,10 +35,10 @@ def test_equal_rewards_have_no_advantage_and_are_counted(value):
 
 
 @pytest.mark.parametrize(("value", "spread", "same"), [
-    (0.0, 5e-7, True), (0.0, 1.5e-6, False), (0.5, 5e-7, True), (1.0, 3e-6, False),
+    (0.0, 5e-7, True), (0.0, 1e-6, True), (0.0, 1.5e-6, False), (0.5, 5e-7, True), (1.0, 3e-6, False),
     (-1e4, 4e-3, True), (-1e4, 3e-2, False), (1e4, 4e-3, True), (1e4, 3e-2, False),
 ])  # fmt: skip
-def test_differences_count_from_a_millionth_of_the_largest_reward(value, spread, same):
+def test_differences_count_beyond_a_millionth_of_the_largest_reward(value, spread, same):
     """Or of 1 where the rewards are smaller; also below 0, where all rewards are penalties."""
     rewards = torch.tensor([[value, value + spread]], dtype=torch.float64)
     advantages, equal = group_advantages(rewards)

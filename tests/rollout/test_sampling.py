@@ -1,5 +1,7 @@
 """Drawing tokens: right distribution, right log-probabilities, seeds per answer."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,15 @@ def test_tokens_are_where_the_cumulative_distribution_passes_the_number():
     assert (tokens.numpy() != expected).sum() <= 2  # the probabilities themselves are float32
     shares = np.diff(mass, prepend=0) / mass[-1]
     assert logprobs.tolist() == pytest.approx(np.log(shares[tokens.numpy()]).tolist(), abs=1e-5)
+
+
+def test_tokens_of_tiny_probability_are_all_within_reach():
+    """A thousand tokens of 1e-8 each behind a sure one: sums in float32 would join a hundred and more of them."""
+    logits = torch.full((1000, 1001), math.log(1e-8))
+    logits[:, 0] = 0.0
+    numbers = (1 + (torch.arange(1000, dtype=torch.float64) + 0.5) * 1e-8) / (1 + 1e-5)
+    tokens, _ = draw(logits, SamplingOptions(), numbers)
+    assert len(tokens.unique()) > 900
 
 
 def test_a_number_at_a_boundary_takes_the_token_behind_it():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from avrt.models.scoring import response_states
+from avrt.models.student import StudentOptions, load_student
 from avrt.objectives.likelihood import score_tokens
 from avrt.rollout.engine import generate
 from avrt.rollout.sampling import SamplingOptions
@@ -93,6 +94,22 @@ def test_a_prompt_is_kept_once_or_for_each_answer_as_asked(nano, prompts, share)
         hook.remove()
     length = len(prompts.token_ids[0])
     assert kept == [(length, 4, length), *[(1, 8, n if share else length + n) for n in (1, 2)]]
+
+
+def test_an_attention_that_takes_no_layouts_gets_copied_prompts(nano, uneven):
+    plain = load_student(StudentOptions(source="nano", dtype="float32", attention="eager"))
+    assert not plain.text.takes_layouts
+    for ours, theirs in zip(*(sample(s, uneven, [0] * 4, tokens=8) for s in (plain, nano)), strict=True):
+        assert ours.token_ids.tolist() == theirs.token_ids.tolist()
+
+
+def test_everything_is_made_where_the_prompts_are(nano, uneven):
+    """What names no device lands on one without data here, as it would stay on the CPU when prompts are on a GPU."""
+    expected = sample(nano, uneven, [0] * 4, tokens=4)
+    with torch.device("meta"):
+        answers = sample(nano, uneven, [0] * 4, tokens=4)
+    assert [a.token_ids.tolist() for a in answers] == [a.token_ids.tolist() for a in expected]
+    assert {a.logprobs.device.type for a in answers} == {"cpu"}
 
 
 def test_rows_leave_when_a_quarter_has_finished_and_not_before(nano, uneven):

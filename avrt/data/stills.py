@@ -54,20 +54,19 @@ def _eight_bits(file: Image.Image, notes: list[str]) -> Image.Image:
     values: Any = np.asarray(file).astype(np.float64)
     finite = np.isfinite(values)
     low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
-    if file.mode.startswith("I") and 0 <= low and 255 < high <= 65535:
+    if file.mode.startswith("I") and low >= 0 and 255 < high <= 65535:
         low, high = 0.0, 65535.0
         notes.append("16-bit greys scaled to 8 bits")
-    elif file.mode.startswith("I") and 0 <= low and high <= 255:
+    elif file.mode.startswith("I") and low >= 0 and high <= 255:
         low, high = (0.0, 65535.0) if file.mode.startswith("I;16") else (0.0, 255.0)
-    elif file.mode == "F" and 0 <= low and high <= 1:
+    elif file.mode == "F" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    elif file.mode == "F" and 0 <= low and high <= 255:
+    elif file.mode == "F" and low >= 0 and high <= 255:
         low, high = 0.0, 255.0
     else:
         notes.append(f"greys from {low:g} to {high:g} scaled to black and white")
     scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0) * 255
-    grey = Image.fromarray(np.clip(np.round(scaled), 0, 255).astype(np.uint8))
-    return grey
+    return Image.fromarray(np.clip(np.round(scaled), 0, 255).astype(np.uint8))
 
 
 def _on_white(file: Image.Image, notes: list[str]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""From the sound of a media file to 16 kHz mono on the clip's clock: the channels' mean, or the loudest if they cancel."""
+"""From the sound of a file to 16 kHz mono on its clip's clock: its channels' mean, or the loudest if they cancel."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def _serve(function: Callable[[Any], Any], connection: Connection, limits: Limit
             output = (
                 BadSampleError(f"decoding needs more than {limits.gigabytes:g} GB", remedy="raise --gigabytes_per_clip")
                 if out_of_memory
-                else BadSampleError(f"decoding failed: {error or type(error).__name__}", remedy="the file is damaged")
+                else BadSampleError(f"decoding failed: {error!r}")
             )
         try:
             connection.send(output)

@@ -73,7 +73,7 @@ def _on_white(file: Image.Image, notes: list[str]) -> Image.Image:
     if not (file.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in file.info):
         return _to_rgb(file)
     clear = file.convert("RGBA")
-    if clear.getextrema()[3][0] == 255:
+    if clear.getchannel("A").getextrema()[0] == 255:
         return clear.convert("RGB")
     notes.append("transparent parts shown on white")
     return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")

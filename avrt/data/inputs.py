@@ -265,7 +265,7 @@ class InputBuilder:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _target(self, sample: Sample) -> Tensor:
-        target = sample.trace or f"<answer>{sample.answer_letter}</answer>"
+        target = f"<answer>{sample.answer_letter}</answer>" if sample.trace is None else sample.trace
         ids = self.tokenizer.encode(target, add_special_tokens=False)
         _check_length(sample, "trace", len(ids), self.options.max_response_tokens - 1)
         return torch.tensor([*ids, self.tokenizer.eos_token_id])

@@ -58,7 +58,7 @@ def find_checkpoint(given: str, run: Path, command: str) -> str | None:
         if fits:
             remedy += f"; --ckpt_path {LAST_OR_NEW} begins a new run where there is none"
         raise AvrtError("there is no complete checkpoint", where=checkpoint_folder(run), remedy=remedy)
-    if not Path(given).exists():
+    if "://" not in given and not Path(given).exists():
         raise AvrtError("no such checkpoint", where=given, remedy=f"set --ckpt_path to one, or to {LAST}")
     return given
 

@@ -147,7 +147,7 @@ def test_nothing_to_train_on_is_a_failure(world, tmp_path):
 
 
 def test_prompts_that_are_all_too_long_are_a_failure(world, tmp_path):
-    done = avrt(*fit_arguments("sft", world, tmp_path, *SMALL, "--data.prompt.max_prompt_tokens", 10), check=False)
+    done = avrt(*fit_arguments("sft", world, tmp_path, *SMALL, "--data.prompt.max_prompt_tokens", 60), check=False)
     assert done.returncode == 1
     assert "none of the 48 training samples could be used" in done.stderr.splitlines()[-1]
 

@@ -6,6 +6,7 @@ worked around, or as one error that names it; what can hang or crash FFmpeg is k
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +28,7 @@ from avrt.errors import BadSampleError
 _TIME_SLACK = 1e-4
 _ASSUMED_RATE = 25.0
 _SHORT_SECONDS = 0.5
+_RESTART_SECONDS = 0.5
 _WIDEST_PIXEL = 10
 _COVER = av.stream.Disposition.attached_pic
 
@@ -170,17 +172,21 @@ class _Timeline:
         stamped: Whether the file tells them; otherwise they follow from the rate.
         rate: Pictures per second.
         announced: When it ends by what the file says, on its own clock, 0 if it says nothing.
+        restarts: How often its clock jumps back, as where recordings were put one behind the other.
     """
 
     times: list[float]
     stamped: bool
     rate: float
     announced: float
+    restarts: int = 0
 
     @classmethod
     def read(cls, container: av.container.InputContainer, stream: Any, path: Path) -> _Timeline:
         times: list[float] = []
         unstamped = 0
+        rate = float(stream.average_rate or stream.guessed_rate or _ASSUMED_RATE)
+        clock = _Clock(rate)
         try:
             for packet in container.demux(stream):
                 if not packet.size or packet.is_discard:
@@ -189,15 +195,15 @@ class _Timeline:
                 if stamp is None:
                     unstamped += 1
                 else:
-                    times.append(float(stamp * packet.time_base))
+                    order = stamp if packet.dts is None else packet.dts  # packets come in the order of decoding
+                    times.append(clock.unwrap(float(stamp * packet.time_base), float(order * packet.time_base)))
         except av.FFmpegError:
             pass  # what was read until the damage is what there is
         if not times and not unstamped:
             raise BadSampleError("no video packet", where=path, remedy="the file may be truncated")
-        rate = float(stream.average_rate or stream.guessed_rate or _ASSUMED_RATE)
         stamped = unstamped <= len(times)
         counted = times if stamped else [i / rate for i in range(len(times) + unstamped)]
-        return cls(sorted(counted), stamped, rate, announced_end(container, stream))
+        return cls(sorted(counted), stamped, rate, announced_end(container, stream), clock.restarts)
 
     @property
     def start(self) -> float:
@@ -212,9 +218,34 @@ class _Timeline:
     def notes(self) -> list[str]:
         missing = self.announced - self.start - self.duration
         return [
+            *([f"its clock restarts {self.restarts} times: the parts follow each other"] if self.restarts else []),
             *([] if self.stamped else [f"no time stamps: {self.rate:.3g} frames a second assumed"]),
             *([f"pictures end {missing:.1f} s before the file says"] if missing > _SHORT_SECONDS else []),
         ]
+
+
+class _Clock:
+    """Times that go on where a file's clock jumps back."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._order = self._latest = -math.inf
+        self._offset = 0.0
+        self.restarts = 0
+
+    def unwrap(self, time: float, order: float) -> float:
+        """A picture's time, counted on from the part before.
+
+        Args:
+            time: When it is shown, by the file.
+            order: What may not go back from one call to the next; the time itself where pictures come as shown.
+        """
+        if order < self._order - _RESTART_SECONDS:
+            self._offset = self._latest + 1 / self._rate - time
+            self.restarts += 1
+        self._order = order
+        self._latest = max(self._latest, time + self._offset)
+        return time + self._offset
 
 
 class _FramePicker:
@@ -223,6 +254,7 @@ class _FramePicker:
     def __init__(self, targets: list[float], timeline: _Timeline) -> None:
         self._targets = targets
         self._assumed = None if timeline.stamped else timeline.times
+        self._clock = _Clock(timeline.rate)
         self._count = 0
         self._current: tuple[av.VideoFrame, float] | None = None
         self._picked: list[tuple[av.VideoFrame, float]] = []
@@ -234,7 +266,7 @@ class _FramePicker:
         elif frame.time is None:
             return True
         else:
-            time = frame.time
+            time = self._clock.unwrap(frame.time, frame.time)
         self._count += 1
         while self._current is not None and self._wanting and time > self._targets[len(self._picked)] + _TIME_SLACK:
             self._picked.append(self._current)

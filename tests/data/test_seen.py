@@ -150,3 +150,68 @@ def test_a_tiled_photo_is_refused(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x10ftypheic\0\0\0\0" + box + bytes(500))
     with pytest.raises(BadSampleError, match="made of tiles is not read"):
         load_clip({Modality.IMAGE: tmp_path / "a.jpg"}, SPEC)
+
+
+def _recording(path, levels):
+    """An MPEG transport stream of 10 pictures a second, each of its own grey, with a tone beside them."""
+    with av.open(str(path), "w", format="mpegts") as out:
+        video = out.add_stream("libx264", rate=10, options={"crf": "4", "bf": "0"})
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        for level in levels:
+            out.mux(video.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), level, np.uint8), "rgb24")))
+        out.mux(video.encode(None))
+    return path.read_bytes()
+
+
+def test_recordings_put_one_behind_the_other_are_seen_to_the_end(tmp_path):
+    """The clock begins anew with the second one, as where files were joined with `cat`."""
+    first = _recording(tmp_path / "a.ts", [40] * 20)
+    second = _recording(tmp_path / "b.ts", [200] * 20)
+    (tmp_path / "joined.ts").write_bytes(first + second)
+    clip = decode_video(tmp_path / "joined.ts", ClipSpec(frames=8, budget=SPEC.budget))
+    greys = clip.frames.float().mean(dim=(1, 2, 3)).round().tolist()
+    assert greys[:4] == pytest.approx([40] * 4, abs=3)
+    assert greys[4:] == pytest.approx([200] * 4, abs=3)
+    assert clip.info["duration"] == pytest.approx(4.0, abs=0.11)
+    assert "its clock restarts 1 times: the parts follow each other" in clip.info["notes"]
+
+
+def _late_sound(path, starts, seconds=1.0):
+    """Tones of the given length that begin at the given times, in Matroska."""
+    with av.open(str(path), "w", format="matroska") as out:
+        track = out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        tone = np.full((1, round(seconds * 16_000)), 8_000, np.int16)
+        for start in starts:
+            frame = av.AudioFrame.from_ndarray(tone, "s16", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16_000, round(start * 16_000), Fraction(1, 16_000)
+            out.mux(track.encode(frame))
+        out.mux(track.encode(None))
+    return path
+
+
+def test_a_gap_of_hours_is_filled_no_further_than_is_wanted(tmp_path):
+    path = _late_sound(tmp_path / "gap.mkv", [0.0, 3.0, 36_000.0])
+    notes = []
+    sound = decode_audio(path, SPEC, notes=notes)
+    level = sound.view(-1, 16_000).abs().mean(dim=1)
+    assert len(sound) == 10 * 16_000
+    assert level[[0, 3]].tolist() == pytest.approx([8_000 / 32_768] * 2, rel=0.02)
+    assert level[[1, 2, 4, 5, 9]].tolist() == pytest.approx([0.0] * 5, abs=1e-3)
+    (filled,) = [note for note in notes if note.startswith("gaps of")]
+    assert float(filled.split()[2]) < 15  # not ten hours of silence in memory
+
+
+def test_a_delay_of_hours_is_silence_no_longer_than_is_wanted(tmp_path):
+    path = _late_sound(tmp_path / "late.mkv", [36_000.0])
+    notes = []
+    sound = decode_audio(path, SPEC, start=0.0, notes=notes)
+    assert len(sound) == 10 * 16_000
+    assert sound.abs().max() == 0
+    assert "sound begins 36000.0 s after the pictures: silence alone is taken" in notes
+
+
+def test_a_short_gap_is_filled_and_a_shorter_one_is_not(tmp_path):
+    """Below a tenth of a second, times are rounded rather than sound missing."""
+    for gap, expected in ((0.5, 2.5), (0.02, 2.0)):
+        sound = decode_audio(_late_sound(tmp_path / f"{gap}.mkv", [0.0, 1.0 + gap]), SPEC)
+        assert len(sound) / 16_000 == pytest.approx(expected, abs=0.03)

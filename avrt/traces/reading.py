@@ -52,13 +52,16 @@ def split_thinking(text: str, reasoning: str | None = None) -> tuple[str, str]:
     return "\n".join(part.strip() for part in (reasoning or "", inside) if part.strip()), rest.strip()
 
 
-def read_analysis(text: str, choices: Sequence[str], reasoning: str | None = None) -> Analysis:
+def read_analysis(
+    text: str, choices: Sequence[str], reasoning: str | None = None, *, cut_off: bool = False
+) -> Analysis:
     """Read a teacher's reply in either format: labelled parts ending in ``Answer: (X) text``, or think and answer tags.
 
     Args:
         text: The reply.
         choices: The question's options.
         reasoning: Thinking that the server returned in a field of its own.
+        cut_off: The reply ended at its limit of tokens. Whatever it weighed last, it decided nothing: no letter.
     """
     letters = LETTERS[: len(choices)]
     thinking, visible = split_thinking(text, reasoning)
@@ -67,7 +70,7 @@ def read_analysis(text: str, choices: Sequence[str], reasoning: str | None = Non
         analysis = visible.partition("<answer>")[0].strip()
     else:
         analysis, letter = _read_labelled(visible, choices)
-    return Analysis(analysis or thinking, letter)
+    return Analysis(analysis or thinking, None if cut_off else letter)
 
 
 def split_labelled(analysis: str) -> tuple[str, str]:

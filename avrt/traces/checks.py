@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from avrt.response import parse_response
+from avrt.traces.merging import format_fault
 
 _GIVEN = r"(?:given|provided|supplied|stated|told|indicated|specified|known|labell?ed|marked|confirmed|designated)"
 _TRUTH = (
@@ -65,14 +66,14 @@ def check_trace(text: str, letters: str, answer: str, options: CheckOptions) -> 
     """Why a merged trace cannot be used, or None if it can.
 
     Args:
-        text: The merger's reply.
+        text: The trace in the merger's reply; see `avrt.traces.merging`.
         letters: Letters of the question's choices.
         answer: The right one.
         options: What to check.
     """
     response = parse_response(text, letters)
     if response.think is None or not response.well_formed:
-        return "format: not exactly <think>...</think><answer>X</answer>"
+        return f"format: {format_fault(text)}"
     if response.letter != answer:
         return "letter: not the right answer's"
     if not options.min_words <= (count := len(response.think.split())) <= options.max_words:

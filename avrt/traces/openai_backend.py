@@ -141,6 +141,7 @@ class OpenAIBackend(Backend):
             while True:
                 endpoint = min(self._endpoints, key=_Endpoint.preference)
                 await asyncio.sleep(max(0.0, endpoint.resting_until - time.monotonic()))
+                endpoint.doorkeeper.check()
                 endpoint.busy += 1
                 endpoint.begun += 1
                 try:
@@ -148,7 +149,7 @@ class OpenAIBackend(Backend):
                     endpoint.doorkeeper.passed()
                     return reply
                 except RefusedError as refusal:
-                    await endpoint.doorkeeper.refused(refusal)
+                    await endpoint.doorkeeper.refused()
                     raise CallFailedError(refusal.what) from None
                 except SetbackError as setback:
                     failures.append(str(setback))

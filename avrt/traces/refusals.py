@@ -30,6 +30,7 @@ class Doorkeeper:
         self._passed = False
         self._row = 0
         self._limit = IN_A_ROW
+        self._closed: RefusedError | None = None
         self._deciding = asyncio.Lock()
 
     def passed(self) -> None:
@@ -37,7 +38,20 @@ class Doorkeeper:
         self._passed = True
         self._row = 0
 
-    async def refused(self, refusal: RefusedError) -> None:
+    def check(self) -> None:
+        """See that the server is not known to refuse everything, before it is asked once more.
+
+        Raises:
+            ServerDownError: If it is.
+        """
+        if self._closed is not None:
+            raise ServerDownError(
+                f"refuses every call: {self._closed.what}",
+                where=self._url,
+                remedy=f"{REFUSALS.get(self._closed.status, 'see what it says')}; finished calls are kept; {SKIPPING}",
+            )
+
+    async def refused(self) -> None:
         """Take note of a refusal; returns where it is that one call's failure.
 
         Raises:
@@ -45,16 +59,14 @@ class Doorkeeper:
         """
         self._row += 1
         async with self._deciding:  # of several calls that are refused at once, one finds out for all
+            self.check()
             if self._passed and self._row < self._limit:
                 return
             try:
                 await self._ask()
             except RefusedError as again:
-                raise ServerDownError(
-                    f"refuses every call: {again.what}",
-                    where=self._url,
-                    remedy=f"{REFUSALS.get(refusal.status, 'see what it says')}; finished calls are kept; {SKIPPING}",
-                ) from None
+                self._closed = again
+            self.check()
             if self._row >= self._limit:
                 self._limit *= 2
             self._passed = True

@@ -130,6 +130,8 @@ def test_repetition_does_not_go_by_capitals():
         "I am unable to tell.",
         "I'm not able to tell.",
         "I can't see the clip.",
+        "I can\N{RIGHT SINGLE QUOTATION MARK}t see the clip.",
+        "I cannot\nsee the clip.",
         "I cannot hear anything of it.",
         "I can not determine what it is.",
         "i cannot assist with that.",

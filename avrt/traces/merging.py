@@ -9,7 +9,7 @@ from avrt.traces.requests import Reply
 
 _TAG = re.compile(r"<\s*(/?)\s*(think|answer)\s*>|◁\s*(/?)\s*(think)\s*▷", re.IGNORECASE)
 _WHOLE = re.compile(r"<think>([^<]*(?:<(?!/?(?:think|answer)>)[^<]*)*)</think>\s*<answer>([^<]*)</answer>")
-_ANSWER = re.compile(r"<answer>[^<]*</answer>")
+_ANSWER = re.compile(r"<answer>([^<]*)</answer>")
 _THINK_TAGS = ("<think>", "</think>")
 
 
@@ -23,11 +23,27 @@ def trace_of(reply: Reply) -> str:
         reply: The merger's reply.
     """
     text = plain_tags(reply.text).strip()
-    found = _WHOLE.findall(text) or _WHOLE.findall(_put_back(text, plain_tags(reply.reasoning or "")))
-    if len({(think.strip(), answer.strip()) for think, answer in found}) != 1:
+    if _WHOLE.fullmatch(text):
         return text
-    think, answer = found[-1]
-    return text if _WHOLE.fullmatch(text) else format_response(think, answer.strip())
+    found = _only_trace(text if _WHOLE.search(text) else _put_back(text, plain_tags(reply.reasoning or "")))
+    return text if found is None else format_response(*found)
+
+
+def _only_trace(text: str) -> tuple[str, str] | None:
+    """(think, answer) of the one trace in a text; None where there is none, or another claim beside it.
+
+    What stands before the end of a merger's own thinking is no claim: it may well try a trace, or quote the format.
+    """
+    wholes = list(_WHOLE.finditer(text))
+    if not wholes:
+        return None
+    last = wholes[-1]
+    visible = text[: last.start()].rpartition("</think>")[2] + text[last.end() :]
+    others = {answer[1].strip() for answer in _ANSWER.finditer(visible)}
+    alike = len({(whole[1].strip(), whole[2].strip()) for whole in wholes}) == 1
+    if others and not (alike and others == {last[2].strip()}):
+        return None
+    return last[1].strip(), last[2].strip()
 
 
 def plain_tags(text: str) -> str:
@@ -37,12 +53,14 @@ def plain_tags(text: str) -> str:
 
 def format_fault(text: str) -> str:
     """Which part of the format a trace that cannot be used does not keep to, as far as that can be told."""
-    wholes, answers = len(_WHOLE.findall(text)), len(_ANSWER.findall(text))
+    wholes, answers = len(_WHOLE.findall(text)), {answer.strip() for answer in _ANSWER.findall(text)}
     if not text.strip():
         return "the reply is empty"
     if wholes > 1:
         return "several traces in one reply"
-    if wholes == 1 and answers == 1:
+    if len(answers) > 1:
+        return "several answers in one reply"
+    if _WHOLE.fullmatch(text.strip()):
         return "not the letter of a choice between <answer> and </answer>"
     if text.count("<think>") > text.count("</think>"):
         return "<think> is not closed"
@@ -59,5 +77,6 @@ def _put_back(text: str, reasoning: str) -> str:
         return f"<think>{text}"
     if reasoning.strip() and not any(tag in text for tag in _THINK_TAGS) and _ANSWER.search(text):
         inside = reasoning.strip().removeprefix("<think>").removesuffix("</think>")
-        return f"<think>{inside}</think>{_ANSWER.findall(text)[-1] if len(_ANSWER.findall(text)) == 1 else text}"
+        start = text.index("<answer>")
+        return f"{text[:start]}<think>{inside}</think>{text[start:]}"
     return text

@@ -207,6 +207,10 @@ def test_further_rules_are_kept_to_in_a_whole_check_and_go_by_no_capitals():
     options = CheckOptions(extra_leaks=("zauber(wort)?", "nie da"))
     assert check_trace(trace(f"{HONEST} ZAUBERWORT"), "ABCD", "B", options).startswith("leak")
     assert check_trace(trace(HONEST), "ABCD", "B", options) is None
+    assert find_leak("antwort\n war  vorgegeben", ("antwort war vorgegeben",))
+    assert find_leak("the prompt says one thing,\nand then the answer")
+    assert find_leak("we\N{RIGHT SINGLE QUOTATION MARK}ve been told") is None
+    assert find_leak("the audio expert\N{RIGHT SINGLE QUOTATION MARK}s view") == "audio expert's"
     assert find_leak("a Zauber b", ("x", "zauber")) == "Zauber"
 
 

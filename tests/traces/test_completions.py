@@ -68,6 +68,7 @@ def test_thinking_in_a_field_of_its_own(further, reasoning):
         ({"choices": [{"error": {"message": "bad", "code": 413}, "message": {"content": ""}}]}, "HTTP 413: bad"),
         (completion(None, refusal="I won't."), "the model declines: I won't."),
         (completion("half", refusal="I won't."), "the model declines: I won't."),
+        (completion([{"type": "refusal", "refusal": "No."}], refusal=" "), "the model declines: No."),
         (completion([{"type": "refusal", "refusal": "No."}]), "the model declines: No."),
         (completion("half", "content_filter"), "content filter"),
         (completion(None, "SAFETY"), "content filter"),
@@ -125,7 +126,7 @@ def test_counts_that_are_none_are_left_out():
         (400, CallFailedError), (413, CallFailedError), (422, CallFailedError), (501, CallFailedError),
         (401, RefusedError), (402, RefusedError), (403, RefusedError), (404, RefusedError),
         (408, SetbackError), (409, SetbackError), (425, SetbackError), (429, SetbackError), (500, SetbackError),
-        (502, SetbackError), (529, SetbackError),
+        (502, SetbackError), (503, SetbackError), (504, SetbackError), (529, SetbackError),
     ],
 )  # fmt: skip
 def test_statuses(status, kind):

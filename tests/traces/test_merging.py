@@ -36,6 +36,10 @@ OWN = "The user wants one paragraph; I will weave both."
         (f"Sure! Here is the trace:\n\n{TRACE}\n\nShall I write another?", None),
         (f"<Think>{HONEST}</THINK>< answer >B</ answer>", None),
         (f"{TRACE}\n{TRACE}", None),
+        (f"{TRACE}\n<answer>B</answer>", None),
+        (f"<think>It is to be <think>...</think><answer>X</answer>.</think>{TRACE}", None),
+        (f"<think>A draft: <think>{OWN}</think><answer>B</answer>. Better:</think>{TRACE}", None),
+        (f"<answer>C</answer>? No.</think>{TRACE}", None),
     ],
 )
 def test_the_trace_is_think_and_answer_again(text, reasoning):
@@ -53,6 +57,9 @@ def test_a_trace_in_the_format_stays_as_it_is():
     ("text", "reasoning", "cause"),
     [
         (f"{TRACE} or <think>{HONEST} Or not.</think><answer>B</answer>", None, "several traces in one reply"),
+        (f"{TRACE} No, <answer>C</answer>", None, "several answers in one reply"),
+        (f"<answer>C</answer> was my first thought. {TRACE}", None, "several answers in one reply"),
+        ("<answer>A</answer> or <answer>B</answer>", HONEST, "several answers in one reply"),
         (f"<think>{HONEST} <answer>B</answer>", None, "<think> is not closed"),
         (f"<think>{HONEST}</think>", None, "no <answer>X</answer>"),
         ("", HONEST, "the reply is empty"),
@@ -65,6 +72,11 @@ def test_a_trace_in_the_format_stays_as_it_is():
 def test_what_cannot_be_repaired_is_dropped_with_its_cause(text, reasoning, cause):
     told = check_trace(trace_of(Reply(text, reasoning)), "ABCD", "B", CheckOptions())
     assert told.startswith(f"format: {cause}")
+
+
+def test_thinking_in_the_reply_is_not_mixed_with_thinking_in_a_field():
+    text = f"<think>{HONEST}</think>So <answer>B</answer>"
+    assert trace_of(Reply(text, OWN)) == text
 
 
 def test_many_tags_take_no_time():

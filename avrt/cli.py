@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def main() -> None:
-    """Run one subcommand; an `AvrtError` or `OSError` ends as one line and status 2, an interrupt as status 130."""
+    """Run one subcommand; an `AvrtError` or `OSError` ends as one line, an interrupt as status 130."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -48,7 +48,7 @@ def main() -> None:
         module = importlib.import_module(COMMANDS[name][0])
         module.main([name, *rest] if COMMANDS[name][0] == "avrt.training.launch" else rest)
     except AvrtError as error:
-        _fail(str(error))
+        _fail(str(error), error.status)
     except OSError as error:
         # A full disk, a folder that may not be written: the user's to mend, and nothing that a traceback explains.
         _fail(f"{error.filename or name}: {error.strerror or error}")
@@ -101,6 +101,6 @@ def find_config(name: str) -> Path:
     raise AvrtError("no such configuration", where=name, remedy=f"packaged ones: {known}")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, status: int = 2) -> None:
     sys.stderr.write(f"avrt: error: {message}\n")
-    sys.exit(2)
+    sys.exit(status)

@@ -4,13 +4,15 @@
 class AvrtError(Exception):
     """A problem caused by input or configuration rather than by a bug.
 
-    The command line prints it as one line and exits with status 2.
+    The command line prints it as one line and exits with its `status`.
 
     Args:
         what: What is wrong, in a few words.
         where: The file, field or sample that is concerned.
         remedy: What the user can do about it.
     """
+
+    status = 2
 
     def __init__(self, what: str, *, where: object | None = None, remedy: str | None = None) -> None:
         self.what = what
@@ -27,6 +29,12 @@ class AvrtError(Exception):
 
 class BadSampleError(AvrtError):
     """One sample cannot be used; it is counted and named, and the run goes on."""
+
+
+class NothingUsableError(AvrtError):
+    """A command did what it was told and nothing came of it: all samples were left out, dropped, or have failed."""
+
+    status = 1
 
 
 def _rebuild(cls: type[AvrtError], what: str, where: str | None, remedy: str | None) -> AvrtError:

@@ -1,61 +1,35 @@
-"""What recipes of annotation files share: rows from JSON or JSON lines, safe media paths, errors that name the row."""
+"""What recipes of annotation files share: each row as a question or an error that names it, safe media paths, ids."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from avrt.data.conversion import SourceItem
-from avrt.errors import AvrtError, BadSampleError
+from avrt.errors import BadSampleError
+from avrt.shown import LONGEST, inert, short
+from avrt.text import clean_all
+from data_recipes.options import Repeated
+from data_recipes.tables import read_rows
+
+__all__ = ["Row", "items", "json_field", "media_file", "plain_metadata", "plain_name", "read_rows", "row_id"]
 
 Row = Mapping[str, Any]
 _PLAIN_NAME = re.compile(r"[\w-]+")
-_LETTER = re.compile(r"^[A-Z][.)]\s*")
-
-
-def read_rows(path: Path) -> list[Any]:
-    """The rows of a JSON list, or of JSON lines or a Parquet table where the name ends so.
-
-    Raises:
-        AvrtError: If the file is missing, or is none of these.
-    """
-    if not path.is_file():
-        raise AvrtError("no such file", where=path, remedy=f"set --root to the folder with {path.name}")
-    if path.suffix == ".parquet":
-        return _parquet(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if _lines(path) else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise AvrtError(f"not JSON: {error}", where=path) from None
-    if not isinstance(rows, list):
-        raise AvrtError("needs a list of questions", where=path)
-    return rows
-
-
-def _lines(path: Path) -> bool:
-    return path.suffix in (".jsonl", ".ndjson")
-
-
-def _parquet(path: Path) -> list[Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise AvrtError("Parquet needs the package pyarrow", where=path, remedy="pip install 'avrt[traces]'") from None
-    try:
-        return list(pyarrow.parquet.read_table(path).to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise AvrtError(f"not a Parquet table: {error}", where=path) from None
+CLEANED = "half a surrogate pair or NUL in its texts became U+FFFD"
 
 
 def items(
     rows: Sequence[Any], prefix: str, convert: Callable[[str, Row], SourceItem], by: str
 ) -> Iterator[SourceItem | BadSampleError]:
     """Convert each row, those about one clip in a run so that it is decoded once.
+
+    Rows that repeat an id are trusted only where they say the same: then the first is used.
 
     Args:
         rows: As read.
@@ -65,20 +39,101 @@ def items(
     """
 
     def clip(pair: tuple[int, Any]) -> tuple[str, int]:
-        return (str(pair[1].get(by)) if isinstance(pair[1], Mapping) else "", pair[0])
+        value = pair[1].get(by) if isinstance(pair[1], Mapping) else None
+        return (value if isinstance(value, str) else "" if value is None else short(value), pair[0])
 
+    found: list[tuple[str, SourceItem | BadSampleError]] = []
+    first: dict[str, tuple[str, SourceItem]] = {}
+    contested: dict[str, str] = {}
     for number, row in sorted(enumerate(rows), key=clip):
         name = f"{prefix}-{number:05d}"
-        try:
-            if not isinstance(row, Mapping):
-                raise BadSampleError(f"is a {type(row).__name__}, not an object", where=name)
-            yield convert(name, row)
-        except BadSampleError as error:
-            yield error
-        except KeyError as error:
-            yield BadSampleError(f"field {error} is missing", where=name)
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
-            yield BadSampleError(f"not a question: {error}", where=name)
+        made = _one(name, row, convert)
+        found.append((name, made))
+        if isinstance(made, SourceItem):
+            before = first.setdefault(made.sample.id, (name, made))
+            if before[1] != made:
+                contested.setdefault(made.sample.id, f"{before[0]} and {name}")
+    for name, made in found:
+        if isinstance(made, BadSampleError):
+            yield made
+        elif made.sample.id in contested:
+            pair = contested[made.sample.id]
+            yield BadSampleError(
+                f"id {short(made.sample.id)} occurs again with other contents ({pair}): none is used", where=name
+            )
+        elif first[made.sample.id][0] != name:
+            yield BadSampleError(f"repeats {first[made.sample.id][0]}, which is used", where=name)
+        else:
+            yield made
+
+
+def _one(name: str, row: Any, convert: Callable[[str, Row], SourceItem]) -> SourceItem | BadSampleError:
+    try:
+        if isinstance(row, BadSampleError):
+            raise row
+        if not isinstance(row, Mapping):
+            raise BadSampleError(f"is a {type(row).__name__}, not an object")
+        if isinstance(row, Repeated):
+            raise BadSampleError(f"has the field {short(row.repeated)} twice")
+        if not _odd(row):
+            return convert(name, row)
+        made = convert(name, clean_all(row))
+        return replace(made, notes=(CLEANED, *made.notes))
+    except BadSampleError as error:
+        return BadSampleError(error.what, where=name, remedy=error.remedy)
+    except KeyError as error:
+        return BadSampleError(f"field {error} is missing", where=name)
+    except (TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        return BadSampleError(f"not a question: {inert(str(error))[:LONGEST]}", where=name)
+
+
+def _odd(value: Any) -> bool:
+    """Whether a text in it has half of a surrogate pair or NUL."""
+    if isinstance(value, str):
+        return "\0" in value or (not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value))
+    if isinstance(value, Mapping):
+        return any(_odd(key) or _odd(inner) for key, inner in value.items() if isinstance(key, str))
+    return isinstance(value, (list, tuple)) and any(map(_odd, value))
+
+
+def row_id(row: Row, field: str, name: str) -> str:
+    """A row's own id, a text or a number.
+
+    Raises:
+        BadSampleError: If it is neither.
+    """
+    value = row[field]
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if number and float(value).is_integer():
+        value = str(int(value))
+    elif number:
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise BadSampleError(f"field '{field}' is {short(value)}, no id", where=name)
+    return value
+
+
+def plain_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that are texts, numbers, truth values or null; numbers that are not finite become null."""
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            kept[key] = None
+        elif value is None or isinstance(value, (str, int, float, bool)):
+            kept[key] = value
+    return kept
+
+
+def json_field(row: Row, field: str, name: str) -> Any:
+    """What a field holds that is JSON written as text.
+
+    Raises:
+        BadSampleError: If it is none.
+    """
+    try:
+        return json.loads(row[field])
+    except (TypeError, ValueError, RecursionError):
+        raise BadSampleError(f"field '{field}' is {short(row[field])}, not JSON", where=name) from None
 
 
 def media_file(root: Path, relative: Any, name: str, field: str) -> Path:
@@ -87,14 +142,30 @@ def media_file(root: Path, relative: Any, name: str, field: str) -> Path:
     Raises:
         BadSampleError: If it is no relative path, or leaves the root.
     """
-    if not isinstance(relative, str) or not relative:
-        raise BadSampleError(f"field '{field}' is {relative!r}, no path", where=name)
+    if isinstance(relative, Mapping) and set(relative) == {"bytes", "path"}:
+        # how `datasets` saves media: the bytes, or nothing but the path
+        relative = relative["path"] if relative["bytes"] is None else relative["bytes"]
+    if isinstance(relative, (bytes, bytearray)):
+        remedy = "save the media as files and name these"
+        raise BadSampleError(f"field '{field}' holds bytes; recipes read files by path", where=name, remedy=remedy)
+    if not isinstance(relative, str) or not relative.strip():
+        raise BadSampleError(f"field '{field}' is {short(relative)}, no path", where=name)
     parts = PurePosixPath(relative)
     if parts.is_absolute() or ".." in parts.parts or "\\" in relative or "\0" in relative:
-        raise BadSampleError(f"field '{field}' leads out of the dataset: {relative!r}", where=name)
+        raise BadSampleError(f"field '{field}' leads out of the dataset: {short(relative)}", where=name)
+    if any(len(part.encode()) > 255 for part in parts.parts) or len(relative) > 4000:
+        raise BadSampleError(f"field '{field}' is too long for a path: {short(relative)}", where=name)
     path = root / parts
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise BadSampleError(f"field '{field}' leads out of the dataset through a link: {relative!r}", where=name)
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a name too long, links in a circle
+        raise BadSampleError(f"field '{field}' is no path that can be opened: {short(relative)}", where=name) from None
+    if not inside:
+        raise BadSampleError(
+            f"field '{field}' leads out of the dataset through a link: {short(relative)}",
+            where=name,
+            remedy="links out of --root are not followed: move or mount the media below it, or set --root higher up",
+        )
     return path
 
 
@@ -105,24 +176,5 @@ def plain_name(value: Any, name: str, field: str) -> str:
         BadSampleError: If it is anything but letters, digits, `_` and `-`.
     """
     if not isinstance(value, str) or not _PLAIN_NAME.fullmatch(value):
-        raise BadSampleError(f"field '{field}' is {value!r}, no plain name", where=name)
+        raise BadSampleError(f"field '{field}' is {short(value)}, no plain name", where=name)
     return value
-
-
-def without_letter(option: str) -> str:
-    """An option's text without the letter that it may be written with: `A. yes` or `A) yes` is `yes`."""
-    return _LETTER.sub("", option)
-
-
-def index_of(choices: Sequence[str], answer: Any, name: str) -> int:
-    """Where the right choice's text stands among the choices.
-
-    Raises:
-        BadSampleError: If it is not there, or there twice.
-    """
-    found = [i for i, choice in enumerate(choices) if choice == answer]
-    if not found and isinstance(answer, str):
-        found = [i for i, choice in enumerate(choices) if choice.strip() == answer.strip()]
-    if len(found) != 1:
-        raise BadSampleError(f"field 'answer' is {answer!r}, which {len(found)} of its choices say", where=name)
-    return found[0]

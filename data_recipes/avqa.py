@@ -13,7 +13,8 @@ from typing import Literal
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, items, media_file, plain_name, read_rows
+from data_recipes.annotations import Row, items, media_file, plain_name, read_rows, row_id
+from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import Recipe
 
 _RELATIONS = {"Both": Relation.BOTH, "Sound": Relation.SOUND, "View": Relation.VIEW}
@@ -43,20 +44,20 @@ class AVQA(Recipe):
 
         def convert(name: str, row: Row) -> SourceItem:
             video = plain_name(row["video_name"], name, "video_name")
-            given, answer = row["multi_choice"], row["answer"]
-            if not isinstance(answer, int) or not 0 <= answer < len(given) or given[answer] is None:
-                raise BadSampleError(f"field 'answer' is {answer!r}, which is no choice", where=name)
+            fields = ("multi_choice", "answer")
+            labels = read_labels(row["multi_choice"], row.get("answer"), where=name, fields=fields, kind=Answers.INDEX)
+            relation = row["question_relation"]
             sample = Sample(
-                id=f"avqa-{self.split}-{row['id']}",
+                id=f"avqa-{self.split}-{row_id(row, 'id', name)}",
                 question=row["question_text"],
-                choices=tuple(choice for choice in given if choice is not None),
-                answer=answer - given[:answer].count(None),
-                relation=_RELATIONS.get(row["question_relation"]),
+                choices=labels.choices,
+                answer=labels.answer,
+                relation=_RELATIONS.get(relation) if isinstance(relation, str) else None,
                 question_type=row["question_type"],
                 metadata={"video_name": video, "video_id": row.get("video_id")},
             )
             path = media_file(root, f"{self.clips}/{video}.mp4", name, "video_name")
-            return SourceItem(sample, {Modality.VIDEO: path})
+            return SourceItem(sample, {Modality.VIDEO: path}, labels.notes)
 
         yield from items(read_rows(*self.annotations(root)), f"avqa-{self.split}", convert, by="video_name")
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 from avrt.data.conversion import SourceItem
-from avrt.data.sample import LETTERS, Modality, Relation, Sample
+from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, items, media_file, read_rows, without_letter
+from avrt.shown import short
+from data_recipes.annotations import Row, items, media_file, read_rows, row_id
+from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import Recipe
 
-_SOLUTION = re.compile(r"\s*<answer>\s*([A-Z])\s*</answer>\s*")
+_SOLUTION = re.compile(r"\s*<answer>.*</answer>\s*", re.DOTALL)
 
 
 @dataclass
@@ -38,14 +40,17 @@ class AVQAR1(Recipe):
         """See `Recipe.items`."""
 
         def convert(name: str, row: Row) -> SourceItem:
-            solution = _SOLUTION.fullmatch(row["solution"])
-            if solution is None:
-                raise BadSampleError(f"field 'solution' is {row['solution']!r}, no lettered answer", where=name)
+            solution = row.get("solution")
+            if solution is not None and not (isinstance(solution, str) and _SOLUTION.fullmatch(solution)):
+                raise BadSampleError(f"field 'solution' is {short(solution)}, not <answer>...</answer>", where=name)
+            labels = read_labels(
+                row["options"], solution, where=name, fields=("options", "solution"), kind=Answers.LETTER
+            )
             sample = Sample(
-                id=f"avqa_r1-{self.split}-{row['problem_id']}",
+                id=f"avqa_r1-{self.split}-{row_id(row, 'problem_id', name)}",
                 question=row["problem"],
-                choices=tuple(without_letter(option) for option in row["options"]),
-                answer=LETTERS.index(solution[1]),
+                choices=labels.choices,
+                answer=labels.answer,
                 relation=Relation.BOTH,
                 question_type=row["problem_type"],
                 metadata={"source": row.get("data_source")},
@@ -54,7 +59,7 @@ class AVQAR1(Recipe):
                 Modality.IMAGE: media_file(root, row["path"]["image"], name, "path.image"),
                 Modality.AUDIO: media_file(root, row["path"]["audio"], name, "path.audio"),
             }
-            return SourceItem(sample, files)
+            return SourceItem(sample, files, labels.notes)
 
         yield from items(read_rows(*self.annotations(root)), f"avqa_r1-{self.split}", convert, by="problem_id")
 

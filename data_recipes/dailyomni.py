@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avrt.data.conversion import SourceItem
-from avrt.data.sample import LETTERS, Modality, Relation, Sample
+from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, items, media_file, plain_name, read_rows, without_letter
+from data_recipes.annotations import Row, items, media_file, plain_name, read_rows
+from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import Recipe
 
 
@@ -29,11 +30,14 @@ class DailyOmni(Recipe):
 
         def convert(name: str, row: Row) -> SourceItem:
             video_id = plain_name(row["video_id"], name, "video_id")
+            labels = read_labels(
+                row["Choice"], row.get("Answer"), where=name, fields=("Choice", "Answer"), kind=Answers.LETTER
+            )
             sample = Sample(
                 id=name,
                 question=row["Question"],
-                choices=tuple(without_letter(choice) for choice in row["Choice"]),
-                answer=LETTERS.index(row["Answer"].strip()[:1]),
+                choices=labels.choices,
+                answer=labels.answer,
                 relation=Relation.BOTH,
                 question_type=row["Type"],
                 metadata={
@@ -45,7 +49,7 @@ class DailyOmni(Recipe):
                 },
             )
             video = media_file(root, f"Videos/{video_id}/{video_id}_video.mp4", name, "video_id")
-            return SourceItem(sample, {Modality.VIDEO: video})
+            return SourceItem(sample, {Modality.VIDEO: video}, labels.notes)
 
         yield from items(read_rows(*self.annotations(root)), "dailyomni", convert, by="video_id")
 

@@ -1,24 +1,29 @@
-"""folder: your own questions, one per row of a JSON, JSON-lines or Parquet file, beside a folder of media.
+"""folder: your own questions, one per row of a JSON, JSON-lines, Parquet or CSV file, beside a folder of media.
 
-A row has `question`, `choices` (2 to 26 texts), `answer` (index, letter or text; may be missing where nothing is
-trained or scored), and media, as paths below the root: `video`, `image`, `audio`, or `media` for one file of the kind
-that its name tells. It may have `id`, `relation` (both, sound, view), `question_type` and `trace`. All else becomes
-metadata.
+A row has `question`, `choices` (2 to 26 texts, as a list, an object, either of them as JSON, or columns `A`, `B`, ...),
+`answer` (index, letter or text; may be missing where nothing is trained or scored), and media, as paths below the root:
+`video`, `image`, `audio`, or `media` for one file of the kind that its name tells. It may have `id`, `relation` (both,
+sound, view), `question_type` and `trace`. All else becomes metadata, as far as it is text or number.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import LETTERS, Modality, Sample
 from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, index_of, items, media_file, read_rows
+from avrt.shown import short
+from data_recipes.annotations import Row, items, media_file, plain_metadata, read_rows, row_id
+from data_recipes.labels import Answers, counts_from_one, index_in, read_labels
 from data_recipes.recipe import Recipe
+from data_recipes.tables import TABLES
 
+_WHOLE = re.compile(r"[0-9]{1,9}")
 _OWN = {"id", "question", "choices", "answer", "relation", "question_type", "trace", "media", *Modality}
 
 
@@ -27,12 +32,16 @@ class Folder(Recipe):
     """Your own data.
 
     Attributes:
-        questions: The file of questions, below the root: .json, .jsonl or .parquet.
+        questions: The file of questions, below the root: .json, .jsonl, .parquet, .csv or .tsv.
         prefix: Ids of rows without one begin with it; their number follows.
+        answers: What the answers are. It decides where one can be read in two ways, such as `A` where a choice is "A".
+        count_from: What the first choice's index is; 0, unless the file looks as if it counted from 1.
     """
 
     questions: str = "questions.jsonl"
     prefix: str = "q"
+    answers: Literal["auto", "index", "letter", "text"] = "auto"
+    count_from: Literal[0, 1] | None = None
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
         """See `Recipe.annotations`."""
@@ -40,9 +49,20 @@ class Folder(Recipe):
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""
+        rows = [self._row(row) for row in read_rows(*self.annotations(root))]
+        pairs = [(row.get("choices"), row.get("answer")) for row in rows if isinstance(row, dict)]
+        unsure = self.count_from is None and counts_from_one(pairs)
 
         def convert(name: str, row: Row) -> SourceItem:
-            choices = tuple(row["choices"])
+            answer = row.get("answer")
+            if unsure and index_in(row["choices"], answer) is not None:
+                raise BadSampleError(
+                    f"field 'answer' is {short(answer)}; indexes of this file look as if they counted from 1",
+                    where=name,
+                    remedy="say --count_from 1 or --count_from 0",
+                )
+            kind, base = Answers(self.answers), self.count_from or 0
+            labels = read_labels(row["choices"], answer, where=name, kind=kind, base=base)
             files: dict[Modality, Path] = {
                 kind: media_file(root, row[kind], name, kind) for kind in Modality if row.get(kind) is not None
             }
@@ -51,36 +71,41 @@ class Folder(Recipe):
                 files.setdefault(Modality.named(path.name), path)
             if not files:
                 raise BadSampleError("names no media: field 'video', 'image', 'audio' or 'media'", where=name)
+            trace = row.get("trace")
+            trace = None if isinstance(trace, str) and not trace.strip() else trace
             sample = Sample(
-                id=str(row["id"]) if row.get("id") is not None else name,
+                id=row_id(row, "id", name) if row.get("id") is not None else name,
                 question=row["question"],
-                choices=choices,
-                answer=_index(choices, row.get("answer"), name),
+                choices=labels.choices,
+                answer=labels.answer,
                 relation=row.get("relation"),
                 question_type=row.get("question_type"),
-                trace=row.get("trace"),
-                metadata={key: value for key, value in row.items() if key not in _OWN and _plain(value)},
+                # its letters are those of the file, and would teach wrong ones
+                trace=None if labels.moved else trace,
+                metadata=plain_metadata({key: value for key, value in row.items() if key not in _OWN}),
             )
-            return SourceItem(sample, files)
+            left = ("its trace is left out, since choices go by other letters now",)
+            return SourceItem(sample, files, labels.notes + (left if labels.moved and trace else ()))
 
-        rows = read_rows(*self.annotations(root))
         named = rows[0] if rows and isinstance(rows[0], dict) else {}
         yield from items(rows, self.prefix, convert, by=next((k for k in Modality if named.get(k)), "media"))
 
-
-def _index(choices: tuple[str, ...], answer: Any, name: str) -> int | None:
-    if answer is None:
-        return None
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        return answer
-    letter = answer.strip() if isinstance(answer, str) and answer not in choices else ""
-    if letter and letter in LETTERS[: len(choices)]:
-        return LETTERS.index(letter)
-    return index_of(choices, answer, name)
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, (str, int, float, bool))
+    def _row(self, row: Any) -> Any:
+        """A row in which choices that are columns became an object, and whole numbers of a table numbers."""
+        if not isinstance(row, dict):
+            return row
+        if row.get("choices") is None and "A" in row and "B" in row:
+            letters = [letter for letter in LETTERS if letter in row]
+            row = {**{key: value for key, value in row.items() if key not in letters},
+                   "choices": {letter: row[letter] for letter in letters}}  # fmt: skip
+        answer = row.get("answer")
+        if (
+            Path(self.questions).suffix.lower() in TABLES
+            and isinstance(answer, str)
+            and _WHOLE.fullmatch(answer.strip())
+        ):
+            row = {**row, "answer": int(answer) if self.answers != "text" else answer}
+        return row
 
 
 recipe = Folder

@@ -12,7 +12,8 @@ from pathlib import Path
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, index_of, items, media_file, read_rows
+from data_recipes.annotations import Row, items, media_file, read_rows
+from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import Recipe
 
 
@@ -31,12 +32,12 @@ class MMAR(Recipe):
         """See `Recipe.items`."""
 
         def convert(name: str, row: Row) -> SourceItem:
-            choices = tuple(choice for choice in row["choices"] if choice.strip())
+            labels = read_labels(row["choices"], row.get("answer"), where=name, kind=Answers.TEXT)
             sample = Sample(
                 id=name,
                 question=row["question"],
-                choices=choices,
-                answer=index_of(choices, row["answer"], name),
+                choices=labels.choices,
+                answer=labels.answer,
                 relation=Relation.SOUND,
                 question_type=row["category"],
                 metadata={
@@ -46,7 +47,8 @@ class MMAR(Recipe):
                     "language": row.get("language"),
                 },
             )
-            return SourceItem(sample, {Modality.AUDIO: media_file(root, row["audio_path"], name, "audio_path")})
+            heard = media_file(root, row["audio_path"], name, "audio_path")
+            return SourceItem(sample, {Modality.AUDIO: heard}, labels.notes)
 
         yield from items(read_rows(*self.annotations(root)), "mmar", convert, by="audio_path")
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ import numpy as np
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, items, media_file, plain_name, read_rows
+from avrt.shown import short
+from data_recipes.annotations import Row, items, json_field, media_file, plain_name, read_rows, row_id
+from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import Recipe
 
 _BLANK = re.compile(r"<\w+>")
@@ -54,21 +55,30 @@ class MusicAVQA(Recipe):
         answers = _answers(rows)
 
         def convert(name: str, row: Row) -> SourceItem:
-            video, number = plain_name(row["video_id"], name, "video_id"), int(row["question_id"])
+            video, number = plain_name(row["video_id"], name, "video_id"), row_id(row, "question_id", name)
+            if not number.isdecimal() or not number.isascii():
+                raise BadSampleError(f"field 'question_id' is {short(number)}, no number", where=name)
             if row.get("question_deleted"):
                 raise BadSampleError("its authors deleted it", where=name)
-            right, (sense, kind) = row["anser"], json.loads(row["type"])  # the field is really spelled so
-            choices = self._choices(row["question_content"], right, number, answers)
+            right, about = row["anser"], json_field(row, "type", name)  # the field is really spelled so
+            if not isinstance(right, str) or not right.strip():
+                raise BadSampleError(f"field 'anser' is {short(right)}, no text", where=name)
+            if not isinstance(about, list) or len(about) != 2 or not all(isinstance(part, str) for part in about):
+                raise BadSampleError(f"field 'type' is {short(about)}, not a sense and a kind", where=name)
+            sense, kind = about
+            choices = self._choices(row["question_content"], right, int(number), answers)
+            labels = read_labels(choices, right, where=name, fields=("choices", "anser"), kind=Answers.TEXT)
             sample = Sample(
                 id=f"music_avqa-{self.split}-{number}",
-                question=_filled(row["question_content"], json.loads(row["templ_values"]), name),
-                choices=choices,
-                answer=choices.index(right),
+                question=_filled(row["question_content"], json_field(row, "templ_values", name), name),
+                choices=labels.choices,
+                answer=labels.answer,
                 relation=_RELATIONS.get(sense),
                 question_type=kind,
                 metadata={"video_id": video, "sense": sense},
             )
-            return SourceItem(sample, {Modality.VIDEO: media_file(root, f"{self.clips}/{video}.mp4", name, "video_id")})
+            path = media_file(root, f"{self.clips}/{video}.mp4", name, "video_id")
+            return SourceItem(sample, {Modality.VIDEO: path}, labels.notes)
 
         yield from items(rows, f"music_avqa-{self.split}", convert, by="video_id")
 
@@ -90,7 +100,9 @@ def _answers(rows: list[Any]) -> dict[str, set[str]]:
     return answers
 
 
-def _filled(template: str, values: list[str], name: str) -> str:
+def _filled(template: str, values: Any, name: str) -> str:
+    if not isinstance(values, list):
+        raise BadSampleError(f"field 'templ_values' is {short(values)}, no list", where=name)
     blanks = _BLANK.findall(template)
     if len(blanks) != len(values):
         raise BadSampleError(f"its question has {len(blanks)} blanks and {len(values)} values for them", where=name)

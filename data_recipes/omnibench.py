@@ -13,7 +13,8 @@ from pathlib import Path
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, index_of, items, media_file, read_rows
+from data_recipes.annotations import Row, items, media_file, read_rows
+from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import Recipe
 
 
@@ -35,12 +36,14 @@ class OmniBench(Recipe):
         """See `Recipe.items`."""
 
         def convert(name: str, row: Row) -> SourceItem:
-            choices = tuple(row["options"])
+            labels = read_labels(
+                row["options"], row.get("answer"), where=name, fields=("options", "answer"), kind=Answers.TEXT
+            )
             sample = Sample(
                 id=name,
                 question=row["question"],
-                choices=choices,
-                answer=index_of(choices, row["answer"], name),
+                choices=labels.choices,
+                answer=labels.answer,
                 relation=Relation.BOTH,
                 question_type=row["task type"],
                 metadata={
@@ -51,9 +54,9 @@ class OmniBench(Recipe):
                     "audio_content": row.get("audio content"),
                 },
             )
-            picture = media_file(root, f"mm_data/image/{row['image_path']}", name, "image_path")
-            sound = media_file(root, f"mm_data/audio/{row['audio_path']}", name, "audio_path")
-            return SourceItem(sample, {Modality.IMAGE: picture, Modality.AUDIO: sound})
+            picture = media_file(root / "mm_data/image", row["image_path"], name, "image_path")
+            sound = media_file(root / "mm_data/audio", row["audio_path"], name, "audio_path")
+            return SourceItem(sample, {Modality.IMAGE: picture, Modality.AUDIO: sound}, labels.notes)
 
         yield from items(read_rows(*self.annotations(root)), "omnibench", convert, by="image_path")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 import sys
 from collections import Counter
@@ -23,6 +23,8 @@ from avrt.data.overlap import Overlap, find_overlap, fingerprints
 from avrt.data.sample import Sample
 from avrt.data.shards import ShardSet, index_path, index_tar, load_index
 from avrt.errors import AvrtError, BadSampleError
+from avrt.shown import inert, short
+from avrt.text import clean, to_json
 
 _COLUMNS = 4
 
@@ -42,6 +44,7 @@ def verify(arguments: list[str]) -> None:
         elif index_path(path).is_file() and index_tar(path) != load_index(path):
             faults.append(f"{index_path(path)}: does not fit its shard; delete it, it is made again")
     media: Counter[str] = Counter()
+    labels = {"answer": 0, "trace": 0}
     seen: set[str] = set()
     with Watch(len(shards), "samples") as watch:
         for index in range(len(shards)):
@@ -51,14 +54,18 @@ def verify(arguments: list[str]) -> None:
                 faults.append(str(error))
                 continue
             if sample.id in seen:
-                faults.append(f"{shards.name(index)}: id {sample.id} occurs twice")
+                faults.append(f"{shards.name(index)}: id {short(sample.id)} occurs twice")
             seen.add(sample.id)
             media.update(str(m) for m in sample.media)
+            labels["answer"] += sample.answer is not None
+            labels["trace"] += sample.trace is not None
             watch.reached(index + 1)
     if not faults and dict(media) != shards.manifest.counts:
         faults.append(f"holds {dict(media)}, the manifest says {shards.manifest.counts}")
+    if not faults and shards.manifest.labels and labels != shards.manifest.labels:
+        faults.append(f"holds {labels}, the manifest says {shards.manifest.labels}")
     for fault in faults:
-        console.print(fault)
+        console.print(inert(fault))
     carried = ", ".join(f"{count} with {name}" for name, count in sorted(media.items())) or "none with media"
     console.print(f"{len(seen)} of {len(shards)} samples are sound ({carried}), {len(faults)} faults")
     if faults:
@@ -73,14 +80,23 @@ def show(arguments: list[str]) -> None:
     parser.add_argument("--out", type=str, default=".", help="folder for what is written")
     options = parser.parse_args(arguments)
     shards = ShardSet(options.folder)
-    index = next((i for i, sample in enumerate(shards.samples()) if sample.id == options.id), None)
+    wanted, near = clean(options.id), list[str]()
+    index = None
+    for place in range(len(shards)):
+        with contextlib.suppress(BadSampleError):  # a damaged record is not the one that was asked for
+            name = shards.sample(place).id
+            near += [name] if len(near) < 3 else []
+            if name == wanted:
+                index = place
+                break
     if index is None:
-        near = ", ".join(sample.id for _, sample in zip(range(3), shards.samples(), strict=False))
-        raise AvrtError(f"no sample {options.id}", where=options.folder, remedy=f"ids look like {near}")
+        remedy = f"ids look like {', '.join(inert(name)[:40] for name in near)}" if near else "it holds no samples"
+        raise AvrtError(f"no sample {inert(wanted)[:80]}", where=options.folder, remedy=remedy)
     sample, clip = decode_members(shards.read(index))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"[^\w-]+", "_", sample.id)[:80]  # an id may be anything, a path out of here too
+    stem = re.sub(r"[^\w-]+", "_", sample.id).encode()[:80].decode(errors="ignore")
+    stem = stem if stem.strip("_") else "sample"  # an id may be anything, a path out of here or no letter at all
     written = []
     if clip.frames is not None or clip.image is not None:
         written.append(out / f"{stem}.png")
@@ -105,7 +121,7 @@ def overlap(arguments: list[str]) -> None:
             prints.append(fingerprints(shards, watch.reached))
     pairs = find_overlap(*prints)
     if options.out is not None:
-        lines = [json.dumps({"train": p.train, "test": p.test, "by": list(p.by)}, ensure_ascii=False) for p in pairs]
+        lines = [to_json({"train": p.train, "test": p.test, "by": list(p.by)}) for p in pairs]
         Path(options.out).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     _print_overlap(pairs, len(prints[1].samples))
     if pairs:
@@ -128,23 +144,28 @@ def contact_sheet(clip: Clip) -> torch.Tensor:
 
 def _print_sample(sample: Sample, clip: Clip, name: str, written: list[Path]) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{sample.id}  ({name})\n{sample.question}")
+    console.print(f"{inert(sample.id)}  ({name})\n{_lines(sample.question)}")
     for letter, choice in zip(sample.letters, sample.choices, strict=True):
-        console.print(f"  {letter}. {choice}{'  <- right' if letter == sample.answer_letter else ''}")
+        console.print(f"  {letter}. {inert(choice)}{'  <- right' if letter == sample.answer_letter else ''}")
     facts: dict[str, Any] = {"question type": sample.question_type, **sample.metadata, **clip.info}
     if clip.timestamps:
         facts["frames at"] = ", ".join(f"{time:.2f} s" for time in clip.timestamps)
     for fact, value in facts.items():
-        console.print(f"  {fact}: {value}")
+        console.print(f"  {inert(str(fact))}: {inert(str(value))}")
     if sample.trace:
-        console.print(sample.trace)
+        console.print(_lines(sample.trace))
     console.print(f"written: {', '.join(map(str, written)) or 'nothing, it has no media'}")
+
+
+def _lines(text: str) -> str:
+    """A text for the terminal; of all that a terminal acts upon, ends of lines stay."""
+    return "\n".join(inert(line) for line in text.split("\n"))
 
 
 def _print_overlap(pairs: list[Overlap], tested: int) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for pair in pairs[:20]:
-        console.print(f"{pair.test} (test) is {pair.train} (train) by {', '.join(pair.by)}")
+        console.print(f"{inert(pair.test)} (test) is {inert(pair.train)} (train) by {', '.join(pair.by)}")
     if len(pairs) > 20:
         console.print(f"... and {len(pairs) - 20} more; --out FILE writes all")
     leaked = len({pair.test for pair in pairs})

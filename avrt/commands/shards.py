@@ -26,8 +26,13 @@ from avrt.data.conversion import SourceItem, write_shards
 from avrt.data.isolation import Limits
 from avrt.data.manifest import MANIFEST, UNTYPED, Manifest, sha256
 from avrt.data.media import ClipSpec, FrameBudget
-from avrt.errors import AvrtError, BadSampleError
+from avrt.errors import AvrtError, BadSampleError, NothingUsableError
+from avrt.shown import LONGEST, inert
 from data_recipes.recipe import Recipe
+
+_LINE = 300
+_QUOTED = re.compile(r"(?<= is )(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\")")
+_REMEDY = re.compile(r"\([^()]*: [^()]*\)$|\([^()]*\)$")
 
 
 def recipes() -> dict[str, type[Recipe]]:
@@ -82,7 +87,7 @@ def convert(name: str, kind: type[Recipe], options: Namespace) -> None:
         survey(items())
         return
     if options.resume and (out / MANIFEST).is_file():
-        report(Manifest.load(out), out)
+        _finish(Manifest.load(out), out)
         return
     origin = {
         "name": name,
@@ -104,48 +109,82 @@ def convert(name: str, kind: type[Recipe], options: Namespace) -> None:
             resume=options.resume,
             progress=watch.reached,
         )
-    report(manifest, out)
+    _finish(manifest, out)
+
+
+def _finish(manifest: Manifest, folder: Path) -> None:
+    report(manifest, folder)
+    if not manifest.samples:
+        left = len(manifest.skipped)
+        what = f"none of {left} questions can be used" if left else "there are no questions"
+        raise NothingUsableError(what, where=folder, remedy="manifest.json there says why" if left else None)
 
 
 def survey(items: Iterable[SourceItem | BadSampleError]) -> None:
-    """Print what would be converted: questions of each type, those whose media are missing, and unusable rows."""
+    """Print what would be converted: questions of each type, those whose media are missing, and unusable rows.
+
+    Raises:
+        NothingUsableError: If no question can be used.
+    """
     kinds: Counter[str] = Counter()
-    missing: dict[str, str] = {}
-    bad: list[str] = []
+    missing: list[str] = []
+    answered = noted = 0
+    bad: dict[str, str] = {}
     for item in items:
         if isinstance(item, BadSampleError):
-            bad.append(str(item))
+            bad[f"{item.where} {len(bad)}"] = str(item)
             continue
         kinds[item.sample.question_type or UNTYPED] += 1
+        answered += item.sample.answer is not None
+        noted += bool(item.notes)
         if gone := [path.name for path in item.files.values() if not path.is_file()]:
-            missing[item.sample.id] = gone[0]
+            missing.append(gone[0])
     console = Console(highlight=False, markup=False)
     console.print(f"{kinds.total()} questions, {kinds.total() - len(missing)} of them with their media")
     for kind, count in kinds.most_common():
-        console.print(f"  {count:6d}  {kind}")
+        console.print(f"  {count:6d}  {inert(kind)[:LONGEST]}")
+    if answered < kinds.total():
+        console.print(f"{kinds.total() - answered} questions have no answer: they can be asked, not trained on")
+    if noted:
+        console.print(f"{noted} rows need a work-around, which the manifest will name")
     if missing:
-        shown = ", ".join(sorted(set(missing.values()))[:5])
-        console.print(f"{len(missing)} questions lack {len(set(missing.values()))} media files: {shown}, ...")
+        gone = sorted(set(missing))
+        shown = ", ".join(inert(name)[:LONGEST] for name in gone[:5])
+        console.print(f"{len(missing)} questions lack {len(gone)} media files: {shown}{', ...' if gone[5:] else ''}")
     if bad:
-        console.print(f"{len(bad)} rows cannot be used:")
-        for reason in bad[:10]:
-            console.print(f"  {reason}")
+        console.print(f"{len(bad)} rows cannot be used, for example:")
+        for reason in list(bad.values())[:10]:
+            console.print(f"  {inert(reason)[:_LINE]}")
+    if len(missing) == kinds.total():
+        rows = kinds.total() + len(bad)
+        raise NothingUsableError(f"none of {rows} questions can be used" if rows else "there are no questions")
 
 
 def report(manifest: Manifest, folder: Path) -> None:
     """Print what was written and what was left out."""
-    console = Console()
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     media = ", ".join(f"{count} with {name}" for name, count in sorted(manifest.counts.items())) or "none with media"
-    console.print(f"{manifest.samples} samples ({media}) in {len(manifest.shards)} shards: {folder}", highlight=False)
+    console.print(f"{manifest.samples} samples ({media}) in {len(manifest.shards)} shards: {inert(str(folder))}")
+    if manifest.labels and manifest.labels["answer"] < manifest.samples:
+        without = manifest.samples - manifest.labels["answer"]
+        console.print(f"{without} of them have no answer: they can be asked, not trained on")
     if manifest.notes:
-        console.print(
-            f"{len(manifest.notes)} samples needed a work-around (see notes in manifest.json)", highlight=False
-        )
+        console.print(f"{len(manifest.notes)} samples needed a work-around (see notes in manifest.json)")
     if manifest.skipped:
-        reasons = Counter(reason.split(": ", 1)[-1].split(":")[0] for reason in manifest.skipped.values())
-        console.print(f"{len(manifest.skipped)} left out, named in manifest.json:", highlight=False)
+        reasons = Counter(_kind_of(reason) for reason in manifest.skipped.values())
+        console.print(f"{len(manifest.skipped)} left out, named in manifest.json:")
         for reason, count in reasons.most_common(10):
-            console.print(f"  {count:6d}  {reason}", highlight=False, markup=False)
+            console.print(f"  {count:6d}  {inert(reason)[:_LINE]}")
+        if len(reasons) > 10:
+            console.print(f"          and {len(reasons) - 10} other reasons")
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without what differs from row to row: the row's name, and what stands behind a colon."""
+    what = reason.split(": ", 1)[-1]
+    shortened = _QUOTED.sub("...", what)
+    remedy = _REMEDY.search(shortened)
+    return shortened.split(":")[0] + (f" {remedy[0]}" if remedy and ":" in shortened else "")
 
 
 def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:

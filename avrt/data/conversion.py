@@ -33,10 +33,12 @@ class SourceItem:
     Attributes:
         sample: The question; its `media` is filled in from what could be decoded.
         files: For each modality the file to take it from. Sound of a video needs no entry of its own.
+        notes: What had to be worked around in its row.
     """
 
     sample: Sample
     files: Mapping[Modality, Path]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def _write(
         if isinstance(clip, BadSampleError):
             raise BadSampleError(clip.what, where=clip.where or item.sample.id, remedy=clip.remedy)
         original = _original(item) if keep_original else {}
-        writer.write(replace(item.sample, media=clip.media), {**clip.members, **original}, clip.notes)
+        writer.write(replace(item.sample, media=clip.media), {**clip.members, **original}, (*item.notes, *clip.notes))
     except BadSampleError as error:
         name = item.sample.id if isinstance(item, SourceItem) else item.where or f"item {writer.consumed}"
         writer.skip(name, str(error))

@@ -10,6 +10,7 @@ from typing import Any
 
 import avrt
 from avrt.errors import AvrtError
+from avrt.text import to_json
 
 MANIFEST = "manifest.json"
 JOURNAL = "progress.jsonl"
@@ -26,8 +27,10 @@ class Manifest:
         spec: The `ClipSpec` in use, as a dictionary.
         shards: For each tar its file name, number of samples, bytes and sha256.
         counts: How many samples carry each modality.
+        labels: How many samples have an `answer`, and how many a `trace`; empty where older shards do not say.
         question_types: Samples of each question type.
-        skipped: Sample id or file -> why it was left out.
+        skipped: Name of a row, sample or file -> why it was left out; one that is left out again has a number behind
+            its name, so that there are as many entries as there are rows.
         notes: Sample id -> what had to be worked around.
     """
 
@@ -35,6 +38,7 @@ class Manifest:
     spec: dict[str, Any] = field(default_factory=dict)
     shards: list[dict[str, Any]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
     question_types: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
@@ -47,7 +51,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`, whole or not at all."""
         record = {"format": FORMAT_VERSION, "avrt": avrt.__version__, "samples": self.samples, **asdict(self)}
-        write_whole(folder / MANIFEST, json.dumps(record, indent=1, ensure_ascii=False).encode())
+        write_whole(folder / MANIFEST, to_json(record, indent=1).encode())
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -73,7 +77,9 @@ class Manifest:
         try:
             record = json.loads(data)
             version = record["format"]
-            fields = {name: record[name] for name in cls.__dataclass_fields__}
+            fields = {
+                name: record.get(name, {}) if name == "labels" else record[name] for name in cls.__dataclass_fields__
+            }
             manifest = cls(**fields)
             if not all(
                 int(s["samples"]) > 0 and int(s["bytes"]) > 0 and s["file"] and s["sha256"] for s in manifest.shards

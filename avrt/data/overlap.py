@@ -85,7 +85,10 @@ def fingerprints(shards: ShardSet, progress: Callable[[int], None] = lambda _: N
     hashes: list[np.ndarray] = []
     owners: list[int] = []
     for index in range(len(shards)):
-        raw = shards.read(index)
+        try:
+            raw = shards.read(index)
+        except BadSampleError:
+            continue
         key = hashlib.blake2b(
             b"".join(raw[name] for name in sorted(raw) if name.endswith(("jpg", "flac"))), digest_size=16
         ).digest()

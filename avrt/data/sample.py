@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 from avrt.errors import BadSampleError
+from avrt.shown import short
+from avrt.text import clean, to_json
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SCHEMA_VERSION = 1
@@ -55,6 +58,8 @@ class Sample:
 
     Raises:
         BadSampleError: If a field does not hold what it should; the message names the field.
+
+    Texts are kept as `avrt.text.clean` leaves them, so that a sample can be written anywhere.
     """
 
     id: str
@@ -71,9 +76,17 @@ class Sample:
         """Check every field once, so that no later stage has to."""
         if not isinstance(self.id, str) or not self.id:
             raise BadSampleError("field 'id' must be a non-empty string", where="sample")
-        where = f"sample {self.id!r}"
-        if not isinstance(self.question, str) or not self.question.strip():
+        where = f"sample {short(self.id)}"
+        for name in ("question", "question_type", "trace"):
+            text = getattr(self, name)
+            if not isinstance(text, str) and (text is not None or name == "question"):
+                raise BadSampleError(f"field '{name}' is {short(text)}, no text", where=where)
+            if text is not None:
+                object.__setattr__(self, name, clean(text))
+        if not self.question.strip():
             raise BadSampleError("field 'question' is empty", where=where)
+        if not isinstance(self.choices, (list, tuple)):
+            raise BadSampleError(f"field 'choices' is {short(self.choices)}, needs a list of texts", where=where)
         if not 2 <= len(self.choices) <= len(LETTERS):
             raise BadSampleError(f"field 'choices' has {len(self.choices)} entries, needs 2 to 26", where=where)
         if not all(isinstance(choice, str) and choice.strip() for choice in self.choices):
@@ -82,14 +95,13 @@ class Sample:
             isinstance(self.answer, int) and not isinstance(self.answer, bool) and 0 <= self.answer < len(self.choices)
         ):
             raise BadSampleError(
-                f"field 'answer' is {self.answer!r}, needs an index below {len(self.choices)}", where=where
+                f"field 'answer' is {short(self.answer)}, needs an index below {len(self.choices)}", where=where
             )
-        try:
-            media = tuple(m for m in Modality if m in {Modality(name) for name in self.media})
-            relation = None if self.relation is None else Relation(self.relation)
-        except ValueError as error:
-            raise BadSampleError(f"field 'media' or 'relation': {error}", where=where) from None
-        object.__setattr__(self, "choices", tuple(self.choices))
+        media = _members(Modality, self.media, "media", where)
+        relation = None if self.relation is None else _members(Relation, [self.relation], "relation", where)[0]
+        object.__setattr__(self, "id", clean(self.id))
+        object.__setattr__(self, "choices", tuple(clean(choice) for choice in self.choices))
+        object.__setattr__(self, "metadata", _plain(self.metadata, where))
         object.__setattr__(self, "media", media)
         object.__setattr__(self, "relation", relation)
 
@@ -117,7 +129,7 @@ class Sample:
             "trace": self.trace,
             "metadata": dict(self.metadata),
         }
-        return json.dumps(record, ensure_ascii=False, sort_keys=True).encode()
+        return to_json(record, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Sample:
@@ -136,9 +148,9 @@ class Sample:
             return cls(
                 id=record["id"],
                 question=record["question"],
-                choices=tuple(record["choices"]),
+                choices=record["choices"],
                 answer=record["answer"],
-                media=tuple(record["media"]),
+                media=record["media"],
                 relation=record["relation"],
                 question_type=record["question_type"],
                 trace=record["trace"],
@@ -148,3 +160,40 @@ class Sample:
             raise BadSampleError(f"field {error} is missing", where="sample record") from None
         except (ValueError, TypeError, RecursionError) as error:
             raise BadSampleError(f"not a sample record: {error}", where="sample record") from None
+
+
+def _members(kind: type[Any], values: Any, name: str, where: str) -> tuple[Any, ...]:
+    """The values as members of an enumeration, in its order."""
+    if not isinstance(values, (list, tuple, set, frozenset)):
+        raise BadSampleError(f"field '{name}' is {short(values)}, needs a list", where=where)
+    known = {str(member) for member in kind}
+    for value in values:
+        if not isinstance(value, str) or value not in known:
+            raise BadSampleError(
+                f"field '{name}' is {short(value)}, needs one of {', '.join(sorted(known))}", where=where
+            )
+    return tuple(member for member in kind if member in values)
+
+
+def _plain(metadata: Any, where: str) -> Mapping[str, Any]:
+    """The metadata, as JSON can hold it: clean texts, and null for numbers that are not finite."""
+    if not isinstance(metadata, Mapping):
+        raise BadSampleError(f"field 'metadata' is {short(metadata)}, no object", where=where)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, str):
+            return clean(value)
+        if isinstance(value, float):
+            return value if isfinite(value) else None
+        if isinstance(value, Mapping):
+            return {clean(str(key)): plain(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(inner) for inner in value]
+        if value is None or isinstance(value, (int, bool)):
+            return value
+        raise BadSampleError(f"field 'metadata' holds {short(value)}, which JSON cannot", where=where)
+
+    try:
+        return {clean(str(key)): plain(value) for key, value in metadata.items()}
+    except RecursionError:
+        raise BadSampleError("field 'metadata' is nested too deeply", where=where) from None

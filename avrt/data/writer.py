@@ -17,6 +17,7 @@ from avrt.data.manifest import JOURNAL, MANIFEST, UNTYPED, Manifest, sha256, wri
 from avrt.data.sample import Sample
 from avrt.data.shards import index_path, index_tar, records_of
 from avrt.errors import AvrtError, BadSampleError
+from avrt.text import clean, clean_all
 
 
 class ShardWriter:
@@ -52,11 +53,12 @@ class ShardWriter:
             raise AvrtError("already holds shards", where=folder, remedy="choose another --out or delete it")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.manifest = Manifest(recipe=dict(recipe or {}), spec=dict(spec))
+        self.manifest = Manifest(recipe=clean_all(recipe or {}), spec=dict(spec), labels={"answer": 0, "trace": 0})
         self.consumed = 0
         self._limit = samples_per_shard
         self._shard: _OpenShard | None = None
         self._seen: set[str] = set()
+        self._skips: dict[str, int] = {}
         self._journaled = Manifest()
         self._journal = self._open_journal(resume)
 
@@ -98,18 +100,30 @@ class ShardWriter:
         counts = self.manifest.counts
         for m in sample.media:
             counts[str(m)] = counts.get(str(m), 0) + 1
+        self._label(sample)
         kinds = self.manifest.question_types
         kind = sample.question_type or UNTYPED
         kinds[kind] = kinds.get(kind, 0) + 1
         if notes:
-            self.manifest.notes[sample.id] = list(notes)
+            self.manifest.notes[sample.id] = clean_all(list(notes))
         if self._shard.samples >= self._limit:
             self._flush()
 
     def skip(self, name: str, reason: str) -> None:
         """Record that a sample or file was left out, and why."""
-        self.manifest.skipped[name] = reason
+        name = first = clean(name)
+        number = self._skips.get(first, 1)
+        while name in self.manifest.skipped:
+            number += 1
+            name = f"{first} ({number})"
+        self._skips[first] = number
+        self.manifest.skipped[name] = clean(reason)
         self.consumed += 1
+
+    def _label(self, sample: Sample) -> None:
+        labels = self.manifest.labels
+        labels["answer"] += sample.answer is not None
+        labels["trace"] += sample.trace is not None
 
     def _flush(self) -> None:
         if self._shard is None:
@@ -172,7 +186,9 @@ class ShardWriter:
             path = self.folder / shard["file"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
                 raise AvrtError("a finished shard is gone or changed", where=path, remedy="delete the folder")
-            self._seen.update(sample.id for sample in records_of(path))
+            for sample in records_of(path):
+                self._seen.add(sample.id)
+                self._label(sample)
             self.manifest.shards.append(shard)
             self.manifest.counts, self.manifest.question_types = entry["counts"], entry["question_types"]
             self.manifest.skipped.update(entry["skipped"])

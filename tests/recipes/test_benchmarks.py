@@ -12,7 +12,7 @@ from avrt.data.codecs import to_jpeg
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Relation
 from avrt.data.shards import ShardSet
-from avrt.errors import BadSampleError
+from avrt.errors import BadSampleError, NothingUsableError
 from data_recipes.avqa import AVQA
 from data_recipes.mmar import MMAR
 from tests.conftest import make_clip
@@ -54,7 +54,7 @@ def test_mmar(tmp_path):
         ("B", 2, (Modality.AUDIO,)), ("F", 6, (Modality.AUDIO,))
     ]  # fmt: skip
     reasons = " ".join(shards.manifest.skipped.values())
-    for told in ("'a cow', which 0", "'same', which 2", "leads out of the dataset", "missing: gone.wav"):
+    for told in ("'a cow', which no choice says", "1 different text", "leads out of the dataset", "missing: gone.wav"):
         assert told in reasons
 
 
@@ -145,7 +145,8 @@ def test_real_mmar_annotations(shared_data, capsys):
     # one of three choices and three of five choices are empty
     assert Counter(len(s.choices) for s in samples) == {4: 818, 2: 172, 3: 9, 6: 1}
     assert len({s.metadata["modality"] for s in samples}) == 7
-    shards_command.main(["mmar", "--root", str(shared_data / "mmar"), "--out", "unused", "--dry_run", "true"])
+    with pytest.raises(NothingUsableError, match="none of 1000 questions"):
+        shards_command.main(["mmar", "--root", str(shared_data / "mmar"), "--out", "unused", "--dry_run", "true"])
     printed = capsys.readouterr().out
     assert "1000 questions, 0 of them with their media" in printed
 

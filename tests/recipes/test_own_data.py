@@ -53,10 +53,23 @@ def test_media_and_answers_of_every_kind(root):
     assert samples["q-00004"].trace
 
 
-def test_letters_that_are_choices_are_taken_as_texts(root):
-    rows = [{**ROW, "choices": ["C", "B", "A"], "answer": "A"}, {**ROW, "choices": ["1", "2"], "answer": "2"}]
-    write(root, rows)
-    assert [item.sample.answer for item in Folder().items(root)] == [2, 1]
+def test_what_an_answer_is_decides_where_it_can_be_read_in_two_ways(root):
+    write(root, [
+        {**ROW, "choices": ["C", "B", "A"], "answer": "A"},
+        {**ROW, "choices": ["1", "2", "3"], "answer": 2},
+        {**ROW, "choices": ["1", "2", "3"], "answer": "2"},
+    ])  # fmt: skip
+
+    def read(answers):
+        found = [*Folder(answers=answers).items(root)]
+        return [i.sample.answer if isinstance(i, SourceItem) else None for i in found]
+
+    assert read("auto") == [None, None, 1]
+    assert read("text") == [2, 1, 1]
+    assert read("letter")[0] == 0
+    assert read("index")[1:] == [2, 2]
+    told = [str(i) for i in Folder().items(root) if isinstance(i, BadSampleError)]
+    assert all("--answers" in reason for reason in told)
 
 
 def test_parquet_and_json_read_the_same(root):
@@ -82,7 +95,7 @@ def test_parquet_and_json_read_the_same(root):
         ({"answer": "D"}, "'answer' is 'D'"),
         ({"answer": 3}, "field 'answer'"),
         ({"choices": ["one"], "answer": 0}, "field 'choices'"),
-        ({"choices": 5}, "not a question"),
+        ({"choices": 5}, "'choices' is 5, needs a list"),
         ({"question": None}, "field 'question'"),
         ({"relation": "smell"}, "relation"),
     ],
@@ -129,7 +142,13 @@ def test_music_avqa(tmp_path):
     assert (samples["4"].choices, samples["4"].answer, samples["4"].relation) == (("no", "yes"), 1, Relation.SOUND)
     assert (sorted(samples["5"].choices), samples["5"].relation) == (["three", "two"], Relation.VIEW)
     reasons = " ".join(shards.manifest.skipped.values())
-    for told in ("deleted", "1 blanks and 0 values", "no plain name", "missing: gone.mp4", "'choices' has 1 entries"):
+    for told in (
+        "deleted",
+        "1 blanks and 0 values",
+        "no plain name",
+        "missing: gone.mp4",
+        "'choices' has 1 different text",
+    ):
         assert told in reasons
     assert [i.sample.choices for i in MusicAVQA().items(tmp_path) if isinstance(i, SourceItem)] == [
         i.sample.choices for i in MusicAVQA().items(tmp_path) if isinstance(i, SourceItem)

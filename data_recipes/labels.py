@@ -1,0 +1,301 @@
+"""Labels: what a data set calls its options and its answer, as choices and the index of the right one.
+
+Every recipe uses `read_labels`, so that one spelling means the same everywhere. It never guesses: what can be read in
+two ways that disagree, or in none, is refused by the field's name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from avrt.data.sample import LETTERS
+from avrt.errors import BadSampleError
+from avrt.shown import short
+from data_recipes.options import Options, read_options
+
+
+class Answers(StrEnum):
+    """What a data set's answers are; it decides where an answer can be read in two ways."""
+
+    AUTO = "auto"
+    INDEX = "index"
+    LETTER = "letter"
+    TEXT = "text"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A question's choices and answer.
+
+    Attributes:
+        choices: The options' texts without letters, none of them twice.
+        answer: Index of the right one; None where the data set gives no answer.
+        notes: What was left out or put together.
+        moved: Whether a choice goes by another letter than in the data set, so that texts that name letters are wrong.
+    """
+
+    choices: tuple[str, ...]
+    answer: int | None
+    notes: tuple[str, ...] = ()
+    moved: bool = False
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What has to be known to read an answer."""
+
+    options: Options
+    kind: Answers
+    base: int
+    where: str
+    field: str
+
+    def refuse(self, value: Any, why: str, remedy: str | None = None) -> BadSampleError:
+        return BadSampleError(f"field '{self.field}' is {short(value)}, {why}", where=self.where, remedy=remedy)
+
+
+_TAGGED = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL | re.IGNORECASE)
+_ONE_LETTER = re.compile(r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z])\s*[).:]?)[.:]?")
+_LETTER_AND_TEXT = re.compile(r"(?:[(\[]\s*([A-Za-z])\s*[)\]][.:]?\s*|([A-Za-z])(?:\)\s*|[.:]\s+))(\S.*)", re.DOTALL)
+_NUMERAL = re.compile(r"[+-]?\d{1,9}(?:\.0+)?")
+_NUMBER = re.compile(r"[+-]?[\d.,]*\d")
+_SEVERAL = re.compile(r"[A-Za-z](?:\s*(?:,|;|/|&|\+|\band\b|\bor\b|\s)?\s*[A-Za-z])+")
+_NUMBERED = re.compile(r"[(\[]?(\d+)[)\].:]\s")
+
+
+def read_labels(
+    options: Any,
+    answer: Any,
+    *,
+    where: str,
+    fields: tuple[str, str] = ("choices", "answer"),
+    kind: Answers = Answers.AUTO,
+    base: int = 0,
+) -> Labels:
+    """Turn what a data set calls its options and its answer into choices and an index.
+
+    Args:
+        options: A list of texts, lettered or bare, an object of texts by letter or number, or either of them as JSON.
+        answer: The right option's text, its letter, or its index; a letter may stand in brackets or before the text.
+            None where there is none.
+        where: Names the row in errors.
+        fields: What the data set calls the two.
+        kind: What its answers are, where that is known: it is tried first. Otherwise an answer that is one option's
+            letter or index and another's text is refused.
+        base: What the first option's index is.
+
+    Raises:
+        BadSampleError: If the options are no two different texts, or the answer is not exactly one of them.
+    """
+    found = read_options(options, where, fields[0])
+    reader = _Reader(found, kind, base, where, fields[1])
+    right = None if answer is None else _position(reader, answer)
+    if right is not None and not found.texts[right]:
+        raise reader.refuse(answer, "which is a choice that is null or empty")
+    return _together(found, right, where, fields[0])
+
+
+def _together(options: Options, right: int | None, where: str, field: str) -> Labels:
+    """Leave out empty options, and all but one of those that say the same; the right one stays."""
+    notes: list[str] = []
+    kept: dict[str, int] = {}
+    for position, text in enumerate(options.texts):
+        if not text:
+            continue
+        same = same_text(text)
+        if same not in kept:
+            kept[same] = position
+            continue
+        notes.append(
+            f"choices {LETTERS[kept[same]]} and {LETTERS[position]} say the same ({short(text, 40)}): one left"
+        )
+        # of two that differ in their spelling the right one's stays, so that an answer by text finds it
+        if position == right and options.texts[kept[same]] != text:
+            kept[same] = position
+    empty = sum(not text for text in options.texts)
+    if empty:
+        notes.insert(0, f"{empty} of its choices {'is' if empty == 1 else 'are'} null or empty: left out")
+    places = sorted(kept.values())
+    if len(places) < 2:
+        raise BadSampleError(
+            f"field '{field}' has {len(places)} different {'text' if len(places) == 1 else 'texts'}, needs 2 to 26",
+            where=where,
+        )
+    index = None if right is None else places.index(kept[same_text(options.texts[right])])
+    choices = tuple(options.texts[place] for place in places)
+    return Labels(choices, index, tuple(notes), places != list(range(len(places))))
+
+
+def same_text(text: str) -> str:
+    """What two options have in common that say the same.
+
+    Spaces, the way accents are composed, a full stop at the end, and capitals in words do not count. They count in
+    what is no plain word: `m` and `M`, or the chords `Cm7` and `CM7`, are not the same.
+    """
+    words = unicodedata.normalize("NFC", text).split()
+    plain = [
+        word.casefold() if len(word.strip(",.;!?")) > 1 and word.strip(",.;!?").isalpha() else word for word in words
+    ]
+    joined = " ".join(plain)
+    return joined[:-1].rstrip() if joined.endswith(".") and not joined.endswith("..") and len(joined) > 2 else joined
+
+
+def _position(reader: _Reader, answer: Any) -> int:
+    """Where the right option stands among all that the data set gives, empty ones too."""
+    while isinstance(answer, (list, tuple)) and len(answer) == 1:
+        answer = answer[0]
+    if isinstance(answer, (list, tuple)):
+        raise reader.refuse(answer, "needs one answer")
+    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
+        raise reader.refuse(answer, "no text, letter or index")
+    if isinstance(answer, float) and not (math.isfinite(answer) and answer.is_integer()):
+        raise reader.refuse(answer, "no index")
+    if not isinstance(answer, str):
+        return _by_index(reader, answer, int(answer))
+    return _by_text(reader, answer)
+
+
+def _by_index(reader: _Reader, answer: Any, number: int) -> int:
+    """The option that a number means: that of this key in an object, otherwise the one at this place."""
+    options = reader.options
+    if options.numbers is not None:
+        if number not in options.numbers:
+            raise reader.refuse(answer, "which is none of the options' keys")
+        return options.numbers.index(number)
+    index = number - reader.base
+    if not 0 <= index < len(options.texts):
+        last = len(options.texts) - 1 + reader.base
+        raise reader.refuse(answer, f"needs an index from {reader.base} to {last}")
+    if reader.kind is not Answers.INDEX:
+        said = [i for i, text in enumerate(options.texts) if _numeral(text) == number]
+        counted = [i for i, text in enumerate(options.texts) if (m := _NUMBERED.match(text)) and int(m[1]) == number]
+        if said and reader.kind is Answers.TEXT:
+            return said[0]
+        if any(i != index for i in said + counted):
+            raise reader.refuse(answer, f"which may be an index or choice {LETTERS[(said + counted)[0]]}", _remedy())
+    return index
+
+
+def _by_text(reader: _Reader, answer: str) -> int:
+    options = reader.options
+    tagged = _TAGGED.fullmatch(answer)
+    text = (tagged[1] if tagged else answer).strip()
+    if not text:
+        raise reader.refuse(answer, "which is empty")
+    plain = unicodedata.normalize("NFKC", text).strip()
+    if reader.kind is Answers.INDEX and _NUMERAL.fullmatch(plain):
+        return _by_index(reader, answer, int(float(plain)))
+    said = _says(options, text)
+    letter = _ONE_LETTER.fullmatch(plain)
+    place = _by_letter(reader, answer, next(filter(None, letter.groups()))) if letter else None
+    if place is not None and said is not None and place != said and not options.lettered:
+        if reader.kind is Answers.LETTER:
+            return place
+        if reader.kind is not Answers.TEXT:
+            raise reader.refuse(
+                answer, f"which is one choice's letter and the text of choice {LETTERS[said]}", _remedy()
+            )
+        return said
+    if place is not None and (options.lettered or said is None):
+        return place
+    if said is not None:
+        return said
+    if _NUMERAL.fullmatch(plain) and not any(_NUMBER.fullmatch(text) for text in options.texts if text):
+        return _by_index(reader, answer, int(float(plain)))
+    both = _LETTER_AND_TEXT.fullmatch(text)
+    if both is not None:
+        place, said = _by_letter(reader, answer, both[1] or both[2]), _says(options, both[3])
+        if place is not None and said is not None and same_text(options.texts[place]) == same_text(options.texts[said]):
+            return place
+        raise reader.refuse(answer, "whose letter and text are not those of one choice")
+    if letter is not None:
+        raise reader.refuse(answer, f"needs a letter from A to {LETTERS[len(options.texts) - 1]}")
+    why = (
+        "several letters, needs one"
+        if len(plain) < 60 and _SEVERAL.fullmatch(plain) and _all_letters(plain)
+        else "which no choice says"
+    )
+    raise reader.refuse(answer, why)
+
+
+def _by_letter(reader: _Reader, answer: str, letter: str) -> int | None:
+    """The option that goes by a letter; None where there is none.
+
+    Raises:
+        BadSampleError: If options carry letters of their own in their texts, and one carries this at another place.
+    """
+    options, place = reader.options, LETTERS.index(letter.upper())
+    if options.own_letters.get(letter.upper(), place) != place:
+        raise reader.refuse(answer, "a letter that stands before another choice than its own", _remedy())
+    return place if options.numbers is None and place < len(options.texts) else None
+
+
+def _says(options: Options, text: str) -> int | None:
+    """The one option that says a text: to the letter, or else apart from spaces, or else from capitals."""
+    spellings: tuple[Any, ...] = (
+        lambda t: t,
+        lambda t: " ".join(unicodedata.normalize("NFC", t).split()),
+        lambda t: " ".join(unicodedata.normalize("NFC", t).casefold().split()),
+    )
+    for spelling in spellings:
+        wanted = spelling(text)
+        found = [
+            i
+            for i, (bare, whole) in enumerate(zip(options.texts, options.whole, strict=True))
+            if bare and wanted in (spelling(bare), spelling(whole))
+        ]
+        if found and len({same_text(options.texts[i]) for i in found}) == 1:
+            return found[0]
+        if found:
+            return None
+    return None
+
+
+def _all_letters(text: str) -> bool:
+    words = [word for word in re.split(r"[\s,;/&+]+", text) if word.lower() not in ("and", "or")]
+    return all(len(word) == 1 or word.isupper() for word in words)
+
+
+def _numeral(text: str) -> float | None:
+    return float(text) if _NUMERAL.fullmatch(text) else None
+
+
+def _remedy() -> str:
+    return "say what the answers are: index, letter or text; recipe folder has --answers for it"
+
+
+def index_in(options: Any, answer: Any) -> tuple[int, int] | None:
+    """The number that an answer is, read as an index, and the number of options; None if it is no index.
+
+    Args:
+        options: As `read_labels` takes them.
+        answer: Likewise.
+    """
+    if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
+        return None
+    text = str(answer).strip() if not isinstance(answer, int) or abs(answer) < 10**9 else ""
+    if not _NUMERAL.fullmatch(text):
+        return None
+    try:
+        found = read_options(options, "", "")
+    except BadSampleError:
+        return None
+    if found.numbers is not None or (isinstance(answer, str) and any(_NUMBER.fullmatch(said) for said in found.texts)):
+        return None
+    return int(float(text)), len(found.texts)
+
+
+def counts_from_one(pairs: Iterable[tuple[Any, Any]]) -> bool:
+    """Whether the indexes of a data set look as if the first one were 1: none is 0, and one is the number of options.
+
+    Args:
+        pairs: Options and answer of each row.
+    """
+    indexes = [found for options, answer in pairs if (found := index_in(options, answer)) is not None]
+    return all(index != 0 for index, _ in indexes) and any(index == count for index, count in indexes)

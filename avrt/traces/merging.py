@@ -25,7 +25,7 @@ def trace_of(reply: Reply) -> str:
     text = plain_tags(reply.text).strip()
     if _WHOLE.fullmatch(text):
         return text
-    found = _only_trace(text if _WHOLE.search(text) else _put_back(text, plain_tags(reply.reasoning or "")))
+    found = _only_trace(_put_back(text, plain_tags(reply.reasoning or "")))
     return text if found is None else format_response(*found)
 
 
@@ -72,11 +72,10 @@ def format_fault(text: str) -> str:
 
 
 def _put_back(text: str, reasoning: str) -> str:
-    """The text with the tags, or the thinking, that somebody else took out of it."""
-    if "</think>" in text and "<think>" not in text:
+    """The text with the tags, or the thinking, that somebody else took out of it; a tag too many does no harm."""
+    if "</think>" in text:
         return f"<think>{text}"
-    if reasoning.strip() and not any(tag in text for tag in _THINK_TAGS) and _ANSWER.search(text):
-        inside = reasoning.strip().removeprefix("<think>").removesuffix("</think>")
-        start = text.index("<answer>")
-        return f"{text[:start]}<think>{inside}</think>{text[start:]}"
+    if reasoning.strip() and "<think>" not in text and _ANSWER.search(text):
+        inside = reasoning.strip().removesuffix("</think>")
+        return f"<think>{inside}</think>{text[text.index('<answer>') :]}"
     return text

@@ -17,6 +17,8 @@ class OneLineErrors(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the useful line and exit."""
         command = " ".join(["avrt", *[word for word in sys.argv[1:2] if not word.startswith("-")]])
+        if self.prog.startswith("avrt "):  # a command of a command has fields of its own
+            command = self.prog
         sys.stderr.write(f"avrt: error: {shorten(message)} (see: {command} --help)\n")
         sys.exit(2)
 

@@ -118,7 +118,11 @@ def builder(nano: Student) -> InputBuilder:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small nano_world: folders `train` (24 clips, 48 questions), `val` and `test` (4 clips, 8 questions)."""
-    root = tmp_path_factory.mktemp("world")
+    # The mutation run has it written once for all its processes.
+    shared = os.environ.get("AVRT_TEST_WORLD")
+    root = Path(shared) if shared else tmp_path_factory.mktemp("world")
+    if (root / "test" / "manifest.json").exists():
+        return root
     for split, clips in (("train", 24), ("val", 4), ("test", 4)):
         options = ["--root", root / "clips", "--out", root / split, "--split", split, "--clips", clips]
         shards_command.main(

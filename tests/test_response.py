@@ -38,3 +38,24 @@ def test_letters_beyond_d_count_when_there_are_choices_for_them():
 
 def test_format_response_is_well_formed():
     assert parse_response(format_response(" seen and heard ", "A"), "AB").well_formed
+
+
+def test_blank_reasoning_is_not_well_formed():
+    for blank in (" ", "\n\t", "\u3000"):
+        assert not parse_response(f"<think>{blank}</think><answer>B</answer>", "AB").well_formed
+
+
+def test_an_answer_may_stand_on_a_line_of_its_own():
+    found = parse_response("<think>a\nb</think>\n<answer>\nB\n</answer>", "AB")
+    assert (found.letter, found.well_formed) == ("B", True)
+    assert parse_response("<think>a</think><answer>B\nC</answer>", "ABC").letter is None
+
+
+def test_the_target_has_no_blanks_but_those_within_its_reasoning():
+    assert format_response("\n seen and  heard \n", "A") == "<think>seen and  heard</think><answer>A</answer>"
+
+
+def test_the_parts_and_the_whole_are_kept():
+    text = "  <think> a\nb </think><answer>B</answer>x"
+    found = parse_response(text, "AB")
+    assert (found.text, found.think, found.think_words) == (text, " a\nb ", 2)

@@ -234,7 +234,7 @@ def replay(path: Path, out: str | None) -> None:
     if not first.config:
         raise AvrtError("does not say how it was made", where=path)
     folder = Path(out) if out else path.parent / "replay"
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as stream:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".yaml", delete=False) as stream:
         stream.write(first.config)
     source = first.environment["source"]
     where = ("--ckpt_path", source) if (Path(source) / "latest").is_file() else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +12,13 @@ from rich.markdown import Markdown
 from avrt.arguments import OneLineErrors
 from avrt.commands.judge import judge_claims
 from avrt.data.manifest import write_whole
-from avrt.errors import AvrtError
+from avrt.errors import AvrtError, NothingUsableError
 from avrt.evaluation.benchmark import BenchmarkOptions
 from avrt.evaluation.page import render
 from avrt.evaluation.paper import paper_tables, published
 from avrt.evaluation.result import figures
 from avrt.evaluation.study import Run, read_runs, study_tables
+from avrt.text import clean, read_json_lines
 from avrt.traces.backend import Backend
 
 CURVES = {"reward per answer": "rewards/total/mean", "tokens per answer": "completions/tokens"}
@@ -64,12 +64,18 @@ def main(arguments: list[str]) -> None:
         write_whole(out / f"{table.id}.csv", table.csv().encode())
         write_whole(out / f"{table.id}.tex", table.latex().encode())
     text = "\n".join(table.markdown() for table in tables)
-    write_whole(out / "report.md", f"# Evaluation of {len(runs)} runs\n\n{text}".encode())
+    write_whole(out / "report.md", f"# Evaluation of {len(runs)} runs\n\n{clean(text)}".encode())
     curves = training_curves({name: Path(folder) for name, folder in options.training.items()})
-    write_whole(out / "report.html", render(runs, tables, curves, options.examples).encode())
+    write_whole(out / "report.html", clean(render(runs, tables, curves, options.examples)).encode())
     console = Console()
     for table in of_paper:
         console.print(Markdown(table.markdown()))
+    if all(run.result.counts["failed"] >= run.result.counts["questions"] for run in runs):
+        raise NothingUsableError(
+            "no run has a question with a known answer that could be asked, so its figures say nothing",
+            where=options.runs,
+            remedy="see the error of each line of predictions.jsonl",
+        )
     console.print(f"{len(tables)} tables as Markdown, CSV and LaTeX, and report.html: {out}", highlight=False)
 
 
@@ -80,11 +86,10 @@ def with_difficulty(runs: Sequence[Run], path: Path) -> list[Run]:
         AvrtError: If the file is missing or is no list of labels.
     """
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        labels = {row["id"]: row["difficulty"] for row in rows}
+        labels = {clean(row["id"]): clean(row["difficulty"]) for row in read_json_lines(path)}
     except OSError:
         raise AvrtError("no such file", where=path) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AvrtError(f"no list of difficulty labels: {error}", where=path) from None
     found = []
     for run in runs:

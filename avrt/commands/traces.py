@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import multiprocessing
 import os
 import sys
@@ -19,12 +18,16 @@ from avrt.arguments import OneLineErrors
 from avrt.data.manifest import write_whole
 from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError
-from avrt.traces.export import SPLITS, export_run, write_parquet
+from avrt.text import clean, to_json
+from avrt.traces.export import RUN, SPLITS, export_run, run_record, write_parquet
 from avrt.traces.options import TraceOptions
 from avrt.traces.pipeline import Tally, TracePipeline
+from avrt.traces.requests import is_cut_off
 from avrt.traces.store import CallStore, connect, rows
+from avrt.traces.summary import conclude, told_reasons
+from avrt.traces.terminal import inert
 
-RUN, CONFIG = "run.json", "traces.yaml"
+CONFIG = "traces.yaml"
 LINE_SECONDS = 30.0
 
 
@@ -74,13 +77,18 @@ def run(arguments: list[str]) -> None:
             f"{failed} of the other workers failed, see above", where="workers", remedy="run the same command again"
         )
     write_whole(out / CONFIG, parser.dump(parsed).encode())
-    write_whole(out / RUN, json.dumps({"run": name, "data": options.data}).encode())
-    query = "SELECT status, count(*) n FROM outcomes WHERE run = ? GROUP BY status ORDER BY n DESC"
-    counts = {row["status"]: row["n"] for row in rows(out, query, (name,))}
-    print(f"{sum(counts.values())} samples: {', '.join(f'{n} {status}' for status, n in counts.items())}")
+    # The whole path, so that statistics find the shards from whatever folder they are asked for.
+    write_whole(out / RUN, to_json({"run": name, "data": str(Path(options.data).absolute())}).encode())
+    found = conclude(out, name, options, len(shards))
+    print(found.told)
+    for line in [] if found.useless else told_reasons(found.reasons):  # else the error says them
+        print(f"  {inert(line)}")
     if "export" in options.stages:
         split = export_run(options, name, shards)
         print(f"traces: {', '.join(f'{split[name]} {name}' for name in SPLITS)}: {out}")
+    for warning in found.warnings:
+        sys.stderr.write(f"avrt: warning: {inert(warning)}\n")
+    found.raise_if_useless(out)
 
 
 def _work(options: TraceOptions, shards: ShardSet, part: int) -> str:
@@ -130,10 +138,12 @@ def stats(arguments: list[str]) -> None:
     parser.add_argument("--tokenizer", type=str | None, default=None, help="measure lengths in its tokens")
     options = parser.parse_args(arguments)
     folder = Path(options.folder)
-    data = Path(_run_record(folder)["data"])
+    data = Path(run_record(folder)["data"])
     found = collect(folder, data if data.is_dir() else None, options.tokenizer)
     show_tables(found, Console())
-    write_whole(folder / "stats.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+    if not data.is_dir():
+        sys.stderr.write(f"avrt: warning: {data}: the shards are not there, so nothing is told of their clips\n")
+    write_whole(folder / "stats.json", to_json(found, indent=1).encode())
     write_whole(folder / "stats.html", page(found).encode())
     print(f"written: {folder / 'stats.json'}, {folder / 'stats.html'}")
 
@@ -147,26 +157,34 @@ def show(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     folder, console = Path(options.folder), Console(highlight=False, markup=False, soft_wrap=True)
     connect(folder).close()
-    calls = list(rows(folder, "SELECT * FROM calls WHERE sample = ? ORDER BY role = 'merger', role, model, number", (options.id,)))  # fmt: skip  # noqa: E501
-    outcome = next(rows(folder, "SELECT * FROM outcomes WHERE sample = ?", (options.id,)), None)
+    name = clean(options.id)
+    calls = list(rows(folder, "SELECT * FROM calls WHERE sample = ? ORDER BY role = 'merger', role, model, number", (name,)))  # fmt: skip  # noqa: E501
+    outcome = next(rows(folder, "SELECT * FROM outcomes WHERE sample = ?", (name,)), None)
     if not calls and outcome is None:
-        raise AvrtError("no such sample", where=f"{folder}, id {options.id}")
-    verdicts = {row["call"]: row for row in rows(folder, "SELECT * FROM verdicts WHERE sample = ?", (options.id,))}
+        raise AvrtError("no such sample", where=f"{folder}, id {inert(name)}")
+    verdicts = {row["call"]: row for row in rows(folder, "SELECT * FROM verdicts WHERE sample = ?", (name,))}
+
+    def tell(text: str, style: str | None = None) -> None:
+        console.print(inert(text), style=style)
+
     for call in calls:
-        console.rule(f"{call['role']}  {call['model']}  #{call['number']}  {call['status']}")
+        console.rule(inert(f"{call['role']}  {call['model']}  #{call['number']}  {call['status']}"))
         shown = f"{call['pictures']} pictures, {'sound' if call['sound'] else 'no sound'}"
         prompt = call["prompt"] if options.prompts else call["prompt"].rpartition("Question:")[2].strip()
-        console.print(f"{shown}\n{prompt}\n", style="dim")
+        tell(f"{shown}\n{prompt}\n", "dim")
         if call["reasoning"]:
-            console.print(call["reasoning"], style="italic")
-        console.print(call["text"] or call["error"] or "")
+            tell(call["reasoning"], "italic")
+        tell(call["text"] or call["error"] or "")
+        if is_cut_off(call["finish_reason"]):
+            tell("-> cut off at its limit of tokens: no vote, and nothing for the merger", "bold")
         if verdict := verdicts.get(call["key"]):
             judged = "right" if verdict["correct"] else f"wrong, right is {verdict['answer']}"
-            console.print(f"-> {verdict['letter']} ({judged}); votes {verdict['votes']}", style="bold")
+            judged = judged if verdict["letter"] else f"undecided, right is {verdict['answer']}"
+            tell(f"-> {verdict['letter']} ({judged}); votes {verdict['votes']}", "bold")
     if outcome is not None:
         console.rule("outcome")
         reason = f": {outcome['reason']}" if outcome["reason"] else ""
-        console.print(f"{outcome['status']}{reason}; difficulty {outcome['difficulty']}", style="bold")
+        tell(f"{outcome['status']}{reason}; difficulty {outcome['difficulty']}", "bold")
 
 
 def export(arguments: list[str]) -> None:
@@ -180,18 +198,12 @@ def export(arguments: list[str]) -> None:
     print(f"written: {write_parquet(Path(options.folder))}")
 
 
-def _run_record(folder: Path) -> dict[str, Any]:
-    connect(folder).close()
-    path = folder / RUN
-    if not path.is_file():
-        raise AvrtError("no run has been finished here", where=folder, remedy="avrt traces run --out there")
-    return dict(json.loads(path.read_text()))
-
-
 def _summarize(tally: Tally, seconds: float) -> None:
     print(f"went through {tally.samples} samples in {seconds:.0f} s")
     for role in sorted({*tally.made, *tally.stored, *tally.failed}):
-        print(f"  {role}: {tally.made[role]} calls made, {tally.stored[role]} in store, {tally.failed[role]} failed")
+        told = f"{tally.made[role]} calls made, {tally.stored[role]} in store, {tally.failed[role]} failed"
+        cut = tally.cut_off[role]
+        print(f"  {role}: {told}{f', {cut} cut off (raise {role}.sampling.max_tokens)' if cut else ''}")
 
 
 class _Watch:

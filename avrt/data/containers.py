@@ -20,6 +20,7 @@ FORMATS = (
 )
 """What FFmpeg may take a file for. Playlists, which make it open other files and addresses, are left out."""
 
+_HEAD_BYTES = 1 << 18
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
@@ -45,6 +46,12 @@ def open_media(path: Path) -> Iterator[av.container.InputContainer]:
     with file:
         if size == 0:
             raise BadSampleError("is empty", where=path)
+        tiled = _is_tiled(file.read(_HEAD_BYTES))
+        file.seek(0)
+        if tiled:
+            raise BadSampleError(
+                "a HEIF picture made of tiles is not read", where=path, remedy="save it as JPEG or PNG"
+            )
         try:
             container = av.open(
                 _Nameless(file),
@@ -88,14 +95,32 @@ def decoded(container: av.container.InputContainer, stream: Any, damaged: list[i
         yield from frames
 
 
-def announced_seconds(container: av.container.InputContainer, stream: Any) -> float:
-    """How long a stream is by what the file's header says, in seconds; 0 if it says nothing."""
+def announced_end(container: av.container.InputContainer, stream: Any) -> float:
+    """When a stream ends by what the file's header says, in seconds of the file's clock; 0 if it says nothing."""
     if stream.duration:
-        return float(stream.duration * stream.time_base)
-    if told := _CLOCK.fullmatch(stream.metadata.get("DURATION", "")):  # Matroska's own way
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    if told := _CLOCK.fullmatch(stream.metadata.get("DURATION", "")):  # Matroska's own way: an end, not a length
         hours, minutes, seconds = (float(part) for part in told.groups())
         return hours * 3600 + minutes * 60 + seconds
-    return container.duration / av.time_base if container.duration else 0.0
+    if not container.duration:
+        return 0.0
+    begins = 0 if "matroska" in container.format.name else container.start_time or 0
+    return (begins + container.duration) / av.time_base
+
+
+def _is_tiled(head: bytes) -> bool:
+    """Whether a file begins as a HEIF picture that is laid out as a grid of tiles, of which FFmpeg gives one."""
+    return head[4:8] == b"ftyp" and any(
+        head[start + 4 : start + 8] == b"infe" and b"grid" in head[start + 8 : start + 24]
+        for start in _boxes(head, b"infe")
+    )
+
+
+def _boxes(data: bytes, kind: bytes) -> Iterator[int]:
+    at = data.find(kind)
+    while at >= 4:
+        yield at - 4
+        at = data.find(kind, at + 4)
 
 
 def _reason(error: Exception) -> str:

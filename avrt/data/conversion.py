@@ -78,6 +78,17 @@ def load_clip(files: Mapping[Modality, Path], spec: ClipSpec) -> Clip:
     for file in files.values():
         if not file.is_file():
             raise BadSampleError(f"media file is missing: {file.name}")
+    try:
+        return _load(files, spec)
+    except (BadSampleError, MemoryError):
+        raise
+    except Exception as error:  # the libraries that read files raise anything when one is damaged
+        if "can't allocate memory" in str(error):
+            raise MemoryError(str(error)) from None
+        raise BadSampleError(f"cannot be decoded: {error or type(error).__name__}", remedy="it is damaged") from None
+
+
+def _load(files: Mapping[Modality, Path], spec: ClipSpec) -> Clip:
     clip = Clip()
     if (path := files.get(Modality.VIDEO)) is not None:
         clip = decode_video(path, spec)

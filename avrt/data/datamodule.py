@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
 
 from avrt.data.conversion import load_clip
 from avrt.data.dropout import ModalityDropout
-from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
+from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions, missing_target
 from avrt.data.media import ClipSpec
 from avrt.data.members import clip_media
 from avrt.data.mixture import Curriculum, Mixture, MixtureSource
@@ -20,9 +21,11 @@ from avrt.data.sample import Modality, Sample
 from avrt.data.shards import ShardSet
 from avrt.data.stream import BatchStream, SampleSource
 from avrt.data.swap import SwappedSounds
-from avrt.errors import AvrtError
+from avrt.errors import AvrtError, NothingUsableError
 
 Location = str | Path
+NAMED = 10
+"""How many unusable samples a message names."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class AVDataModule(pl.LightningDataModule):
     """Batches from shard folders.
 
     Model inputs need the student's processor: it is taken from the trainer's module, which has `student` (with
-    `processor` and `ids`), `needs_traces`, and `answered()`, which tells the test samples that need no answer any more.
+    `processor` and `ids`), `needs_traces`, `needs_answers`, and `answered()`, which tells the test samples that need no
+    answer any more.
 
     Args:
         train: Shards to train on: a folder, an address (`https://...`, `s3://...`), or several of them with weights.
@@ -127,6 +131,7 @@ class AVDataModule(pl.LightningDataModule):
         self.fetch_ahead = fetch_ahead
         self.prompt = prompt or PromptOptions()
         self.mixture: Mixture | None = None
+        self.train_state: dict[str, int] | None = None  # where a resumed run's training data go on
         self._shards: dict[str, ShardSet] = {}
         self._train_plan: EpochPlan | None = None
 
@@ -140,12 +145,30 @@ class AVDataModule(pl.LightningDataModule):
             if not self.sources:
                 raise AvrtError("no shards given", where="data.train", remedy="add --data.train DIR")
             self.mixture = Mixture(self.sources, [self.open(source.shards) for source in self.sources])
+            self._name_unusable(self.mixture)
         split = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}[stage]
         location = self.folders[split]
         if location is not None:
             self._shards[split] = self.open(location)
+            if not len(self._shards[split]):
+                raise NothingUsableError("holds no samples", where=location, remedy=f"set data.{split} to other shards")
         elif stage != "fit" and not (split == "predict" and self.ask is not None):
             raise AvrtError("no shards given", where=f"data.{split}", remedy=f"add --data.{split} DIR")
+
+    def _name_unusable(self, mixture: Mixture) -> None:
+        """Say before the run begins which training samples lack what it needs; they are left out of their batches."""
+        module: Any = self.trainer.lightning_module if self.trainer is not None else None
+        if module is None:
+            return
+        traces, answers = module.needs_traces, module.needs_answers
+        lacking = mixture.lacking(lambda s: missing_target(s, self.prompt, traces=traces, answers=answers))
+        if not lacking:
+            return
+        why, count = next(iter(lacking.values())), len(mixture)
+        if len(lacking) == count:
+            raise NothingUsableError(f"none of the {count} samples can be trained on: {why}", where="data.train")
+        names = ", ".join(list(lacking)[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
+        rank_zero_warn(f"{len(lacking)} of {count} training samples are left out, the first {why}: {names}")
 
     def open(self, location: Location) -> ShardSet:
         """Open a shard folder or address."""
@@ -170,9 +193,12 @@ class AVDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         assert self.mixture is not None
         rank, builder = self.trainer.global_rank, self._builder("train")
-        return BatchStream(
+        stream = BatchStream(
             self.mixture, self.train_plan, rank, builder, self.num_workers, self.dropout, self.fetch_ahead
         )
+        if self.train_state is not None:
+            stream.load_state_dict(self.train_state)
+        return stream
 
     def val_dataloader(self) -> BatchStream | list[OmniBatch]:
         """The validation batches, in order; none if no folder is given."""
@@ -206,7 +232,8 @@ class AVDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
         targets = split in ("train", "val") and module.needs_traces
-        return InputBuilder(module.student.processor, module.student.ids, self.prompt, targets=targets)
+        answers = split == "train" and module.needs_answers
+        return InputBuilder(module.student.processor, module.student.ids, self.prompt, targets, answers)
 
     def _asked(self, ask: Ask) -> OmniBatch:
         if not ask.clip.is_file():

@@ -6,24 +6,30 @@ worked around, or as one error that names it; what can hang or crash FFmpeg is k
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from avrt.data.containers import announced_seconds, decoded, open_media, prepare
+from avrt.data.containers import announced_end, decoded, open_media, prepare
 from avrt.data.media import MAX_PIXELS, Clip, ClipSpec
+from avrt.data.orientation import Orientation
 from avrt.data.sound import decode_audio
+from avrt.data.stills import seen
 from avrt.errors import BadSampleError
 
 _TIME_SLACK = 1e-4
 _ASSUMED_RATE = 25.0
 _SHORT_SECONDS = 0.5
+_RESTART_SECONDS = 0.5
+_WIDEST_PIXEL = 10
 _COVER = av.stream.Disposition.attached_pic
 
 
@@ -46,29 +52,33 @@ def decode_video(path: Path, spec: ClipSpec) -> Clip:
     with open_media(path) as container:  # anew: not every format can be wound back
         picker = _FramePicker(targets, timeline)
         damaged: list[int] = []
-        for frame in decoded(container, _video_stream(container, path), damaged):
+        stream = _video_stream(container, path)
+        for frame in decoded(container, stream, damaged):
             if not picker.add(frame):
                 break
         picked = picker.picked()
         if not picked:
             raise BadSampleError("no frame could be decoded", where=path, remedy="the file is damaged")
         first = picked[0][0]
-        turn = _quarter_turns(first)
-        height, width = (first.width, first.height) if turn % 2 else (first.height, first.width)
+        shape = _Shape.of(first, stream)
+        height, width = shape.size
         size = spec.budget.size(height, width)
         clip = Clip(
-            frames=torch.stack([_to_tensor(frame, *size, turn) for frame, _ in picked]),
+            frames=torch.stack([shape.to_tensor(frame, *size) for frame, _ in picked]),
             timestamps=tuple(round(time - timeline.start, 6) for _, time in picked),
             seconds_per_frame=duration / spec.frames,
             info={"duration": round(duration, 6), "width": width, "height": height, "fps": round(timeline.rate, 6)},
         )
+        resized = any((frame.width, frame.height) != (first.width, first.height) for frame, _ in picked)
         spoilt = len({time for frame, time in picked if frame.is_corrupt})
     distinct = len(set(clip.timestamps))
     told = {
         f"{len(damaged)} damaged packets skipped": bool(damaged),
         f"{spoilt} of the frames are damaged": bool(spoilt),
         f"only {distinct} distinct frames": distinct < spec.frames,
-        f"turned by {turn * 90} degrees, as the file says": bool(turn),
+        f"{shape.orientation}, as the file says": bool(str(shape.orientation)),
+        f"pixels of {shape.pixel.numerator}:{shape.pixel.denominator}, shown as {width}x{height}": shape.pixel != 1,
+        "the size of the pictures changes: bars at the sides keep their proportions": resized,
     }
     notes = [*timeline.notes(), *(note for note, holds in told.items() if holds)]
     try:
@@ -101,7 +111,7 @@ def decode_still(path: Path, spec: ClipSpec, notes: list[str] | None = None) -> 
                 raise BadSampleError(f"a picture of {width}x{height}, more than {MAX_PIXELS:,} pixels", where=path)
             if getattr(file, "is_animated", False):
                 notes.append("a moving picture: its first frame is used")
-            rgb = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+            rgb = seen(file, notes)
     except Image.DecompressionBombError:
         raise BadSampleError(f"a picture of more than {MAX_PIXELS:,} pixels", where=path) from None
     except UnidentifiedImageError:
@@ -120,14 +130,14 @@ def decode_still(path: Path, spec: ClipSpec, notes: list[str] | None = None) -> 
 def _first_frame(path: Path, spec: ClipSpec, notes: list[str]) -> Tensor:
     """The first frame of whatever FFmpeg takes the file for."""
     with open_media(path) as container:
-        frame = next(decoded(container, _video_stream(container, path)), None)
+        stream = _video_stream(container, path)
+        frame = next(decoded(container, stream), None)
         if frame is None:
             raise BadSampleError("not a readable picture", where=path)
         if not container.format.name.endswith("_pipe"):
             notes.append("a moving picture: its first frame is used")
-        turn = _quarter_turns(frame)
-        sides = (frame.width, frame.height) if turn % 2 else (frame.height, frame.width)
-        return _to_tensor(frame, *spec.budget.size(*sides), turn)
+        shape = _Shape.of(frame, stream, square=container.format.name.endswith("_pipe"))
+        return shape.to_tensor(frame, *spec.budget.size(*shape.size))
 
 
 def _picture_in_place_of_video(path: Path, spec: ClipSpec) -> Clip:
@@ -161,18 +171,22 @@ class _Timeline:
         times: Sorted.
         stamped: Whether the file tells them; otherwise they follow from the rate.
         rate: Pictures per second.
-        announced: How long the file says that it is, 0 if it says nothing.
+        announced: When it ends by what the file says, on its own clock, 0 if it says nothing.
+        restarts: How often its clock jumps back, as where recordings were put one behind the other.
     """
 
     times: list[float]
     stamped: bool
     rate: float
     announced: float
+    restarts: int = 0
 
     @classmethod
     def read(cls, container: av.container.InputContainer, stream: Any, path: Path) -> _Timeline:
         times: list[float] = []
         unstamped = 0
+        rate = float(stream.average_rate or stream.guessed_rate or _ASSUMED_RATE)
+        clock = _Clock(rate)
         try:
             for packet in container.demux(stream):
                 if not packet.size or packet.is_discard:
@@ -181,15 +195,15 @@ class _Timeline:
                 if stamp is None:
                     unstamped += 1
                 else:
-                    times.append(float(stamp * packet.time_base))
+                    order = stamp if packet.dts is None else packet.dts  # packets come in the order of decoding
+                    times.append(clock.unwrap(float(stamp * packet.time_base), float(order * packet.time_base)))
         except av.FFmpegError:
             pass  # what was read until the damage is what there is
         if not times and not unstamped:
             raise BadSampleError("no video packet", where=path, remedy="the file may be truncated")
-        rate = float(stream.average_rate or stream.guessed_rate or _ASSUMED_RATE)
         stamped = unstamped <= len(times)
         counted = times if stamped else [i / rate for i in range(len(times) + unstamped)]
-        return cls(sorted(counted), stamped, rate, announced_seconds(container, stream))
+        return cls(sorted(counted), stamped, rate, announced_end(container, stream), clock.restarts)
 
     @property
     def start(self) -> float:
@@ -202,11 +216,36 @@ class _Timeline:
         return span + (span / (count - 1) if count > 1 and span > 0 else 1 / self.rate)
 
     def notes(self) -> list[str]:
-        missing = self.announced - self.duration
+        missing = self.announced - self.start - self.duration
         return [
+            *([f"its clock restarts {self.restarts} times: the parts follow each other"] if self.restarts else []),
             *([] if self.stamped else [f"no time stamps: {self.rate:.3g} frames a second assumed"]),
             *([f"pictures end {missing:.1f} s before the file says"] if missing > _SHORT_SECONDS else []),
         ]
+
+
+class _Clock:
+    """Times that go on where a file's clock jumps back."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._order = self._latest = -math.inf
+        self._offset = 0.0
+        self.restarts = 0
+
+    def unwrap(self, time: float, order: float) -> float:
+        """A picture's time, counted on from the part before.
+
+        Args:
+            time: When it is shown, by the file.
+            order: What may not go back from one call to the next; the time itself where pictures come as shown.
+        """
+        if order < self._order - _RESTART_SECONDS:
+            self._offset = self._latest + 1 / self._rate - time
+            self.restarts += 1
+        self._order = order
+        self._latest = max(self._latest, time + self._offset)
+        return time + self._offset
 
 
 class _FramePicker:
@@ -215,6 +254,7 @@ class _FramePicker:
     def __init__(self, targets: list[float], timeline: _Timeline) -> None:
         self._targets = targets
         self._assumed = None if timeline.stamped else timeline.times
+        self._clock = _Clock(timeline.rate)
         self._count = 0
         self._current: tuple[av.VideoFrame, float] | None = None
         self._picked: list[tuple[av.VideoFrame, float]] = []
@@ -226,7 +266,7 @@ class _FramePicker:
         elif frame.time is None:
             return True
         else:
-            time = frame.time
+            time = self._clock.unwrap(frame.time, frame.time)
         self._count += 1
         while self._current is not None and self._wanting and time > self._targets[len(self._picked)] + _TIME_SLACK:
             self._picked.append(self._current)
@@ -244,14 +284,36 @@ class _FramePicker:
         return self._picked + [self._current] * (len(self._targets) - len(self._picked))
 
 
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """How often a frame has to be turned by 90 degrees against the clock to be the right way up."""
-    return round(frame.rotation / 90) % 4
+@dataclass(frozen=True)
+class _Shape:
+    """How a stream's pictures are shown: which way up, and how wide a pixel is against its height."""
 
+    orientation: Orientation
+    pixel: Fraction
+    size: tuple[int, int]
 
-def _to_tensor(frame: av.VideoFrame, height: int, width: int, turns: int) -> Tensor:
-    if frame.width * frame.height > MAX_PIXELS:
-        raise BadSampleError(f"a picture of {frame.width}x{frame.height}, more than {MAX_PIXELS:,} pixels")
-    across, down = (height, width) if turns % 2 else (width, height)
-    rgb = frame.reformat(width=across, height=down, format="rgb24", interpolation="BICUBIC").to_ndarray()
-    return torch.from_numpy(np.ascontiguousarray(np.rot90(rgb, turns))).permute(2, 0, 1)
+    @classmethod
+    def of(cls, frame: av.VideoFrame, stream: Any, *, square: bool = False) -> _Shape:
+        told = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+        pixel = Fraction(told) if told and not square and 1 / _WIDEST_PIXEL <= told <= _WIDEST_PIXEL else Fraction(1)
+        orientation = Orientation.of(frame)
+        height, width = frame.height, max(1, round(frame.width * pixel))
+        return cls(orientation, pixel, (width, height) if orientation.transposed else (height, width))
+
+    def to_tensor(self, frame: av.VideoFrame, height: int, width: int) -> Tensor:
+        """(3, H, W) uint8; a frame of other proportions than the first one gets bars at its sides."""
+        if frame.width * frame.height > MAX_PIXELS:
+            raise BadSampleError(f"a picture of {frame.width}x{frame.height}, more than {MAX_PIXELS:,} pixels")
+        own_height, own_width = frame.height, max(1, round(frame.width * self.pixel))
+        if self.orientation.transposed:
+            own_height, own_width = own_width, own_height
+        down, across = height, width
+        if own_height * self.size[1] != own_width * self.size[0]:
+            scale = min(height / own_height, width / own_width)
+            down, across = max(1, round(own_height * scale)), max(1, round(own_width * scale))
+        stored = (across, down) if self.orientation.transposed else (down, across)
+        rgb = frame.reformat(height=stored[0], width=stored[1], format="rgb24", interpolation="BICUBIC").to_ndarray()
+        canvas = np.zeros((height, width, 3), np.uint8)
+        top, left = (height - down) // 2, (width - across) // 2
+        canvas[top : top + down, left : left + across] = self.orientation.apply(rgb)
+        return torch.from_numpy(canvas).permute(2, 0, 1)

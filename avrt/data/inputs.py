@@ -142,10 +142,16 @@ class InputBuilder:
         ids: The model's special tokens.
         options: Wording and limits of the prompt.
         targets: Whether to make `response_ids` from each sample's trace (fine-tuning).
+        answers: Whether each sample needs its right answer (rewards).
     """
 
     def __init__(
-        self, processor: Qwen2_5OmniProcessor, ids: TokenIds, options: PromptOptions, targets: bool = False
+        self,
+        processor: Qwen2_5OmniProcessor,
+        ids: TokenIds,
+        options: PromptOptions,
+        targets: bool = False,
+        answers: bool = False,
     ) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
@@ -153,6 +159,7 @@ class InputBuilder:
         self.ids = ids
         self.options = options
         self.targets = targets
+        self.answers = answers
         added = self.tokenizer.added_tokens_decoder.values()
         self._control_tokens = [token.content for token in added if token.special]
 
@@ -165,8 +172,10 @@ class InputBuilder:
             chat: System message and user's text to ask with, in place of the student's own prompt.
 
         Raises:
-            BadSampleError: If it has no trace where one is needed, or is too long.
+            BadSampleError: If it has no trace or answer where one is needed, or is too long.
         """
+        if lack := missing_target(sample, self.options, traces=self.targets, answers=self.answers):
+            raise BadSampleError(lack, where=f"sample {sample.id!r}")
         clip = clip.part(self.options.senses, blank=self.options.hidden == "blank")
         batch = OmniBatch([sample], [], [], [], torch.ones(1, dtype=torch.bool), [clip])
         grid = image_grid = None
@@ -256,18 +265,26 @@ class InputBuilder:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _target(self, sample: Sample) -> Tensor:
-        target = sample.trace
-        if target is None and self.options.untraced == "answer" and sample.answer_letter is not None:
-            target = f"<answer>{sample.answer_letter}</answer>"
-        if target is None:
-            raise BadSampleError(
-                "has no trace to fine-tune on",
-                where=f"sample {sample.id!r}",
-                remedy="make traces first, or train with GRPO, which needs none",
-            )
+        target = f"<answer>{sample.answer_letter}</answer>" if sample.trace is None else sample.trace
         ids = self.tokenizer.encode(target, add_special_tokens=False)
         _check_length(sample, "trace", len(ids), self.options.max_response_tokens - 1)
         return torch.tensor([*ids, self.tokenizer.eos_token_id])
+
+
+def missing_target(sample: Sample, options: PromptOptions, *, traces: bool, answers: bool) -> str | None:
+    """What a sample lacks to be trained on, with the remedy; None if nothing.
+
+    Args:
+        sample: The sample.
+        options: Says whether a bare answer will do where there is no trace.
+        traces: Whether it is to be fine-tuned on.
+        answers: Whether its answers are to be rewarded.
+    """
+    if answers and sample.answer is None:
+        return "has no answer to reward"
+    if traces and sample.trace is None and (options.untraced == "refuse" or sample.answer is None):
+        return "has no trace to fine-tune on (make traces first, or train with GRPO, which needs none)"
+    return None
 
 
 def _check_length(sample: Sample, what: str, tokens: int, limit: int) -> None:

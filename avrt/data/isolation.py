@@ -98,7 +98,9 @@ class IsolatedPool(Generic[Input, Output]):
             busy[connection].receive()  # type: ignore[index]
         for worker in busy.values():
             if worker.ticket is not None and time.monotonic() > worker.deadline:
-                worker.give_up(f"took longer than {self._limits.seconds:g} s")
+                worker.give_up(
+                    f"took longer than {self._limits.seconds:g} s", "raise --seconds_per_clip, or the file is hostile"
+                )
 
 
 @dataclass
@@ -150,10 +152,10 @@ class _Worker:
         self.ticket.close(output)
         self.ticket = None
 
-    def give_up(self, why: str) -> None:
+    def give_up(self, why: str, remedy: str = "the file is damaged or hostile") -> None:
         assert self.ticket is not None
         self.kill()
-        self.ticket.close(BadSampleError(f"decoding {why}", remedy="the file is damaged or hostile"))
+        self.ticket.close(BadSampleError(f"decoding {why}", remedy=remedy))
         self.ticket = None
 
     def kill(self) -> None:
@@ -192,8 +194,11 @@ def _serve(function: Callable[[Any], Any], connection: Connection, limits: Limit
             output = error
         except Exception as error:  # whatever a file brings about is that file's fault
             out_of_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-            what = f"needs more than {limits.gigabytes:g} GB" if out_of_memory else f"failed: {error!r}"
-            output = BadSampleError(f"decoding {what}")
+            output = (
+                BadSampleError(f"decoding needs more than {limits.gigabytes:g} GB", remedy="raise --gigabytes_per_clip")
+                if out_of_memory
+                else BadSampleError(f"decoding failed: {error!r}")
+            )
         try:
             connection.send(output)
         except (BrokenPipeError, ConnectionResetError):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from avrt.data.order import SampleOrder, Source
+from avrt.data.remote import is_remote
 from avrt.data.sample import Sample
 from avrt.data.shards import ShardSet
-from avrt.errors import AvrtError
+from avrt.errors import AvrtError, BadSampleError, NothingUsableError
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Mixture:
         labels = [source.label for source in sources]
         for source, shards in zip(sources, sets, strict=True):
             if not len(shards):
-                raise AvrtError("holds no samples", where=source.shards)
+                raise NothingUsableError(
+                    "holds no samples", where=source.shards, remedy="set data.train to other shards"
+                )
             if labels.count(source.label) > 1:
                 raise AvrtError(f"two sources are called {source.label}", where="data.train", remedy="give them names")
 
@@ -94,6 +97,19 @@ class Mixture:
         """Say that a sample will be read before long; see `ShardSet.announce`."""
         shards, place = self._locate(index)
         shards.announce(place)
+
+    def lacking(self, reason: Callable[[Sample], str | None]) -> dict[str, str]:
+        """Id -> reason of each sample that `reason` has one for; of local shards, since remote ones would be copied."""
+        found: dict[str, str] = {}
+        for source, shards in zip(self.sources, self._sets, strict=True):
+            for i in range(0 if is_remote(source.shards) else len(shards)):
+                try:
+                    sample = shards.sample(i)
+                except BadSampleError:
+                    continue  # it is named when it is read
+                if why := reason(sample):
+                    found[sample.id] = why
+        return found
 
     def order(self, seed: int, shuffle: bool, shard_window: int, curriculum: Curriculum) -> SampleOrder:
         """The order in which it is trained on.

@@ -1,4 +1,4 @@
-"""From the sound of a media file to 16 kHz mono: all channels' mean, on the clip's own clock."""
+"""From the sound of a file to 16 kHz mono on its clip's clock: its channels' mean, or the loudest if they cancel."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from av.audio.resampler import AudioResampler
 from torch import Tensor
 from torchaudio.functional import resample
 
-from avrt.data.containers import announced_seconds, decoded, open_media, prepare
+from avrt.data.containers import announced_end, decoded, open_media, prepare
 from avrt.data.media import MIN_AUDIO_SECONDS, SAMPLE_RATE, ClipSpec
 from avrt.errors import BadSampleError
 
 _GAP_SECONDS = 0.05
+_EARLY_SECONDS = 0.1
+_CANCELLED = 0.25
+"""Of the power that unrelated channels would have together: with less, they cancel each other."""
 _SHORT_SECONDS = 0.5
 _LOOK_AHEAD_SECONDS = 0.1
 _MAX_RATE = 768_000
@@ -56,14 +59,20 @@ def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: 
         for frame in decoded(container, stream, damaged):
             if not collected.add(frame, start):
                 break
-        announced = announced_seconds(container, stream)
+        announced = announced_end(container, stream)
     if damaged:
         notes.append(f"{len(damaged)} damaged packets of sound skipped")
+    native = collected.mono()
     notes.extend(collected.notes)
-    missing = min(announced, spec.audio_seconds) - collected.seconds
+    begins = collected.first if start is None else start
+    missing = min(announced - begins, spec.audio_seconds) - collected.seconds
     if collected.pieces and missing > _SHORT_SECONDS:
         notes.append(f"sound ends {missing:.1f} s before the file says")
-    sound = collected.at_16_khz()[: round(spec.audio_seconds * SAMPLE_RATE)]
+    if collected.pieces and -collected.delay > _EARLY_SECONDS:
+        notes.append(f"the first {min(-collected.delay, collected.length):.1f} s of sound left out: no picture yet")
+    if collected.pieces and collected.delay >= spec.audio_seconds:
+        notes.append(f"sound begins {collected.delay:.1f} s after the pictures: silence alone is taken")
+    sound = collected.at_16_khz(native)[: round(spec.audio_seconds * SAMPLE_RATE)]
     if len(sound) < MIN_AUDIO_SECONDS * SAMPLE_RATE:
         raise BadSampleError(f"only {len(sound) / SAMPLE_RATE:.2f} s of sound", where=path)
     return sound.contiguous()
@@ -88,6 +97,16 @@ class _Collected:
     def seconds(self) -> float:
         """How much there is, counted from the clip's beginning."""
         return self._have / self.rate + self.delay if self.rate else 0.0
+
+    @property
+    def length(self) -> float:
+        """How much there is of the sound itself, in seconds."""
+        return self._have / self.rate if self.rate else 0.0
+
+    @property
+    def first(self) -> float:
+        """When the sound begins, on the file's clock."""
+        return self._first or 0.0
 
     def add(self, frame: av.AudioFrame, start: float | None) -> bool:
         """Take a frame in; whether more is wanted."""
@@ -114,8 +133,8 @@ class _Collected:
                 channels = np.nan_to_num(channels, nan=0.0, posinf=1.0, neginf=-1.0)
                 if "values that are no numbers became silence" not in self.notes:
                     self.notes.append("values that are no numbers became silence")
-            self.pieces.append(channels.mean(axis=0))
-            self._have += self.pieces[-1].size
+            self.pieces.append(channels)
+            self._have += channels.shape[1]
         return self.seconds <= self.wanted
 
     def _fill_gap(self, frame: av.AudioFrame) -> None:
@@ -123,17 +142,33 @@ class _Collected:
             return
         gap = min(frame.time - self._first - self._have / self.rate, self.wanted)
         if gap > _GAP_SECONDS:
-            self.pieces.append(np.zeros(round(gap * self.rate), np.float32))
-            self._have += self.pieces[-1].size
+            channels = self.pieces[-1].shape[0] if self.pieces else 1
+            self.pieces.append(np.zeros((channels, round(gap * self.rate)), np.float32))
+            self._have += self.pieces[-1].shape[1]
             self._silence += gap
             self.notes[:] = [note for note in self.notes if not note.startswith("gaps")]
             self.notes.append(f"gaps of {self._silence:.1f} s filled with silence")
 
-    def at_16_khz(self) -> Tensor:
+    def mono(self) -> np.ndarray:
+        """(S,) float32: the mean of all channels, or the loudest one where they cancel each other."""
+        if not self.pieces:
+            return np.zeros(0, np.float32)
+        mean = np.concatenate([piece.mean(axis=0) for piece in self.pieces]).astype(np.float32, copy=False)
+        count = self.pieces[0].shape[0]
+        if count == 1 or any(piece.shape[0] != count for piece in self.pieces):
+            return mean
+        powers = sum(np.square(piece, dtype=np.float64).sum(axis=1) for piece in self.pieces)
+        if np.square(mean, dtype=np.float64).sum() >= _CANCELLED * np.sum(powers) / count**2:
+            return mean
+        loudest = int(np.argmax(powers))
+        self.notes.append(f"its channels cancel each other: channel {loudest + 1} of {count} is used")
+        return np.concatenate([piece[loudest] for piece in self.pieces]).astype(np.float32, copy=False)
+
+    def at_16_khz(self, mono: np.ndarray) -> Tensor:
         """(S,) float32, preceded by silence where the sound begins late, cut where it begins early."""
         if not self.pieces:
             return torch.zeros(0)
-        native = torch.from_numpy(np.concatenate(self.pieces).astype(np.float32, copy=False))
+        native = torch.from_numpy(mono)
         skip = round(max(0.0, -self.delay) * self.rate)
         sound = resample(native[skip:], self.taken_for, SAMPLE_RATE) if len(native) > skip else native[:0]
         late = min(max(0.0, self.delay), self.wanted)

@@ -7,6 +7,7 @@ are marked invalid.
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -90,7 +91,9 @@ class BatchStream:
             webdataset.map(self._make_row),
             webdataset.batched(self.plan.batch_size, collation_fn=self._collate, partial=False),
         )
-        loader = DataLoader(pipeline, batch_size=None, num_workers=self._num_workers)
+        loader = DataLoader(
+            pipeline, batch_size=None, num_workers=self._num_workers, worker_init_fn=_leave_signals_to_the_trainer
+        )
         for batch in _plain_errors(loader):
             batch.epoch, batch.step = self._epoch, self._position // self.plan.stretch
             self._position += self.plan.stretch
@@ -115,6 +118,12 @@ def _plain_errors(batches: Iterable[OmniBatch]) -> Iterator[OmniBatch]:
         yield from batches
     except AvrtError as error:
         raise AvrtError(str(error).strip().rpartition("AvrtError: ")[2]) from None
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """In a worker: Ctrl-C reaches every process of the terminal, but the step that is under way needs its batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler of a trainer that saves first
 
 
 class _PlannedSteps(IterableDataset):

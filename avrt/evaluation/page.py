@@ -95,15 +95,18 @@ def curve_plot(title: str, lines: Curves) -> str:
 
 
 def _svg(title: str, draw: Callable[[Any], None]) -> str:
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
-    axes = figure.subplots()
-    draw(axes)
-    axes.set_title(title)
-    axes.spines[["top", "right"]].set_visible(False)
     text = io.StringIO()
-    figure.savefig(text, format="svg")
+    # Names are texts: a dollar sign in one begins no formula.
+    with rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=(6, 3.2), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        axes.set_title(title)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(text, format="svg")
     return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
 
 

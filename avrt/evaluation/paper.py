@@ -45,9 +45,19 @@ def _table(
     if not ran:
         return None
     replaced = {c["benchmark"]: stand_in[c["benchmark"]] for c in columns if c["benchmark"] in stand_in}
-    told = "".join(f" {name} is stood in for by {other}." for name, other in replaced.items())
-    head = ["", *(f"{c['name']} (ours)" for c in columns), *(f"{c['name']} (published)" for c in columns)]
-    return Table(declared["id"], declared["title"], head, rows, NOTE + told)
+    told = "".join(f" {name} was not run: {other} stands in for it." for name, other in replaced.items())
+    instead = "".join(f", {other} in place of {name}" for name, other in replaced.items())
+    head = ["", *(_heading(c, stand_in) for c in columns), *(f"{c['name']} (published)" for c in columns)]
+    return Table(declared["id"], declared["title"] + instead, head, rows, NOTE + told)
+
+
+def _heading(column: Mapping[str, Any], stand_in: Mapping[str, str]) -> str:
+    """The head of a column of ours: a stand-in goes by its own name, never by that of what it stands in for."""
+    name, benchmark = column["name"], column["benchmark"]
+    if benchmark in stand_in:
+        other = stand_in[benchmark]
+        name = other if name.casefold() == benchmark.casefold() else f"{other} {name}"
+    return f"{name} (ours)"
 
 
 def _cell(

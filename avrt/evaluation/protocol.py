@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from avrt.text import to_json
 
 MASKS: dict[str, dict[str, str]] = {
     "av": {},
@@ -47,7 +48,7 @@ def flatten(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def fingerprint(protocol: Mapping[str, Any]) -> str:
     """A short hash of a protocol: equal exactly if nothing differs."""
-    text = json.dumps(protocol, sort_keys=True, ensure_ascii=False)
+    text = to_json(protocol, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from avrt.data.manifest import write_whole
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import AvrtError
+from avrt.text import clean_all, json_lines, to_json
 
 PREDICTIONS = "predictions.jsonl"
 JOURNAL = "journal"
@@ -81,7 +82,7 @@ class Prediction:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        return to_json(asdict(self), sort_keys=True)
 
     @classmethod
     def from_record(cls, record: Any) -> Prediction:
@@ -93,7 +94,7 @@ class Prediction:
         if not isinstance(record, dict) or "id" not in record or "responses" not in record:
             raise ValueError("not a prediction")
         known = {f.name for f in fields(cls)}
-        values = {key: value for key, value in record.items() if key in known}
+        values = {key: clean_all(value) for key, value in record.items() if key in known}
         for name in ("choices", "media", "responses", "finished"):
             values[name] = tuple(values.get(name, ()))
         return cls(**values)
@@ -108,11 +109,14 @@ def read_predictions(path: Path) -> list[Prediction]:
     if not path.is_file():
         raise AvrtError("no such file", where=path)
     found = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            found.append(Prediction.from_record(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise AvrtError(f"line {number} is no prediction: {error}", where=path) from None
+    try:
+        for number, record in json_lines(path.read_bytes()):
+            try:
+                found.append(Prediction.from_record(record))
+            except (ValueError, TypeError) as error:
+                raise AvrtError(f"line {number} is no prediction: {error}", where=path) from None
+    except ValueError as error:
+        raise AvrtError(f"not a file of predictions: {error}", where=path) from None
     return found
 
 
@@ -133,13 +137,13 @@ class Journal:
     def __init__(self, folder: Path, protocol: Mapping[str, Any]) -> None:
         self._folder = folder / JOURNAL
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._protocol = dict(protocol)
+        self._protocol = clean_all(protocol)
         for path in self._files():
             head = next(_lines(path), None)
             if head is None:
                 continue  # killed before the first line was whole: it holds nothing
             earlier = head.get("protocol", {})
-            keys = sorted(k for k in {*earlier, *protocol} if earlier.get(k) != self._protocol.get(k))
+            keys = sorted(k for k in {*earlier, *self._protocol} if earlier.get(k) != self._protocol.get(k))
             if keys:
                 raise AvrtError(
                     f"holds answers given under another protocol; {keys[0]} was {earlier.get(keys[0])!r}, "
@@ -163,7 +167,7 @@ class Journal:
         """Append a batch and wait until it is on disk."""
         lines = [prediction.to_json() for prediction in predictions]
         if not self._path.exists():
-            lines.insert(0, json.dumps({"protocol": self._protocol}, ensure_ascii=False))
+            lines.insert(0, to_json({"protocol": self._protocol}))
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write("".join(line + "\n" for line in lines))
             stream.flush()
@@ -196,7 +200,7 @@ class Journal:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_bytes().splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
             record = json.loads(line)
         except ValueError:

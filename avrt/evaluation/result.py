@@ -17,6 +17,7 @@ from avrt.evaluation.protocol import fingerprint
 from avrt.evaluation.records import Prediction
 from avrt.evaluation.scorers import Verdict, score
 from avrt.evaluation.statistics import Estimate, bootstrap, majority, pass_at_k
+from avrt.text import clean_all, to_json
 
 RESULT = "result.json"
 FORMAT = 1
@@ -59,7 +60,7 @@ class Result:
     def save(self, folder: Path) -> Path:
         """Write `result.json`, whole or not at all."""
         path = folder / RESULT
-        write_whole(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False).encode())
+        write_whole(path, to_json({"format": FORMAT, **asdict(self)}, indent=1).encode())
         return path
 
     @classmethod
@@ -72,7 +73,7 @@ class Result:
         if not path.is_file():
             raise AvrtError("no such result file", where=path)
         try:
-            record = json.loads(path.read_bytes())
+            record = clean_all(json.loads(path.read_bytes()))
             version = record.pop("format")
             if version != FORMAT:
                 raise AvrtError(f"result format {version}, this avrt reads {FORMAT}", where=path)

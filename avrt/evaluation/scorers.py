@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from avrt.choices import read_choice, visible
 from avrt.data.sample import Sample
 from avrt.errors import AvrtError
 from avrt.response import parse_response
@@ -17,8 +18,6 @@ from avrt.response import parse_response
 STRICT, LENIENT = "strict", "lenient"
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 _WORD = re.compile(r"\b\w+\b")
-_STATED = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?\s*\(?([A-Z])\b", re.IGNORECASE)
-_MARKED = re.compile(r"\(([A-Z])\)|(?<![A-Za-z'])([A-Z])(?=[).:]|\s*$)")
 _EDGES = (",", ".", "!", "?", ";", ":", "'")
 MIN_WORDS_FOR_CONTENT = 5
 
@@ -67,27 +66,14 @@ def strict(response: str, sample: Sample) -> Verdict:
 
 
 def lenient(response: str, sample: Sample) -> Verdict:
-    """What a patient person would read: the strict letter, a bare one, a stated one, a marked one, an option's text.
+    """What a patient person would read: the strict letter, else the one option that the text after thinking chooses.
 
-    In this order; of several candidates of one kind the last counts, and an option's text only if it is the only one.
+    See `avrt.choices`. Thinking that never ends has chosen nothing.
     """
     verdict = strict(response, sample)
     if verdict.choice is not None:
         return verdict
-    text = answer_text(response)
-    bare = text.strip(" \t\n().:*").upper()
-    if len(bare) == 1 and bare in sample.letters:
-        return _by_letter(bare, sample)
-    for pattern in (_STATED, _MARKED):
-        letters = ["".join(groups if isinstance(groups, tuple) else (groups,)) for groups in pattern.findall(text)]
-        if known := [letter.upper() for letter in letters if letter.upper() in sample.letters]:
-            return _by_letter(known[-1], sample)
-    named = [
-        letter
-        for letter, choice in zip(sample.letters, sample.choices, strict=True)
-        if re.search(rf"(?<!\w){re.escape(choice.strip())}(?!\w)", text, re.IGNORECASE)
-    ]
-    return _by_letter(named[0] if len(named) == 1 else None, sample)
+    return _by_letter(read_choice(visible(response), sample.choices), sample)
 
 
 def dailyomni(response: str, sample: Sample) -> Verdict:

@@ -7,7 +7,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+from avrt.text import clean
+
+_LATEX = {
+    **{mark: f"\\{mark}" for mark in "%&_#${}"},
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+}
 
 
 @dataclass(frozen=True)
@@ -31,34 +38,39 @@ class Table:
     def markdown(self) -> str:
         """As Markdown, with its title."""
         lines = [f"## {self.title}", "", _row(self.head), _row(["---"] * len(self.head))]
-        lines += [_row([cell.replace("|", r"\|") for cell in row]) for row in self.rows]
+        lines += [_row(row) for row in self.rows]
         return "\n".join([*lines, "", *([self.note, ""] if self.note else [])])
 
     def csv(self) -> str:
         """As CSV with a header."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.head)
-        writer.writerows(self.rows)
+        writer.writerows([one_line(cell) for cell in row] for row in (self.head, *self.rows))
         return text.getvalue()
 
     def latex(self) -> str:
         """As a LaTeX table, booktabs style."""
         columns = "l" + "r" * (len(self.head) - 1)
         body = "\n".join(" & ".join(_latex(cell) for cell in row) + r" \\" for row in self.rows)
+        note = f"\n\\smallskip\n{{\\small {_latex(self.note)}}}\n" if self.note else ""
         head = " & ".join(_latex(cell) for cell in self.head) + r" \\"
         return (
             f"\\begin{{table}}\n\\centering\n\\caption{{{_latex(self.title)}}}\n\\begin{{tabular}}{{{columns}}}\n"
-            f"\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+            f"\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n{note}\\end{{table}}\n"
         )
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(one_line(cell).replace("|", r"\|") for cell in cells) + " |"
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
+
+
+def one_line(text: str) -> str:
+    """The text as a cell can hold it: on one line, without what no file can hold."""
+    return " ".join(clean(text).split())
 
 
 def percent(value: float) -> str:

@@ -69,12 +69,13 @@ def student_from_checkpoint(path: Path, source: str | None = None) -> Student:
     trained = get_fp32_state_dict_from_zero_checkpoint(str(path), tag="checkpoint", exclude_frozen_parameters=True)
     prefix = "student."
     weights = {name.removeprefix(prefix): tensor for name, tensor in trained.items() if name.startswith(prefix)}
-    expected = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    # With tied embeddings one tensor goes by two names, and DeepSpeed writes both.
+    parameters = dict(student.named_parameters(remove_duplicate=False))
+    expected = {name for name, parameter in parameters.items() if parameter.requires_grad}
     if expected != set(weights):
         raise AvrtError(
             f"does not fit {student.options.source}: {len(expected ^ set(weights))} parameters differ", where=path
         )
-    parameters = dict(student.named_parameters())
     with torch.no_grad():
         for name, tensor in weights.items():
             parameters[name].copy_(tensor)

@@ -55,7 +55,8 @@ def answer_seed(*parts: object) -> int:
 
 def uniforms(seeds: list[int], steps: int, device: torch.device) -> Tensor:
     """Numbers (rows, steps) in [0, 1), each row from its own seed; drawn on the CPU, so the device does not matter."""
-    rows = [torch.rand(steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    rows = [torch.rand(steps, generator=g, dtype=torch.float64, device="cpu") for g in generators]
     return torch.stack(rows).to(device)
 
 

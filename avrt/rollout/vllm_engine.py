@@ -190,8 +190,9 @@ class VLLMEngine:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "NODE_RANK"):
             environment.pop(name, None)
         try:
+            # A group of its own: Ctrl-C is for the trainer, whose step still needs answers before it is saved.
             self._process = subprocess.Popen(
-                [python, str(WORKER), "--once"], stdout=subprocess.PIPE, text=True, env=environment
+                [python, str(WORKER), "--once"], stdout=subprocess.PIPE, text=True, env=environment, process_group=0
             )
         except OSError as error:
             raise AvrtError(f"cannot be run: {error}", where=python, remedy="set model.vllm.python") from None

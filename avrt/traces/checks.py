@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from avrt.response import parse_response
+from avrt.traces.merging import format_fault
 
 _GIVEN = r"(?:given|provided|supplied|stated|told|indicated|specified|known|labell?ed|marked|confirmed|designated)"
 _TRUTH = (
@@ -34,7 +35,7 @@ LEAKS = [
 ]
 REFUSALS = re.compile(
     r"\b(?:I(?:'m| am) (?:sorry|unable|not able)"
-    r"|I (?:can(?:no|')t|cannot) (?:help|assist|answer|determine|comply|see|hear)"
+    r"|I (?:can(?:'t| ?not)) (?:help|assist|answer|determine|comply|see|hear)"
     r"|as an? (?:AI|language model|text-based)|I do(?:n't| not) have (?:access|the ability))\b",
     re.IGNORECASE,
 )
@@ -65,21 +66,21 @@ def check_trace(text: str, letters: str, answer: str, options: CheckOptions) -> 
     """Why a merged trace cannot be used, or None if it can.
 
     Args:
-        text: The merger's reply.
+        text: The trace in the merger's reply; see `avrt.traces.merging`.
         letters: Letters of the question's choices.
         answer: The right one.
         options: What to check.
     """
     response = parse_response(text, letters)
     if response.think is None or not response.well_formed:
-        return "format: not exactly <think>...</think><answer>X</answer>"
+        return f"format: {format_fault(text)}"
     if response.letter != answer:
         return "letter: not the right answer's"
     if not options.min_words <= (count := len(response.think.split())) <= options.max_words:
         return f"length: {'below' if count < options.min_words else 'above'} the bounds"
     if options.leaks and find_leak(response.think, options.extra_leaks):
         return "leak: shows that the answer was given"
-    if options.refusals and REFUSALS.search(response.think):
+    if options.refusals and REFUSALS.search(_flat(response.think)):
         return "refusal"
     if _most_repeated(response.think) > options.repeats:
         return "repetition"
@@ -88,11 +89,16 @@ def check_trace(text: str, letters: str, answer: str, options: CheckOptions) -> 
 
 def find_leak(think: str, extra: tuple[str, ...] = ()) -> str | None:
     """The first place that shows that the answer, or an analysis, was handed to the writer."""
-    flat = " ".join(think.split())
+    flat = _flat(think)
     for pattern in [*LEAKS, *(re.compile(e, re.IGNORECASE) for e in extra)]:
         if match := pattern.search(flat):
             return match[0]
     return None
+
+
+def _flat(text: str) -> str:
+    """The text on one line, with the apostrophes of a keyboard."""
+    return " ".join(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
 
 
 def _most_repeated(think: str, length: int = 8) -> int:

@@ -15,9 +15,10 @@ from avrt.data.manifest import MANIFEST
 from avrt.data.sample import Sample
 from avrt.data.shards import ShardSet
 from avrt.data.writer import ShardWriter
-from avrt.errors import AvrtError
+from avrt.errors import AvrtError, NothingUsableError
+from avrt.text import clean_all, read_json_lines, to_json
 from avrt.traces.options import TraceOptions
-from avrt.traces.store import rows
+from avrt.traces.store import connect, rows
 
 SHARDS, LABELLED, TRACES, PARQUET, DIFFICULTY = (
     "shards",
@@ -27,6 +28,7 @@ SHARDS, LABELLED, TRACES, PARQUET, DIFFICULTY = (
     "difficulty.jsonl",
 )
 SPLITS = ("train", "val")
+RUN = "run.json"
 
 
 def export_run(options: TraceOptions, run: str, shards: ShardSet) -> dict[str, int]:
@@ -80,19 +82,21 @@ def write_parquet(folder: Path) -> Path:
     """Write the exported traces as Parquet, one row each.
 
     Raises:
-        AvrtError: If nothing was exported yet, or pyarrow is not installed.
+        NothingUsableError: If no trace was kept.
+        AvrtError: If nothing was exported yet, the traces cannot be read, or pyarrow is not installed.
     """
-    source = folder / TRACES
-    if not source.is_file():
+    records = read_traces(folder)
+    if records is None:
         raise AvrtError("nothing was exported yet", where=folder, remedy="avrt traces run with the stage export")
+    if not records:
+        raise NothingUsableError("no trace was kept", where=folder, remedy="avrt traces stats says why")
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise AvrtError("Parquet needs the package pyarrow", remedy="pip install 'avrt[traces]'") from None
-    records = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     for record in records:
-        record["metadata"] = json.dumps(record["metadata"], ensure_ascii=False, sort_keys=True)
+        record["metadata"] = to_json(record["metadata"], sort_keys=True)
     text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
     columns = {"choices": texts, "media": texts}
     names = [*_FIELDS, "split"]
@@ -101,6 +105,45 @@ def write_parquet(folder: Path) -> Path:
     path = folder / PARQUET
     pyarrow.parquet.write_table(table, path)
     return path
+
+
+def read_traces(folder: Path) -> list[dict[str, Any]] | None:
+    """The exported traces as records, None where nothing was exported.
+
+    Raises:
+        AvrtError: If the file holds something else.
+    """
+    path, remedy = folder / TRACES, "write it again: avrt traces run with the stage export"
+    if not path.is_file():
+        return None
+    try:
+        records = [clean_all(record) for record in read_json_lines(path)]
+    except ValueError as error:
+        raise AvrtError(
+            str(error), where=path, remedy="write it again: avrt traces run with the stage export"
+        ) from None
+    for number, record in enumerate(records, 1):
+        missing = [name for name in (*_FIELDS, "split") if not isinstance(record, dict) or name not in record]
+        if missing:
+            raise AvrtError(f"trace {number} has no field {missing[0]}", where=path, remedy=remedy)
+    return records
+
+
+def run_record(folder: Path) -> dict[str, Any]:
+    """The run that was finished last in a trace folder: its name (`run`) and its shards (`data`).
+
+    Raises:
+        AvrtError: If there is none.
+    """
+    connect(folder).close()
+    path = folder / RUN
+    if not path.is_file():
+        raise AvrtError("no run has been finished here", where=folder, remedy="avrt traces run --out there")
+    try:
+        record = json.loads(path.read_bytes())
+        return {"run": str(record["run"]), "data": str(record["data"])}
+    except (ValueError, KeyError, TypeError):
+        raise AvrtError("is damaged", where=path, remedy="run the same avrt traces run once more") from None
 
 
 _FIELDS = (
@@ -150,8 +193,8 @@ def _write_shards(
 
 def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
     partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(to_json(record) + "\n" for record in records)
     partial.replace(path)
 
 

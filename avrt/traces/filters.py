@@ -17,11 +17,13 @@ class Verdict:
         teacher: Its name.
         votes: The letter of each of its k replies, None where none can be told.
         answer: The right letter.
+        cut_off: How many of its replies were cut off; these have no vote.
     """
 
     teacher: str
     votes: tuple[str | None, ...]
     answer: str
+    cut_off: int = 0
 
     @property
     def letter(self) -> str | None:
@@ -46,9 +48,11 @@ def _wrong(verdicts: Sequence[Verdict]) -> str | None:
     """Why these verdicts are not all right, None if they are."""
     if not verdicts:
         return "no teacher of that name"
-    silent = [v.teacher for v in verdicts if v.letter is None]
+    cut = [v.teacher for v in verdicts if v.letter is None and v.cut_off == len(v.votes)]
+    silent = [v.teacher for v in verdicts if v.letter is None and v.cut_off < len(v.votes)]
     wrong = [v.teacher for v in verdicts if v.letter is not None and not v.correct]
-    parts = [f"{' and '.join(names)} {what}" for names, what in ((wrong, "wrong"), (silent, "undecided")) if names]
+    found = ((wrong, "wrong"), (silent, "undecided"), (cut, "cut off"))
+    parts = [f"{' and '.join(names)} {what}" for names, what in found if names]
     return ", ".join(parts) or None
 
 

@@ -11,14 +11,23 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from avrt.errors import AvrtError
+from avrt.text import clean
 from avrt.traces.backend import Backend
+from avrt.traces.completions import (
+    RefusedError,
+    SetbackError,
+    error_text,
+    judge_status,
+    read_completion,
+    retry_after,
+    shorten,
+)
+from avrt.traces.refusals import Doorkeeper
 from avrt.traces.requests import CallFailedError, Media, Reply, Request, ServerDownError
-
-_OUTAGE = (502, 503, 504)  # what a gateway says while nothing stands behind it
-_HOPELESS = {401: "check the API key", 403: "check the API key", 404: "check the model's name and the endpoint's path"}
 
 
 @dataclass
@@ -27,6 +36,7 @@ class _Endpoint:
 
     url: str
     client: Any
+    doorkeeper: Doorkeeper
     busy: int = 0
     begun: int = 0
     resting_until: float = 0.0
@@ -36,25 +46,12 @@ class _Endpoint:
         return self.resting_until > time.monotonic(), self.busy, self.begun
 
 
-class _SetbackError(Exception):
-    """One attempt came to nothing.
-
-    Args:
-        what: What happened.
-        outage: Whether it looks as if no server was there.
-        wait: Seconds for which the server asked to be left alone.
-    """
-
-    def __init__(self, what: str, *, outage: bool = False, wait: float = 0.0) -> None:
-        super().__init__(what)
-        self.outage = outage
-        self.wait = wait
-
-
 class OpenAIBackend(Backend):
     """Chat completions over HTTP: pictures as `image_url`, sound as `input_audio` (WAV), text.
 
-    Needs the extra `traces`. What fails is tried again with growing pauses, on whichever endpoint has the fewest calls.
+    Needs the extra `traces`. What may pass is tried again with growing pauses, on whichever endpoint has the fewest
+    calls: HTTP 429 and 5xx, timeouts, lost connections, empty and unreadable replies. What the server refuses is not,
+    and is its sample's failure; see `avrt.traces.refusals` for when it is the run's.
 
     Args:
         model: The model's name at the server.
@@ -116,14 +113,14 @@ class OpenAIBackend(Backend):
             raise AvrtError(
                 "OpenAIBackend needs the package openai", where=self._model, remedy="pip install 'avrt[traces]'"
             ) from None
-        key = os.environ.get(self._api_key_variable, "none")
+        key = _key(self._api_key_variable)
         self._places = asyncio.Semaphore(self.slots)
         for url in self._urls:
             http = _fast_http(openai)
             client = openai.AsyncOpenAI(
                 base_url=url, api_key=key, max_retries=0, timeout=self._timeout, http_client=http
             )
-            self._endpoints.append(_Endpoint(url, client))
+            self._endpoints.append(_Endpoint(url, client, Doorkeeper(url, partial(self._ask_little, client))))
         await asyncio.gather(*(self._probe(endpoint, openai) for endpoint in self._endpoints))
         self._last_sign = time.monotonic()
 
@@ -144,17 +141,23 @@ class OpenAIBackend(Backend):
             while True:
                 endpoint = min(self._endpoints, key=_Endpoint.preference)
                 await asyncio.sleep(max(0.0, endpoint.resting_until - time.monotonic()))
+                endpoint.doorkeeper.check()
                 endpoint.busy += 1
                 endpoint.begun += 1
                 try:
-                    return await self._attempt(endpoint, body, len(failures) + 1)
-                except _SetbackError as setback:
+                    reply = await self._attempt(endpoint.client, body, len(failures) + 1)
+                    endpoint.doorkeeper.passed()
+                    return reply
+                except RefusedError as refusal:
+                    await endpoint.doorkeeper.refused()
+                    raise CallFailedError(refusal.what) from None
+                except SetbackError as setback:
                     failures.append(str(setback))
                     await self._recover(endpoint, setback, failures, begun)
                 finally:
                     endpoint.busy -= 1
 
-    async def _recover(self, endpoint: _Endpoint, setback: _SetbackError, failures: list[str], begun: float) -> None:
+    async def _recover(self, endpoint: _Endpoint, setback: SetbackError, failures: list[str], begun: float) -> None:
         """Wait before the next attempt, unless there is to be none."""
         silence = time.monotonic() - max(self._last_sign, begun)
         if setback.outage and self._last_sign < begun:
@@ -172,35 +175,42 @@ class OpenAIBackend(Backend):
             endpoint.resting_until = time.monotonic() + min(self._longest_pause, setback.wait)
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
-    async def _attempt(self, endpoint: _Endpoint, body: dict[str, Any], number: int) -> Reply:
+    async def _attempt(self, client: Any, body: dict[str, Any], number: int) -> Reply:
         import openai
 
         begun = time.monotonic()
         try:
             # The typed helpers take a millisecond a call to look through the body and to build models of the reply.
-            raw = await endpoint.client.post("/chat/completions", body=body, cast_to=str)
-            record = json.loads(raw)
+            raw = await client.post("/chat/completions", body=body, cast_to=str)
         except openai.APITimeoutError:
-            raise _SetbackError(f"no reply within {self._timeout:.0f} s", outage=True) from None
+            raise SetbackError(f"no reply within {self._timeout:.0f} s", outage=True) from None
         except openai.APIStatusError as error:
-            self._judge_status(endpoint, error)
+            judged = judge_status(
+                error.status_code, error.body or error.response.text, retry_after(error.response.headers)
+            )
+            if not (isinstance(judged, SetbackError) and judged.outage):
+                self._last_sign = time.monotonic()
+            raise judged from None
         except openai.APIConnectionError as error:
-            raise _SetbackError(f"connection: {error.__cause__ or error}", outage=True) from None
+            raise SetbackError(f"connection: {error.__cause__ or error}", outage=True) from None
         except (openai.APIError, ValueError) as error:
             self._last_sign = time.monotonic()
-            raise _SetbackError(f"unreadable reply: {error}") from None
+            raise SetbackError(f"unreadable reply: {error}") from None
         self._last_sign = time.monotonic()
-        return _reply(record, time.monotonic() - begun, number)
+        try:
+            return read_completion(json.loads(raw), time.monotonic() - begun, number)
+        except (ValueError, RecursionError) as error:
+            raise SetbackError(f"unreadable reply: {error}: {shorten(raw) or 'nothing'}") from None
 
-    def _judge_status(self, endpoint: _Endpoint, error: Any) -> None:
-        status, what = error.status_code, f"HTTP {error.status_code}: {_first_line(error)}"
-        if status in _HOPELESS:
-            raise ServerDownError(what, where=endpoint.url, remedy=_HOPELESS[status])
-        if status not in _OUTAGE:
-            self._last_sign = time.monotonic()
-        if status == 429 or status >= 500 or status in (408, 409):
-            raise _SetbackError(what, outage=status in _OUTAGE, wait=_retry_after(error.response.headers))
-        raise CallFailedError(what)
+    async def _ask_little(self, client: Any) -> None:
+        """Ask for a word, to see whether the server lets anything pass; only a refusal matters."""
+        body = {"model": self._model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
+        try:
+            await self._attempt(client, body, 1)
+        except RefusedError:
+            raise
+        except (SetbackError, CallFailedError):
+            return
 
     async def _probe(self, endpoint: _Endpoint, openai: Any) -> None:
         """Ask an endpoint for its models; servers without such a list are taken at their word."""
@@ -211,16 +221,20 @@ class OpenAIBackend(Backend):
             raise ServerDownError(
                 f"cannot be reached: {error.__cause__ or error}", where=endpoint.url, remedy="is the server up?"
             ) from None
-        except (openai.APIError, ValueError, AttributeError):
+        except openai.AuthenticationError as error:
+            raise ServerDownError(
+                f"HTTP 401: {error_text(error.body)}", where=endpoint.url, remedy="check the API key"
+            ) from None
+        except (openai.APIError, ValueError, AttributeError, TypeError, RecursionError):
             return
         if names and self._model not in names:
             raise AvrtError(f"does not serve {self._model}", where=endpoint.url, remedy=f"it serves {', '.join(names)}")
 
     def _body(self, request: Request) -> dict[str, Any]:
-        content: Any = request.prompt
+        content: Any = clean(request.prompt)  # half a surrogate pair cannot be sent
         if request.media:
-            content = [*_media_parts(request.media), {"type": "text", "text": request.prompt}]
-        system = [{"role": "system", "content": request.system}] if request.system else []
+            content = [*_media_parts(request.media), {"type": "text", "text": content}]
+        system = [{"role": "system", "content": clean(request.system)}] if request.system else []
         sampling = request.sampling
         body = {
             "model": self._model,
@@ -258,44 +272,16 @@ def _wav(flac: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _reply(record: Any, seconds: float, attempts: int) -> Reply:
-    """Take a chat completion apart."""
-    try:
-        choice = record["choices"][0]
-        message = choice["message"]
-        text = message.get("content") or ""
-        # vLLM renamed the field; others kept the old name.
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
-        usage = record.get("usage") or {}
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _SetbackError(f"reply without a message: {error!r}") from None
-    if not isinstance(text, str) or not (text.strip() or (reasoning or "").strip()):
-        raise _SetbackError("empty reply")
-    return Reply(
-        text,
-        reasoning,
-        choice.get("finish_reason"),
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
-        seconds,
-        attempts,
-    )
-
-
-def _retry_after(headers: Any) -> float:
-    """Seconds that a server asks to be left alone for, 0 if it does not say."""
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(headers[name]) * unit)
-        except (KeyError, ValueError):
-            continue
-    return 0.0
-
-
-def _first_line(error: Any) -> str:
-    body = getattr(error, "body", None)
-    text = json.dumps(body) if isinstance(body, dict) else str(body or error)
-    return text.strip().splitlines()[0][:200] if text.strip() else "no text"
+def _key(variable: str) -> str:
+    """The API key; servers that want none are given a word, as the client insists on a key."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise AvrtError(
+            "holds a character that no key has, such as a space or a line break",
+            where=f"environment variable {variable}",
+            remedy="set it to the key alone",
+        )
+    return key or "none"
 
 
 def _fast_http(openai: Any) -> Any:

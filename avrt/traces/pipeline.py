@@ -17,10 +17,11 @@ from avrt.errors import AvrtError, BadSampleError
 from avrt.traces.backend import Backend
 from avrt.traces.checks import check_trace
 from avrt.traces.filters import STRATEGIES, Verdict, difficulty
+from avrt.traces.merging import trace_of
 from avrt.traces.options import MERGER, TeacherOptions, TraceOptions
 from avrt.traces.reading import read_analysis
 from avrt.traces.requests import CallFailedError, Media, MergeMaterial, Reply, Request
-from avrt.traces.store import CallStore, Outcome
+from avrt.traces.store import CallStore, Outcome, UnstorableError
 from avrt.traces.templates import Template, merger_template, merger_values, question_values, teacher_template
 
 POLL_SECONDS = 0.5
@@ -35,6 +36,7 @@ class Tally:
         made: Calls made now, by role.
         stored: Calls found in the store, by role.
         failed: Calls that failed for good, by role.
+        cut_off: Replies that ended at their limit of tokens, by role, among those made now and those in the store.
         outcomes: Samples by status.
     """
 
@@ -42,6 +44,7 @@ class Tally:
     made: Counter[str] = field(default_factory=Counter)
     stored: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
+    cut_off: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
@@ -55,10 +58,13 @@ class _NotMadeError(Exception):
 
 @dataclass(frozen=True)
 class _Heard:
-    """What one teacher replied: its verdict, the analysis that speaks for it, and that analysis' call."""
+    """What one teacher replied: its verdict, the analysis that speaks for it, and that analysis' call.
+
+    An analysis that was cut off is None: the merger would take a half for the whole.
+    """
 
     verdict: Verdict
-    analysis: str
+    analysis: str | None
     call: str | None
 
 
@@ -202,10 +208,13 @@ class TracePipeline:
             for number in range(teacher.samples)
         ]
         replies = await asyncio.gather(*(self._call(teacher.backend, request) for request in requests))
-        read = [read_analysis(reply.text, sample.choices, reply.reasoning) for reply in replies]
-        verdict = Verdict(name, tuple(analysis.letter for analysis in read), answer)
-        spoken = next((i for i, analysis in enumerate(read) if analysis.letter == verdict.letter), 0)
-        return _Heard(verdict, read[spoken].text, requests[spoken].key(teacher.backend.model))
+        read = [read_analysis(r.text, sample.choices, r.reasoning, cut_off=r.cut_off) for r in replies]
+        votes = tuple(analysis.letter for analysis in read)
+        verdict = Verdict(name, votes, answer, sum(reply.cut_off for reply in replies))
+        whole = [i for i, reply in enumerate(replies) if not reply.cut_off]
+        spoken = next((i for i in whole if votes[i] == verdict.letter), whole[0] if whole else 0)
+        analysis = read[spoken].text if whole else None
+        return _Heard(verdict, analysis, requests[spoken].key(teacher.backend.model))
 
     async def _decide(self, sample: Sample, heard: list[_Heard], blank: Outcome) -> Outcome:
         """Filter, and merge what is kept."""
@@ -213,7 +222,10 @@ class TracePipeline:
         labelled = replace(blank, difficulty=difficulty(verdicts))
         if reason := STRATEGIES[self._options.filter](verdicts):
             return replace(labelled, status="dropped", reason=f"filter: {reason}")
-        analyses = {h.verdict.teacher: h.analysis for h in heard if h.verdict.teacher in self._read}
+        read = [h for h in heard if h.verdict.teacher in self._read]
+        if read and all(h.analysis is None for h in read):
+            return replace(labelled, status="dropped", reason="filter: every analysis for the merger cut off")
+        analyses = {h.verdict.teacher: h.analysis or "" for h in read}
         system, prompt = self._merging.render(merger_values(sample, analyses))
         merger, answer = self._options.merger, str(sample.answer_letter)
         material = MergeMaterial(sample.choices, answer, analyses)
@@ -228,7 +240,10 @@ class TracePipeline:
                 return replace(labelled, status="failed", reason=str(error))
             except _NotMadeError as error:
                 return replace(labelled, reason=f"stage not run: {error}")
-            trace = reply.text.strip()
+            if reply.cut_off:
+                reason = "cut off: the merger's reply ended at its limit of tokens"
+                continue
+            trace = trace_of(reply)
             if (refused := check_trace(trace, sample.letters, answer, self._options.checks)) is None:
                 return replace(labelled, status="kept", trace=trace, merger_call=request.key(merger.backend.model))
             reason = refused
@@ -250,21 +265,23 @@ class TracePipeline:
             raise CallFailedError(str(claim.error))
         if claim.reply is not None:
             self.tally.stored[request.role] += 1
+            self.tally.cut_off[request.role] += claim.reply.cut_off
             return claim.reply
         return await self._make(backend, request, key)
 
     async def _make(self, backend: Backend, request: Request, key: str) -> Reply:
         try:
-            reply = await backend.complete(request)
-        except CallFailedError as error:
+            # Used as it is kept, so that another run on this store decides the same.
+            reply = await self._store.finish(key, await backend.complete(request))
+        except (CallFailedError, UnstorableError) as error:
             self.tally.failed[request.role] += 1
             await self._store.fail(key, f"{request.role}: {error}")
             raise CallFailedError(f"{request.role}: {error}") from None
         except (AvrtError, asyncio.CancelledError):
             await asyncio.shield(self._store.release(key))
             raise
-        await self._store.finish(key, reply)
         self.tally.made[request.role] += 1
+        self.tally.cut_off[request.role] += reply.cut_off
         return reply
 
 

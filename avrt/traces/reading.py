@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from avrt.data.sample import LETTERS
-from avrt.response import parse_response
+from avrt.choices import read_choice
 
 # Qwen, DeepSeek and most others; Kimi's own spelling. A missing opening tag is common: the chat template wrote it.
 _THINKING = re.compile(r"\A\s*(?:<think>|◁think▷)?(?P<thinking>.*?)(?:</think>|◁/think▷)(?P<rest>.*)\Z", re.DOTALL)
@@ -16,8 +15,6 @@ _LABEL = r"(?im)^[\s*#_>-]*{}[\s*_]*[:\uFF1A][\s*_]*"
 _ANSWER_LABEL = re.compile(r"(?i)(?<![A-Za-z])(?:final\s+)?answer[\s*_]*(?:is)?[\s*_]*[:\uFF1A][\s*_]*")
 _DESCRIPTION_LABEL = re.compile(_LABEL.format(r"(?:(?:visual|audio|video|sound|speech|music)\s+)?description"))
 _REASONING_LABEL = re.compile(r"(?i)(?<![A-Za-z])reasoning[\s*_]*[:\uFF1A][\s*_]*")
-_BRACKETED = re.compile(r"\(\s*([A-Z])\s*\)")
-_LEADING = re.compile(r"([A-Z])(?:\s*[.):,\uFF1A]|\s*$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -52,21 +49,20 @@ def split_thinking(text: str, reasoning: str | None = None) -> tuple[str, str]:
     return "\n".join(part.strip() for part in (reasoning or "", inside) if part.strip()), rest.strip()
 
 
-def read_analysis(text: str, choices: Sequence[str], reasoning: str | None = None) -> Analysis:
+def read_analysis(
+    text: str, choices: Sequence[str], reasoning: str | None = None, *, cut_off: bool = False
+) -> Analysis:
     """Read a teacher's reply in either format: labelled parts ending in ``Answer: (X) text``, or think and answer tags.
 
     Args:
         text: The reply.
         choices: The question's options.
         reasoning: Thinking that the server returned in a field of its own.
+        cut_off: The reply ended at its limit of tokens. Whatever it weighed last, it decided nothing: no letter.
     """
-    letters = LETTERS[: len(choices)]
     thinking, visible = split_thinking(text, reasoning)
-    if "<answer>" in visible:
-        letter = parse_response(visible, letters).letter
-        analysis = visible.partition("<answer>")[0].strip()
-    else:
-        analysis, letter = _read_labelled(visible, choices)
+    analysis = _without_answer(visible)
+    letter = None if cut_off else read_choice(visible, choices)
     return Analysis(analysis or thinking, letter)
 
 
@@ -79,29 +75,9 @@ def split_labelled(analysis: str) -> tuple[str, str]:
     return body.strip(), ""
 
 
-def _read_labelled(text: str, choices: Sequence[str]) -> tuple[str, str | None]:
-    """The text before the last answer label, and the letter after it."""
+def _without_answer(text: str) -> str:
+    """The text before its answer tag, or before the last line that is labelled as the answer."""
+    if "<answer>" in text:
+        return text.partition("<answer>")[0].strip()
     labels = list(_ANSWER_LABEL.finditer(text))
-    if not labels:
-        return text.strip(), None
-    return text[: labels[-1].start()].strip(" \n*#_"), _choice(text[labels[-1].end() :], choices)
-
-
-def _choice(claim: str, choices: Sequence[str]) -> str | None:
-    """The one option that a claim such as ``(B) a dog`` names; None where letter and text name different ones."""
-    lines = claim.strip().splitlines()
-    line = lines[0].strip(" *_`.") if lines else ""
-    named = {LETTERS[i] for i, choice in enumerate(choices) if _plain(line) == _plain(choice)}
-    if len(named) == 1:
-        return named.pop()
-    match = _BRACKETED.search(line) or _LEADING.match(line)
-    if not match or match[1] not in LETTERS[: len(choices)]:
-        return None
-    rest = _plain(line[match.end() :])
-    others = {_plain(choice) for i, choice in enumerate(choices) if LETTERS[i] != match[1]}
-    own = _plain(choices[LETTERS.index(match[1])])
-    return None if rest in others and rest != own else match[1]
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\s.,;:!*_\"'`]+", " ", text).strip().casefold()
+    return text[: labels[-1].start()].strip(" \n*#_") if labels else text.strip()

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from avrt.errors import AvrtError
 
 Sense = Literal["sight", "sound"]
+# What servers say of a reply that ended at its limit of tokens: OpenAI and vLLM, Anthropic, Mistral, Gemini.
+CUT_OFF = ("length", "max_tokens", "model_length", "max_output_tokens", "max_length")
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,16 @@ class Reply:
     completion_tokens: int | None = None
     seconds: float = 0.0
     attempts: int = 1
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it ended at its limit of tokens, so that whatever it says last may be half of something."""
+        return is_cut_off(self.finish_reason)
+
+
+def is_cut_off(finish_reason: str | None) -> bool:
+    """Whether a server's reason for ending a reply is its limit of tokens."""
+    return (finish_reason or "").lower() in CUT_OFF
 
 
 class CallFailedError(AvrtError):

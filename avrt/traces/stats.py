@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from avrt.data.shards import ShardSet
-from avrt.errors import AvrtError
+from avrt.errors import AvrtError, NothingUsableError
 from avrt.response import parse_response
-from avrt.traces.export import TRACES
+from avrt.traces.export import read_traces, run_record
 from avrt.traces.filters import STRATEGIES, Verdict
-from avrt.traces.store import connect, rows
+from avrt.traces.requests import CUT_OFF
+from avrt.traces.store import rows
 
 Count = Callable[[str], int]
+EXAMPLES = 5
+SHOWN = ("id", "question", "choices", "answer", "difficulty", "trace")
 
 
 def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None) -> dict[str, Any]:
@@ -31,16 +34,20 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
         Nested dictionaries that can be written as JSON.
 
     Raises:
-        AvrtError: If the folder holds no outcomes.
+        NothingUsableError: If the folder holds no outcomes.
+        AvrtError: If it holds no run, or its traces cannot be read.
     """
-    run = newest_run(folder)
+    run = run_record(folder)["run"]
     outcomes = [dict(row) for row in rows(folder, "SELECT * FROM outcomes WHERE run = ? ORDER BY position", (run,))]
+    if not outcomes:
+        raise NothingUsableError("the run had no samples", where=folder)
     verdicts = _verdicts(folder, run)
+    traces = read_traces(folder) or []
     result: dict[str, Any] = {
         "run": run,
         "samples": len(outcomes),
         "outcomes": dict(Counter(o["status"] for o in outcomes)),
-        "reasons": dict(Counter(_plain_reason(o["reason"]) for o in outcomes if o["reason"]).most_common()),
+        "reasons": dict(Counter(plain_reason(o["reason"]) for o in outcomes if o["reason"]).most_common()),
         "difficulty": dict(Counter(o["difficulty"] for o in outcomes if o["difficulty"])),
         "teachers": _teachers(verdicts),
         "agreement": _agreement(verdicts),
@@ -49,24 +56,12 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
             for name, strategy in STRATEGIES.items()
         },
         "calls": _calls(folder),
-        "splits": _splits(folder, *_counter(tokenizer)),
+        "splits": _splits(traces, *_counter(tokenizer)),
+        "examples": [{name: record[name] for name in SHOWN} for record in traces[:EXAMPLES]],
     }
     if data is not None:
         result["clips"] = _clips(data, [o["position"] for o in outcomes if o["status"] == "kept"])
     return result
-
-
-def newest_run(folder: Path) -> str:
-    """The run whose outcomes were written last.
-
-    Raises:
-        AvrtError: If there is none.
-    """
-    connect(folder).close()
-    path = folder / "run.json"
-    if not path.is_file():
-        raise AvrtError("no run has been finished here", where=folder, remedy="avrt traces run --out there")
-    return str(json.loads(path.read_text())["run"])
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -125,23 +120,21 @@ def _compare(one: Verdict, other: Verdict) -> str:
 
 
 def _calls(folder: Path) -> dict[str, dict[str, Any]]:
+    marks = ", ".join(f"'{name}'" for name in CUT_OFF)
     query = (
         "SELECT role, model, count(*) n, sum(status = 'done') done, sum(status = 'failed') failed, "
         "sum(attempts) - sum(status = 'done') retries, avg(seconds) seconds, sum(prompt_tokens) prompt_tokens, "
-        "sum(completion_tokens) completion_tokens, sum(finish_reason = 'length') cut_off "
+        "sum(completion_tokens) completion_tokens, "
+        f"sum(lower(finish_reason) IN ({marks})) cut_off "
         "FROM calls GROUP BY role, model ORDER BY role, model"
     )
     return {f"{row['role']}: {row['model']}": {key: row[key] for key in row.keys()[2:]} for row in rows(folder, query)}
 
 
-def _splits(folder: Path, unit: str, count: Count) -> dict[str, Any]:
+def _splits(traces: list[dict[str, Any]], unit: str, count: Count) -> dict[str, Any]:
     """Table 2: what is in each split of the exported traces."""
-    path = folder / TRACES
-    if not path.is_file():
-        return {}
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in traces:
         groups[record["split"]].append(record)
     return {name: _split(group, unit, count) for name, group in sorted(groups.items())}
 
@@ -204,6 +197,6 @@ def _share(part: int, whole: int) -> float:
     return round(100 * part / whole, 1) if whole else 0.0
 
 
-def _plain_reason(reason: str) -> str:
+def plain_reason(reason: str) -> str:
     """A reason without what differs from sample to sample."""
     return reason if reason.startswith(("filter:", "check:")) else reason.partition(", last:")[0]

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from avrt.data.sample import LETTERS
+from avrt.text import clean
+from avrt.traces.terminal import inert
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Traces: {{ s.samples }} samples</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Traces: {{ s.samples }} samples</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; } td, th { padding: .2rem .8rem; text-align: right; }
 td:first-child, th:first-child { text-align: left; } tr:nth-child(even) { background: #f4f6f8; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+.example { border-left: 3px solid #4878a8; padding-left: .8rem; overflow-wrap: anywhere; white-space: pre-line; }
 svg { width: 100%; height: auto; } h2 { margin-top: 2rem; }
 </style></head><body>
 <h1>Reasoning traces</h1>
@@ -27,6 +35,13 @@ svg { width: 100%; height: auto; } h2 { margin-top: 2rem; }
 <table><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>
+{% endfor %}
+{% if s.examples %}<h2>Examples</h2>{% endif %}
+{% for e in s.examples %}
+<h3>{{ e.id }}</h3>
+<p>{{ e.question }}<br>{% for choice in e.choices %}({{ letters[loop.index0] }}) {{ choice }}<br>{% endfor %}
+right: {{ e.answer }}; difficulty: {{ e.difficulty }}</p>
+<p class="example">{{ e.trace }}</p>
 {% endfor %}
 </body></html>
 """
@@ -68,18 +83,24 @@ def tables(stats: Mapping[str, Any]) -> Tables:
 def show(stats: Mapping[str, Any], console: Console) -> None:
     """Print the tables."""
     for title, head, body in tables(stats):
-        table = Table(title=title, title_justify="left")
+        table = Table(title=Text(inert(title), "table.title"), title_justify="left")
         for i, name in enumerate(head):
-            table.add_column(name, justify="left" if i == 0 else "right")
+            table.add_column(Text(inert(name)), justify="left" if i == 0 else "right")
         for row in body:
-            table.add_row(*row)
+            table.add_row(*(Text(inert(cell)) for cell in row))  # a text in square brackets is no markup
         console.print(table)
 
 
 def page(stats: Mapping[str, Any]) -> str:
     """One HTML page, complete in itself."""
+    import matplotlib
+
     environment = jinja2.Environment(autoescape=True)
-    return environment.from_string(PAGE).render(s=stats, plots=_plots(stats), tables=tables(stats))
+    # A dollar sign in a question's type begins no formula, and a character without a glyph is told by its box.
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
+        plots = _plots(stats)
+    whole = environment.from_string(PAGE).render(s=stats, plots=plots, tables=tables(stats), letters=LETTERS)
+    return clean(whole)
 
 
 def _plots(stats: Mapping[str, Any]) -> list[str]:

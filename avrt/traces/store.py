@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avrt.errors import AvrtError
+from avrt.text import clean, clean_all
 from avrt.traces.owners import Owner, is_alive
 from avrt.traces.requests import Reply, Request
 
@@ -44,6 +45,10 @@ CREATE TABLE IF NOT EXISTS verdicts (
     answer TEXT NOT NULL, correct INTEGER NOT NULL, call TEXT, PRIMARY KEY (sample, teacher)
 ) WITHOUT ROWID;
 """
+
+
+class UnstorableError(AvrtError):
+    """One record holds what SQLite does not take; the others are kept."""
 
 
 @dataclass(frozen=True)
@@ -122,23 +127,26 @@ class CallStore:
             return None
         return Claim("done", reply_of(row)) if row["status"] == "done" else Claim("failed", error=row["error"])
 
-    async def finish(self, key: str, reply: Reply) -> None:
-        """Keep a reply."""
+    async def finish(self, key: str, reply: Reply) -> Reply:
+        """Keep a reply, and return it as it is kept: with U+FFFD for what can be written nowhere."""
+        kept = Reply(**clean_all(asdict(reply)))
         await self._do(
             lambda db: db.execute(
                 "UPDATE calls SET status = 'done', text = :text, reasoning = :reasoning, "
                 "finish_reason = :finish_reason, prompt_tokens = :prompt_tokens, "
                 "completion_tokens = :completion_tokens, seconds = :seconds, "
                 "attempts = :attempts, error = NULL, changed = CURRENT_TIMESTAMP WHERE key = :key",
-                {"key": key, **asdict(reply)},
+                {"key": key, **asdict(kept)},
             )
         )
+        return kept
 
     async def fail(self, key: str, error: str) -> None:
         """Keep the reason why a call failed for good."""
         await self._do(
             lambda db: db.execute(
-                "UPDATE calls SET status = 'failed', error = ?, changed = CURRENT_TIMESTAMP WHERE key = ?", (error, key)
+                "UPDATE calls SET status = 'failed', error = ?, changed = CURRENT_TIMESTAMP WHERE key = ?",
+                (clean(error), key),
             )
         )
 
@@ -174,9 +182,9 @@ class CallStore:
                     if self._failure is not None:
                         raise self._failure
                     db.execute("BEGIN IMMEDIATE")
-                    results = [job.work(db) for job in todo]
+                    results = [_attempt(db, job) for job in todo]
                     db.execute("COMMIT")
-                    _settle([(job, result, None) for job, result in zip(todo, results, strict=True)])
+                    _settle([(job, *result) for job, result in zip(todo, results, strict=True)])
                 except Exception as error:  # whatever it is, those who wait must be told
                     self._failure = self._failure or _explained(error, self.folder)
                     if db.in_transaction:
@@ -194,8 +202,7 @@ class CallStore:
                 "system": request.system, "prompt": request.prompt, "pictures": len(request.media.pictures),
                 "sound": int(request.media.sound is not None), "status": "running", "owner": self._owner.name,
             }  # fmt: skip
-            names = ", ".join(record)
-            db.execute(f"INSERT INTO calls ({names}) VALUES ({', '.join('?' * len(record))})", list(record.values()))
+            _insert(db, "INSERT", "calls", record)
             return Claim("mine")
         if row["status"] == "done":
             return Claim("done", reply_of(row))
@@ -218,6 +225,20 @@ class _Job:
     work: Callable[[sqlite3.Connection], Any]
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
+
+
+def _attempt(db: sqlite3.Connection, job: _Job) -> tuple[Any, Exception | None]:
+    """One job of a group; what cannot be kept of it costs the others nothing, a store that fails costs them all."""
+    db.execute("SAVEPOINT job")
+    try:
+        result = job.work(db)
+    except (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, ValueError, OverflowError) as error:
+        db.execute("ROLLBACK TO job")
+        return None, UnstorableError(f"cannot be kept: {error}")
+    finally:
+        if db.in_transaction:
+            db.execute("RELEASE job")
+    return result, None
 
 
 def _settle(answers: list[tuple[_Job, Any, BaseException | None]]) -> None:
@@ -285,15 +306,16 @@ def rows(folder: Path, query: str, values: tuple[Any, ...] = ()) -> Iterator[sql
 
 
 def _conclude(db: sqlite3.Connection, run: str, outcome: Outcome, verdicts: list[dict[str, Any]]) -> None:
-    record = {"run": run, **asdict(outcome)}
-    names = ", ".join(record)
-    marks = ", ".join("?" * len(record))
-    db.execute(f"INSERT OR REPLACE INTO outcomes ({names}) VALUES ({marks})", list(record.values()))
-    db.execute("DELETE FROM verdicts WHERE sample = ?", (outcome.sample,))
+    _insert(db, "INSERT OR REPLACE", "outcomes", {"run": run, **asdict(outcome)})
+    db.execute("DELETE FROM verdicts WHERE sample = ?", (clean(outcome.sample),))
     for verdict in verdicts:
-        full = {"sample": outcome.sample, "run": run, **verdict}
-        names = ", ".join(full)
-        db.execute(f"INSERT INTO verdicts ({names}) VALUES ({', '.join('?' * len(full))})", list(full.values()))
+        _insert(db, "INSERT", "verdicts", {"sample": outcome.sample, "run": run, **verdict})
+
+
+def _insert(db: sqlite3.Connection, how: str, table: str, record: dict[str, Any]) -> None:
+    """Add a row; its texts are cleaned here, where they enter the store."""
+    columns, marks = ", ".join(record), ", ".join("?" * len(record))
+    db.execute(f"{how} INTO {table} ({columns}) VALUES ({marks})", list(clean_all(record).values()))
 
 
 def _explained(error: Exception, folder: Path) -> Exception:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from avrt.data.sample import Sample
 from avrt.metrics import AnswerMetrics
 from avrt.objectives.rewards import RewardSum
 from avrt.response import parse_response
+from avrt.text import to_json
+from avrt.training.checkpoints import is_trial
 from avrt.training.collectives import gather_objects
 
 PREDICTIONS = "predictions.jsonl"
@@ -90,9 +91,8 @@ class AnswerBook:
         gathered = gather_objects(self._records, trainer.world_size)
         self._records = []
         path = Path(trainer.log_dir or trainer.default_root_dir) / PREDICTIONS
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not is_trial(trainer):
             path.parent.mkdir(parents=True, exist_ok=True)
             records = sorted((record for part in gathered for record in part), key=lambda record: str(record["id"]))
-            lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-            path.write_text("".join(lines), encoding="utf-8")
+            path.write_bytes("".join(to_json(record) + "\n" for record in records).encode())
         return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from avrt.data.inputs import OmniBatch
 from avrt.data.shards import ShardSet
-from avrt.errors import AvrtError, BadSampleError
+from avrt.errors import AvrtError, BadSampleError, NothingUsableError
 from avrt.evaluation.benchmark import BenchmarkOptions
 from avrt.evaluation.protocol import flatten, mask_name
 from avrt.evaluation.records import PREDICTIONS, Journal, Prediction
@@ -143,11 +143,18 @@ class BenchmarkModule(StudentModule):
         asked = self.sums({"asked": float(self._asked)})["asked"]
         self.book.forget()
         self.prediction_file = self.folder / PREDICTIONS
+        problem: str | None = None
         if self.trainer.is_global_zero:
             predictions = self.journal.merge(len(self.datamodule.shards("test")))
-            self.result = self._result(predictions, seconds, asked)
-            self.result.save(self.folder)
-        self.trainer.strategy.barrier("result")
+            problem = nothing_to_score(predictions)
+            if problem is None:
+                self.result = self._result(predictions, seconds, asked)
+                self.result.save(self.folder)
+        # Every rank has to end where one does.
+        if problem := self.trainer.strategy.broadcast(problem):
+            raise NothingUsableError(
+                problem, where=self.folder / PREDICTIONS, remedy="mend the shards and choose another folder"
+            )
         if not self.trainer.is_global_zero:
             self.result = Result.load(self.folder / "result.json")
         headline = self.benchmark.scorers[0]
@@ -199,6 +206,16 @@ class BenchmarkModule(StudentModule):
                 "data": {"samples": len(shards), "manifest": shards.digest[:16]},
             }
         )
+
+
+def nothing_to_score(predictions: Sequence[Prediction]) -> str | None:
+    """Why no figure can be had from predictions, or None."""
+    known = [p for p in predictions if p.answer is not None]
+    if not known:
+        return f"none of the {len(predictions)} questions has a known answer, so nothing can be scored"
+    if all(p.error is not None for p in known):
+        return f"none of the {len(known)} questions could be asked; {known[0].id}: {known[0].error}"
+    return None
 
 
 def _failed(shards: ShardSet, position: int, reason: str) -> Prediction:

@@ -3,53 +3,22 @@
 from __future__ import annotations
 
 import html
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
 from avrt.data.inputs import OmniBatch
 from avrt.data.media import SAMPLE_RATE, Clip
+from avrt.errors import NothingUsableError
+from avrt.text import clean
+from avrt.training.checkpoints import is_trial
 from avrt.training.grpo import Rollout
-
-
-class RunCheckpoint(ModelCheckpoint):
-    """Keep the newest checkpoint of a run under `<default_root_dir>/checkpoints`, also the one at its end.
-
-    `--ckpt_path last` finds it. A checkpoint counts only when it is complete, and the one before is deleted after that,
-    so that a run killed at any moment can be resumed.
-
-    Args:
-        every_n_train_steps: How often, in optimizer steps.
-    """
-
-    def __init__(self, every_n_train_steps: int = 100) -> None:
-        super().__init__(
-            filename="step-{step:06d}", auto_insert_metric_name=False, every_n_train_steps=every_n_train_steps
-        )
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Place the checkpoints inside the run's folder."""
-        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
-        super().setup(trainer, pl_module, stage)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the final state, unless it was saved just now."""
-        super().on_train_end(trainer, pl_module)
-        if trainer.global_step != self._last_global_step_saved:
-            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
-
-    def _find_last_checkpoints(self, trainer: pl.Trainer) -> set[str]:
-        """The complete checkpoints of the run; Lightning takes the newest for `last`."""
-        folder = Path(trainer.default_root_dir) / "checkpoints"
-        # DeepSpeed writes the file `latest` when everything else is on disk; other strategies write a single file.
-        return {str(p) for p in folder.glob("step-*.ckpt") if p.is_file() or (p / "latest").is_file()}
 
 
 class ShowRollouts(pl.Callback):
@@ -109,12 +78,17 @@ class CountSamples(pl.Callback):
 
 
 class ReportSkipped(pl.Callback):
-    """Name samples that could not be read while training or evaluating, each once, and their number at the end."""
+    """Name samples that could not be read while training or evaluating, each once, and their number at the end.
+
+    A run in which none could be used fails.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, str] = {}
+        self._used = 0
 
     def _note(self, batch: OmniBatch) -> None:
+        self._used += int(batch.valid.sum())
         for name, why in batch.skipped.items():
             if name not in self._seen:
                 self._seen[name] = why
@@ -135,6 +109,30 @@ class ReportSkipped(pl.Callback):
     def on_predict_batch_start(self, trainer: Any, pl_module: Any, batch: OmniBatch, *_: Any) -> None:
         """Note what the batch lacks."""
         self._note(batch)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fail where nothing could be trained on."""
+        self._fail_if_nothing(trainer, "training")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fail where nothing could be validated on."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._fail_if_nothing(trainer, "validation")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fail where no question could be asked."""
+        self._fail_if_nothing(trainer, "test")
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fail where no question could be asked."""
+        self._fail_if_nothing(trainer, "prediction")
+
+    def _fail_if_nothing(self, trainer: pl.Trainer, what: str) -> None:
+        counts = torch.tensor([self._used, len(self._seen)], dtype=torch.float64, device=trainer.strategy.root_device)
+        used, left_out = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        if left_out and not used:
+            why = next(iter(self._seen.values()), "see the warnings above")
+            raise NothingUsableError(f"none of the {left_out:.0f} {what} samples could be used, the first: {why}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Say how many samples were left out in all."""
@@ -160,12 +158,12 @@ class PrintAnswers(pl.Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Say where the predictions are."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not is_trial(trainer):
             print(f"predictions: {pl_module.prediction_file}")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Say where the predictions are."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not is_trial(trainer):
             print(f"predictions: {pl_module.prediction_file}")
 
 
@@ -188,7 +186,7 @@ def group_table(rollout: Rollout, row: int) -> str:
 
 
 def _cell(text: str) -> str:
-    return html.escape(text).replace("|", "&#124;").replace("\n", "<br>")
+    return "<br>".join(html.escape(clean(text)).replace("|", "&#124;").splitlines())
 
 
 def _pictures(clip: Clip) -> torch.Tensor | None:

@@ -26,6 +26,8 @@ from avrt.training.collectives import gather_objects
 from avrt.training.groups import Group, GroupQueue, join_prompts, recorded_logprobs
 from avrt.training.task import OptimizerOptions, StudentModule
 
+PATIENCE = 10
+"""After how many batches without a single unequal reward a run warns."""
 MEASURED = ("loss", "kl", "clipped", "entropy", "ratio", "mismatch", "importance")
 
 
@@ -80,6 +82,8 @@ class GRPOModule(StudentModule):
         seed: Seed of the sampled answers.
     """
 
+    needs_answers = True
+
     def __init__(
         self,
         student: StudentOptions = StudentOptions(),
@@ -120,6 +124,7 @@ class GRPOModule(StudentModule):
         self.vllm_options = vllm
         self.vllm: VLLMEngine | None = None
         self.queue = GroupQueue(dynamic_sampling) if dynamic_sampling else None
+        self._steps_without_signal = 0
 
     def setup(self, stage: str) -> None:
         """Load the student, and copy it as the reference before anything changes it."""
@@ -315,6 +320,7 @@ class GRPOModule(StudentModule):
         self.log("advantage/reward_spread", sums["spread"] / groups)
         self.log("advantage/rms", (sums["advantages"] / groups) ** 0.5)
         self.log("advantage/equal_groups", sums["equal"] / groups)
+        self._warn_without_signal(sums["equal"] >= sums["groups"], sums["reward/total"] / groups)
         if self.queue is not None:
             self.log("advantage/leftover_groups", sums["leftover"])
             self.log("advantage/dropped_groups", sums["dropped"])
@@ -324,6 +330,17 @@ class GRPOModule(StudentModule):
         self.log("train/skipped_samples", sums["skipped"])
         for phase, value in seconds.items():
             self.log(f"seconds/{phase}", value)
+
+    def _warn_without_signal(self, equal: bool, mean: float) -> None:
+        """Warn after `PATIENCE` batches in a row, and each time as many more, in which no group has unequal rewards."""
+        self._steps_without_signal = self._steps_without_signal + 1 if equal else 0
+        if self._steps_without_signal and self._steps_without_signal % PATIENCE == 0:
+            rank_zero_warn(
+                f"NOTHING IS LEARNED FROM REWARDS: in the last {self._steps_without_signal} batches all answers to a "
+                f"question got the same reward (mean {mean:g}), so that every advantage is 0. Look at the answers in "
+                "TensorBoard (rollouts); a student that never answers in the format needs SFT first, and answers that "
+                "are all cut off a larger model.rollout.max_new_tokens"
+            )
 
     def _log_update(self, measured: dict[str, Tensor]) -> None:
         sums, passes = self.sums(dict(measured)), self.updates_per_batch

@@ -21,15 +21,18 @@ if os.access(sys.prefix, os.W_OK):
     # of them would replace each other's build at every start, and all their runs would wait for it.
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "var" / "torch_extensions"))
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from avrt.arguments import OneLineErrors
 from avrt.data.datamodule import AVDataModule
 from avrt.errors import AvrtError
 from avrt.training.benchmark import BenchmarkModule
-from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, RunCheckpoint, ShowRollouts
+from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, ShowRollouts
+from avrt.training.checkpoints import RunCheckpoint, find_checkpoint, is_trial
+from avrt.training.refusals import check_trainer_options, plain_error
 from avrt.training.task import StudentModule
+from avrt.training.texts import texts_kept
 
 STOP_WITH_PARENT = "AVRT_STOP_WITH_PARENT"
 """Set in the environment of runs that must not outlive the process that started them."""
@@ -49,6 +52,15 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
     """LightningCLI's parser with errors in one line."""
 
 
+class SaveConfig(SaveConfigCallback):
+    """Keep the configuration beside the logs, but not that of a trial run."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file."""
+        if not is_trial(trainer):
+            super().setup(trainer, pl_module, stage)
+
+
 class AvrtCLI(LightningCLI):
     """LightningCLI over the student modules and the one data module."""
 
@@ -57,12 +69,19 @@ class AvrtCLI(LightningCLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ShowRollouts, "show_rollouts")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line with its texts kept."""
+        with texts_kept(sys.argv[1:] if args is None else args) as arguments:
+            self.config = parser.parse_args(arguments)
+
     def instantiate_classes(self) -> None:
         """Make everything that the configuration describes.
 
         Raises:
             AvrtError: If one of its values is refused; what the parser wraps around that is taken off.
         """
+        settings = self.config[self.subcommand] if self.subcommand else self.config
+        check_trainer_options(settings.trainer)
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -75,12 +94,31 @@ class AvrtCLI(LightningCLI):
                 raise AvrtError(str(cause).splitlines()[0], where="configuration") from None
             raise
 
+    def before_fit(self) -> None:
+        """Find the checkpoint to go on from."""
+        self._find_checkpoint()
+
+    def before_validate(self) -> None:
+        """Find the checkpoint to evaluate."""
+        self._find_checkpoint()
+
+    def before_predict(self) -> None:
+        """Find the checkpoint to answer with."""
+        self._find_checkpoint()
+
+    def _find_checkpoint(self) -> None:
+        command = str(self.subcommand)
+        settings = self.config_init[command]
+        if (given := settings.get("ckpt_path")) is not None:
+            settings["ckpt_path"] = find_checkpoint(str(given), Path(self.trainer.default_root_dir), command)
+
     def before_test(self) -> None:
         """Let a benchmark load its checkpoint itself, and record the configuration that repeats it.
 
         Its student comes from the checkpoint's own record, whatever strategy and number of processes made that and
         whatever ask the questions now.
         """
+        self._find_checkpoint()
         if not isinstance(self.model, BenchmarkModule):
             return
         settings = self.config_init[self.subcommand]
@@ -98,7 +136,17 @@ def main(subcommand_and_args: list[str]) -> None:
     """
     if os.environ.get(STOP_WITH_PARENT):
         threading.Thread(target=_stop_with_parent, args=(os.getppid(),), daemon=True).start()
-    _make_cli(subcommand_and_args, run=True)
+    try:
+        _make_cli(subcommand_and_args, run=True)
+    except Exception as error:
+        if (plain := plain_error(error)) is None:
+            raise
+        raise plain from None
+    except SystemExit as error:
+        # Lightning ends an interrupted run with status 1.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # Its threads would race with the end of the interpreter, which now and then aborts a run that has succeeded.
         torch.distributed.destroy_process_group()
@@ -129,7 +177,11 @@ def _make_cli(arguments: list[str], *, run: bool) -> AvrtCLI:
     torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU that has it
     # Lightning starts further processes from sys.argv, and warns if it is given arguments beside it.
     sys.argv[1:] = arguments
-    settings: dict[str, Any] = {"parser_class": OneLineParser, "save_config_kwargs": {"overwrite": True}}
+    settings: dict[str, Any] = {
+        "parser_class": OneLineParser,
+        "save_config_callback": SaveConfig,
+        "save_config_kwargs": {"overwrite": True},
+    }
     return AvrtCLI(
         StudentModule,
         AVDataModule,
@@ -138,5 +190,6 @@ def _make_cli(arguments: list[str], *, run: bool) -> AvrtCLI:
         seed_everything_default=0,
         trainer_defaults={"callbacks": [ReportSkipped(), CountSamples(), PrintAnswers()]},
         run=run,
+        auto_configure_optimizers=False,  # --optimizer would replace ours; model.optimizer sets it
         **settings,
     )

@@ -1,4 +1,4 @@
-"""Going on with a run on another number of ranks: optimizer states cut anew, and batches of the epoch counted anew."""
+"""Going on with a run that was stopped: where its loops stand, and optimizer states cut anew for other ranks."""
 
 from __future__ import annotations
 
@@ -43,24 +43,53 @@ def make_universal(checkpoint: Path) -> None:
         )
 
 
-def recount_progress(checkpoint: dict[str, Any], plan: Plan) -> None:
-    """Let Lightning count the batches of a half-finished epoch as if this run's steps had made them.
+def place_loops(checkpoint: dict[str, Any], plan: Plan, steps_per_epoch: int) -> dict[str, int] | None:
+    """Make Lightning's loops go on where the training data were left, whatever ended the run that saved them.
 
-    The loader's state tells how many samples of the epoch are done, whatever made the steps. Lightning counts batches,
-    and ends an epoch after as many as the loader has in all; so its count becomes what leaves exactly the steps that
-    the remaining samples need. Without a change of ranks or batch size nothing changes.
+    A checkpoint is only ever taken between two batches, and the loader's state then says which samples are done. What
+    Lightning counts beside it depends on why it stopped: a run that reached `max_steps` or `max_time` has its epoch
+    counted as finished, one that was saved in validation is told to validate again. So its counts are written anew,
+    from the loader's state and the number of batches so far alone.
 
     Args:
         checkpoint: What Lightning is about to restore from; changed in place.
-        plan: The training order of this run.
+        plan: The training order of this run, which may have other ranks or another batch size.
+        steps_per_epoch: After how many steps this run ends an epoch; fewer than the plan's under `limit_train_batches`.
+
+    Returns:
+        The state that the loader is to begin from; Lightning hands it over in the middle of an epoch only.
     """
     loop = checkpoint.get("loops", {}).get("fit_loop", {})
-    states = loop.get("state_dict", {}).get("combined_loader") or []
-    progress = loop.get("epoch_loop.batch_progress", {}).get("current")
-    if not states or progress is None or not states[0].get("position"):
-        return
-    left = plan.steps_left(states[0]["position"])
-    done = plan.steps - left
-    shift = done - progress["ready"] if left else 0
-    for count in progress:
-        progress[count] += shift
+    loaders = loop.get("state_dict", {}).get("combined_loader")
+    if not loaders:
+        return None
+    epoch, position = loaders[0]["epoch"], loaders[0]["position"]
+    done = plan.steps - plan.steps_left(position)
+    if done >= steps_per_epoch:
+        epoch, position, done = epoch + 1, 0, 0
+    loop["state_dict"]["combined_loader"] = [{"epoch": epoch, "position": position}]
+    batches = loop["epoch_loop.batch_progress"]["total"]["processed"]
+    begun = epoch + 1 if done else epoch
+    _fill(loop["epoch_progress"], begun, processed=epoch, completed=epoch)
+    # In the middle of an epoch: as if saved at the end of a batch, which Lightning then counts as completed itself.
+    after_batch = 1 if done else 0
+    _fill(loop["epoch_loop.batch_progress"]["total"], batches, completed=batches - after_batch)
+    _fill(loop["epoch_loop.batch_progress"]["current"], done, completed=done - after_batch)
+    loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = batches - after_batch
+    for name, progress in loop.items():
+        if name.startswith("epoch_loop.val_loop") and name.endswith("progress"):
+            _fill(progress, 0)
+    for name in [name for name in checkpoint.get("callbacks", {}) if name.startswith("Timer")]:
+        # `max_time` is what one run may take: a run that used it up is gone on with by the same command.
+        del checkpoint["callbacks"][name]
+    return {"epoch": epoch, "position": position}
+
+
+def _fill(progress: dict[str, Any], count: int, **others: int) -> None:
+    """Set every count of a progress record, nested ones too; `others` names those that differ."""
+    for name, value in progress.items():
+        if isinstance(value, dict):
+            _fill(value, count, **others)
+        elif not isinstance(value, bool):
+            progress[name] = others.get(name, count)

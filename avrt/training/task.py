@@ -25,7 +25,7 @@ from avrt.rollout.engine import Completion, generate
 from avrt.rollout.sampling import SamplingOptions, answer_seed
 from avrt.rollout.static import StaticDecoder
 from avrt.training.answers import AnswerBook
-from avrt.training.resume import recount_progress
+from avrt.training.resume import place_loops
 from avrt.training.strategy import OmniDeepSpeedStrategy
 
 MicroBatch = TypeVar("MicroBatch")
@@ -79,6 +79,7 @@ class StudentModule(pl.LightningModule):
     """
 
     needs_traces = False
+    needs_answers = False
     updates_per_batch = 1
     share_prompts = True
     student: Student
@@ -154,12 +155,13 @@ class StudentModule(pl.LightningModule):
         optimizer = make(parameters, **settings)
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, options.schedule(self._total_steps()))]
 
+    def _steps_per_epoch(self) -> int:
+        steps, limit = self.datamodule.train_plan.steps, self.trainer.limit_train_batches
+        return min(steps, limit) if isinstance(limit, int) else int(steps * (1.0 if limit is None else limit))
+
     def _total_steps(self) -> int:
-        batches = self.datamodule.train_plan.steps
-        limit = self.trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
         epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
-        total = batches * epochs * self.updates_per_batch
+        total = self._steps_per_epoch() * epochs * self.updates_per_batch
         return min(total, self.trainer.max_steps) if self.trainer.max_steps > 0 else total
 
     def teardown(self, stage: str) -> None:
@@ -188,7 +190,7 @@ class StudentModule(pl.LightningModule):
                 remedy="set model.student as in the run that made it",
             )
         if self.trainer.state.fn == TrainerFn.FITTING:
-            recount_progress(checkpoint, self.datamodule.train_plan)
+            self.datamodule.train_state = place_loops(checkpoint, self.datamodule.train_plan, self._steps_per_epoch())
 
     def _trained_names(self) -> list[str]:
         return [name for name, p in self.student.named_parameters() if p.requires_grad]

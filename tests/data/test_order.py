@@ -43,6 +43,55 @@ def test_sources_are_mixed_throughout_the_epoch():
     assert 10 < (order[:100] >= 300).sum() < 45
 
 
+def test_sources_are_mixed_anew_in_every_epoch_and_for_every_seed():
+    sources = (Source((50,)), Source((50,)))
+    patterns = {
+        (seed, epoch): tuple((SampleOrder(sources, seed=seed).epoch(epoch) >= 50).tolist())
+        for seed in (0, 1)
+        for epoch in (0, 1, 2)
+    }
+    assert len(set(patterns.values())) == 6
+    assert all(sum(pattern) == 50 for pattern in patterns.values())
+    assert patterns[1, 2] == tuple((SampleOrder(sources, seed=1).epoch(2) >= 50).tolist())
+
+
+def test_every_source_has_an_order_of_its_own():
+    order = SampleOrder((Source((40,)), Source((40,)), Source((40,))), seed=2).epoch(0)
+    own = {tuple((order[order // 40 == number] % 40).tolist()) for number in range(3)}
+    assert len(own) == 3
+    assert len({tuple(SampleOrder((Source((40,)),), seed=seed).epoch(e)) for seed in (0, 1) for e in (0, 1)}) == 4
+
+
+def test_an_order_stays_what_it_was():
+    """A run that goes on after an update must find its samples: the random numbers are those of these very seeds."""
+    order = SampleOrder((Source((6,)), Source((4, 5))), seed=3)
+    for epoch in (0, 1):
+        slots = np.random.default_rng([3, epoch, 2**20]).permutation([0] * 6 + [1] * 9)
+        first = np.random.default_rng([3, epoch]).permutation(6)
+        second = np.random.default_rng([3, epoch, 1]).permutation(9) + 6
+        expected = np.empty(15, dtype=int)
+        expected[slots == 0], expected[slots == 1] = first, second
+        assert order.epoch(epoch).tolist() == expected.tolist()
+
+
+def test_a_share_is_rounded_and_never_nothing():
+    shares = {(3, 0.01): 1, (10, 0.26): 3, (10, 0.24): 2, (7, 1.0): 7, (3, 2.5): 8, (5, 0.5): 2, (1, 1.6): 2}
+    for (samples, weight), expected in shares.items():
+        assert Source((samples,), weight).per_epoch == expected, (samples, weight)
+    assert Source((4, 3, 2)).samples == 9
+
+
+def test_without_shuffling_rounds_of_a_weighted_source_go_on_where_the_last_epoch_stopped():
+    order = SampleOrder((Source((4,), 0.75), Source((2,), 1.5)), shuffle=False)
+    # three of 0-3 and three of 4-5 in each epoch
+    assert [order.epoch(e).tolist() for e in range(4)] == [
+        [0, 1, 2, 4, 5, 4],
+        [3, 0, 1, 5, 4, 5],
+        [2, 3, 0, 4, 5, 4],
+        [1, 2, 3, 5, 4, 5],
+    ]
+
+
 def test_a_window_keeps_few_shards_in_use():
     sizes = (10,) * 20
     shard_of = np.repeat(np.arange(20), 10)
@@ -51,13 +100,18 @@ def test_a_window_keeps_few_shards_in_use():
     assert max(len(set(windowed[i : i + 30].tolist())) for i in range(0, 200, 30)) <= 3
     assert len(set(spread[:30].tolist())) > 10
     assert windowed[:30].tolist() != sorted(windowed[:30].tolist())
+    firsts = [set(windowed[i : i + 30].tolist()) for i in range(0, 180, 30)]
+    assert [len(shards) for shards in firsts] == [3] * 6  # whole windows of three, and one of the two that are left
+    assert any(max(shards) - min(shards) > 2 for shards in firsts)  # of shards that are shuffled themselves
 
 
 def test_taken_counts_each_source_over_all_epochs():
     order = SampleOrder((Source((30,)), Source((10,), 0.5)), seed=5)
     for epoch, position in ((0, 0), (0, 7), (2, 13), (3, 35)):
         seen = [int(i) for e in range(epoch) for i in order.epoch(e)] + order.epoch(epoch)[:position].tolist()
-        assert order.taken(epoch, position) == [sum(i < 30 for i in seen), sum(i >= 30 for i in seen)]
+        taken = order.taken(epoch, position)
+        assert taken == [sum(i < 30 for i in seen), sum(i >= 30 for i in seen)]
+        assert {type(count) for count in taken} == {int}  # they go into checkpoints
 
 
 def test_a_curriculum_begins_with_the_easy_samples():
@@ -67,6 +121,17 @@ def test_a_curriculum_begins_with_the_easy_samples():
     assert first == sorted(first)
     assert second != sorted(second)
     assert sorted(order.epoch(0)) == list(range(30))
+
+
+def test_a_curriculum_keeps_the_random_order_among_equally_hard_samples():
+    levels = tuple(i * 7 % 3 for i in range(400))
+    plain = SampleOrder((Source((400,)),), seed=6)
+    for leveled in (1, 2):
+        order = SampleOrder((Source((400,)),), seed=6, levels=levels, leveled_epochs=leveled)
+        for epoch in range(3):
+            drawn = plain.epoch(epoch).tolist()
+            expected = [i for level in range(3) for i in drawn if levels[i] == level] if epoch < leveled else drawn
+            assert order.epoch(epoch).tolist() == expected
 
 
 def test_without_shuffling_samples_come_as_written():

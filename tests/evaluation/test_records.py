@@ -38,3 +38,23 @@ def test_answers_under_another_protocol_are_not_mixed_in(tmp_path):
     Journal(tmp_path, {"prompt.system_prompt": "x", "samples": 1}).add(answers(0))
     with pytest.raises(AvrtError, match=r"prompt.system_prompt was 'x', now 'y'"):
         Journal(tmp_path, {"prompt.system_prompt": "y", "samples": 1})
+
+
+def test_odd_texts_are_journaled_and_read_back(tmp_path):
+    odd, clean = "half \ud83d, line\u2028end\x85nul\0", "half \ufffd, line\u2028end\x85nul\ufffd"
+    sample = make_sample(odd, question=odd, choices=(odd, "b", "c"), metadata={"title": odd})
+    journal = Journal(tmp_path, {"prompt.system_prompt": odd})
+    journal.add([Prediction.of(sample, 0, responses=(odd,), finished=(True,))])
+    [merged] = Journal(tmp_path, {"prompt.system_prompt": odd}).merge(1)
+    assert [merged] == read_predictions(tmp_path / "predictions.jsonl")
+    assert (merged.id, merged.question, merged.choices[0]) == (clean, clean, clean)
+    assert (merged.responses, merged.metadata) == ((clean,), {"title": clean})
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("\ufeff" + path.read_text("utf-8").replace("\ufffd,", r"\ud83d,") + "\n\n", "utf-8")
+    assert [merged] == read_predictions(path)
+    path.write_text("[]\n")
+    with pytest.raises(AvrtError, match="line 1 is no prediction"):
+        read_predictions(path)
+    path.write_text("\n{")
+    with pytest.raises(AvrtError, match="line 2 is not JSON"):
+        read_predictions(path)

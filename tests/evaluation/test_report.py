@@ -13,7 +13,7 @@ from avrt.evaluation.protocol import flatten
 from avrt.evaluation.records import Journal, Prediction
 from avrt.evaluation.result import Result, figures
 from avrt.evaluation.study import read_runs, scorers
-from tests.conftest import avrt
+from tests.conftest import avrt, make_sample
 from tests.traces.servers import serving
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -69,14 +69,72 @@ def rows(report, name):
 def test_the_papers_tables_show_ours_beside_theirs(report):
     table = rows(report, "table4")
     assert table[3][""] == "SFT + RL"
-    assert table[3]["AV (ours)"].startswith("100.0 [")
+    assert table[3]["nano_world AV (ours)"].startswith("100.0 [")
     assert table[3]["AV (published)"] == "56.3"
-    assert table[1]["AV (ours)"] == "-"
-    assert rows(report, "table8")[1]["easy (ours)"].startswith("100.0")
-    assert rows(report, "table8")[0]["hard (ours)"] != rows(report, "table8")[0]["easy (ours)"]
+    assert table[1]["nano_world AV (ours)"] == "-"
+    assert rows(report, "table8")[1]["nano_world easy (ours)"].startswith("100.0")
+    assert rows(report, "table8")[0]["nano_world hard (ours)"] != rows(report, "table8")[0]["nano_world easy (ours)"]
     assert {p["id"] for p in published()} == {f"table{n}" for n in (3, 4, 5, 6, 7, 8, 10)}
-    assert "## Table 4: training stages and modalities" in (report / "out" / "report.md").read_text()
+    assert (
+        "## Table 4: training stages and modalities, nano_world in place of omnibench"
+        in (report / "out" / "report.md").read_text()
+    )
     assert "\\toprule" in (report / "out" / "table4.tex").read_text()
+
+
+def test_a_stand_in_never_goes_by_the_name_of_what_it_stands_in_for(report):
+    for name in ("table3", "table4", "table8"):
+        head = (report / "out" / f"{name}.csv").read_text().partition("\n")[0].split(",")
+        stood_in = [c for c in head if "(ours)" in c and not c.startswith(("AVQA", "DailyOmni", "MMAR"))]
+        assert stood_in
+        assert all(column.startswith("nano_world ") for column in stood_in)
+        tex = (report / "out" / f"{name}.tex").read_text()
+        assert "OmniBench (ours)" not in tex
+        assert r"nano\_world in place of omnibench" in tex
+        assert r"omnibench was not run: nano\_world stands in for it." in tex
+    assert "OmniBench (ours)" not in (report / "out" / "report.html").read_text()
+    assert "OmniBench (ours)" not in (report / "out" / "report.md").read_text()
+    assert "OmniBench (published)" in (report / "out" / "table3.csv").read_text()
+
+
+ODD = "half \ud83d, line\u2028para\u2029next\x85nul\0 bom\ufeff a$b$ {x} \\frac | <b>"
+
+
+def test_odd_texts_reach_every_format(tmp_path):
+    options, record = BenchmarkOptions(name=ODD), {"prompt.system_prompt": ODD}
+    record |= {"prompt.senses": "sound", "prompt.hidden": "absent", "shuffle_sound": False}
+    journal = Journal(tmp_path / "runs", record)
+    sample = make_sample(ODD, question=ODD, choices=(ODD, "b", "c"), question_type=ODD, metadata={ODD: [ODD]})
+    journal.add([Prediction.of(sample, 0, responses=(ODD,), finished=(True,))])
+    assert set(Journal(tmp_path / "runs", record).answered()) == {0}  # the same protocol, not another one
+    found = figures(journal.merge(1), options, record, "a")
+    Result(student=ODD, environment={"shards": str(tmp_path)}, **found).save(tmp_path / "runs")
+    # As another program may write it: with the half as an escape, and with an empty line at the end.
+    file = tmp_path / "runs" / "predictions.jsonl"
+    file.write_text(file.read_text("utf-8").replace("\ufffd,", r"\ud83d,") + "\n", encoding="utf-8")
+    (tmp_path / "difficulty.jsonl").write_text(json.dumps({"id": ODD, "difficulty": "ea\u2028sy"}))
+    avrt("report", tmp_path / "runs", "--out", tmp_path / "out", "--difficulty", tmp_path / "difficulty.jsonl")
+    clean = "half \ufffd, line para next nul\ufffd bom\ufeff a$b$ {x} \\frac | <b>"
+    [row] = rows(tmp_path, "runs")
+    assert row["run"] == f"{clean} / {clean} / a"
+    assert [r["group"] for r in rows(tmp_path, "groups")] == [clean, "ea sy"]
+    for name in ("report.html", "report.md", "runs.tex"):
+        assert "half \ufffd, line" in (tmp_path / "out" / name).read_bytes().decode()
+    assert r"a\$b\$ \{x\} \textbackslash{}frac" in (tmp_path / "out" / "runs.tex").read_text()
+    table = (tmp_path / "out" / "report.md").read_text().partition("## All runs")[2].split("\n")[2:5]
+    assert [line[0] + line[-1] for line in table] == ["||"] * 3
+    assert clean.replace("|", r"\|") in table[2]
+
+
+def test_a_report_of_nothing_but_failures_is_a_failure(tmp_path):
+    journal = Journal(tmp_path / "runs", {})
+    journal.add([Prediction.of(make_sample(f"q{i}"), i, error="cannot be decoded") for i in range(2)])
+    found = figures(journal.merge(2), BenchmarkOptions(), {}, "av")
+    Result(student="x", environment={"shards": str(tmp_path)}, **found).save(tmp_path / "runs")
+    done = avrt("report", tmp_path / "runs", "--out", tmp_path / "out", check=False)
+    assert done.returncode == 1
+    assert "no run has a question with a known answer that could be asked" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_protocol_difference_is_shown(report):

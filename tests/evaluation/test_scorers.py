@@ -81,7 +81,7 @@ SAMPLE = make_sample(choices=("a ball", "a box", "a star", "two dogs"), answer=1
             {"strict": None, "lenient": "B", "omnibench": "B", "lmms_eval_omnibench": None},
         ),
         ("A dog? No: B.", {"strict": None, "lenient": "B", "omnibench": "A", "dailyomni": "A"}),
-        ("<answer>A</answer><answer>B</answer>", {"strict": None, "lenient": "B", "omnibench": "B"}),
+        ("<answer>A</answer><answer>B</answer>", {"strict": None, "lenient": None, "omnibench": "B"}),
         ("I cannot tell", {"strict": None, "lenient": None, "omnibench": None, "dailyomni": None, "mmar": None}),
         (
             "",
@@ -110,3 +110,51 @@ def test_an_unreadable_answer_is_wrong_every_time_and_not_a_draw():
 def test_an_unknown_scorer_is_named():
     with pytest.raises(AvrtError, match="one of strict"):
         score("nonsense", "B", SAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "response", "choice"),
+    [
+        # What states the answer: the last tag, on several lines or left open, else what follows the thinking.
+        ("dailyomni", "<answer>\nB\n</answer>", "B"),
+        ("dailyomni", "<think>A</think><answer>B", "B"),
+        ("dailyomni", "<answer>A</answer> so <answer>\nB</answer>", "B"),
+        ("dailyomni", "<think>A</think>\nB", "B"),
+        ("dailyomni", "E", None),
+        # An option's text counts from six words on, and the last place that names one.
+        ("omnibench", "I think it's a box", None),
+        ("omnibench", "I do think it's a box", "B"),
+        ("omnibench", "it was a box, then a star, then a box again", "B"),
+        ("omnibench", "it was a box, then a box, then a star again", "C"),
+        ("lmms_eval_omnibench", "it was a box, then a star, then a box again", None),
+        ("lmms_eval_mmar", "it was a box, then a star, then a box again", "B"),
+        # Letters: brackets before blanks before full stops; of several the last that stands between blanks.
+        ("omnibench", "C or (B)", "B"),
+        ("omnibench", "(C) or (B)", "B"),
+        ("omnibench", "(B) or (C) or (B)", "B"),
+        ("omnibench", "A xB x", "A"),
+        ("omnibench", "A then B then", "B"),
+        ("omnibench", "Well B. But C.", "B"),
+        ("lmms_eval_mmar", "'B.'", "B"),
+        ("lmms_eval_mmar", "!B?", "B"),
+        ("omnibench", "!B?", None),
+    ],
+)
+def test_the_official_rules_at_their_edges(scorer, response, choice):
+    assert score(scorer, response, SAMPLE).choice == choice
+
+
+def test_mmar_reads_a_bare_letter_only_if_a_choice_goes_by_it():
+    assert score("mmar", "(B).", SAMPLE).choice == "B"
+    assert score("mmar", "E", SAMPLE).choice is None
+    assert score("mmar", "star", make_sample(choices=("a star", "star"), answer=1)).correct
+
+
+def test_the_lenient_reading_of_untrained_models():
+    sample = make_sample(choices=("a cat", "a dog", "a drum", "rain"), answer=1)
+    for answer in ("The answer is a dog.", "I choose option a dog", "The answer is **B**.", "\uff08B\uff09"):
+        assert score("lenient", answer, sample) == score("lenient", "B", sample)
+        assert score("lenient", answer, sample).correct
+    assert score("lenient", "I think it is B because a cat would not bark.", sample).choice == "B"
+    # A dot in an option's text is a dot.
+    assert score("lenient", "2x5", make_sample(choices=("2.5", "3.5"), answer=0)).choice is None

@@ -55,3 +55,48 @@ def test_majority_ignores_what_cannot_be_read():
 
 def test_no_items_have_no_mean():
     assert math.isnan(bootstrap([]).mean)
+
+
+def test_a_comparison_counts_each_students_own_and_gives_the_first_minus_the_second():
+    first = [True] * 9 + [False] * 4 + [True, False]
+    second = [False] * 9 + [True] * 4 + [True, False]
+    found = compare(first, second)
+    assert (found.only_first, found.only_second) == (9, 4)
+    assert found.difference.mean == pytest.approx(5 / 15)
+    assert found.difference.count == 15
+    assert found.p_value == pytest.approx(stats.binomtest(4, 13).pvalue)
+    turned = compare(second, first)
+    assert (turned.only_first, turned.only_second) == (4, 9)
+    assert turned.difference.mean == pytest.approx(-5 / 15)
+
+
+def test_a_comparison_of_unequal_lengths_is_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        compare([True, False], [True])
+
+
+def test_the_seed_decides_the_interval():
+    first, second = [i % 3 == 0 for i in range(2999)], [i % 5 == 0 for i in range(2999)]
+    same = compare(first, second, seed=1).difference
+    assert same == compare(first, second, seed=1).difference
+    others = {(found.low, found.high) for found in (compare(first, second, seed=s).difference for s in range(8))}
+    assert len(others) > 1
+    values = np.random.default_rng(3).random(97).tolist()
+    assert bootstrap(values, seed=1) == bootstrap(values, seed=1)
+    assert bootstrap(values, seed=1) != bootstrap(values, seed=2)
+    assert bootstrap(values) == bootstrap(values, seed=0)
+
+
+def test_a_lower_level_and_fewer_resamples_change_the_interval():
+    values = np.random.default_rng(0).random(200).tolist()
+    wide, narrow = bootstrap(values), bootstrap(values, level=0.5)
+    assert narrow.high - narrow.low < 0.6 * (wide.high - wide.low)
+    assert narrow.low < narrow.mean < narrow.high
+    assert (wide.mean - wide.low) == pytest.approx(wide.high - wide.mean, rel=0.15)
+    assert bootstrap(values, resamples=1).low == bootstrap(values, resamples=1).high
+
+
+def test_all_wrong_or_all_right_leaves_pass_at_k_no_doubt():
+    assert pass_at_k(4, 0, 2) == 0
+    assert pass_at_k(4, 4, 4) == 1
+    assert pass_at_k(4, 1, 4) == 1

@@ -83,12 +83,25 @@ def test_towers_run_on_a_minimal_input_where_every_rank_must_take_part(nano, bui
             hook.remove()
 
 
-def test_placeholders_in_an_answer_are_plain_tokens(nano, batch):
+@pytest.mark.parametrize("packed", [True, False])
+def test_placeholders_in_an_answer_are_plain_tokens(nano, batch, packed):
+    """From the first token on; the states are those of the text model on the tokens' own embeddings."""
     features = nano.encode(batch)
     prompts = Prompts(batch.prompt_ids, batch.prompt_positions, features).rows([0])
-    strange = torch.tensor([nano.ids.video, nano.ids.audio, 5, 7])
-    states = response_states(nano.text, prompts, [strange])
-    assert len(states.hidden) == 4
+    strange = torch.tensor([nano.ids.video, nano.ids.audio, nano.ids.image, 5, 7])
+    with torch.no_grad():
+        states = response_states(nano.text, prompts, [strange], packed=packed)
+        ids, length = batch.prompt_ids[0], len(batch.prompt_ids[0])
+        table = nano.text.language_model.embed_tokens
+        embedded = torch.cat([table(ids), table(strange)])
+        embedded[:length][ids == nano.ids.video] = features.vision[0]
+        embedded[:length][ids == nano.ids.audio] = features.audio[0]
+        following = int(batch.prompt_positions[0].max()) + 1
+        places = torch.cat([batch.prompt_positions[0], torch.arange(following, following + 5).expand(3, -1)], dim=1)
+        expected = nano.text.hidden(embedded[None], places[:, None], torch.ones(1, length + 5, dtype=torch.long))[0]
+    assert torch.allclose(states.hidden, expected[length - 1 : length + 4], atol=2e-5)
+    assert states.targets.tolist() == strange.tolist()
+    assert states.rows.tolist() == [0] * 5
 
 
 def test_wrong_number_of_placeholders_is_an_error(nano, batch):

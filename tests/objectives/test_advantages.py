@@ -1,5 +1,7 @@
 """AVRT eq. 2 against hand-worked numbers."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -30,3 +32,29 @@ def test_equal_rewards_have_no_advantage_and_are_counted(value):
     assert equal.tolist() == [True, False]
     assert advantages[0].tolist() == [0, 0, 0, 0]
     assert torch.isfinite(advantages).all()
+
+
+@pytest.mark.parametrize(("value", "spread", "same"), [
+    (0.0, 5e-7, True), (0.0, 1e-6, True), (0.0, 1.5e-6, False), (0.5, 5e-7, True), (1.0, 3e-6, False),
+    (-1e4, 4e-3, True), (-1e4, 3e-2, False), (1e4, 4e-3, True), (1e4, 3e-2, False),
+])  # fmt: skip
+def test_differences_count_beyond_a_millionth_of_the_largest_reward(value, spread, same):
+    """Or of 1 where the rewards are smaller; also below 0, where all rewards are penalties."""
+    rewards = torch.tensor([[value, value + spread]], dtype=torch.float64)
+    advantages, equal = group_advantages(rewards)
+    assert equal.item() == same
+    assert advantages[0].tolist() == ([0, 0] if same else pytest.approx([-1, 1]))
+
+
+def test_a_single_answer_has_nothing_to_be_compared_with():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a deviation over G - 1 = 0 would be warned of
+        advantages, equal = group_advantages(torch.tensor([[3.0], [0.0]]), unbiased=True)
+    assert advantages.tolist() == [[0.0], [0.0]]
+    assert equal.tolist() == [True, True]
+
+
+def test_without_the_deviation_equal_rewards_still_have_none():
+    advantages, equal = group_advantages(torch.tensor([[2.2, 2.2 + 2e-7], [1.0, 2.0]]), normalize_std=False)
+    assert advantages.tolist() == [[0.0, 0.0], [-0.5, 0.5]]
+    assert equal.tolist() == [True, False]

@@ -30,7 +30,8 @@ def test_no_tokens_still_reach_the_projection():
     project = torch.nn.Linear(4, 9)
     project.register_forward_hook(lambda *_: calls.append(1))
     scores = score_tokens(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), project, chunks=3)
-    assert len(scores.logprobs) == 0
+    assert [len(t) for t in (scores.logprobs, scores.entropy, scores.correct)] == [0, 0, 0]
+    assert scores.correct.dtype == torch.bool
     assert len(calls) == 3  # every rank makes the same number of calls
     assert [chunk_count(n, 10) for n in (0, 1, 10, 11)] == [1, 1, 1, 2]
 
@@ -74,3 +75,38 @@ def test_eq_1_against_cross_entropy_over_full_logits_of_the_stock_model(nano, ba
 def test_filler_tokens_weigh_nothing():
     logprobs = torch.tensor([-1.0, -2.0, -5.0])
     assert response_loss(logprobs, torch.tensor([1.0, 1.0, 0.0]), 2).item() == pytest.approx(1.5)
+
+
+def test_scores_of_bfloat16_logits_are_computed_in_float32():
+    """The projection rounds; nothing after it does. Expected values come from float64 over the rounded logits."""
+    torch.manual_seed(0)
+    project = torch.nn.Linear(16, 300, bias=False).bfloat16()
+    hidden, targets = (torch.randn(9, 16) * 3).bfloat16(), torch.randint(0, 300, (9,))
+    exact = project(hidden).detach().double().log_softmax(-1)
+    scores = score_tokens(hidden, targets, project)
+    assert scores.logprobs.dtype == scores.entropy.dtype == torch.float32
+    assert torch.allclose(scores.logprobs.double(), exact[torch.arange(9), targets], atol=1e-5)
+    assert torch.allclose(scores.entropy.double(), -(exact.exp() * exact).sum(-1), atol=1e-5)
+
+
+def test_only_the_log_probabilities_carry_a_gradient():
+    hidden = torch.randn(5, 4, requires_grad=True)
+    project = torch.nn.Linear(4, 9)
+    scores = score_tokens(hidden, torch.arange(5), project)
+    assert scores.logprobs.requires_grad
+    assert not scores.entropy.requires_grad
+    assert not scores.correct.requires_grad
+    with torch.no_grad():
+        assert not score_tokens(hidden, torch.arange(5), project).logprobs.requires_grad
+
+
+@pytest.mark.parametrize(("tokens", "calls"), [(0, 1), (1, 1), (1024, 1), (1025, 2), (2049, 3)])
+def test_chunks_have_at_most_1024_tokens(tokens, calls):
+    sizes = []
+    project = torch.nn.Linear(1, 3)
+    project.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+    with torch.no_grad():
+        scores = score_tokens(torch.zeros(tokens, 1), torch.zeros(tokens, dtype=torch.long), project)
+    assert len(sizes) == calls == chunk_count(tokens)
+    assert sum(sizes) == tokens == len(scores.logprobs)
+    assert max(sizes) <= 1024

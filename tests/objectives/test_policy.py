@@ -145,3 +145,66 @@ def test_importance_correction_weighs_the_policy_term_and_is_truncated():
     plain, metrics = PolicyLoss(beta=0.0)(pi, old, None, advantages, sequences, 1, sampler)
     assert plain.tolist() == pytest.approx([-1.0, -1.0])
     assert "importance" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        # valid answers: tokens 1 and 2 (mean 1.5, sum 3) and 5; the answer of 100 and 300 counts for nothing
+        ("grpo", (1.5 + 5) / 2),
+        ("gspo", (1.5 + 5) / 2),
+        ("dapo", (1 + 2 + 5) / 3),
+        ("cispo", (1 + 2 + 5) / 3),
+        ("dr_grpo", (1 + 2 + 5) / (2 * 4)),
+    ],
+)
+def test_answers_that_are_not_valid_weigh_nothing_by_hand(variant, expected):
+    token_loss = torch.tensor([100.0, 1.0, 2.0, 5.0, 300.0], requires_grad=True)
+    sequences, valid = torch.tensor([0, 1, 1, 2, 0]), torch.tensor([0.0, 1.0, 1.0])
+    loss = PolicyLoss(variant, beta=0).average(token_loss, sequences, valid, TOTALS)
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    assert token_loss.grad[[0, 4]].tolist() == [0.0, 0.0]
+    assert (token_loss.grad[[1, 2, 3]] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("objective", "clipped"),
+    [
+        (PolicyLoss("cispo", beta=0), [1, 0, 0]),  # whatever the advantage: only from above
+        (PolicyLoss("cispo", clip_high=0.6, beta=0), [0, 0, 0]),
+        (PolicyLoss("grpo", beta=0), [1, 0, 1]),
+        (PolicyLoss("gspo", clip=0.6, clip_high=0.2, beta=0), [1, 1, 0]),
+    ],
+)
+def test_which_tokens_are_told_to_be_clipped(objective, clipped):
+    _, metrics = objective(RATIOS.log(), torch.zeros(3), None, ADVANTAGES, SEQUENCES, 2)
+    assert metrics["clipped"].tolist() == clipped
+
+
+@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
+def test_metrics_carry_no_gradient_and_tell_the_ratio(variant):
+    pi, old = RATIOS.log().requires_grad_(), torch.zeros(3, requires_grad=True)
+    objective = PolicyLoss(variant, beta=0.1, importance_cap=2.0)
+    _, metrics = objective(pi, old, torch.full((3,), -1.0), ADVANTAGES, SEQUENCES, 2, torch.full((3,), -0.5))
+    assert set(metrics) == {"ratio", "clipped", "kl", "importance"}
+    assert not any(value.requires_grad for value in metrics.values())
+    assert metrics["ratio"].tolist() == pytest.approx([GSPO, GSPO, 0.5] if variant == "gspo" else [1.5, 1.0, 0.5])
+    assert metrics["importance"].tolist() == pytest.approx([math.exp(0.5)] * 3)
+
+
+def test_defaults_are_those_of_the_paper():
+    objective = PolicyLoss()
+    assert (objective.variant, objective.clip, objective.clip_high) == ("grpo", 0.2, None)
+    assert (objective.beta, objective.kl, objective.importance_cap) == (0.01, "k3", 0.0)
+    assert objective.normalizes_std
+
+
+def test_no_correction_without_the_samplers_log_probabilities_and_none_without_a_cap():
+    sampler = torch.full((3,), -0.5)
+    arguments = (RATIOS.log(), torch.zeros(3), None, ADVANTAGES, SEQUENCES, 2)
+    plain, _ = PolicyLoss(beta=0)(*arguments)
+    for objective, recorded in ((PolicyLoss(beta=0), sampler), (PolicyLoss(beta=0, importance_cap=2.0), None)):
+        loss, metrics = objective(*arguments, recorded)
+        assert torch.equal(loss, plain)
+        assert "importance" not in metrics

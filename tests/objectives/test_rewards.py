@@ -5,7 +5,7 @@ import math
 import pytest
 
 from avrt.errors import AvrtError
-from avrt.objectives.rewards import ExtraReward, LengthReward, RewardOptions, RewardSum, find_reward
+from avrt.objectives.rewards import REGISTRY, ExtraReward, LengthReward, RewardOptions, RewardSum, find_reward, register
 from tests.conftest import make_sample
 
 
@@ -71,3 +71,40 @@ def test_unknown_reward_is_named(name):
 def test_a_question_without_a_label_cannot_be_rewarded():
     with pytest.raises(AvrtError, match="'q'"):
         RewardSum(RewardOptions())(answer(3), make_sample(answer=None))
+
+
+def test_registered_rewards_are_found_by_name_and_stay_what_they_are():
+    assert find_reward("format") is REGISTRY["format"]
+    assert find_reward("accuracy") is REGISTRY["accuracy"]
+    try:
+        assert register("shouting")(shouting) is shouting
+        assert find_reward("shouting") is shouting
+        values = RewardSum(RewardOptions(length=0.0, extra=[ExtraReward("shouting")]))(answer(3) + "!", make_sample())
+        # text behind the answer is not well formed; the reward's own weight is 1 if none is given
+        assert values == {"format": 0.0, "accuracy": 1.0, "shouting": 1.0, "total": 2.0}
+    finally:
+        del REGISTRY["shouting"]
+
+
+def test_rewards_are_numbers():
+    """They go into tensors and JSON, where true is not 1."""
+    for text in (answer(5), answer(5, "A"), "nothing"):
+        assert all(type(value) is float for value in RewardSum(RewardOptions())(text, make_sample()).values())
+
+
+def test_defaults_are_those_of_the_paper():
+    options, shape = RewardOptions(), LengthReward()
+    assert (options.format, options.accuracy, options.length, options.extra) == (1.0, 1.0, 1.0, [])
+    assert (shape.mu, shape.sigma, shape.w_min, shape.w_max, shape.bonus) == (100.0, 20.0, 200, 300, 0.2)
+
+
+def test_one_word_is_reasoning_and_negative_weights_are_penalties():
+    shape = LengthReward(mu=1, sigma=1, w_min=5, w_max=6)
+    rewards = RewardSum(RewardOptions(format=-2.0, length=1.0, length_shape=shape))
+    assert rewards(answer(1), make_sample()) == {"format": 1.0, "accuracy": 1.0, "length": 1.0, "total": 0.0}
+
+
+@pytest.mark.parametrize("name", ["builtins.dict", "math.pi", "tests.objectives.test_rewards.LengthReward"])
+def test_what_is_no_function_is_refused(name):
+    with pytest.raises(AvrtError, match="is not a function"):
+        find_reward(name)

@@ -3,16 +3,12 @@
 import pytest
 import torch
 
-from avrt.models.scoring import Prompts, response_states
+from avrt.models.scoring import response_states
+from avrt.models.student import StudentOptions, load_student
 from avrt.objectives.likelihood import score_tokens
 from avrt.rollout.engine import generate
 from avrt.rollout.sampling import SamplingOptions
 from tests.conftest import stock_media
-
-
-@pytest.fixture
-def prompts(nano, batch):
-    return Prompts(batch.prompt_ids, batch.prompt_positions, nano.encode(batch))
 
 
 def sample(nano, prompts, seeds, *, eos=None, tokens=30, temperature=1.0, group_size=1):
@@ -35,27 +31,27 @@ def test_greedy_equals_transformers_generate_token_by_token(nano, batch, prompts
         assert theirs[0, ids.shape[1] :].tolist() == ours[i].token_ids.tolist()
 
 
-def test_recorded_log_probabilities_equal_rescoring(nano, prompts):
-    answers = sample(nano, prompts, list(range(12)), group_size=3)
-    states = response_states(nano.text, prompts, [a.token_ids for a in answers])
+def test_recorded_log_probabilities_equal_rescoring(nano, uneven):
+    answers = sample(nano, uneven, list(range(12)), group_size=3)
+    states = response_states(nano.text, uneven, [a.token_ids for a in answers])
     scores = score_tokens(states.hidden, states.targets, nano.text.lm_head)
     assert torch.allclose(torch.cat([a.logprobs for a in answers]), scores.logprobs, atol=1e-5)
 
 
-def test_an_answer_depends_on_its_own_prompt_and_seed_alone(nano, prompts):
-    together = sample(nano, prompts, list(range(16)), group_size=4)
+def test_an_answer_depends_on_its_own_prompt_and_seed_alone(nano, uneven):
+    together = sample(nano, uneven, list(range(16)), group_size=4)
     for row in range(4):
-        alone = sample(nano, prompts.rows([row]), [4 * row + 2])
+        alone = sample(nano, uneven.rows([row]), [4 * row + 2])
         assert alone[0].token_ids.tolist() == together[4 * row + 2].token_ids.tolist()
 
 
 @pytest.mark.parametrize("group_size", [1, 4])
-def test_shared_prompts_give_the_answers_of_copied_ones(nano, prompts, group_size):
+def test_shared_prompts_give_the_answers_of_copied_ones(nano, uneven, group_size):
     options, seeds = SamplingOptions(max_new_tokens=40), list(range(4 * group_size))
-    frequent = sample(nano, prompts, seeds, eos=-1, group_size=group_size)[0].token_ids.mode().values.item()
+    frequent = sample(nano, uneven, seeds, eos=-1, group_size=group_size)[0].token_ids.mode().values.item()
     shared, copied = (
         generate(
-            nano.text, prompts, options, eos_token_id=frequent, seeds=seeds, group_size=group_size, share_prompts=share
+            nano.text, uneven, options, eos_token_id=frequent, seeds=seeds, group_size=group_size, share_prompts=share
         )
         for share in (True, False)
     )
@@ -64,12 +60,12 @@ def test_shared_prompts_give_the_answers_of_copied_ones(nano, prompts, group_siz
         assert torch.allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
-def test_finished_rows_end_with_the_end_token_and_leave_the_others_unchanged(nano, prompts):
+def test_finished_rows_end_with_the_end_token_and_leave_the_others_unchanged(nano, uneven):
     """With a frequent token as the end token rows finish at many different steps, so that the batch is compacted."""
-    unstopped = sample(nano, prompts, list(range(16)), eos=-1, tokens=60, group_size=4)
+    unstopped = sample(nano, uneven, list(range(16)), eos=-1, tokens=60, group_size=4)
     values, counts = torch.cat([a.token_ids for a in unstopped]).unique(return_counts=True)
     eos = int(values[counts.argmax()])
-    stopped = sample(nano, prompts, list(range(16)), eos=eos, tokens=60, group_size=4)
+    stopped = sample(nano, uneven, list(range(16)), eos=eos, tokens=60, group_size=4)
     lengths = set()
     for free, ended in zip(unstopped, stopped, strict=True):
         tokens = free.token_ids.tolist()
@@ -79,6 +75,64 @@ def test_finished_rows_end_with_the_end_token_and_leave_the_others_unchanged(nan
         assert torch.allclose(ended.logprobs, free.logprobs[: len(expected)], atol=1e-5)
         lengths.add(len(expected))
     assert len(lengths) > 3
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_prompt_is_kept_once_or_for_each_answer_as_asked(nano, prompts, share):
+    """What the decoder's layers keep by itself: the answers' tokens only, or the whole of each row."""
+    kept = []
+
+    def look(_module, _arguments, values, _output):
+        keys = values["past_key_values"].layers[0].keys
+        kept.append((values["inputs_embeds"].shape[1], *keys.shape[::2]))
+
+    hook = nano.text.language_model.register_forward_hook(look, with_kwargs=True)
+    try:
+        options = SamplingOptions(max_new_tokens=3)
+        generate(nano.text, prompts, options, eos_token_id=-1, seeds=list(range(8)), group_size=2, share_prompts=share)
+    finally:
+        hook.remove()
+    length = len(prompts.token_ids[0])
+    assert kept == [(length, 4, length), *[(1, 8, n if share else length + n) for n in (1, 2)]]
+
+
+def test_an_attention_that_takes_no_layouts_gets_copied_prompts(nano, uneven):
+    plain = load_student(StudentOptions(source="nano", dtype="float32", attention="eager"))
+    assert not plain.text.takes_layouts
+    for ours, theirs in zip(*(sample(s, uneven, [0] * 4, tokens=8) for s in (plain, nano)), strict=True):
+        assert ours.token_ids.tolist() == theirs.token_ids.tolist()
+
+
+def test_everything_is_made_where_the_prompts_are(nano, uneven):
+    """What names no device lands on one without data here, as it would stay on the CPU when prompts are on a GPU."""
+    expected = sample(nano, uneven, [0] * 4, tokens=4)
+    with torch.device("meta"):
+        answers = sample(nano, uneven, [0] * 4, tokens=4)
+    assert [a.token_ids.tolist() for a in answers] == [a.token_ids.tolist() for a in expected]
+    assert {a.logprobs.device.type for a in answers} == {"cpu"}
+
+
+def test_rows_leave_when_a_quarter_has_finished_and_not_before(nano, uneven):
+    """Counted at the layers, against what the lengths of the answers say."""
+    free = sample(nano, uneven, list(range(16)), eos=-1, tokens=60, group_size=4)
+    values, counts = torch.cat([a.token_ids for a in free]).unique(return_counts=True)
+    eos = int(values[counts.argmax()])
+    lengths = [a.token_ids.tolist().index(eos) + 1 if eos in a.token_ids else 60 for a in free]
+    rows, expected = [], []
+    held = 16
+    for step in range(1, max(lengths)):
+        left = sum(n > step for n in lengths)
+        held = left if left < 0.75 * held else held
+        expected.append(held)
+    assert len(set(expected)) > 1
+    hook = nano.text.language_model.register_forward_hook(
+        lambda m, a, k, _: rows.append(k["inputs_embeds"].shape[0]), with_kwargs=True
+    )
+    try:
+        sample(nano, uneven, list(range(16)), eos=eos, tokens=60, group_size=4)
+    finally:
+        hook.remove()
+    assert rows == [4, *expected]
 
 
 def test_an_answer_that_never_ends_is_cut_off_and_says_so(nano, prompts):

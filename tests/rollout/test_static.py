@@ -3,19 +3,12 @@
 import pytest
 import torch
 
-from avrt.models.scoring import Prompts
 from avrt.rollout.engine import generate
 from avrt.rollout.sampling import SamplingOptions
 from avrt.rollout.static import StaticDecoder
 
 
-@pytest.fixture
-def prompts(nano, batch):
-    return Prompts(batch.prompt_ids, batch.prompt_positions, nano.encode(batch))
-
-
-def answers(nano, prompts, decoder, seeds, group_size, tokens=24):
-    eos = nano.processor.tokenizer.encode(" the")[0]
+def answers(nano, prompts, decoder, seeds, group_size, tokens=24, eos=-1):
     options = SamplingOptions(max_new_tokens=tokens)
     return generate(
         nano.text, prompts, options, eos_token_id=eos, seeds=seeds, group_size=group_size, decoder=decoder
@@ -23,17 +16,23 @@ def answers(nano, prompts, decoder, seeds, group_size, tokens=24):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_answers_equal_those_of_growing_caches(nano, prompts, compiled):
+def test_answers_equal_those_of_growing_caches(nano, uneven, compiled):
+    """Prompts of different lengths, and an end token so frequent that rows finish at many different steps."""
     decoder = StaticDecoder(compiled=compiled)
-    short = prompts.rows([3, 2, 1, 0])
-    for batch, first in ((prompts, 0), (short, 100), (prompts, 200)):  # buffers are used again
-        seeds = list(range(first, first + 12))
-        for ours, plain in zip(
-            answers(nano, batch, decoder, seeds, 3), answers(nano, batch, None, seeds, 3), strict=True
-        ):
+    # Buffers are used again: the longest prompt in other rows, and a batch in which all are shorter than the buffers.
+    batches = (uneven, uneven.rows([3, 2, 1, 0]), uneven.rows([0, 2, 2, 3]))
+    lengths = set()
+    for number, batch in enumerate(batches):
+        seeds = list(range(100 * number, 100 * number + 12))
+        free = torch.cat([a.token_ids for a in answers(nano, batch, None, seeds, 3)])
+        eos = int(free.mode().values)
+        both = (answers(nano, batch, d, seeds, 3, eos=eos) for d in (decoder, None))
+        for ours, plain in zip(*both, strict=True):
             assert ours.token_ids.tolist() == plain.token_ids.tolist()
             assert torch.allclose(ours.logprobs, plain.logprobs, atol=1e-5)
             assert ours.finished == plain.finished
+            lengths.add((number, len(plain.token_ids)))
+    assert len(lengths) > 9
 
 
 def test_buffers_are_kept_from_batch_to_batch_and_replaced_when_they_do_not_fit(nano, prompts):

@@ -74,6 +74,7 @@ class Server:
         self.options = options
         self.log = open(options.log, "a", buffering=1) if options.log else None  # noqa: SIM115
         self.seen: dict[str, int] = {}
+        self.rules: dict[str, list[dict]] = json.loads(options.rules)
 
     def note(self, **record: object) -> None:
         if self.log:
@@ -93,7 +94,7 @@ class Server:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
-        what = {"model": body["model"], "question": re.findall(r"Question: (.*)", prompt_of(body))[-1]}
+        what = {"model": body["model"], "question": (re.findall(r"Question: (.*)", prompt_of(body)) or [""])[-1]}
         fault = self.fault(body) if self.options.fail_percent else None
         if self.log:
             system = [m["content"] for m in body["messages"] if m["role"] == "system"]
@@ -117,6 +118,12 @@ class Server:
         if fault == "cut":
             request.transport.close()
             return web.Response()
+        if rules := self.rules.get(body["model"]):
+            asked = prompt_of(body)
+            rule = next(rule for rule in rules if rule.get("when", "") in asked)
+            message = {"role": "assistant", "content": rule.get("content"), **rule.get("further", {})}
+            whole = {"choices": [{"index": 0, "message": message, "finish_reason": rule.get("finish", "stop")}]}
+            return web.json_response(rule.get("body", whole), status=rule.get("status", 200))
         text = "" if fault == "empty" else reply_to(body["model"], body)
         message: dict = {"role": "assistant", "content": text}
         if body["model"].endswith("thinking"):
@@ -126,6 +133,13 @@ class Server:
             "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
             "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
         }  # fmt: skip
+        name = f"{self.options.seed} {what}"
+        if int(hashlib.md5(name.encode()).hexdigest(), 16) % 100 < self.options.mutate_percent:
+            from mutations import mutate  # beside this script, which runs in a process of its own
+
+            status, mutant, headers = mutate(record, name)
+            self.note(event="mutated", status=status, **what)
+            return web.Response(body=mutant, status=status, content_type="application/json", headers=headers)
         data = json.dumps(record)
         response = web.Response(text=data[:40] if fault == "malformed" else data, content_type="application/json")
         await response.prepare(request)
@@ -140,6 +154,10 @@ def main() -> None:
     parser.add_argument("--log", default="")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--fail_percent", type=int, default=0)
+    parser.add_argument("--mutate_percent", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    # JSON: model -> rules; the first whose "when" is in the prompt gives status, body, content, finish, further
+    parser.add_argument("--rules", default="{}")
     parser.add_argument("--models", nargs="*", default=["visual", "audio", "merger"])
     options = parser.parse_args()
     server = Server(options)

@@ -46,3 +46,30 @@ def test_a_third_teacher_counts_for_both_correct_and_for_difficulty():
     assert difficulty(verdicts("A", "A", "B")) == "medium"
     assert difficulty(verdicts("A", "A")) == "easy"
     assert difficulty(verdicts("B", [None])) == "hard"
+
+
+def test_one_of_two_is_medium_and_nobody_is_hard():
+    assert difficulty(verdicts("A", "B")) == "medium"
+    assert difficulty(verdicts("B", "A", "B", "B")) == "medium"
+    assert difficulty([]) == "hard"
+
+
+def test_replies_that_were_cut_off_are_told_apart_from_undecided_ones():
+    reason = STRATEGIES["both_correct"]
+
+    def audio(*votes, cut):
+        return [Verdict("visual", ("A",), "A"), Verdict("audio", votes, "A", cut)]
+
+    assert reason(audio(None, cut=1)) == "audio cut off"
+    assert reason(audio(None, None, cut=2)) == "audio cut off"
+    assert reason(audio(None, None, cut=1)) == "audio undecided"
+    assert reason(audio("A", "B", None, cut=1)) == "audio undecided"
+    assert reason(audio("B", None, cut=1)) == "audio wrong"
+    assert reason(audio("A", None, cut=1)) is None
+
+
+def test_reasons_of_the_majority():
+    assert STRATEGIES["majority"](verdicts("B", "B")) == "majority of all votes wrong"
+    assert STRATEGIES["majority"](verdicts("A", "B")) == "no majority among all votes"
+    assert STRATEGIES["majority"](verdicts([None], [None])) == "no majority among all votes"
+    assert STRATEGIES["any_correct"](verdicts("B", "C")) == "no teacher right"

@@ -38,12 +38,13 @@ def test_thinking_is_told_apart(text, reasoning, thinking, rest):
         ("Answer: \n(C) an owl", "C"),
         ("Answer: A dog", "A"),  # the option's text, not a letter that happens to be an article
         ("Answer: A fox", None),
-        ("Answer: A", "D"),  # an option may be called by a letter
+        ("Answer: A", None),  # the first option, or the one that is called A
+        ("Answer: (A)", "A"),
         ("Answer: (B) an owl", None),  # letter and text contradict each other
         ("Answer: (E) a fish", None),
         ("Answer: none of them", None),
         ("Answer:", None),
-        ("I would say (B)", None),
+        ("I would say (B)", "B"),
         ("The answer: (A). No, wait. Answer: (C) an owl", "C"),
     ],
 )
@@ -73,3 +74,33 @@ def test_parts_of_an_analysis():
     assert split_labelled("Visual Description: a.\nb.\nReasoning: c.") == ("a.\nb.", "c.")
     assert split_labelled("**Audio Description:** a.\n**Reasoning:** c.")[1] == "c."
     assert split_labelled("no labels at all") == ("no labels at all", "")
+
+
+def test_a_reply_that_was_cut_off_decides_nothing_but_stays_an_analysis():
+    reply = "Audio Description: a meow.\nAnswer: (B) a cat"
+    assert read_analysis(reply, CHOICES, cut_off=False).letter == "B"
+    cut = read_analysis(reply, CHOICES, cut_off=True)
+    assert (cut.text, cut.letter) == ("Audio Description: a meow.", None)
+    assert read_analysis("<think>x</think><answer>B</answer>", CHOICES, cut_off=True).letter is None
+
+
+@pytest.mark.parametrize(
+    ("label", "kept"),
+    [
+        ("Answer:", "A meow."),
+        ("**Final Answer:**", "A meow."),
+        ("final answer is:", "A meow."),
+        ("__Answer__\uff1a", "A meow."),
+        ("## Answer:", "A meow."),
+        ("Nonanswer:", "A meow.\nNonanswer: (B) a cat"),
+        ("answer", "A meow.\nanswer (B) a cat"),
+    ],
+)
+def test_the_analysis_ends_before_the_label_of_the_answer(label, kept):
+    assert read_analysis(f"A meow.\n{label} (B) a cat", CHOICES).text == kept
+
+
+def test_only_the_last_label_ends_the_analysis():
+    read = read_analysis("Answer: hard to say.\nA meow.\n# Answer: (B) a cat", CHOICES)
+    assert (read.text, read.letter) == ("Answer: hard to say.\nA meow.", "B")
+    assert read_analysis("<think>x</think>A meow. <answer>B</answer>", CHOICES).text == "A meow."

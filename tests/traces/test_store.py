@@ -10,7 +10,7 @@ import pytest
 
 from avrt.errors import AvrtError
 from avrt.traces.requests import Media, Reply, Request, Sampling
-from avrt.traces.store import CallStore, Outcome, connect, rows
+from avrt.traces.store import CallStore, Outcome, UnstorableError, connect, rows
 
 
 def request(sample="q1", **changes):
@@ -179,3 +179,54 @@ for i in range(40):
     for process in processes:
         assert process.communicate(timeout=120)[1] == ""
         assert process.returncode == 0
+
+
+ODD = "half \ud83d nul \0 pair \ud83e\udd41 line \u2028"
+CLEAN = "half \ufffd nul \ufffd pair \U0001f941 line \u2028"
+
+
+def test_every_text_is_kept_as_one_that_can_be_written_anywhere(tmp_path):
+    async def go():
+        store = CallStore(tmp_path)
+        odd = request(ODD, role=ODD, system=ODD, prompt=ODD)
+        await store.claim("k", odd, ODD)
+        kept = await store.finish("k", Reply(ODD, ODD, ODD))
+        await store.claim("f", odd, ODD)
+        await store.fail("f", ODD)
+        verdict = {"teacher": ODD, "letter": "A", "votes": "[]", "answer": "A", "correct": 1, "call": "k"}
+        for _ in range(2):  # the second time in place of the first
+            await store.conclude("run", Outcome(ODD, 0, "kept", ODD, "easy", "c", ODD), [verdict])
+        found = (await store.claim("k", odd, ODD)).reply
+        store.close()
+        return kept, found
+
+    kept, found = asyncio.run(go())
+    assert kept == found == Reply(CLEAN, CLEAN, CLEAN)
+    done, failed = rows(tmp_path, "SELECT * FROM calls ORDER BY status")
+    for row in (done, failed):
+        assert [row[name] for name in ("sample", "role", "model", "system", "prompt")] == [CLEAN] * 5
+    assert failed["error"] == CLEAN
+    (outcome,) = rows(tmp_path, "SELECT * FROM outcomes")
+    assert (outcome["sample"], outcome["reason"], outcome["trace"]) == (CLEAN, CLEAN, CLEAN)
+    (verdict,) = rows(tmp_path, "SELECT * FROM verdicts")
+    assert (verdict["sample"], verdict["teacher"]) == (CLEAN, CLEAN)
+
+
+def test_a_record_that_cannot_be_kept_costs_the_others_of_its_group_nothing(tmp_path):
+    async def go():
+        store = CallStore(tmp_path)
+        for i in range(6):
+            await store.claim(f"k{i}", request(f"q{i}"), "m")
+        replies = [Reply(f"text {i}", prompt_tokens=10**30 if i == 3 else i) for i in range(6)]
+        # Queued at once, so that they are written in one group.
+        done = await asyncio.gather(
+            *(store.finish(f"k{i}", reply) for i, reply in enumerate(replies)), return_exceptions=True
+        )
+        await store.fail("k3", "cannot be kept")
+        store.close()
+        return done
+
+    done = asyncio.run(go())
+    assert [type(answer) for answer in done] == [Reply] * 3 + [UnstorableError] + [Reply] * 2
+    kept = {row["key"]: row["status"] for row in rows(tmp_path, "SELECT * FROM calls")}
+    assert kept == {f"k{i}": "failed" if i == 3 else "done" for i in range(6)}

@@ -160,3 +160,18 @@ def test_an_unreadable_sample_is_counted_as_failed_and_wrong(world, tmp_path):
     result = Result.load(tmp_path / "run" / "result.json")
     assert result.counts["failed"] == 1
     assert result.counts["questions"] == 8
+
+
+def test_a_benchmark_of_which_nothing_could_be_asked_fails(world, tmp_path):
+    shutil.copytree(world / "test", tmp_path / "shards")
+    for tar in (tmp_path / "shards").glob("*.tar"):
+        data = bytearray(tar.read_bytes())
+        start = 0
+        while (start := data.find(b"fLaC", start)) >= 0:
+            data[start : start + 400] = bytes(400)
+        tar.write_bytes(data)
+    done = ask(tmp_path, tmp_path / "run", split="shards", check=False)
+    assert done.returncode == 1
+    assert "none of the 8 questions could be asked" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "result.json").exists()

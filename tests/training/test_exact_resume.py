@@ -31,6 +31,7 @@ class Watched(SFTModule):
         }  # fmt: skip
         with (log / f"{self.global_rank}.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
+        time.sleep(float(os.environ.get("AVRT_PAUSE", 0)))
         super().training_step(batch, batch_idx)
 
 
@@ -67,6 +68,49 @@ def kill_after(world: Path, root: Path, log: Path, step: int) -> int:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return saved(root)
+
+
+def trained_once_an_epoch(world: Path, logs: list[Path]) -> None:
+    """What was seen in runs that saved when they stopped: no sample twice in an epoch, and none left out."""
+    seen = Counter(i for log in logs for entry in entries(log) for i in entry["ids"])
+    assert sorted(seen) == sorted(sample.id for sample in ShardSet(world / "train").samples())
+    assert set(seen.values()) == {EPOCHS}
+
+
+def test_ctrl_c_saves_and_ends_with_130(world, tmp_path):
+    """The signal reaches the first process alone, as `kill -INT` sends it; the other one stops with it."""
+    root, logs = tmp_path / "run", [tmp_path / "before", tmp_path / "after"]
+    logs[0].mkdir()
+    process = subprocess.Popen(
+        command(world, root, 2, "--checkpoint.every_n_train_steps", 100), stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "AVRT_WATCHED": str(logs[0]), "AVRT_PAUSE": "0.5"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and max((e["step"] for e in entries(logs[0])), default=0) < 2:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.05)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors[-3000:]
+    assert "Traceback" not in errors
+    assert time.monotonic() - asked < 60
+    assert 0 < saved(root) < EPOCHS * 5
+    run(world, root, logs[1], 2, "--ckpt_path", "last")
+    trained_once_an_epoch(world, logs)
+
+
+def test_a_run_that_used_up_its_time_goes_on(world, tmp_path, monkeypatch):
+    """`max_time` is what one run may take: the same command again and again trains everything once an epoch."""
+    monkeypatch.setenv("AVRT_PAUSE", "0.7")
+    root, logs = tmp_path / "run", []
+    while saved(root) < EPOCHS * 5:
+        logs.append(tmp_path / f"log-{len(logs)}")
+        run(world, root, logs[-1], 2, "--ckpt_path", "last_or_new", "--trainer.max_time", "00:00:00:05")
+        assert len(logs) < 8
+    assert len(logs) > 1
+    trained_once_an_epoch(world, logs)
 
 
 def saved(root: Path) -> int:

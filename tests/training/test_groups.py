@@ -1,6 +1,7 @@
 """Dynamic sampling: groups with equal rewards teach nothing and are left out, and what is too much is kept."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,9 +72,89 @@ def test_a_rank_with_plenty_waits_for_the_one_with_fewest_and_does_not_hoard():
     assert numbers(queue.take(2, 2, group(0))) == [2, 3]
 
 
+def test_rows_that_do_not_count_never_wait_whatever_their_rewards():
+    queue = GroupQueue(patience=5)
+    same = torch.tensor([False, False, True, True])
+    queue.add([group(0), group(1, valid=False), group(2), group(3, valid=False)], same)
+    assert len(queue) == 1
+    assert queue.batches == 1
+    assert numbers(queue.take(1, 1, group(9))) == [0]
+    assert queue.batches == 0
+
+
+def test_more_than_two_batches_are_not_kept_and_the_oldest_go():
+    queue = GroupQueue(patience=9)
+    differ = torch.zeros(2, dtype=torch.bool)
+    dropped = []
+    for start in (0, 2, 4, 6):
+        queue.add([group(start), group(start + 1)], differ)
+        dropped.append((queue.dropped, len(queue)))
+    queue.add([group(8), group(9)], torch.tensor([True, True]))
+    assert [*dropped, (queue.dropped, len(queue))] == [(0, 2), (0, 4), (2, 4), (2, 4), (0, 4)]
+    assert numbers(queue.take(4, 4, group(99))) == [4, 5, 6, 7]
+
+
+def test_patience_is_counted_in_batches_and_begins_anew_with_each_step():
+    queue = GroupQueue(patience=3)
+    equal = torch.tensor([True])
+    for _ in range(2):
+        for batch in (1, 2, 3):
+            queue.add([group(1)], equal)
+            step = queue.take(2, 0, group(7))
+            assert (step is None) == (batch < 3)
+        assert numbers(step) == [7, 7]
+        assert not any(g.valid for g in step)
+
+
+def test_everything_of_a_group_survives_in_a_checkpoint():
+    features = ClipFeatures([torch.full((2, 3), 0.5)], [None])
+    prompt = Prompts([torch.tensor([4, 5])], [torch.arange(6).reshape(3, 2)], features)
+    answers = [
+        Completion(torch.tensor([1, 2]), torch.tensor([-0.5, -1.5]), True),
+        Completion(torch.tensor([3]), torch.tensor([-2.5]), False),
+    ]
+    before = Group(prompt, answers, torch.tensor([1.0, -1.0]), valid=True, fresh=False)
+    buffer = io.BytesIO()
+    torch.save(before.to_plain(), buffer)
+    buffer.seek(0)
+    after = Group.from_plain(torch.load(buffer, weights_only=True), torch.device("cpu"))
+    assert isinstance(after.prompt, Prompts)
+    assert isinstance(after.prompt.features, ClipFeatures)
+    assert after.prompt.token_ids[0].tolist() == [4, 5]
+    assert after.prompt.positions[0].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert after.prompt.features.vision[0].tolist() == [[0.5] * 3] * 2
+    assert after.prompt.features.audio == [None]
+    assert [(c.token_ids.tolist(), c.logprobs.tolist(), c.finished) for c in after.completions] == [
+        ([1, 2], [-0.5, -1.5], True),
+        ([3], [-2.5], False),
+    ]
+    assert after.advantages.tolist() == [1.0, -1.0]
+    assert (after.valid, after.fresh) == (True, False)
+
+
+def test_patience_survives_in_a_checkpoint():
+    """The rank that has waited longest decides; a run without any share starts from nothing."""
+    shares = [{"batches": n, "groups": []} for n in (1, 4, 2)]
+    queue = GroupQueue(patience=5)
+    queue.load_state_dict(shares, 0, 3, torch.device("cpu"))
+    assert queue.batches == 4
+    assert queue.state_dict() == {"batches": 4, "groups": []}
+    queue.load_state_dict([], 0, 1, torch.device("cpu"))
+    assert (queue.batches, len(queue)) == (0, 0)
+
+
 def test_joining_keeps_the_order():
     groups = [group(3), group(5)]
     assert [int(t) for t in join_prompts(groups).token_ids] == [3, 5]
+    features = [ClipFeatures([torch.full((1, 2), float(n))], [torch.full((2, 2), -float(n))]) for n in (3, 5)]
+    placed = [
+        replace(g, prompt=replace(g.prompt, features=f, positions=[torch.full((3, 1), 10 * n)]))
+        for g, f, n in zip(groups, features, (3, 5), strict=True)
+    ]
+    joined = join_prompts(placed)
+    assert [int(p[0]) for p in joined.positions] == [30, 50]
+    assert [float(v[0, 0]) for v in joined.features.vision] == [3.0, 5.0]
+    assert [float(a[0, 0]) for a in joined.features.audio] == [-3.0, -5.0]
     assert recorded_logprobs(groups).tolist() == [-0.5, -3.0, -0.5, -5.0]
 
 

@@ -1,0 +1,166 @@
+"""When a run is saved: at intervals, at its end, when a signal asks it to stop; and which checkpoint is the last."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from avrt.errors import AvrtError
+
+LAST, LAST_OR_NEW = "last", "last_or_new"
+
+
+def checkpoint_folder(run: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return run / "checkpoints"
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, the newest last."""
+    # DeepSpeed writes the file `latest` when everything else is on disk; other strategies write a single file.
+    found = [p for p in checkpoint_folder(run).glob("step-*.ckpt") if p.is_file() or (p / "latest").is_file()]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def find_checkpoint(given: str, run: Path, command: str) -> str | None:
+    """What `--ckpt_path` means: a path, `last`, or for a fit `last_or_new`.
+
+    Args:
+        given: What was given.
+        run: The run's folder.
+        command: `fit`, `validate`, `test` or `predict`.
+
+    Returns:
+        The path; None for a new run.
+
+    Raises:
+        AvrtError: If there is no such checkpoint.
+    """
+    fits = command == TrainerFn.FITTING
+    if given == LAST_OR_NEW and not fits:
+        raise AvrtError(f"{LAST_OR_NEW} is for `avrt fit` alone", where="ckpt_path", remedy=f"use {LAST}, or a path")
+    if given in (LAST, LAST_OR_NEW):
+        if found := complete_checkpoints(run):
+            return str(found[-1])
+        if given == LAST_OR_NEW:
+            rank_zero_info(f"{checkpoint_folder(run)} holds no complete checkpoint: a new run begins")
+            return None
+        remedy = "set --trainer.default_root_dir to the run's folder, or --ckpt_path to a checkpoint"
+        if fits:
+            remedy += f"; --ckpt_path {LAST_OR_NEW} begins a new run where there is none"
+        raise AvrtError("there is no complete checkpoint", where=checkpoint_folder(run), remedy=remedy)
+    if "://" not in given and not Path(given).exists():
+        raise AvrtError("no such checkpoint", where=given, remedy=f"set --ckpt_path to one, or to {LAST}")
+    return given
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keep the newest checkpoint of a run under `<default_root_dir>/checkpoints`, also the one at its end.
+
+    A checkpoint counts only when it is complete, and the one before is deleted after that, so that a run killed at any
+    moment can be resumed. Ctrl-C and SIGTERM end a training run after the step that it is at, with a checkpoint; a
+    second Ctrl-C ends it at once, without. A `fast_dev_run` saves nothing.
+
+    Args:
+        every_n_train_steps: How often, in optimizer steps.
+    """
+
+    def __init__(self, every_n_train_steps: int = 100) -> None:
+        super().__init__(
+            filename="step-{step:06d}", auto_insert_metric_name=False, every_n_train_steps=every_n_train_steps
+        )
+        self._saved = (0, 0)
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Place the checkpoints inside the run's folder."""
+        self.dirpath = str(checkpoint_folder(Path(trainer.default_root_dir)))
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where this run begins, and take over Ctrl-C and SIGTERM."""
+        super().on_train_start(trainer, pl_module)
+        self._saved = _progress(trainer)
+        self._signal = None
+        try:
+            self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: whoever runs this one handles signals
+            self._handlers = {}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if as many steps were taken since the last time; stop if a signal came."""
+        every = self._every_n_train_steps
+        # Several updates on one rollout may pass over a multiple.
+        if every > 0 and trainer.global_step // every > self._saved[0] // every:
+            self._save(trainer)
+        self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Stop if a signal came; what is saved is the state after the last training batch."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._stop_if_asked(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the final state, unless it was saved just now, and give the signals back."""
+        self._save(trainer)
+        self._release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the signals back; nothing is saved, since the other ranks may be elsewhere."""
+        self._release()
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if is_trial(trainer) or _progress(trainer) == self._saved:
+            return
+        self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+        self._saved = _progress(trainer)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        """Save and stop on all ranks if one of them was told to."""
+        asked = torch.tensor(self._signal or 0, device=trainer.strategy.root_device)
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+        if not (number := int(asked)):
+            return
+        rank_zero_info(f"{signal.Signals(number).name}: saving after step {trainer.global_step}")
+        self._save(trainer)
+        trainer.strategy.barrier("stop")
+        self._release()
+        raise KeyboardInterrupt if number == signal.SIGINT else SIGTERMException(128 + number)
+
+    def _release(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _find_last_checkpoints(self, trainer: pl.Trainer) -> set[str]:
+        """What Lightning takes the newest of for `last`."""
+        return {str(path) for path in complete_checkpoints(Path(trainer.default_root_dir))}
+
+
+def is_trial(trainer: pl.Trainer) -> bool:
+    """Whether this is a `fast_dev_run`, which leaves nothing behind."""
+    return bool(vars(trainer).get("fast_dev_run"))
+
+
+def _progress(trainer: pl.Trainer) -> tuple[int, int]:
+    """Optimizer steps and batches so far; under dynamic sampling not every batch brings a step."""
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return trainer.global_step, int(batches.processed)

@@ -1,0 +1,79 @@
+"""Decoding over shared prompts against one dense attention per row, in float64."""
+
+import pytest
+import torch
+
+from avrt.models.prefix import SharedPrompts, shared_attention
+
+
+def caches(count=3, groups=2, length=5, width=4, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    keys, values = ([torch.randn(count, groups, length, width, generator=generator).to(dtype) for _ in range(2)]
+                    for _ in range(2))  # fmt: skip
+    mask = torch.tensor([[False, True, True, True, True], [True] * 5, [False, False, False, True, True]])
+    return SharedPrompts(keys, values, mask[:count])
+
+
+def dense(layer, query, key, value, prompts, owners, scale, own=None):
+    """Every row by itself: its prompt's real keys and its own, one softmax."""
+    rows = []
+    for row, owner in enumerate(owners):
+        real = prompts.mask[owner]
+        kept = slice(None) if own is None else own
+        for head in range(query.shape[1]):
+            group = head // (query.shape[1] // key.shape[1])
+            keys = torch.cat([prompts.keys[layer][owner, group][real], key[row, group][kept]]).double()
+            values = torch.cat([prompts.values[layer][owner, group][real], value[row, group][kept]]).double()
+            rows.append(((query[row, head, 0].double() * scale) @ keys.T).softmax(-1) @ values)
+    return torch.stack(rows).view(len(owners), 1, query.shape[1], -1)
+
+
+OWNERS = [
+    pytest.param([0, 0, 1, 1, 2, 2], id="even"),
+    pytest.param([0, 1, 1, 1, 2, 2], id="uneven"),
+    pytest.param([0, 2, 2], id="one prompt without rows"),
+    pytest.param([1, 1], id="one prompt"),
+    pytest.param([0, 1, 2], id="one row each"),
+]
+
+
+@pytest.mark.parametrize("owners", OWNERS)
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_each_row_attends_to_its_prompt_and_to_itself(owners, layer, dtype, bound):
+    generator = torch.Generator().manual_seed(2)
+    everything = caches(dtype=dtype)
+    prompts = everything.for_rows(torch.tensor(owners))
+    query = torch.randn(len(owners), 4, 1, 4, generator=generator).to(dtype)
+    key, value = (torch.randn(len(owners), 2, 3, 4, generator=generator).to(dtype) for _ in range(2))
+    for own in (None, torch.tensor([True, True, False])):
+        held = SharedPrompts(prompts.keys, prompts.values, prompts.mask, prompts.slots, prompts.filled, own)
+        actual = shared_attention(layer, query, key, value, held, 0.7)
+        expected = dense(layer, query, key, value, everything, owners, 0.7, own)
+        assert actual.dtype == dtype
+        assert (actual.double() - expected).abs().max() < bound
+
+
+def test_rows_are_laid_out_by_prompt_and_back():
+    prompts = caches().for_rows(torch.tensor([0, 1, 1, 1, 2, 2]))
+    assert prompts.slots.tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 0]]
+    assert prompts.filled.tolist() == [[True, False, False], [True, True, True], [True, True, False]]
+    rows = torch.arange(6) * 10
+    assert prompts.by_prompt(rows).tolist() == [[0, 0, 0], [10, 20, 30], [40, 50, 0]]
+    assert prompts.by_row(prompts.by_prompt(rows)).tolist() == rows.tolist()
+    even = prompts.for_rows(torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert even.slots is None
+    assert even.filled is None
+    assert even.by_prompt(rows).tolist() == [[0, 10], [20, 30], [40, 50]]
+    assert even.by_row(even.by_prompt(rows)).tolist() == rows.tolist()
+
+
+def test_prompts_that_no_row_reads_are_dropped_and_all_others_are_not_copied():
+    everything = caches()
+    fewer = everything.for_rows(torch.tensor([0, 2]))
+    assert [len(t) for t in (*fewer.keys, *fewer.values, fewer.mask)] == [2] * 5
+    assert torch.equal(fewer.keys[1], everything.keys[1][[0, 2]])
+    assert torch.equal(fewer.values[0], everything.values[0][[0, 2]])
+    assert torch.equal(fewer.mask, everything.mask[[0, 2]])
+    same = everything.for_rows(torch.tensor([0, 1, 2]))
+    assert same.keys[0] is everything.keys[0]

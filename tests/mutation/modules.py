@@ -1,0 +1,34 @@
+"""Which tests look after which module; they run in the process of the mutant, so that they see it."""
+
+from __future__ import annotations
+
+# What starts training runs, compiles, or takes long; others of the same file see the faults.
+SLOW = (
+    "not takes_steps_on and not as_if_unbroken and not never_differs and not growing_caches[True] and not compiled_once"
+)
+NANO = ["tests/models/test_scoring.py", "tests/models/test_packing.py", "tests/models/test_features.py"]
+
+MODULES: dict[str, list[str]] = {
+    "avrt.objectives.advantages": ["tests/objectives/test_advantages.py"],
+    "avrt.objectives.likelihood": ["tests/objectives/test_likelihood.py"],
+    "avrt.objectives.policy": ["tests/objectives/test_policy.py"],
+    "avrt.objectives.rewards": ["tests/objectives/test_rewards.py"],
+    "avrt.response": ["tests/test_response.py"],
+    "avrt.evaluation.scorers": ["tests/evaluation/test_scorers.py"],
+    "avrt.evaluation.statistics": ["tests/evaluation/test_statistics.py"],
+    "avrt.models.packing": ["tests/models/test_packing.py", "tests/models/test_scoring.py"],
+    "avrt.models.prefix": ["tests/models/test_prefix.py", "tests/rollout/test_engine.py"],
+    "avrt.models.scoring": NANO,
+    "avrt.models.features": ["tests/models/test_features.py"],
+    "avrt.data.positions": ["tests/data/test_positions.py"],
+    "avrt.data.order": ["tests/data/test_order.py"],
+    "avrt.data.plans": ["tests/data/test_plans.py"],
+    "avrt.data.decode": ["tests/data/test_media.py"],
+    "avrt.data.sound": ["tests/data/test_media.py"],
+    "avrt.traces.reading": ["tests/traces/test_reading.py"],
+    "avrt.traces.filters": ["tests/traces/test_filters.py"],
+    "avrt.traces.checks": ["tests/traces/test_checks.py", "tests/traces/test_rules.py"],
+    "avrt.rollout.sampling": ["tests/rollout/test_sampling.py"],
+    "avrt.rollout.engine": ["tests/rollout/test_engine.py", "tests/rollout/test_static.py"],
+    "avrt.training.groups": ["tests/training/test_groups.py"],
+}

@@ -51,7 +51,7 @@ def items(
         found.append((name, made))
         if isinstance(made, SourceItem):
             before = first.setdefault(made.sample.id, (name, made))
-            if before[1] != made:
+            if _said(before[1]) != _said(made):
                 contested.setdefault(made.sample.id, f"{before[0]} and {name}")
     for name, made in found:
         if isinstance(made, BadSampleError):
@@ -85,6 +85,12 @@ def _one(name: str, row: Any, convert: Callable[[str, Row], SourceItem]) -> Sour
         return BadSampleError(f"field {error} is missing", where=name)
     except (TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         return BadSampleError(f"not a question: {inert(str(error))[:LONGEST]}", where=name)
+
+
+def _said(item: SourceItem) -> tuple[Any, ...]:
+    """What two rows of one id may not differ in; other facts about them may."""
+    sample = item.sample
+    return sample.question, sample.choices, sample.answer, sample.relation, sample.trace, item.files
 
 
 def _odd(value: Any) -> bool:

@@ -139,7 +139,7 @@ def survey(items: Iterable[SourceItem | BadSampleError]) -> None:
         noted += bool(item.notes)
         if gone := [path.name for path in item.files.values() if not path.is_file()]:
             missing.append(gone[0])
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{kinds.total()} questions, {kinds.total() - len(missing)} of them with their media")
     for kind, count in kinds.most_common():
         console.print(f"  {count:6d}  {inert(kind)[:LONGEST]}")

@@ -12,7 +12,10 @@ from dataclasses import asdict
 import pytest
 
 from avrt.commands import shards as shards_command
+from avrt.data.order import SampleOrder, Source
+from avrt.data.plans import EpochPlan
 from avrt.data.shards import ShardSet
+from avrt.training.resume import place_loops
 from tests.training.stopping import WHYS, Case
 
 CASES = {1: 40, 2: 24}
@@ -87,3 +90,62 @@ def test_every_sample_once_an_epoch(shards, tmp_path, ranks):
         counts = trained([lines[number]["runs"] for lines in records])
         assert sorted(counts) == everything, case
         assert set(counts.values()) == {case.epochs}, (case, counts)
+
+
+def progress(total: int, current: int) -> dict:
+    """Counts as Lightning saves them, all alike: what a run that was stopped by `max_steps` says of its epoch."""
+    names = ("ready", "completed", "started", "processed")
+    return {"total": dict.fromkeys(names, total), "current": dict.fromkeys(names, current)}
+
+
+def saved(epoch: int, position: int, batches: int, current: int) -> dict:
+    loop = {
+        "state_dict": {"combined_loader": [{"epoch": epoch, "position": position}]},
+        "epoch_progress": progress(1, 1),
+        "epoch_loop.batch_progress": {**progress(batches, current), "is_last_batch": True},
+        "epoch_loop.state_dict": {"_batches_that_stepped": batches},
+        "epoch_loop.val_loop.batch_progress": {**progress(7, 7), "is_last_batch": True},
+    }
+    return {"loops": {"fit_loop": loop}, "callbacks": {"Timer": {"time_elapsed": {"train": 9.0}}, "Other": {}}}
+
+
+@pytest.mark.parametrize(
+    ("state", "steps_per_epoch", "loader", "epochs", "batches"),
+    [
+        # 10 samples in steps of 4: stopped after one step of the second epoch, four steps in all
+        ((1, 4, 4, 1), 3, (1, 4), (2, 1), (4, 3, 1, 0)),
+        ((1, 8, 5, 2), 3, (1, 8), (2, 1), (5, 4, 2, 1)),
+        # at the end of an epoch, where the next one begins
+        ((1, 12, 6, 3), 3, (2, 0), (2, 2), (6, 6, 0, 0)),
+        # an epoch cut short by limit_train_batches ends there, and only there
+        ((0, 8, 2, 2), 2, (1, 0), (1, 1), (2, 2, 0, 0)),
+        ((0, 8, 2, 2), 3, (0, 8), (1, 0), (2, 1, 2, 1)),
+        # a smaller batch before: one sample, after which as many steps are left as before it
+        ((0, 1, 1, 1), 3, (0, 1), (0, 0), (1, 1, 0, 0)),
+        # nothing trained yet
+        ((0, 0, 0, 0), 3, (0, 0), (0, 0), (0, 0, 0, 0)),
+    ],
+)
+def test_the_loops_are_placed_by_the_data_alone(state, steps_per_epoch, loader, epochs, batches):
+    checkpoint = saved(*state)
+    plan = EpochPlan(SampleOrder((Source((10,)),)), batch_size=2, world_size=2)
+    begin = place_loops(checkpoint, plan, steps_per_epoch)
+    loop = checkpoint["loops"]["fit_loop"]
+    assert begin == {"epoch": loader[0], "position": loader[1]}
+    assert loop["state_dict"]["combined_loader"] == [begin]
+    begun, over = epochs
+    for part in ("total", "current"):
+        counts = loop["epoch_progress"][part]
+        assert counts == {"ready": begun, "started": begun, "processed": over, "completed": over}
+    total, total_done, current, current_done = batches
+    found = loop["epoch_loop.batch_progress"]
+    assert found["total"] == {"ready": total, "started": total, "processed": total, "completed": total_done}
+    assert found["current"] == {"ready": current, "started": current, "processed": current, "completed": current_done}
+    assert found["is_last_batch"] is False
+    assert loop["epoch_loop.state_dict"]["_batches_that_stepped"] == total_done
+    assert set(loop["epoch_loop.val_loop.batch_progress"]["total"].values()) == {0}
+    assert checkpoint["callbacks"] == {"Other": {}}
+
+
+def test_a_checkpoint_without_a_training_loop_is_left_alone():
+    assert place_loops({}, EpochPlan(SampleOrder((Source((10,)),)), 2), 3) is None

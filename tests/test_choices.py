@@ -53,6 +53,11 @@ REPLIES = [
     ("<answer>A</answer><answer>B</answer>", None),
     ("<answer>A or B</answer>", None),
     ("<answer></answer>", None),
+    ("Could be (A) or (C) at first.\n\nB", "B"),
+    ("The answer is not (A); (B)", "B"),
+    ("The answer is b) because it booms.", "B"),
+    ("(A), (B) and C", None),
+    ("Not B, C or D", None),
     # Stated, in several languages.
     ("Answer: B", "B"),
     ("Answer (B)", "B"),
@@ -210,6 +215,11 @@ def test_long_repetition_is_read_in_bounded_time():
         begun = time.perf_counter()
         read_choice(part * 1000, CHOICES)
         assert time.perf_counter() - begun < 10
+
+
+@pytest.mark.parametrize(("reply", "letter"), [("Yes, there is no dog.", "A"), ("No. Yes would mean rain.", "B")])
+def test_yes_and_no_at_the_beginning_are_what_is_answered(reply, letter):
+    assert read_choice(reply, ("yes", "no")) == letter
 
 
 def test_a_pronoun_is_no_choice_and_a_ninth_choice_is():

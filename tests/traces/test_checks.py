@@ -224,3 +224,14 @@ def test_reasons_come_in_their_order():
 def test_the_letter_has_to_be_one_of_the_questions():
     assert check_trace(trace(letter="B"), "AB", "B", CheckOptions()) is None
     assert check_trace(trace(letter="D"), "ABC", "D", CheckOptions()).startswith("format")
+
+
+def test_the_same_eight_words_may_occur_twice_by_default_and_not_three_times():
+    run = "the bow moves with each change of tune"
+    assert check_trace(trace(f"{run} and then {run} once more"), "ABCD", "B", CheckOptions()) is None
+    thrice = f"{run} and then {run} once more and {run} again"
+    assert check_trace(trace(thrice), "ABCD", "B", CheckOptions()) == "repetition"
+
+
+def test_reasoning_shorter_than_a_run_repeats_nothing():
+    assert check_trace(trace("a bow is seen"), "ABCD", "B", CheckOptions(min_words=1)) is None

@@ -104,3 +104,14 @@ def test_only_the_last_label_ends_the_analysis():
     read = read_analysis("Answer: hard to say.\nA meow.\n# Answer: (B) a cat", CHOICES)
     assert (read.text, read.letter) == ("Answer: hard to say.\nA meow.", "B")
     assert read_analysis("<think>x</think>A meow. <answer>B</answer>", CHOICES).text == "A meow."
+
+
+def test_parts_are_taken_without_the_space_around_them():
+    assert split_labelled("Description: a dog\n\nReasoning: \n it barks \n") == ("a dog", "it barks")
+    assert split_labelled("  no label \n") == ("no label", "")
+    assert read_analysis("  a thing that barks \n", CHOICES).text == "a thing that barks"
+
+
+def test_thinking_without_an_end_is_thinking_over_all_its_lines():
+    assert split_thinking("<think>first\nsecond") == ("first\nsecond", "")
+    assert read_analysis("<think>first\nAnswer: (B)", CHOICES).letter is None

@@ -57,6 +57,7 @@ REPLIES = [
     ("The answer is not (A); (B)", "B"),
     ("The answer is b) because it booms.", "B"),
     ("(A), (B) and C", None),
+    ("The answer is not A; B. C is what the other video shows.", None),
     ("Not B, C or D", None),
     # Stated, in several languages.
     ("Answer: B", "B"),

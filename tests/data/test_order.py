@@ -191,3 +191,8 @@ def test_a_curriculum_follows_the_labels_of_the_shards(tmp_path):
     assert set(seen[5:]) == {None, "odd"}
     turned = mixture.order(1, True, 0, Curriculum(epochs=1, levels=["hard", "easy"]))
     assert [labels[i] for i in turned.epoch(0)][:4] == ["hard", "hard", "easy", "easy"]
+
+
+def test_epochs_without_levels_are_shuffled_as_usual():
+    plain, asked = (SampleOrder((Source((30,)),), seed=3, leveled_epochs=n) for n in (0, 2))
+    assert asked.epoch(0).tolist() == plain.epoch(0).tolist()

@@ -62,3 +62,7 @@ def test_blocks_that_are_left_count_from_a_position():
     assert list(plan.rows(0, 1, 2)) == [[9, 10, None]]
     assert BlockPlan(6, 3).steps == 2
     assert BlockPlan(0, 3).steps == 0
+
+
+def test_a_single_sample_more_costs_a_step_more():
+    assert [epoch_plan(samples, 2, 2).steps for samples in (7, 8, 9)] == [2, 2, 3]

@@ -215,3 +215,24 @@ def test_a_short_gap_is_filled_and_a_shorter_one_is_not(tmp_path):
     for gap, expected in ((0.5, 2.5), (0.02, 2.0)):
         sound = decode_audio(_late_sound(tmp_path / f"{gap}.mkv", [0.0, 1.0 + gap]), SPEC)
         assert len(sound) / 16_000 == pytest.approx(expected, abs=0.03)
+
+
+def test_a_delay_without_end_needs_no_memory(tmp_path):
+    path = _late_sound(tmp_path / "tone.wav.mkv", [0.0])
+    assert len(decode_audio(path, SPEC, start=-1e12)) == 10 * 16_000
+
+
+def test_the_sound_that_a_player_would_choose_is_taken(tmp_path):
+    """The second of two tracks is marked as the default one."""
+    with av.open(str(tmp_path / "two.mkv"), "w") as out:
+        tracks = [out.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in range(2)]
+        tracks[0].disposition, tracks[1].disposition = av.stream.Disposition(0), av.stream.Disposition.default
+        for track, level in zip(tracks, (1_000, 8_000), strict=True):
+            frame = av.AudioFrame.from_ndarray(np.full((1, 16_000), level, np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16_000, 0, Fraction(1, 16_000)
+            out.mux(track.encode(frame))
+            out.mux(track.encode(None))
+    notes = []
+    sound = decode_audio(tmp_path / "two.mkv", SPEC, notes=notes)
+    assert float(sound.abs().median()) == pytest.approx(8_000 / 32_768, rel=0.01)
+    assert notes == ["2 audio streams, number 2 used"]

@@ -5,7 +5,7 @@ import torch
 
 from avrt.data.media import Clip
 from avrt.models.export import export_student
-from avrt.models.features import embed_tokens, encode_clips
+from avrt.models.features import ClipFeatures, embed_tokens, encode_clips
 from avrt.models.scoring import Prompts, response_states
 from avrt.models.student import StudentOptions, load_student
 from tests.conftest import make_sample, stock_media
@@ -110,3 +110,21 @@ def test_wrong_number_of_placeholders_is_an_error(nano, batch):
     embedding = nano.text.language_model.embed_tokens
     with pytest.raises(RuntimeError, match="placeholders"):
         embed_tokens(embedding, ids, torch.zeros_like(ids, dtype=torch.bool), features, nano.ids)
+
+
+def test_towers_in_bfloat16_take_float32_inputs(batch):
+    """A feature extractor makes float32, whatever the towers are; the features have the towers' type."""
+    student = load_student(StudentOptions(source="nano", dtype="bfloat16"))
+    features = student.encode(batch)
+    for rows in (features.vision, features.audio):
+        assert {part.dtype for part in rows if part is not None} == {torch.bfloat16}
+        assert all(torch.isfinite(part).all() and part.float().std() > 0 for part in rows if part is not None)
+
+
+def test_another_number_of_features_than_placeholders_is_an_error(nano, batch):
+    features = nano.encode(batch)
+    ids = torch.nn.utils.rnn.pad_sequence(batch.prompt_ids, batch_first=True)
+    embedding = nano.thinker.get_input_embeddings()
+    cut = ClipFeatures([features.vision[0][:-1], *features.vision[1:]], features.audio)
+    with pytest.raises(RuntimeError, match="placeholders for"):
+        embed_tokens(embedding, ids, torch.ones_like(ids, dtype=torch.bool), cut, nano.ids)

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 # What starts training runs, compiles, or takes long; others of the same file see the faults.
-SLOW = (
-    "not takes_steps_on and not as_if_unbroken and not never_differs and not growing_caches[True] and not compiled_once"
+SLOW = " and ".join(
+    f"not {name}"
+    for name in (
+        "once_an_epoch",
+        "takes_steps_on",
+        "as_if_unbroken",
+        "never_differs",
+        "growing_caches[True]",
+        "compiled_once",
+    )
 )
 NANO = ["tests/models/test_scoring.py", "tests/models/test_packing.py", "tests/models/test_features.py"]
 
@@ -24,12 +32,13 @@ MODULES: dict[str, list[str]] = {
     "avrt.data.positions": ["tests/data/test_positions.py"],
     "avrt.data.order": ["tests/data/test_order.py"],
     "avrt.data.plans": ["tests/data/test_plans.py"],
-    "avrt.data.decode": ["tests/data/test_seen.py", "tests/data/test_media.py"],
-    "avrt.data.sound": ["tests/data/test_seen.py", "tests/data/test_media.py"],
+    "avrt.data.decode": ["tests/data/test_seen.py", "tests/data/test_media.py", "tests/data/test_zoo.py"],
+    "avrt.data.sound": ["tests/data/test_seen.py", "tests/data/test_media.py", "tests/data/test_zoo.py"],
     "avrt.traces.reading": ["tests/traces/test_reading.py"],
     "avrt.traces.filters": ["tests/traces/test_filters.py"],
     "avrt.traces.checks": ["tests/traces/test_checks.py", "tests/traces/test_rules.py"],
     "avrt.rollout.sampling": ["tests/rollout/test_sampling.py"],
     "avrt.rollout.engine": ["tests/rollout/test_engine.py", "tests/rollout/test_static.py"],
+    "avrt.training.resume": ["tests/training/test_stopped_runs.py"],
     "avrt.training.groups": ["tests/training/test_groups.py"],
 }

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from avrt.choices import read_choice
+from avrt.choices import read_choice, read_choices
 
 # Qwen, DeepSeek and most others; Kimi's own spelling. A missing opening tag is common: the chat template wrote it.
 _THINKING = re.compile(r"\A\s*(?:<think>|◁think▷)?(?P<thinking>.*?)(?:</think>|◁/think▷)(?P<rest>.*)\Z", re.DOTALL)
@@ -23,7 +23,7 @@ class Analysis:
 
     Attributes:
         text: The analysis without tags and without the choice, as the merger is given it.
-        letter: The option chosen, or None if none can be told.
+        letter: The option chosen, or options as in `A,C`, or None if none can be told.
     """
 
     text: str
@@ -50,7 +50,12 @@ def split_thinking(text: str, reasoning: str | None = None) -> tuple[str, str]:
 
 
 def read_analysis(
-    text: str, choices: Sequence[str], reasoning: str | None = None, *, cut_off: bool = False
+    text: str,
+    choices: Sequence[str],
+    reasoning: str | None = None,
+    *,
+    cut_off: bool = False,
+    several: bool = False,
 ) -> Analysis:
     """Read a teacher's reply in either format: labelled parts ending in ``Answer: (X) text``, or think and answer tags.
 
@@ -59,10 +64,12 @@ def read_analysis(
         choices: The question's options.
         reasoning: Thinking that the server returned in a field of its own.
         cut_off: The reply ended at its limit of tokens. Whatever it weighed last, it decided nothing: no letter.
+        several: Whether several choices may be right.
     """
     thinking, visible = split_thinking(text, reasoning)
     analysis = _without_answer(visible)
-    letter = None if cut_off else read_choice(visible, choices)
+    read = read_choices if several else read_choice
+    letter = None if cut_off else read(visible, choices)
     return Analysis(analysis or thinking, letter)
 
 

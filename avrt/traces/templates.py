@@ -102,13 +102,13 @@ def question_values(sample: Sample) -> dict[str, str]:
 
 
 def merger_values(sample: Sample, analyses: Mapping[str, str]) -> dict[str, str]:
-    """What the merger is told: the question, the right option, and the analyses by teacher."""
+    """What the merger is told: the question, the right option or options, and the analyses by teacher."""
     if sample.answer is None:
         raise ValueError("a merger needs the right answer")
     each = {f"{teacher}_reasoning": text for teacher, text in analyses.items()}
     return {
         **question_values(sample),
-        "correct_answer": f"({LETTERS[sample.answer]}) {sample.choices[sample.answer]}",
+        "correct_answer": "; ".join(f"({LETTERS[i]}) {sample.choices[i]}" for i in sample.right),
         "analyses": "\n\n".join(
             f"From the study of the clip's {name} side:\n{text}" for name, text in analyses.items()
         ),

@@ -15,8 +15,8 @@ INSTRUCTION = (
     "inside <answer> </answer>."
 )
 SEVERAL_INSTRUCTION = (
-    "First think about the evidence inside <think> </think>. More than one choice may be right: then give the letters of "
-    "all right choices, and no others, inside <answer> </answer>, such as A,C."
+    "First think about the evidence inside <think> </think>. More than one choice may be right: then give the letters "
+    "of all right choices, and no others, inside <answer> </answer>, such as A,C."
 )
 TEMPLATE = "{question}\n{choices}\n{instruction}"
 CHOICE = "({letter}) {choice}"

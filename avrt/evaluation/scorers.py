@@ -180,7 +180,7 @@ def videomme(response: str, sample: Sample) -> Verdict:
 
 
 def worldsense(response: str, sample: Sample) -> Verdict:
-    """WorldSense's rule, which is VLMEvalKit's exact matching: as `videomme`, with "Answer:" and "Option:" taken out."""
+    """WorldSense's rule, VLMEvalKit's exact matching: as `videomme`, with "Answer:" and "Option:" taken out too."""
     return _by_letter(_first_capital(answer_text(response), (*_PREFIXES, "Answer:", "Option:"), sample), sample)
 
 
@@ -235,10 +235,8 @@ def intentbench(response: str, sample: Sample) -> Verdict:
         said = [word for word in ("yes", "no") if word in lowered]
         right = sample.choices[sample.right[0]].strip().lower() if sample.right else None
         word = right if right in said else said[0] if said else None
-        letters = {
-            choice.strip().lower(): letter for choice, letter in zip(sample.choices, sample.letters, strict=True)
-        }
-        return _by_letter(letters[word] if word else None, sample)
+        words = [choice.strip().lower() for choice in sample.choices]
+        return _by_letter(sample.letters[words.index(word)] if word else None, sample)
     return _by_letter(text if len(text) == 1 and text in sample.letters else None, sample)
 
 

@@ -40,7 +40,9 @@ def format_reward(response: Response, sample: Sample) -> float:
 
 @register("accuracy")
 def accuracy_reward(response: Response, sample: Sample) -> float:
-    """AVRT eq. 5: 1 if the chosen letter is the label, else 0; of several right letters all have to be given, none more.
+    """AVRT eq. 5: 1 if the chosen letter is the label, else 0.
+
+    Where several choices may be right, the letters of all right ones are the label: none may lack, none be added.
 
     Raises:
         AvrtError: If the sample has no label.

@@ -75,7 +75,7 @@ def test_several_right_choices_are_different_indexes(answer):
 def test_a_question_with_one_right_choice_has_no_list_of_answers():
     with pytest.raises(BadSampleError, match=r"field 'answer' is .*, needs an index below 3"):
         make_sample(answer=(1,))
-    with pytest.raises(BadSampleError, match="field 'several' is '?yes'?, needs true or false"):
+    with pytest.raises(BadSampleError, match=r"field 'several' is '?yes'?, needs true or false"):
         make_sample(several="yes")
 
 

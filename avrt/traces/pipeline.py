@@ -218,7 +218,10 @@ class TracePipeline:
             for number in range(teacher.samples)
         ]
         replies = await asyncio.gather(*(self._call(teacher.backend, request) for request in requests))
-        read = [read_analysis(r.text, sample.choices, r.reasoning, cut_off=r.cut_off) for r in replies]
+        read = [
+            read_analysis(r.text, sample.choices, r.reasoning, cut_off=r.cut_off, several=sample.several)
+            for r in replies
+        ]
         votes = tuple(analysis.letter for analysis in read)
         verdict = Verdict(name, votes, answer, sum(reply.cut_off for reply in replies))
         unbroken = [i for i, reply in enumerate(replies) if not reply.cut_off]
@@ -263,7 +266,8 @@ class TracePipeline:
                 reason = "cut off: the merger's reply ended at its limit of tokens"
                 continue
             trace = trace_of(reply)
-            if (refused := check_trace(trace, sample.letters, answer, self._options.checks)) is None:
+            checks = self._options.checks
+            if (refused := check_trace(trace, sample.letters, answer, checks, several=sample.several)) is None:
                 return replace(labelled, status="kept", trace=trace, merger_call=request.key(merger.backend.model))
             reason = refused
         return replace(labelled, status="dropped", reason=f"check: {reason}")

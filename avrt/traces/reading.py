@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from avrt.choices import read_choice
+from avrt.choices import read_choice, read_choices
 
 # Qwen, DeepSeek and most others; Kimi's own spelling.
 _MARK = re.compile(r"<\s*(/?)\s*think(?:ing)?\s*>|◁\s*(/?)\s*think\s*▷", re.IGNORECASE)
@@ -23,7 +23,7 @@ class Analysis:
     Attributes:
         text: What was said openly, without tags and without the choice.
         thinking: What was thought before it, without marks.
-        letter: The option chosen, or None if none can be told; thinking chooses nothing.
+        letter: The option chosen, or options as in `A,C`, or None if none can be told; thinking chooses nothing.
     """
 
     text: str
@@ -80,7 +80,12 @@ def split_thinking(text: str, reasoning: str | None = None) -> tuple[str, str]:
 
 
 def read_analysis(
-    text: str, choices: Sequence[str], reasoning: str | None = None, *, cut_off: bool = False
+    text: str,
+    choices: Sequence[str],
+    reasoning: str | None = None,
+    *,
+    cut_off: bool = False,
+    several: bool = False,
 ) -> Analysis:
     """Read a teacher's reply in either format: labelled parts ending in ``Answer: (X) text``, or think and answer tags.
 
@@ -89,9 +94,11 @@ def read_analysis(
         choices: The question's options.
         reasoning: Thinking that the server returned in a field of its own.
         cut_off: The reply ended at its limit of tokens. Whatever it weighed last, it decided nothing: no letter.
+        several: Whether several choices may be right.
     """
     thinking, visible = split_thinking(text, reasoning)
-    letter = None if cut_off else read_choice(visible, choices)
+    read = read_choices if several else read_choice
+    letter = None if cut_off else read(visible, choices)
     return Analysis(_without_answer(visible), thinking, letter)
 
 

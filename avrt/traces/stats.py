@@ -144,7 +144,7 @@ def _splits(traces: list[dict[str, Any]], unit: str, count: Count) -> dict[str, 
 
 def _split(records: list[dict[str, Any]], unit: str, count: Count) -> dict[str, Any]:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    read = [parse_response(r["trace"], letters[: len(r["choices"])]) for r in records]
+    read = [parse_response(r["trace"], letters[: len(r["choices"])], several=r.get("several", False)) for r in records]
     lengths = [count(response.think or "") for response in read]
     return {
         "traces": len(records),

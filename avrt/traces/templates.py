@@ -117,7 +117,7 @@ def teacher_values(sample: Sample, shown: Subject, whole: Subject) -> dict[str, 
 
 
 def merger_values(sample: Sample, analyses: Mapping[str, str], whole: Subject) -> dict[str, str]:
-    """What the merger is told: the question, the right option, and the analyses by teacher.
+    """What the merger is told: the question, the right option or options, and the analyses by teacher.
 
     Args:
         sample: The question.
@@ -131,7 +131,7 @@ def merger_values(sample: Sample, analyses: Mapping[str, str], whole: Subject) -
     return {
         **whole.merger_words(len(analyses)),
         **question_values(sample),
-        "correct_answer": f"({LETTERS[sample.answer]}) {sample.choices[sample.answer]}",
+        "correct_answer": "; ".join(f"({LETTERS[i]}) {sample.choices[i]}" for i in sample.right),
         "analyses": "\n\n".join(f"{study_heading(name, whole)}\n{text}" for name, text in analyses.items()),
         **each,
         **{ALIASES[name]: text for name, text in each.items() if name in ALIASES},

@@ -3,7 +3,8 @@
 A row has `question`, `choices` (2 to 26 texts, as a list, an object, either of them as JSON, or columns `A`, `B`, ...),
 `answer` (index, letter or text; may be missing where nothing is trained or scored), and media, as paths below the root:
 `video`, `image`, `audio`, or `media` for one file of the kind that its name tells. It may have `id`, `relation` (both,
-sound, view), `question_type` and `trace`. All else becomes metadata, as far as it is text or number.
+sound, view), `question_type`, `trace`, and `several`: true where several choices may be right, so that `answer` is a
+list, or a text of letters such as `A,C`. All else becomes metadata, as far as it is text or number.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from data_recipes.recipe import Recipe
 from data_recipes.tables import TABLES
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
-_OWN = {"id", "question", "choices", "answer", "relation", "question_type", "trace", "media", *Modality}
+_OWN = {"id", "question", "choices", "answer", "several", "relation", "question_type", "trace", "media", *Modality}
+_TRUTHS = {"true": True, "false": False, "": False}
 
 
 @dataclass
@@ -62,7 +64,10 @@ class Folder(Recipe):
                     remedy="say --count_from 1 or --count_from 0",
                 )
             kind, base = Answers(self.answers), self.count_from or 0
-            labels = read_labels(row["choices"], answer, where=name, kind=kind, base=base)
+            several = _TRUTHS.get(str(row.get("several") or "").strip().lower())
+            if several is None:
+                raise BadSampleError(f"field 'several' is {short(row['several'])}, needs true or false", where=name)
+            labels = read_labels(row["choices"], answer, where=name, kind=kind, base=base, several=several)
             files: dict[Modality, Path] = {
                 kind: media_file(root, row[kind], name, kind) for kind in Modality if row.get(kind) is not None
             }
@@ -78,6 +83,7 @@ class Folder(Recipe):
                 question=row["question"],
                 choices=labels.choices,
                 answer=labels.answer,
+                several=several,
                 relation=row.get("relation"),
                 question_type=row.get("question_type"),
                 # its letters are those of the file, and would teach wrong ones

@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from avrt.data.conversion import SourceItem
-from avrt.data.media import FrameBudget
+from avrt.data.media import ClipSpec, FrameBudget
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.errors import BadSampleError
 from avrt.response import format_response
@@ -36,6 +36,8 @@ VISUAL_OPENING = "Looking at the frames to compare each option."
 AUDIO_OPENING = "Listening to the sound to compare each option."
 SPLITS = ("train", "val", "test")
 SECONDS, FPS, SIDE, RATE = 2.0, 8, 64, 44_100
+
+SIZE = FrameBudget(56 * 56, 56 * 56)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class NanoWorld(Recipe):
     both: float = 0.7
     redundant: float = 0.0
     traces: Literal["both", "visual", "audio", "none"] = "both"
-    budget: ClassVar[FrameBudget] = FrameBudget(min_pixels=56 * 56, max_pixels=56 * 56)
+    clip: ClassVar[ClipSpec] = ClipSpec(budget=SIZE, still_budget=SIZE)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""

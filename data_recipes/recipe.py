@@ -1,4 +1,4 @@
-"""What a recipe is: options, a frame size, and the questions that it finds below a root folder."""
+"""What a recipe is: options, what is taken from its clips, and the questions that it finds below a root folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from avrt.data.conversion import SourceItem
-from avrt.data.media import FrameBudget
+from avrt.data.media import ClipSpec
 from avrt.errors import BadSampleError
 
 
@@ -17,10 +17,10 @@ class Recipe:
     """Base of all recipes: a dataclass whose fields are the recipe's options on the command line.
 
     Attributes:
-        budget: Frame size rule that the recipe suggests.
+        clip: What the recipe suggests to take from each clip; the command line overrides it field by field.
     """
 
-    budget: ClassVar[FrameBudget] = FrameBudget()
+    clip: ClassVar[ClipSpec] = ClipSpec()
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
         """The files that tell the questions; their checksums are recorded with the shards."""

@@ -21,11 +21,11 @@ from rich.console import Console
 import data_recipes
 from avrt.arguments import OneLineErrors
 from avrt.commands import shard_tools
+from avrt.commands.clip_options import add_clip_options, clip_spec
 from avrt.commands.watch import Watch
 from avrt.data.conversion import SourceItem, write_shards
 from avrt.data.isolation import Limits
 from avrt.data.manifest import MANIFEST, UNTYPED, Manifest, sha256
-from avrt.data.media import ClipSpec, FrameBudget
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
 from avrt.shown import LONGEST, inert
 from data_recipes.recipe import Recipe
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
 def convert(name: str, kind: type[Recipe], options: Namespace) -> None:
     """Write a recipe's questions to shards, or only tell what would be written."""
     chosen = {field.name: options[field.name] for field in fields(kind)}
-    spec = ClipSpec(options.frames, options.audio_seconds, FrameBudget(options.min_pixels, options.max_pixels))
+    spec = clip_spec(options)
     recipe, root, out = kind(**chosen), Path(options.root), Path(options.out)
 
     def items() -> Iterator[SourceItem | BadSampleError]:
@@ -197,10 +197,7 @@ def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
     parser.add_argument("--resume", **flag, help="go on where an earlier run was stopped")
     parser.add_argument("--dry_run", **flag, help="only say what would be used and what is missing")
     parser.add_argument("--limit", type=PositiveInt | None, default=None, help="take only the first questions")
-    parser.add_argument("--frames", type=int, default=8, help="frames per video, uniformly spaced by time")
-    parser.add_argument("--audio_seconds", type=float, default=10.0, help="seconds of sound from the beginning")
-    parser.add_argument("--min_pixels", type=int, default=recipe.budget.min_pixels, help="smallest frame, in pixels")
-    parser.add_argument("--max_pixels", type=int, default=recipe.budget.max_pixels, help="largest frame, in pixels")
+    add_clip_options(parser, recipe.clip)
     parser.add_argument("--samples_per_shard", type=PositiveInt, default=256, help="samples per tar")
     parser.add_argument("--keep_original", **flag, help="store the source media too")
     parser.add_argument("--seconds_per_clip", type=float, default=120.0, help="a clip that takes longer is left out")

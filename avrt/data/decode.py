@@ -48,7 +48,8 @@ def decode_video(path: Path, spec: ClipSpec) -> Clip:
             return _picture_in_place_of_video(path, spec)
         timeline = _Timeline.read(container, _video_stream(container, path), path)
     duration = timeline.duration
-    targets = [timeline.start + i * duration / spec.frames for i in range(spec.frames)]
+    count = spec.frame_count(duration)
+    targets = [timeline.start + i * duration / count for i in range(count)]
     with open_media(path) as container:  # anew: not every format can be wound back
         picker = _FramePicker(targets, timeline)
         damaged: list[int] = []
@@ -66,7 +67,7 @@ def decode_video(path: Path, spec: ClipSpec) -> Clip:
         clip = Clip(
             frames=torch.stack([shape.to_tensor(frame, *size) for frame, _ in picked]),
             timestamps=tuple(round(time - timeline.start, 6) for _, time in picked),
-            seconds_per_frame=duration / spec.frames,
+            seconds_per_frame=duration / count,
             info={"duration": round(duration, 6), "width": width, "height": height, "fps": round(timeline.rate, 6)},
         )
         resized = any((frame.width, frame.height) != (first.width, first.height) for frame, _ in picked)
@@ -75,7 +76,7 @@ def decode_video(path: Path, spec: ClipSpec) -> Clip:
     told = {
         f"{len(damaged)} damaged packets skipped": bool(damaged),
         f"{spoilt} of the frames are damaged": bool(spoilt),
-        f"only {distinct} distinct frames": distinct < spec.frames,
+        f"only {distinct} distinct frames": distinct < count,
         f"{shape.orientation}, as the file says": bool(str(shape.orientation)),
         f"pixels of {shape.pixel.numerator}:{shape.pixel.denominator}, shown as {width}x{height}": shape.pixel != 1,
         "the size of the pictures changes: bars at the sides keep their proportions": resized,
@@ -121,7 +122,7 @@ def decode_still(path: Path, spec: ClipSpec, notes: list[str] | None = None) -> 
         return _first_frame(path, spec, notes)
     picture = torch.from_numpy(rgb).permute(2, 0, 1)
     resized = torch.nn.functional.interpolate(
-        picture[None].float(), spec.budget.size(height=len(rgb), width=rgb.shape[1]),
+        picture[None].float(), spec.still_budget.size(height=len(rgb), width=rgb.shape[1]),
         mode="bicubic", antialias=True, align_corners=False,
     )  # fmt: skip
     return resized[0].round().clamp(0, 255).to(torch.uint8)
@@ -137,7 +138,7 @@ def _first_frame(path: Path, spec: ClipSpec, notes: list[str]) -> Tensor:
         if not container.format.name.endswith("_pipe"):
             notes.append("a moving picture: its first frame is used")
         shape = _Shape.of(frame, stream, square=container.format.name.endswith("_pipe"))
-        return shape.to_tensor(frame, *spec.budget.size(*shape.size))
+        return shape.to_tensor(frame, *spec.still_budget.size(*shape.size))
 
 
 def _picture_in_place_of_video(path: Path, spec: ClipSpec) -> Clip:

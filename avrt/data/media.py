@@ -38,24 +38,40 @@ class FrameBudget:
             raise BadSampleError(f"frames of {width}x{height} cannot be resized: {error}") from None
 
 
+STILLS = FrameBudget(4 * PATCH_FACTOR**2, 16384 * PATCH_FACTOR**2)
+"""What the released processor and `qwen_omni_utils` allow a still picture."""
+
+
 @dataclass(frozen=True)
 class ClipSpec:
     """What is taken from a clip.
 
     Attributes:
         frames: Number of frames, uniformly spaced by time over the whole clip.
-        audio_seconds: Length of the sound taken from its beginning.
-        budget: Frame size rule.
+        fps: So many frames a second in place of a fixed number.
+        max_frames: At most so many frames, where `fps` says how many.
+        audio_seconds: Length of the sound taken from its beginning; None takes all of it.
+        budget: Size rule of a video's frames.
+        still_budget: Size rule of still pictures.
     """
 
     frames: int = 8
-    audio_seconds: float = 10.0
+    fps: float | None = None
+    max_frames: int = 768
+    audio_seconds: float | None = 10.0
     budget: FrameBudget = field(default_factory=FrameBudget)
+    still_budget: FrameBudget = STILLS
 
     def __post_init__(self) -> None:
         """Refuse numbers that no clip can satisfy."""
-        if self.frames < 1 or self.audio_seconds < MIN_AUDIO_SECONDS:
-            raise ValueError(f"needs frames >= 1 and audio_seconds >= {MIN_AUDIO_SECONDS}")
+        if self.frames < 1 or self.max_frames < 1 or (self.fps is not None and self.fps <= 0):
+            raise ValueError("needs frames >= 1, max_frames >= 1 and fps > 0")
+        if self.audio_seconds is not None and self.audio_seconds < MIN_AUDIO_SECONDS:
+            raise ValueError(f"needs audio_seconds >= {MIN_AUDIO_SECONDS}, or none for all of the sound")
+
+    def frame_count(self, duration: float) -> int:
+        """How many frames a video of `duration` seconds gives."""
+        return self.frames if self.fps is None else max(1, min(self.max_frames, round(duration * self.fps)))
 
 
 @dataclass

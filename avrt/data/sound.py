@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,11 @@ _RATE_STEP = 25
 
 
 def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: list[str] | None = None) -> Tensor:
-    """Decode the first seconds of a file's sound: the mean of its channels, resampled to 16 kHz.
+    """Decode a file's sound, all of it or its first seconds: the mean of its channels, resampled to 16 kHz.
 
     Args:
         path: Any container or audio file.
-        spec: How many seconds.
+        spec: How many seconds; what is cut off is noted.
         start: Time of the clip's beginning on the file's clock, in seconds; by default the sound's own beginning.
         notes: Gets what had to be worked around.
 
@@ -44,6 +45,7 @@ def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: 
         BadSampleError: If there is no sound, or less than 0.1 s of it.
     """
     notes = [] if notes is None else notes
+    wanted = math.inf if spec.audio_seconds is None else spec.audio_seconds
     with open_media(path) as container:
         streams = container.streams.audio
         if not streams:
@@ -53,7 +55,7 @@ def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: 
             raise BadSampleError("its sound is of an unknown kind", where=path)
         if len(streams) > 1:
             notes.append(f"{len(streams)} audio streams, number {streams.index(stream) + 1} used")
-        collected = _Collected(spec.audio_seconds + _LOOK_AHEAD_SECONDS)
+        collected = _Collected(wanted + _LOOK_AHEAD_SECONDS)
         prepare(stream)
         damaged: list[int] = []
         for frame in decoded(container, stream, damaged):
@@ -65,14 +67,16 @@ def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: 
     native = collected.mono()
     notes.extend(collected.notes)
     begins = collected.first if start is None else start
-    missing = min(announced - begins, spec.audio_seconds) - collected.seconds
+    missing = min(announced - begins, wanted) - collected.seconds
     if collected.pieces and missing > _SHORT_SECONDS:
         notes.append(f"sound ends {missing:.1f} s before the file says")
     if collected.pieces and -collected.delay > _EARLY_SECONDS:
         notes.append(f"the first {min(-collected.delay, collected.length):.1f} s of sound left out: no picture yet")
-    if collected.pieces and collected.delay >= spec.audio_seconds:
+    if collected.pieces and collected.delay >= wanted:
         notes.append(f"sound begins {collected.delay:.1f} s after the pictures: silence alone is taken")
-    sound = collected.at_16_khz(native)[: round(spec.audio_seconds * SAMPLE_RATE)]
+    sound = collected.at_16_khz(native)
+    if spec.audio_seconds is not None:
+        sound = sound[: round(spec.audio_seconds * SAMPLE_RATE)]
     if len(sound) < MIN_AUDIO_SECONDS * SAMPLE_RATE:
         raise BadSampleError(f"only {len(sound) / SAMPLE_RATE:.2f} s of sound", where=path)
     return sound.contiguous()

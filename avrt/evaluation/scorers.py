@@ -7,17 +7,20 @@ counts as unparsable, and wrong.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from avrt.choices import read_choice, visible
+from avrt.choices import read_choice, read_choices, visible
 from avrt.data.sample import Sample
 from avrt.errors import AvrtError
 from avrt.response import parse_response
 
 STRICT, LENIENT = "strict", "lenient"
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
-_CLOSED = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
+_WIDEST = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
+_CLOSED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
 _WORD = re.compile(r"\b\w+\b")
 _EDGES = (",", ".", "!", "?", ";", ":", "'")
 MIN_WORDS_FOR_CONTENT = 5
@@ -34,12 +37,19 @@ class Verdict:
     """What a rule makes of one response.
 
     Attributes:
-        choice: The letter that was read, or None if the response is unparsable under the rule.
+        choice: The letter that was read, or letters as in ``A,C``; None if the response is unparsable under the rule.
         correct: Whether the rule counts it as right.
+        part: The share of a point that the rule gives, where it gives parts of it.
     """
 
     choice: str | None
     correct: bool
+    part: float | None = None
+
+    @property
+    def credit(self) -> float:
+        """What the answer is worth, from 0 to 1."""
+        return float(self.correct) if self.part is None else self.part
 
 
 Scorer = Callable[[str, Sample], Verdict]
@@ -68,19 +78,21 @@ def answer_text(response: str) -> str:
 
 
 def strict(response: str, sample: Sample) -> Verdict:
-    """The letter inside exactly one ``<answer>``, as rewards read it (AVRT eq. 5)."""
-    return _by_letter(parse_response(response, sample.letters).letter, sample)
+    """The letter, or all right letters, inside exactly one ``<answer>``, as rewards read it (AVRT eq. 5)."""
+    return _by_letter(parse_response(response, sample.letters, several=sample.several).letter, sample)
 
 
 def lenient(response: str, sample: Sample) -> Verdict:
     """What a patient person would read: the strict letter, else the one option that the text after thinking chooses.
 
-    See `avrt.choices`. Thinking that never ends has chosen nothing.
+    See `avrt.choices`. Thinking that never ends has chosen nothing. Where several choices may be right, all have to be
+    chosen, and none more.
     """
     verdict = strict(response, sample)
     if verdict.choice is not None:
         return verdict
-    return _by_letter(read_choice(visible(response), sample.choices), sample)
+    read = read_choices if sample.several else read_choice
+    return _by_letter(read(visible(response), sample.choices), sample)
 
 
 def dailyomni(response: str, sample: Sample) -> Verdict:
@@ -90,21 +102,23 @@ def dailyomni(response: str, sample: Sample) -> Verdict:
 
 
 def mmar(response: str, sample: Sample) -> Verdict:
-    r"""MMAR's rule on word tokens (``\b\w+\b``, lower-cased).
+    r"""MMAR's and MMAU's rule on word tokens (``\b\w+\b``, lower-cased).
 
     A choice is meant if all of its tokens are in the answer, and none that occurs in other choices only. A bare letter
     stands for its choice's text, since our answers are letters.
     """
-    text = answer_text(response)
-    bare = text.strip(" ().:")
-    if len(bare) == 1 and bare in sample.letters:
-        text = sample.choices[sample.letters.index(bare)]
-    given = _tokens(text)
+    given = _tokens(_spelled_out(answer_text(response), sample))
     tokens = [_tokens(choice) for choice in sample.choices]
     meant = [i for i in range(len(tokens)) if given and _means(given, tokens, i)]
-    correct = sample.answer in meant
-    chosen = sample.answer if correct else (meant[0] if meant else None)
-    return Verdict(None if chosen is None else sample.letters[chosen], correct)
+    right = [i for i in meant if i in sample.right]
+    chosen = (right or meant)[:1]
+    return Verdict(sample.letters[chosen[0]] if chosen else None, bool(right))
+
+
+def _spelled_out(text: str, sample: Sample) -> str:
+    """The text, or the choice that it is the bare letter of: official rules that read words do not know our letters."""
+    bare = text.strip(" ().:")
+    return sample.choices[sample.letters.index(bare)] if len(bare) == 1 and bare in sample.letters else text
 
 
 def _means(given: set[str], tokens: list[set[str]], choice: int) -> bool:
@@ -158,14 +172,105 @@ def _by_content(padded: str, sample: Sample) -> str | None:
     return None
 
 
+# Video-MME's list, in which two commas are missing; WorldSense's evaluation has the same and two more.
+_PREFIXES = (
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    "The best option isThe correct option is",
+    "Best answer:Best option:",
+)
+
+
+def videomme(response: str, sample: Sample) -> Verdict:
+    """Video-MME's rule: the first of the capital letters A to D, after phrases such as "The answer is" are taken out.
+
+    The authors' script leaves what it cannot read out of its mean; here, as in lmms-eval, it is wrong.
+    """
+    return _by_letter(_first_capital(answer_text(response), _PREFIXES, sample), sample)
+
+
+def worldsense(response: str, sample: Sample) -> Verdict:
+    """WorldSense's rule, VLMEvalKit's exact matching: as `videomme`, with "Answer:" and "Option:" taken out too."""
+    return _by_letter(_first_capital(answer_text(response), (*_PREFIXES, "Answer:", "Option:"), sample), sample)
+
+
+def _first_capital(text: str, prefixes: tuple[str, ...], sample: Sample) -> str | None:
+    text = text.strip()
+    for prefix in prefixes:
+        text = text.replace(prefix, "")
+    found = re.search("[ABCD]", text)
+    return found[0] if found and found[0] in sample.letters else None
+
+
+def omnivideobench(response: str, sample: Sample) -> Verdict:
+    """OmniVideoBench's rule: nothing but the letter, in any case, with or without marks, in a box, or before ``.``."""
+    text = answer_text(response)
+    for box in (r"/box\{([^}]+)\}", r"\\boxed\{([^}]+)\}"):
+        if found := re.search(box, text):
+            text = found[1].strip()
+    text = text[:1] if text[1:2] == "." else text
+    bare = " ".join("".join(c for c in text if c not in string.punctuation).split()).upper()
+    return _by_letter(bare if len(bare) == 1 and bare in sample.letters else None, sample)
+
+
+def avhbench(response: str, sample: Sample) -> Verdict:
+    """Yes or no as AVHBench's figures need it: the first of these words in the answer, in any case.
+
+    The authors publish figures and no script. A bare letter stands for its choice; an answer with neither word is wrong
+    and counts as no Yes.
+    """
+    return _by_letter(_word_of(_YES_NO.search(_spelled_out(answer_text(response), sample)), sample), sample)
+
+
+def _word_of(found: re.Match[str] | None, sample: Sample) -> str | None:
+    if found is None:
+        return None
+    words = [choice.strip().lower() for choice in sample.choices]
+    return sample.letters[words.index(found[0].lower())] if found[0].lower() in words else None
+
+
+def intentbench(response: str, sample: Sample) -> Verdict:
+    """IntentBench's rule, HumanOmniV2's evaluation script, by the kind of question.
+
+    One right choice: the answer is its letter and nothing else. Several: the F1 of the letters given, split at commas
+    and compared as they are, so that a space makes another letter of one; this is part of a point. Yes or no
+    (`judge`): the right word is part of the answer.
+    """
+    found = _CLOSED.search(response)
+    text = found[1].strip() if found and found[1].strip() else answer_text(response)
+    if sample.several:
+        return _f1(text, sample)
+    if sample.question_type == "judge" and sample.yes_no:
+        lowered = _spelled_out(text, sample).lower()
+        said = [word for word in ("yes", "no") if word in lowered]
+        right = sample.choices[sample.right[0]].strip().lower() if sample.right else None
+        word = right if right in said else said[0] if said else None
+        words = [choice.strip().lower() for choice in sample.choices]
+        return _by_letter(sample.letters[words.index(word)] if word else None, sample)
+    return _by_letter(text if len(text) == 1 and text in sample.letters else None, sample)
+
+
+def _f1(text: str, sample: Sample) -> Verdict:
+    given, right = text.split(","), (sample.answer_letter or "").split(",")
+    both = len(set(given) & set(right))
+    precision, recall = both / len(given), both / len(right)
+    f1 = 2 * precision * recall / (precision + recall) if both else 0.0
+    letters = sorted(set(given) & set(sample.letters))
+    return Verdict(",".join(letters) or None, f1 == 1.0, f1)
+
+
 def nemo_rl(response: str, sample: Sample) -> Verdict:
     """NeMo-RL's `exact_alnum`: letters and digits between ``<answer>`` and ``</answer>``, whatever their case, no more.
 
-    From the first opening tag to the last closing one; an answer without both tags counts as unparsable.
+    From the first opening tag to the last closing one; an answer without both tags counts as unparsable. Of several
+    right choices all have to be there, in order.
     """
-    found = _CLOSED.search(response)
+    found = _WIDEST.search(response)
     told = "" if found is None else "".join(filter(str.isalnum, found[1])).upper()
-    return _by_letter(told if told in tuple(sample.letters) else None, sample)
+    letters = told and (sample.several or len(told) == 1) and all(letter in sample.letters for letter in told)
+    return _by_letter(",".join(told) if letters else None, sample)
 
 
 def lmms_eval_mmau(response: str, sample: Sample) -> Verdict:
@@ -177,9 +282,8 @@ def lmms_eval_mmau(response: str, sample: Sample) -> Verdict:
     for form in ("({})", " {} ", "{}."):
         if found := [letter for letter in sample.letters[:4] if form.format(letter) in padded]:
             chosen = max(found, key=lambda letter: padded.rfind(f" {letter} "))
-            texts = {x: choice.strip().lower() for x, choice in zip(sample.letters, sample.choices, strict=True)}
-            right = sample.answer_letter
-            return Verdict(chosen, right is not None and texts[chosen] == texts.get(right))
+            texts = [choice.strip().lower() for choice in sample.choices]
+            return Verdict(chosen, texts[sample.letters.index(chosen)] in [texts[i] for i in sample.right])
     return Verdict(None, False)
 
 
@@ -231,6 +335,12 @@ SCORERS: dict[str, Scorer] = {
     "dailyomni": dailyomni,
     "omnibench": omnibench,
     "mmar": mmar,
+    "mmau": mmar,  # the same script
+    "videomme": videomme,
+    "worldsense": worldsense,
+    "avhbench": avhbench,
+    "omnivideobench": omnivideobench,
+    "intentbench": intentbench,
     "lmms_eval_omnibench": lmms_eval_omnibench,
     "lmms_eval_mmar": lmms_eval_mmar,
     "lmms_eval_mmau": lmms_eval_mmau,

@@ -74,9 +74,9 @@ def errors(runs: Sequence[Run]) -> Table:
     for run in runs:
         judged = [each for each in verdicts(run.known, run.result.headline) if each]
         shares = {
-            "right": [sum(v.correct for v in each) / len(each) for each in judged],
-            "invalid": [sum(not v.correct and v.choice is None for v in each) / len(each) for each in judged],
-            "wrong": [sum(not v.correct and v.choice is not None for v in each) / len(each) for each in judged],
+            "right": [sum(v.credit for v in each) / len(each) for each in judged],
+            "invalid": [sum((1 - v.credit) * (v.choice is None) for v in each) / len(each) for each in judged],
+            "wrong": [sum((1 - v.credit) * (v.choice is not None) for v in each) / len(each) for each in judged],
         }
         count = max(1, len(run.known))
         told = [percent(sum(values) / count) for values in shares.values()]

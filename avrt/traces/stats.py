@@ -12,8 +12,9 @@ from typing import Any
 from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError, NothingUsableError
 from avrt.response import parse_response
-from avrt.traces.export import read_traces, run_record
+from avrt.traces.export import read_traces
 from avrt.traces.filters import STRATEGIES, Verdict
+from avrt.traces.folders import TraceFolder, run_record
 from avrt.traces.requests import CUT_OFF
 from avrt.traces.store import rows
 
@@ -37,11 +38,12 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
         NothingUsableError: If the folder holds no outcomes.
         AvrtError: If it holds no run, or its traces cannot be read.
     """
-    run = run_record(folder)["run"]
-    outcomes = [dict(row) for row in rows(folder, "SELECT * FROM outcomes WHERE run = ? ORDER BY position", (run,))]
+    run, kept_in = run_record(folder)["run"], TraceFolder.find(folder)
+    query = "SELECT * FROM outcomes WHERE folder = ? AND run = ? ORDER BY position"
+    outcomes = [dict(row) for row in rows(kept_in.store, query, (kept_in.name, run))]
     if not outcomes:
         raise NothingUsableError("the run had no samples", where=folder)
-    verdicts = _verdicts(folder, run)
+    verdicts = _verdicts(kept_in, run)
     traces = read_traces(folder) or []
     result: dict[str, Any] = {
         "run": run,
@@ -55,7 +57,7 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
             name: _share(sum(strategy(v) is None for v in verdicts.values()), len(verdicts))
             for name, strategy in STRATEGIES.items()
         },
-        "calls": _calls(folder),
+        "calls": _calls(kept_in.store),
         "splits": _splits(traces, *_counter(tokenizer)),
         "examples": [{name: record[name] for name in SHOWN} for record in traces[:EXAMPLES]],
     }
@@ -77,10 +79,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _verdicts(folder: Path, run: str) -> dict[str, list[Verdict]]:
+def _verdicts(folder: TraceFolder, run: str) -> dict[str, list[Verdict]]:
     """Verdicts by sample; the right letter only matters as being equal to a teacher's or not."""
     found: dict[str, list[Verdict]] = defaultdict(list)
-    for row in rows(folder, "SELECT * FROM verdicts WHERE run = ? ORDER BY sample, teacher", (run,)):
+    query = "SELECT * FROM verdicts WHERE folder = ? AND run = ? ORDER BY sample, teacher"
+    for row in rows(folder.store, query, (folder.name, run)):
         votes = tuple(json.loads(row["votes"]))
         found[row["sample"]].append(Verdict(row["teacher"], votes, row["answer"]))
     return dict(found)
@@ -141,7 +144,7 @@ def _splits(traces: list[dict[str, Any]], unit: str, count: Count) -> dict[str, 
 
 def _split(records: list[dict[str, Any]], unit: str, count: Count) -> dict[str, Any]:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    read = [parse_response(r["trace"], letters[: len(r["choices"])]) for r in records]
+    read = [parse_response(r["trace"], letters[: len(r["choices"])], several=r.get("several", False)) for r in records]
     lengths = [count(response.think or "") for response in read]
     return {
         "traces": len(records),

@@ -11,7 +11,8 @@ from avrt.data.sound import decode_audio
 from avrt.errors import BadSampleError
 from tests.conftest import make_clip
 
-SPEC = ClipSpec(budget=FrameBudget(56 * 56, 112 * 112))
+SIZE = FrameBudget(56 * 56, 112 * 112)
+SPEC = ClipSpec(budget=SIZE, still_budget=SIZE)
 
 
 def numbers(clip: Clip) -> list[int]:

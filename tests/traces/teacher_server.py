@@ -27,7 +27,7 @@ def reply_to(model: str, body: dict) -> str:
     if model == "judge":
         return "Yes." if "I hear" in text else "no"
     question = re.findall(r"Question: (.*)", text)[-1]
-    if model.startswith("merger"):
+    if model.startswith("merger") or "gemma" in model:
         letter, choice = re.findall(r"Correct option: \(([A-Z])\) (.*)", text)[-1]
         return (
             f"<think>Something is seen and something is heard about {question} and the first thing that stands out is "

@@ -3,8 +3,15 @@
 import pytest
 
 from avrt.errors import AvrtError
-from avrt.traces.templates import load_template, merger_template, merger_values, question_values, teacher_template
+from avrt.traces.templates import load_template, merger_template, merger_values, teacher_template, teacher_values
+from avrt.traces.wording import Subject
 from tests.conftest import make_sample
+
+CLIP = Subject(8, still=False, sound=True)
+PICTURES = Subject(8, still=False, sound=False)
+STILL = Subject(0, still=True, sound=False)
+SOUND = Subject(0, still=False, sound=True)
+STILL_AND_SOUND = Subject(0, still=True, sound=True)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +27,7 @@ def test_teachers_are_asked_for_three_labelled_parts_with_an_example(name, label
 
 def test_a_teacher_is_never_told_the_answer(tmp_path):
     one, other = (make_sample(answer=answer) for answer in (0, 2))
-    values = [{**question_values(sample), "pictures": "8"} for sample in (one, other)]
+    values = [teacher_values(sample, PICTURES, CLIP) for sample in (one, other)]
     assert teacher_template("visual.txt").render(values[0]) == teacher_template("visual.txt").render(values[1])
     file = tmp_path / "t.txt"
     file.write_text("[user]\n{question}{formatted_choices}{correct_answer}")
@@ -31,14 +38,14 @@ def test_a_teacher_is_never_told_the_answer(tmp_path):
 @pytest.mark.parametrize("count", [2, 5, 26])
 def test_any_number_of_choices(count):
     sample = make_sample(choices=tuple(f"option {i}" for i in range(count)))
-    _, text = teacher_template("audio.txt").render({**question_values(sample), "pictures": "0"})
+    _, text = teacher_template("audio.txt").render(teacher_values(sample, SOUND, CLIP))
     shown = text.rpartition("Question:")[2]
     assert shown.count("option ") == count
     assert f"({'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[count - 1]}) option {count - 1}" in shown
 
 
 def test_the_merger_is_told_everything():
-    values = merger_values(make_sample(), {"visual": "seen {braces}", "audio": "heard"})
+    values = merger_values(make_sample(), {"visual": "seen {braces}", "audio": "heard"}, CLIP)
     _, text = merger_template("merger.txt", ["visual", "audio"]).render(values)
     assert "(B) a box" in text
     assert "seen {braces}" in text
@@ -48,7 +55,7 @@ def test_the_merger_is_told_everything():
 def test_a_merger_must_read_every_teacher():
     with pytest.raises(AvrtError, match=r"speech_reasoning.*missing.*merger_any"):
         merger_template("merger.txt", ["visual", "audio", "speech"])
-    values = merger_values(make_sample(), {"visual": "v", "audio": "a", "speech": "words"})
+    values = merger_values(make_sample(), {"visual": "v", "audio": "a", "speech": "words"}, CLIP)
     assert "words" in merger_template("merger_any.txt", ["visual", "audio", "speech"]).render(values)[1]
 
 

@@ -1,0 +1,55 @@
+"""The options of `avrt shards` that say what is taken from each clip; a recipe gives their defaults."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any, Literal
+
+from jsonargparse import Namespace
+from jsonargparse.typing import PositiveFloat, PositiveInt
+
+from avrt.data.media import ClipSpec, FrameBudget
+from avrt.errors import AvrtError
+
+WHOLE = "whole"
+
+
+def add_clip_options(parser: ArgumentParser, clip: ClipSpec) -> None:
+    """Add one option for each field of a `ClipSpec`.
+
+    Args:
+        parser: Gets the options.
+        clip: The defaults.
+    """
+    sound: Any = WHOLE if clip.audio_seconds is None else clip.audio_seconds
+    whole: Any = PositiveFloat | Literal["whole"] | None
+    size, still = clip.budget, clip.still_budget
+    add = parser.add_argument
+    add("--frames", type=PositiveInt, default=clip.frames, help="frames per video, uniformly spaced by time")
+    add("--fps", type=PositiveFloat | None, default=clip.fps, help="frames a second, in place of a number of frames")
+    add("--max_frames", type=PositiveInt, default=clip.max_frames, help="with --fps, at most so many frames")
+    add("--audio_seconds", type=whole, default=sound, help="seconds of sound from the beginning, or whole")
+    add("--min_pixels", type=PositiveInt, default=size.min_pixels, help="smallest frame of a video, in pixels")
+    add("--max_pixels", type=PositiveInt, default=size.max_pixels, help="largest frame of a video, in pixels")
+    add("--still_min_pixels", type=PositiveInt, default=still.min_pixels, help="smallest still picture, in pixels")
+    add("--still_max_pixels", type=PositiveInt, default=still.max_pixels, help="largest still picture, in pixels")
+
+
+def clip_spec(options: Namespace) -> ClipSpec:
+    """What the options ask for.
+
+    Raises:
+        AvrtError: If no clip can satisfy them.
+    """
+    whole = options.audio_seconds in (None, WHOLE)
+    try:
+        return ClipSpec(
+            frames=options.frames,
+            fps=options.fps,
+            max_frames=options.max_frames,
+            audio_seconds=None if whole else float(options.audio_seconds),
+            budget=FrameBudget(options.min_pixels, options.max_pixels),
+            still_budget=FrameBudget(options.still_min_pixels, options.still_max_pixels),
+        )
+    except ValueError as error:
+        raise AvrtError(str(error), where="the clip's options") from None

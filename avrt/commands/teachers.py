@@ -12,8 +12,8 @@ from avrt.evaluation.protocol import NANO_WORLD, fingerprint, flatten
 from avrt.evaluation.result import Result
 from avrt.evaluation.runs import Run
 from avrt.evaluation.statistics import bootstrap
-from avrt.traces.export import run_record
 from avrt.traces.filters import AUDIO, VISUAL
+from avrt.traces.folders import TraceFolder, run_record
 from avrt.traces.store import rows
 
 RULE = "teachers'"
@@ -34,11 +34,15 @@ def teacher_runs(folder: Path) -> list[Run]:
     Raises:
         AvrtError: If no run has been finished there, or its shards are gone.
     """
-    record = run_record(folder)
+    record, kept_in = run_record(folder), TraceFolder.find(folder)
     shards = ShardSet(Path(record["data"]))
     benchmark = str(shards.manifest.recipe.get("name", "custom"))
     known = [sample.id for sample in shards.samples() if sample.answer is not None]
-    found = list(rows(folder, "SELECT sample, teacher, correct FROM verdicts WHERE run = ?", (record["run"],)))
+    query = (
+        "SELECT verdicts.sample, teacher, correct, model FROM verdicts LEFT JOIN calls ON calls.key = verdicts.call "
+        "WHERE folder = ? AND run = ? ORDER BY teacher DESC"
+    )
+    found = list(rows(kept_in.store, query, (kept_in.name, record["run"])))
     runs = []
     for teacher in dict.fromkeys(row["teacher"] for row in found):
         right = {row["sample"]: bool(row["correct"]) for row in found if row["teacher"] == teacher}
@@ -63,18 +67,18 @@ def teacher_runs(folder: Path) -> list[Run]:
             groups={},
             headline=RULE,
             asked_by=ASKED_BY,
-            environment=_identity(folder, teacher, benchmark),
+            environment=_identity(teacher, {row["model"] for row in found if row["teacher"] == teacher}, benchmark),
         )  # fmt: skip
         runs.append(Run(folder, result, []))
     return runs
 
 
-def _identity(folder: Path, teacher: str, benchmark: str) -> dict[str, Any]:
+def _identity(teacher: str, models: set[str | None], benchmark: str) -> dict[str, Any]:
     """What the teacher is: its own name, unless it is the paper's model, and whether it is a miniature."""
-    models = [row["model"] for row in rows(folder, "SELECT DISTINCT model FROM calls WHERE role = ?", (teacher,))]
-    named = {"shards": benchmark}
-    if not any(PAPERS.get(teacher, "-") in model.lower() for model in models):
-        named["label"] = f"{' and '.join(models) or 'an unknown model'} ({teacher} teacher)"
-    if benchmark == NANO_WORLD or any(_NANO.match(model) for model in models):
+    known = sorted(model for model in models if model)
+    named = {}
+    if not known or not all(PAPERS.get(teacher, "-") in model.lower() for model in known):
+        named["label"] = f"{' and '.join(known) or 'an unknown model'} ({teacher} teacher)"
+    if benchmark == NANO_WORLD or any(_NANO.match(model) for model in known):
         named["source"] = "nano"
     return named

@@ -168,6 +168,8 @@ def report(manifest: Manifest, folder: Path) -> None:
     if manifest.labels and manifest.labels["answer"] < manifest.samples:
         without = manifest.samples - manifest.labels["answer"]
         console.print(f"{without} of them have no answer: they can be asked, not trained on")
+    if manifest.sound_cut:
+        console.print(f"the sound of {manifest.sound_cut} samples is cut (--audio_seconds whole takes all of it)")
     if manifest.notes:
         console.print(f"{len(manifest.notes)} samples needed a work-around (see notes in manifest.json)")
     if manifest.skipped:

@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
         return
     name, *rest = arguments
     # options may be written with dashes, as other tools have them
-    rest = [re.sub(r"(?<=\w)-", "_", word) if word.startswith("--") and "=" not in word else word for word in rest]
+    rest = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in rest]
     if name in shard_tools.TOOLS:
         shard_tools.TOOLS[name](rest)
         return

@@ -182,7 +182,7 @@ class BenchmarkModule(StudentModule):
 
     def _protocol(self, shards: ShardSet) -> dict[str, Any]:
         """Everything that decides the score, and nothing else: no paths, speeds or numbers of processes."""
-        prompt = {**asdict(self.datamodule.prompt), "max_prompt_tokens": self.prompt_limit()}
+        prompt = asdict(self.datamodule.prompt)
         for name in ("untraced", "max_response_tokens"):
             del prompt[name]  # of no concern without targets
         sampling = asdict(self.answers)

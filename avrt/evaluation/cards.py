@@ -55,15 +55,16 @@ def misfits(needs: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[str]:
 
     Args:
         needs: `frames` or `fps`, and `audio_seconds`; what is not named may be anything.
-        protocol: A result's protocol, which holds the shards' `ClipSpec` under `clips.`.
+        protocol: A result's protocol, which holds the shards' `ClipSpec` under `clips.`, and what their clips carry.
     """
     found = []
-    if FRAMES in needs or FPS in needs:
+    carried = protocol.get("data.media", ["video", "audio"])
+    if (FRAMES in needs or FPS in needs) and "video" in carried:
         wanted = _frames(needs.get(FRAMES), needs.get(FPS))
         taken = _frames(protocol.get("clips.frames"), protocol.get("clips.fps"))
         if wanted != taken:
             found.append(f"{taken}, not {wanted}")
-    if SOUND in needs:
+    if SOUND in needs and "audio" in carried:
         wanted = _sound(needs[SOUND])
         taken = _sound(protocol[f"clips.{SOUND}"]) if f"clips.{SOUND}" in protocol else "an unrecorded length"
         if wanted != taken:

@@ -167,6 +167,7 @@ class BenchmarkModule(StudentModule):
         manifest = self.datamodule.shards("test").manifest
         found = figures(predictions, self.benchmark, self.protocol, mask_name(self.protocol))
         found["counts"]["left_out_of_shards"] = len(manifest.skipped)
+        found["counts"]["sound_cut"] = manifest.sound_cut
         if manifest.recipe.get("name") == NANO_WORLD and not found["benchmark"].startswith("nano"):
             rank_zero_info(f"questions of {NANO_WORLD} go by that name, not by {found['benchmark']}")
             found["benchmark"] = NANO_WORLD
@@ -198,7 +199,8 @@ class BenchmarkModule(StudentModule):
             {
                 "prompt": prompt,
                 "shuffle_sound": self.datamodule.shuffle_sound,
-                "clips": shards.manifest.spec,
+                # what is stored for teachers beside a clip is never asked about
+                "clips": {name: value for name, value in shards.manifest.spec.items() if name != "teacher_budget"},
                 "sampling": sampling,
                 "samples": self.benchmark.samples,
                 "seed": self.seed if self.answers.temperature else 0,
@@ -210,9 +212,14 @@ class BenchmarkModule(StudentModule):
                     "dtype": options["dtype"],
                     "attention": options["attention"],
                 },
-                "data": {"samples": len(shards), "manifest": shards.digest[:16]},
+                "data": {"samples": len(shards), "media": _kinds(shards), "manifest": shards.digest[:16]},
             }
         )
+
+
+def _kinds(shards: ShardSet) -> list[str]:
+    """What the clips of some shards carry."""
+    return sorted(kind for kind, count in shards.manifest.counts.items() if count)
 
 
 def nothing_to_score(predictions: Sequence[Prediction]) -> str | None:

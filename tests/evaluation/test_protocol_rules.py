@@ -135,8 +135,8 @@ def by_rank(text: str) -> str | None:
 def test_the_rule_of_videomme_agrees_with_a_second_implementation():
     rng = random.Random(5)
     parts = (
-        "A", "B.", "(C)", "D)", "B:", "the answer is", "I choose", "My choice is", "the correct option is", "not", "Dog",
-        "cat", ".", "'", "or",
+        "A", "B.", "(C)", "D)", "B:", "the answer is", "I choose", "My choice is", "the correct option is", "not",
+        "Dog", "cat", ".", "'", "or",
     )  # fmt: skip
     read_letters = set()
     for _ in range(400):

@@ -115,9 +115,8 @@ def test_a_question_is_shown_with_what_each_mask_leaves_of_its_clip(report, worl
     assert list(sides) == ["av", "a", "v", "text", "shuffled"]
     assert (sides["a"].tag, streams(sides["a"].media)) == ("audio", ["audio"])
     assert (sides["av"].tag, streams(sides["av"].media)) == ("video", ["audio", "video"])
-    assert (
-        streams(sides["v"].media) == streams(sides["shuffled"].media) == ["video"]
-    )  # another clip's sound is not ours
+    # The sound of another clip is not shown.
+    assert streams(sides["v"].media) == streams(sides["shuffled"].media) == ["video"]
     assert (sides["text"].media, sides["text"].why) == ("", "nothing is shown")
     assert [answer.subject for answer in sides["av"].answers] == ["base", "sft_rl"]
     assert sides["a"].answers[0].claimed == ()  # question 0 is answered without any reasoning

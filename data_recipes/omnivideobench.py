@@ -43,14 +43,14 @@ _SIGHT, _SOUND = re.compile(r"visi|visual|video|image", re.IGNORECASE), re.compi
 class OmniVideoBench(Recipe):
     """The OmniVideoBench benchmark (1,000 questions over 628 videos when complete).
 
-    Which sense a question needs (`relation`) is what its evidence says. Two frames a second and at most 256 are what
-    its authors give Qwen2.5-Omni; the sound is whole.
+    Which sense a question needs (`relation`) is what its evidence says. Its authors give Qwen2.5-Omni two frames a
+    second, at most 256; at our frames' size 128 of them and ten minutes of sound fill its context.
 
     Attributes:
         annotation: The annotation file, below the root.
     """
 
-    clip: ClassVar[ClipSpec] = ClipSpec(fps=2.0, max_frames=256, audio_seconds=None)
+    clip: ClassVar[ClipSpec] = ClipSpec(fps=2.0, max_frames=128, audio_seconds=None)
 
     annotation: str = "data.json"
 

@@ -313,7 +313,7 @@ def test_omnivideobench_keeps_evidence_by_sense(tmp_path, clip):
     put(tmp_path, "videos/video_1.mp4", clip)
     first, _ = convert("omnivideobench", tmp_path).samples()
     assert first.evidence == kept[0].evidence  # from the shard
-    assert (OmniVideoBench.clip.fps, OmniVideoBench.clip.max_frames) == (2.0, 256)
+    assert (OmniVideoBench.clip.fps, OmniVideoBench.clip.max_frames) == (2.0, 128)
 
 
 def intent(**changes):

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from avrt.data.conversion import SourceItem
+from avrt.data.media import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
 from data_recipes.annotations import Row, items, media_file, plain_name, read_rows, row_id
@@ -34,6 +35,8 @@ class AVQA(Recipe):
 
     split: Literal["train", "val"] = "train"
     clips: str = "videos"
+
+    clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=10.0)
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
         """See `Recipe.annotations`."""

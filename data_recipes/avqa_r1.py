@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from avrt.data.conversion import SourceItem
+from avrt.data.media import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
 from avrt.shown import short
@@ -31,6 +32,8 @@ class AVQAR1(Recipe):
     """
 
     split: Literal["train", "valid"] = "train"
+
+    clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=10.0)
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
         """See `Recipe.annotations`."""

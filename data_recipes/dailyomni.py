@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from avrt.data.conversion import SourceItem
+from avrt.data.media import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
 from data_recipes.annotations import Row, items, media_file, plain_name, read_rows
@@ -19,7 +21,12 @@ from data_recipes.recipe import Recipe
 
 @dataclass
 class DailyOmni(Recipe):
-    """The Daily-Omni benchmark (1,197 questions over 684 videos when complete)."""
+    """The Daily-Omni benchmark (1,197 questions over 684 videos when complete).
+
+    Its videos are heard to the end, as its authors' script has it, and seen by 8 frames, as in AVRT.
+    """
+
+    clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
         """See `Recipe.annotations`."""

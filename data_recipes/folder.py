@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from avrt.data.conversion import SourceItem
+from avrt.data.media import ClipSpec
 from avrt.data.sample import LETTERS, Modality, Sample
 from avrt.errors import BadSampleError
 from avrt.shown import short
@@ -44,6 +45,7 @@ class Folder(Recipe):
     prefix: str = "q"
     answers: Literal["auto", "index", "letter", "text"] = "auto"
     count_from: Literal[0, 1] | None = None
+    clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
         """See `Recipe.annotations`."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from avrt.data.conversion import SourceItem
+from avrt.data.media import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
 from data_recipes.annotations import Row, items, media_file, read_rows
@@ -23,6 +25,8 @@ class MMAR(Recipe):
 
     Four of the released rows have an empty choice at the end, which is no choice and is left out.
     """
+
+    clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
         """See `Recipe.annotations`."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from avrt.data.conversion import SourceItem
+from avrt.data.media import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
 from data_recipes.annotations import Row, items, media_file, read_rows
@@ -27,6 +29,7 @@ class OmniBench(Recipe):
     """
 
     annotation: str = "dataset/batch-5_1142_20240817.jsonl"
+    clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
         """See `Recipe.annotations`."""

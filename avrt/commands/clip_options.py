@@ -8,7 +8,7 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-from avrt.data.media import ClipSpec, FrameBudget
+from avrt.data.media import STILLS, ClipSpec, FrameBudget
 from avrt.errors import AvrtError
 
 WHOLE = "whole"
@@ -31,8 +31,16 @@ def add_clip_options(parser: ArgumentParser, clip: ClipSpec) -> None:
     add("--audio_seconds", type=whole, default=sound, help="seconds of sound from the beginning, or whole")
     add("--min_pixels", type=PositiveInt, default=size.min_pixels, help="smallest frame of a video, in pixels")
     add("--max_pixels", type=PositiveInt, default=size.max_pixels, help="largest frame of a video, in pixels")
+    add("--total_pixels", type=PositiveInt | None, default=clip.total_pixels, help="784 times a video's most tokens")
     add("--still_min_pixels", type=PositiveInt, default=still.min_pixels, help="smallest still picture, in pixels")
     add("--still_max_pixels", type=PositiveInt, default=still.max_pixels, help="largest still picture, in pixels")
+    theirs = None if clip.teacher_budget is None else clip.teacher_budget.max_pixels
+    add(
+        "--teacher_max_pixels",
+        type=PositiveInt | None,
+        default=theirs,
+        help="store pictures for teachers too, so large",
+    )
 
 
 def clip_spec(options: Namespace) -> ClipSpec:
@@ -41,7 +49,7 @@ def clip_spec(options: Namespace) -> ClipSpec:
     Raises:
         AvrtError: If no clip can satisfy them.
     """
-    whole = options.audio_seconds in (None, WHOLE)
+    whole, theirs = options.audio_seconds in (None, WHOLE), options.teacher_max_pixels
     try:
         return ClipSpec(
             frames=options.frames,
@@ -50,6 +58,8 @@ def clip_spec(options: Namespace) -> ClipSpec:
             audio_seconds=None if whole else float(options.audio_seconds),
             budget=FrameBudget(options.min_pixels, options.max_pixels),
             still_budget=FrameBudget(options.still_min_pixels, options.still_max_pixels),
+            total_pixels=options.total_pixels,
+            teacher_budget=None if theirs is None else FrameBudget(min(STILLS.min_pixels, theirs), theirs),
         )
     except ValueError as error:
         raise AvrtError(str(error), where="the clip's options") from None

@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
         return
     name, *rest = arguments
     # options may be written with dashes, as other tools have them
-    rest = [re.sub(r"(?<=\w)-", "_", word) if word.startswith("--") and "=" not in word else word for word in rest]
+    rest = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in rest]
     if name in shard_tools.TOOLS:
         shard_tools.TOOLS[name](rest)
         return
@@ -168,6 +168,8 @@ def report(manifest: Manifest, folder: Path) -> None:
     if manifest.labels and manifest.labels["answer"] < manifest.samples:
         without = manifest.samples - manifest.labels["answer"]
         console.print(f"{without} of them have no answer: they can be asked, not trained on")
+    if manifest.sound_cut:
+        console.print(f"the sound of {manifest.sound_cut} samples is cut (--audio_seconds whole takes all of it)")
     if manifest.notes:
         console.print(f"{len(manifest.notes)} samples needed a work-around (see notes in manifest.json)")
     if manifest.skipped:

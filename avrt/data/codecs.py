@@ -10,11 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-from avrt.data.media import MAX_PIXELS, SAMPLE_RATE
+from avrt.data.media import MAX_AUDIO_SECONDS, MAX_PIXELS, SAMPLE_RATE
 from avrt.errors import BadSampleError
-
-MAX_STORED_SECONDS = 600.0
-"""Longer sound in a shard is refused: a FLAC of a few kilobytes can hold hours of silence."""
 
 
 def to_jpeg(picture: Tensor, quality: int = 95) -> bytes:
@@ -51,9 +48,10 @@ def from_flac(data: bytes) -> Tensor:
     """Decompress to (S,) float32 at 16 kHz.
 
     Raises:
-        BadSampleError: If the bytes are no 16 kHz mono FLAC, or one of more than `MAX_STORED_SECONDS`.
+        BadSampleError: If the bytes are no 16 kHz mono FLAC, or one of more than `MAX_AUDIO_SECONDS`: a FLAC of a few
+            kilobytes can hold hours of silence.
     """
-    limit = int(MAX_STORED_SECONDS * SAMPLE_RATE)
+    limit = int(MAX_AUDIO_SECONDS * SAMPLE_RATE)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if file.samplerate != SAMPLE_RATE or file.channels != 1:
@@ -61,7 +59,7 @@ def from_flac(data: bytes) -> Tensor:
                     f"sound is {file.samplerate} Hz with {file.channels} channels, needs {SAMPLE_RATE} Hz mono"
                 )
             if file.frames > limit:
-                raise BadSampleError(f"more than {MAX_STORED_SECONDS:.0f} s of sound")
+                raise BadSampleError(f"more than {MAX_AUDIO_SECONDS:.0f} s of sound")
             sound = file.read(file.frames, dtype="float32")
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise BadSampleError(f"not a FLAC: {error}") from None

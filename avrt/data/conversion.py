@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from avrt.data.decode import decode_audio, decode_still, decode_video
+from avrt.data.decode import decode_audio, decode_for_teachers, decode_still, decode_video
 from avrt.data.isolation import IsolatedPool, Limits
 from avrt.data.manifest import Manifest
 from avrt.data.media import Clip, ClipSpec
@@ -95,6 +95,8 @@ def _load(files: Mapping[Modality, Path], spec: ClipSpec) -> Clip:
     notes: list[str] = clip.info.setdefault("notes", [])
     if (path := files.get(Modality.IMAGE)) is not None:
         clip.image = decode_still(path, spec, notes)
+        if clip.frames is None:
+            clip.for_teachers = decode_for_teachers(path, spec, clip.image)
         clip.info.setdefault("height", clip.image.shape[-2])
         clip.info.setdefault("width", clip.image.shape[-1])
     if (path := files.get(Modality.AUDIO)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,13 @@ class Ask:
         clip: A video, picture or sound file.
         question: The question.
         choices: 2 to 26 options.
-        spec: What is taken from the clip.
+        spec: What is taken from the clip; all of its sound by default.
     """
 
     clip: Path
     question: str
     choices: list[str]
-    spec: ClipSpec = field(default_factory=ClipSpec)
+    spec: ClipSpec = field(default_factory=lambda: ClipSpec(audio_seconds=None))
 
 
 class OneBatch:
@@ -66,8 +66,8 @@ class AVDataModule(pl.LightningDataModule):
     """Batches from shard folders.
 
     Model inputs need the student's processor: it is taken from the trainer's module, which has `student` (with
-    `processor` and `ids`), `needs_traces`, `needs_answers`, and `answered()`, which tells the test samples that need no
-    answer any more.
+    `processor` and `ids`), `needs_traces`, `needs_answers`, `prompt_limit()`, and `answered()`, which tells the test
+    samples that need no answer any more.
 
     Args:
         train: Shards to train on: a folder, an address (`https://...`, `s3://...`), or several of them with weights.
@@ -233,7 +233,8 @@ class AVDataModule(pl.LightningDataModule):
         module: Any = self.trainer.lightning_module
         targets = split in ("train", "val") and module.needs_traces
         answers = split == "train" and module.needs_answers
-        return InputBuilder(module.student.processor, module.student.ids, self.prompt, targets, answers)
+        options = replace(self.prompt, max_prompt_tokens=module.prompt_limit())
+        return InputBuilder(module.student.processor, module.student.ids, options, targets, answers)
 
     def _asked(self, ask: Ask) -> OmniBatch:
         if not ask.clip.is_file():

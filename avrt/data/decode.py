@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from avrt.data.containers import announced_end, decoded, open_media, prepare
-from avrt.data.media import MAX_PIXELS, Clip, ClipSpec
+from avrt.data.media import MAX_PIXELS, Clip, ClipSpec, FrameBudget
 from avrt.data.orientation import Orientation
 from avrt.data.sound import decode_audio
 from avrt.data.stills import seen
@@ -37,8 +37,9 @@ def decode_video(path: Path, spec: ClipSpec) -> Clip:
     """Decode frames and, where there is any, sound of a video file.
 
     Frame i of F is the one shown at i / F of the clip's length, so that it starts the stretch of time which the model's
-    temporal position i stands for. A clip with fewer frames repeats some. Frames are turned as the file says. Damaged
-    packets are skipped. A picture in place of a video becomes the clip's picture. All this is noted in `info`.
+    temporal position i stands for; F is `spec.frame_count` of the length. A clip with fewer frames repeats some. Frames
+    are turned as the file says. Damaged packets are skipped. A picture in place of a video becomes the clip's picture.
+    All this is noted in `info`.
 
     Raises:
         BadSampleError: If the file cannot be opened or holds no decodable picture.
@@ -51,27 +52,28 @@ def decode_video(path: Path, spec: ClipSpec) -> Clip:
     count = spec.frame_count(duration)
     targets = [timeline.start + i * duration / count for i in range(count)]
     with open_media(path) as container:  # anew: not every format can be wound back
-        picker = _FramePicker(targets, timeline)
-        damaged: list[int] = []
         stream = _video_stream(container, path)
+        shown = _Shown(stream, spec, count)
+        picker = _FramePicker(targets, timeline, shown)
+        damaged: list[int] = []
         for frame in decoded(container, stream, damaged):
             if not picker.add(frame):
                 break
         picked = picker.picked()
         if not picked:
             raise BadSampleError("no frame could be decoded", where=path, remedy="the file is damaged")
-        first = picked[0][0]
-        shape = _Shape.of(first, stream)
-        height, width = shape.size
-        size = spec.budget.size(height, width)
-        clip = Clip(
-            frames=torch.stack([shape.to_tensor(frame, *size) for frame, _ in picked]),
-            timestamps=tuple(round(time - timeline.start, 6) for _, time in picked),
-            seconds_per_frame=duration / count,
-            info={"duration": round(duration, 6), "width": width, "height": height, "fps": round(timeline.rate, 6)},
-        )
-        resized = any((frame.width, frame.height) != (first.width, first.height) for frame, _ in picked)
-        spoilt = len({time for frame, time in picked if frame.is_corrupt})
+    shape = shown.shape
+    height, width = shape.size
+    clip = Clip(
+        frames=torch.stack([frame.picture for frame in picked]),
+        timestamps=tuple(round(frame.time - timeline.start, 6) for frame in picked),
+        seconds_per_frame=duration / count,
+        info={"duration": round(duration, 6), "width": width, "height": height, "fps": round(timeline.rate, 6)},
+    )
+    for_teachers = [frame.for_teachers for frame in picked if frame.for_teachers is not None]
+    clip.for_teachers = torch.stack(for_teachers) if for_teachers else None
+    resized = len({frame.stored_size for frame in picked}) > 1
+    spoilt = len({frame.time for frame in picked if frame.corrupt})
     distinct = len(set(clip.timestamps))
     told = {
         f"{len(damaged)} damaged packets skipped": bool(damaged),
@@ -104,7 +106,24 @@ def decode_still(path: Path, spec: ClipSpec, notes: list[str] | None = None) -> 
     Raises:
         BadSampleError: If it is no readable picture.
     """
-    notes = [] if notes is None else notes
+    return _still(path, spec.still_budget, [] if notes is None else notes)
+
+
+def decode_for_teachers(path: Path, spec: ClipSpec, picture: Tensor) -> Tensor | None:
+    """The same picture file at the size that teachers get, as (1, 3, H, W) uint8; None where that is the same size.
+
+    Args:
+        path: The picture.
+        spec: Size rules.
+        picture: What `decode_still` made of it.
+    """
+    if spec.teacher_budget is None:
+        return None
+    theirs = _still(path, spec.teacher_budget, [])
+    return None if theirs.shape == picture.shape else theirs[None]
+
+
+def _still(path: Path, budget: FrameBudget, notes: list[str]) -> Tensor:
     try:
         with Image.open(path) as file:
             width, height = file.size
@@ -116,19 +135,19 @@ def decode_still(path: Path, spec: ClipSpec, notes: list[str] | None = None) -> 
     except Image.DecompressionBombError:
         raise BadSampleError(f"a picture of more than {MAX_PIXELS:,} pixels", where=path) from None
     except UnidentifiedImageError:
-        return _first_frame(path, spec, notes)
+        return _first_frame(path, budget, notes)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         notes.append(f"damaged: {error}")
-        return _first_frame(path, spec, notes)
+        return _first_frame(path, budget, notes)
     picture = torch.from_numpy(rgb).permute(2, 0, 1)
     resized = torch.nn.functional.interpolate(
-        picture[None].float(), spec.still_budget.size(height=len(rgb), width=rgb.shape[1]),
+        picture[None].float(), budget.size(height=len(rgb), width=rgb.shape[1]),
         mode="bicubic", antialias=True, align_corners=False,
     )  # fmt: skip
     return resized[0].round().clamp(0, 255).to(torch.uint8)
 
 
-def _first_frame(path: Path, spec: ClipSpec, notes: list[str]) -> Tensor:
+def _first_frame(path: Path, budget: FrameBudget, notes: list[str]) -> Tensor:
     """The first frame of whatever FFmpeg takes the file for."""
     with open_media(path) as container:
         stream = _video_stream(container, path)
@@ -138,14 +157,15 @@ def _first_frame(path: Path, spec: ClipSpec, notes: list[str]) -> Tensor:
         if not container.format.name.endswith("_pipe"):
             notes.append("a moving picture: its first frame is used")
         shape = _Shape.of(frame, stream, square=container.format.name.endswith("_pipe"))
-        return shape.to_tensor(frame, *spec.still_budget.size(*shape.size))
+        return shape.to_tensor(frame, *budget.size(*shape.size))
 
 
 def _picture_in_place_of_video(path: Path, spec: ClipSpec) -> Clip:
     notes = ["a picture, not a video"]
     picture = decode_still(path, spec, notes)
     height, width = picture.shape[-2:]
-    return Clip(image=picture, info={"width": width, "height": height, "notes": notes})
+    theirs = decode_for_teachers(path, spec, picture)
+    return Clip(image=picture, for_teachers=theirs, info={"width": width, "height": height, "notes": notes})
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> Any:
@@ -249,16 +269,53 @@ class _Clock:
         return time + self._offset
 
 
+@dataclass(frozen=True)
+class _Picked:
+    """A frame that was picked, already at the sizes that are wanted: 768 of the decoder's own would fill the memory."""
+
+    picture: Tensor
+    for_teachers: Tensor | None
+    time: float
+    stored_size: tuple[int, int]
+    corrupt: bool
+
+
+class _Shown:
+    """Makes pictures of picked frames; the first one decides the shape of all."""
+
+    def __init__(self, stream: Any, spec: ClipSpec, count: int) -> None:
+        self._stream, self._budget, self._theirs = stream, spec.frame_budget(count), spec.teacher_budget
+        self._shape: _Shape | None = None
+
+    @property
+    def shape(self) -> _Shape:
+        assert self._shape is not None
+        return self._shape
+
+    def __call__(self, frame: av.VideoFrame, time: float) -> _Picked:
+        self._shape = self._shape or _Shape.of(frame, self._stream)
+        size = self._budget.size(*self._shape.size)
+        theirs = None if self._theirs is None else self._theirs.size(*self._shape.size)
+        return _Picked(
+            self._shape.to_tensor(frame, *size),
+            None if theirs is None or theirs == size else self._shape.to_tensor(frame, *theirs),
+            time,
+            (frame.width, frame.height),
+            frame.is_corrupt,
+        )
+
+
 class _FramePicker:
     """For each target time the last frame shown at or before it (the first one for earlier targets)."""
 
-    def __init__(self, targets: list[float], timeline: _Timeline) -> None:
+    def __init__(self, targets: list[float], timeline: _Timeline, shown: _Shown) -> None:
         self._targets = targets
         self._assumed = None if timeline.stamped else timeline.times
         self._clock = _Clock(timeline.rate)
         self._count = 0
         self._current: tuple[av.VideoFrame, float] | None = None
-        self._picked: list[tuple[av.VideoFrame, float]] = []
+        self._picked: list[_Picked] = []
+        self._shown = shown
 
     def add(self, frame: av.VideoFrame) -> bool:
         """Take the next frame in; whether more are wanted."""
@@ -269,20 +326,21 @@ class _FramePicker:
         else:
             time = self._clock.unwrap(frame.time, frame.time)
         self._count += 1
-        while self._current is not None and self._wanting and time > self._targets[len(self._picked)] + _TIME_SLACK:
-            self._picked.append(self._current)
+        reached = len(self._picked)
+        while reached < len(self._targets) and time > self._targets[reached] + _TIME_SLACK:
+            reached += 1
+        self._pick(reached)
         self._current = (frame, time)
-        return self._wanting
-
-    @property
-    def _wanting(self) -> bool:
         return len(self._picked) < len(self._targets)
 
-    def picked(self) -> list[tuple[av.VideoFrame, float]]:
-        """A frame and its time for every target; nothing if there was no frame."""
-        if self._current is None:
-            return []
-        return self._picked + [self._current] * (len(self._targets) - len(self._picked))
+    def _pick(self, reached: int) -> None:
+        if self._current is not None and (count := reached - len(self._picked)):
+            self._picked += [self._shown(*self._current)] * count
+
+    def picked(self) -> list[_Picked]:
+        """A frame for every target; nothing if there was no frame."""
+        self._pick(len(self._targets))
+        return self._picked
 
 
 @dataclass(frozen=True)

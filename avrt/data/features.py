@@ -50,7 +50,7 @@ class Featurizer:
         self.temporal = int(video.temporal_patch_size)
         self._patch, self._merge = int(video.patch_size), int(video.merge_size)
         self._window = torch.hann_window(sound.n_fft)
-        self._hop = int(sound.hop_length)
+        self._hop, self._padded = int(sound.hop_length), int(sound.n_samples)
         self._filters = torch.from_numpy(sound.mel_filters).float().T.contiguous()
 
     def patches(self, frames: Tensor) -> tuple[Tensor, Grid]:
@@ -73,10 +73,12 @@ class Featurizer:
     def log_mel(self, audio: Tensor) -> Tensor:
         """(128, F) float32 log-mel of (S,) sound at 16 kHz, one frame each 10 ms.
 
-        The loudest place sets the floor of the scale, as in the processor, where all the padding is silence.
+        The loudest place sets the floor of the scale, as in the processor, where all the padding is silence. Sound that
+        is longer than what the processor pads to is not cut; it equals the processor's with its truncation off.
         """
         # two windows of silence behind the sound: the last frames see what they would see in 300 s of padding
-        padded = torch.nn.functional.pad(audio, (0, 3 * self._hop))
+        silence = min(3 * self._hop, max(0, self._padded - len(audio)))
+        padded = torch.nn.functional.pad(audio, (0, silence))
         spectrum = torch.stft(padded, len(self._window), self._hop, window=self._window, return_complex=True)
         power = (spectrum[:, :-1].abs() ** 2).contiguous()
         log = (self._filters @ power).clamp_(min=1e-10).log10_()

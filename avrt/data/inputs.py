@@ -122,7 +122,8 @@ class PromptOptions:
         hidden: What becomes of the senses that are not shown: they are absent from the prompt, or there but `blank`:
             black pictures, silence.
         audio_in_video: Interleave a video's sound with its frames by time, where a sample has both.
-        max_prompt_tokens: Longer prompts are refused as bad samples.
+        max_prompt_tokens: Longer prompts are refused as bad samples; None for all that the context leaves beside the
+            longest answer. A minute of sound takes 1,500 tokens, and 120 frames of the default size up to 15,360.
         max_response_tokens: Longer targets are refused as bad samples.
         untraced: What fine-tuning does with a sample that has no trace: learn its bare answer, or refuse it as a bad
             sample. How many there are is logged.
@@ -136,7 +137,7 @@ class PromptOptions:
     senses: Literal["both", "sight", "sound", "none"] = "both"
     hidden: Literal["absent", "blank"] = "absent"
     audio_in_video: bool = False
-    max_prompt_tokens: int = 8192
+    max_prompt_tokens: int | None = None
     max_response_tokens: int = 1024
     untraced: Literal["answer", "refuse"] = "answer"
 
@@ -299,10 +300,12 @@ def missing_target(sample: Sample, options: PromptOptions, *, traces: bool, answ
     return None
 
 
-def _check_length(sample: Sample, what: str, tokens: int, limit: int) -> None:
-    if tokens > limit:
+def _check_length(sample: Sample, what: str, tokens: int, limit: int | None) -> None:
+    if limit is not None and tokens > limit:
         raise BadSampleError(
             f"{what} has {tokens} tokens, limit {limit}",
             where=f"sample {sample.id!r}",
-            remedy=f"raise data.prompt.max_{'prompt' if what == 'prompt' else 'response'}_tokens",
+            remedy="make shards with fewer frames, smaller ones or less sound, or raise data.prompt.max_prompt_tokens"
+            if what == "prompt"
+            else "raise data.prompt.max_response_tokens",
         )

@@ -16,6 +16,8 @@ MANIFEST = "manifest.json"
 JOURNAL = "progress.jsonl"
 FORMAT_VERSION = 1
 UNTYPED = "other"
+SOUND_CUT = "sound cut"
+"""What a note begins with where a clip has more sound than was taken."""
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Manifest:
 
     Attributes:
         recipe: Name of the recipe and its arguments.
-        spec: The `ClipSpec` in use, as a dictionary.
+        spec: The `ClipSpec` in use, as a dictionary; read from older shards, it is completed with what held then.
         shards: For each tar its file name, number of samples, bytes and sha256.
         counts: How many samples carry each modality.
         labels: How many samples have an `answer`, and how many a `trace`; empty where older shards do not say.
@@ -48,9 +50,15 @@ class Manifest:
         """Number of samples over all shards."""
         return sum(int(shard["samples"]) for shard in self.shards)
 
+    @property
+    def sound_cut(self) -> int:
+        """How many samples have more sound than was taken."""
+        return sum(any(note.startswith(SOUND_CUT) for note in notes) for notes in self.notes.values())
+
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`, whole or not at all."""
-        record = {"format": FORMAT_VERSION, "avrt": avrt.__version__, "samples": self.samples, **asdict(self)}
+        totals = {"samples": self.samples, "sound_cut": self.sound_cut}
+        record = {"format": FORMAT_VERSION, "avrt": avrt.__version__, **totals, **asdict(self)}
         write_whole(folder / MANIFEST, to_json(record, indent=1).encode())
 
     @classmethod
@@ -80,7 +88,7 @@ class Manifest:
             fields = {
                 name: record.get(name, {}) if name == "labels" else record[name] for name in cls.__dataclass_fields__
             }
-            manifest = cls(**fields)
+            manifest = cls(**{**fields, "spec": _completed(fields["spec"])})
             if not all(
                 int(s["samples"]) > 0 and int(s["bytes"]) > 0 and s["file"] and s["sha256"] for s in manifest.shards
             ):
@@ -90,6 +98,14 @@ class Manifest:
         if version != FORMAT_VERSION:
             raise AvrtError(f"shard format {version}, this avrt reads {FORMAT_VERSION}", where=where)
         return manifest
+
+
+def _completed(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec with the fields that earlier versions lack: they took stills at the size of frames, and no rate."""
+    if "budget" not in spec:
+        return spec
+    before = {"fps": None, "max_frames": 768, "total_pixels": None, "teacher_budget": None}
+    return {**before, "still_budget": spec["budget"], **spec}
 
 
 def sha256(path: Path) -> str:

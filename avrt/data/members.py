@@ -1,4 +1,8 @@
-"""The members of a sample in a shard: numbered JPEG frames, `image.jpg`, `flac`, `clip.json`, and the record `json`."""
+"""The members of a sample in a shard: numbered JPEG frames, `image.jpg`, `flac`, `clip.json`, and the record `json`.
+
+Where teachers get pictures of another size, these lie beside the student's as `teacher.0.jpg`, ... or
+`teacher.image.jpg`; no student reads them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import torch
 from avrt.data.codecs import from_flac, from_jpeg, to_flac, to_jpeg
 from avrt.data.media import Clip
 from avrt.data.sample import Modality, Sample
+from avrt.data.shards import FOR_TEACHERS
 from avrt.errors import BadSampleError
 
 
@@ -28,6 +33,10 @@ def encode_clip(clip: Clip) -> dict[str, bytes]:
         members.update({f"{i}.jpg": to_jpeg(frame) for i, frame in enumerate(clip.frames)})
     if clip.image is not None:
         members["image.jpg"] = to_jpeg(clip.image)
+    if clip.for_teachers is not None:
+        names = ["image"] if clip.frames is None else [str(i) for i in range(len(clip.frames))]
+        pictures = zip(names, clip.for_teachers, strict=True)
+        members.update({f"{FOR_TEACHERS}{name}.jpg": to_jpeg(picture) for name, picture in pictures})
     if clip.audio is not None:
         members["flac"] = to_flac(clip.audio)
     info = {"timestamps": clip.timestamps, "seconds_per_frame": clip.seconds_per_frame, **clip.info}

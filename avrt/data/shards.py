@@ -28,6 +28,8 @@ from avrt.errors import AvrtError, BadSampleError
 MAX_MEMBER_BYTES = 64 << 20
 """Larger members are refused, all but the source media that `--keep_original` stores."""
 _OPEN_SHARDS = 64
+FOR_TEACHERS = "teacher."
+"""What the names of members begin with that only teachers are shown."""
 _ORIGINAL = "original."
 
 ShardIndex = list[tuple[str, dict[str, tuple[int, int]]]]
@@ -79,12 +81,13 @@ class ShardSet:
         """Number of samples in each shard."""
         return [shard.samples for shard in self._shards]
 
-    def read(self, index: int, only: Collection[str] | None = None) -> dict[str, Any]:
+    def read(self, index: int, only: Collection[str] | None = None, *, teachers: bool = False) -> dict[str, Any]:
         """The raw members of one sample, as webdataset yields them: ``__key__``, ``__url__`` and extension -> bytes.
 
         Args:
             index: Which sample.
-            only: Extensions to read; None for all but the source media.
+            only: Extensions to read; None for all but the source media and what is for teachers alone.
+            teachers: Read what is for teachers too.
 
         Raises:
             BadSampleError: If a member is larger than `MAX_MEMBER_BYTES`.
@@ -93,8 +96,9 @@ class ShardSet:
         number, key, members = self._locate(index)
         path, file = self._file(number)
         raw: dict[str, Any] = {"__key__": key, "__url__": str(path)}
+        unread = (_ORIGINAL,) if teachers else (_ORIGINAL, FOR_TEACHERS)
         for extension, (offset, size) in members.items():
-            if extension in only if only is not None else not extension.startswith(_ORIGINAL):
+            if extension in only if only is not None else not extension.startswith(unread):
                 if size > MAX_MEMBER_BYTES and not extension.startswith(_ORIGINAL):
                     raise BadSampleError(f"member {extension} has {size:,} bytes", where=self.name(index))
                 raw[extension] = os.pread(file.fileno(), size, offset)

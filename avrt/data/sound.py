@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from torchaudio.functional import resample
 
 from avrt.data.containers import announced_end, decoded, open_media, prepare
+from avrt.data.manifest import SOUND_CUT
 from avrt.data.media import MIN_AUDIO_SECONDS, SAMPLE_RATE, ClipSpec
 from avrt.errors import BadSampleError
 
@@ -45,7 +45,7 @@ def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: 
         BadSampleError: If there is no sound, or less than 0.1 s of it.
     """
     notes = [] if notes is None else notes
-    wanted = math.inf if spec.audio_seconds is None else spec.audio_seconds
+    wanted = spec.sound_limit
     with open_media(path) as container:
         streams = container.streams.audio
         if not streams:
@@ -74,9 +74,11 @@ def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: 
         notes.append(f"the first {min(-collected.delay, collected.length):.1f} s of sound left out: no picture yet")
     if collected.pieces and collected.delay >= wanted:
         notes.append(f"sound begins {collected.delay:.1f} s after the pictures: silence alone is taken")
-    sound = collected.at_16_khz(native)
-    if spec.audio_seconds is not None:
-        sound = sound[: round(spec.audio_seconds * SAMPLE_RATE)]
+    if collected.seconds > wanted + _LOOK_AHEAD_SECONDS:
+        whole = announced - begins
+        total = f"of {whole:.1f}" if whole > collected.seconds else "of more"
+        notes.append(f"{SOUND_CUT} at {wanted:g} s {total}")
+    sound = collected.at_16_khz(native)[: round(wanted * SAMPLE_RATE)]
     if len(sound) < MIN_AUDIO_SECONDS * SAMPLE_RATE:
         raise BadSampleError(f"only {len(sound) / SAMPLE_RATE:.2f} s of sound", where=path)
     return sound.contiguous()

@@ -78,7 +78,7 @@ def nano_processor() -> Qwen2_5OmniProcessor:
     return Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(),
         video_processor=Qwen2VLVideoProcessor(),
-        feature_extractor=WhisperFeatureExtractor(feature_size=128),
+        feature_extractor=WhisperFeatureExtractor(feature_size=128, chunk_length=300),
         tokenizer=fast,
         chat_template=_CHAT_TEMPLATE,
     )

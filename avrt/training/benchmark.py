@@ -167,6 +167,7 @@ class BenchmarkModule(StudentModule):
         manifest = self.datamodule.shards("test").manifest
         found = figures(predictions, self.benchmark, self.protocol, mask_name(self.protocol))
         found["counts"]["left_out_of_shards"] = len(manifest.skipped)
+        found["counts"]["sound_cut"] = manifest.sound_cut
         environment = {
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "processes": self.trainer.world_size,
@@ -192,7 +193,8 @@ class BenchmarkModule(StudentModule):
             {
                 "prompt": prompt,
                 "shuffle_sound": self.datamodule.shuffle_sound,
-                "clips": shards.manifest.spec,
+                # what is stored for teachers beside a clip is never asked about
+                "clips": {name: value for name, value in shards.manifest.spec.items() if name != "teacher_budget"},
                 "sampling": sampling,
                 "samples": self.benchmark.samples,
                 "seed": self.seed if self.answers.temperature else 0,

@@ -121,9 +121,16 @@ class StudentModule(pl.LightningModule):
         """The longest answer in tokens that this module may make or be shown."""
         return max(self.answers.max_new_tokens, self.datamodule.prompt.max_response_tokens)
 
+    def prompt_limit(self) -> int:
+        """The longest prompt in tokens: what the data module says, or what the longest answer leaves of the context."""
+        context = self.student.thinker.config.text_config.max_position_embeddings
+        told = self.datamodule.prompt.max_prompt_tokens
+        return context - self.longest_answer() if told is None else told
+
     def _check_context(self) -> None:
         context = self.student.thinker.config.text_config.max_position_embeddings
-        prompt, answer = self.datamodule.prompt.max_prompt_tokens, self.longest_answer()
+        answer = self.longest_answer()
+        prompt = max(1, self.prompt_limit())
         if prompt + answer > context:
             raise AvrtError(
                 f"prompts of {prompt} and answers of {answer} tokens exceed the model's context of {context}",

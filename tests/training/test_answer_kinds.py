@@ -33,7 +33,7 @@ def test(tmp_path, monkeypatch):
         assert manifest.samples == sum(len(rows) for rows in files.values()) - len(manifest.skipped)
         out = tmp_path / "out"
         words = f"test --config {name}.yaml --data.num_workers 0 --model.student.source nano --trainer.accelerator cpu"
-        words += " --data.prompt.max_prompt_tokens 8192 --model.student.dtype float32 --model.answers.max_new_tokens 4"
+        words += " --model.student.dtype float32 --model.answers.max_new_tokens 4"
         words += " --trainer.devices 1"
         folders = ["--data.test", str(tmp_path / "shards"), "--trainer.default_root_dir", str(out)]
         monkeypatch.setattr(sys, "argv", ["avrt", *words.split(), *folders])

@@ -16,6 +16,7 @@ _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _PART = re.compile(r"^\[(system|user)\]\s*$", re.MULTILINE)
 QUESTION = frozenset({"question", "formatted_choices"})
 TEACHER = QUESTION | {"pictures"}
+SEVERAL = "(More than one of these may be right: name all that are, and no others.)"
 # The teacher `visual` goes by the paper's placeholder too.
 ALIASES = {"visual_reasoning": "vision_reasoning"}
 
@@ -97,8 +98,9 @@ def merger_template(name: str, teachers: Collection[str]) -> Template:
 
 
 def question_values(sample: Sample) -> dict[str, str]:
-    """The question and its lettered choices."""
-    return {"question": sample.question, "formatted_choices": format_choices(sample)}
+    """The question and its lettered choices, with a word where several of them may be right."""
+    several = f"\n{SEVERAL}" if sample.several else ""
+    return {"question": sample.question, "formatted_choices": format_choices(sample) + several}
 
 
 def merger_values(sample: Sample, analyses: Mapping[str, str]) -> dict[str, str]:

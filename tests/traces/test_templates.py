@@ -71,3 +71,14 @@ def test_wrong_templates_are_refused(tmp_path, text, message):
 def test_unknown_template():
     with pytest.raises(AvrtError, match=r"no such template.*visual\.txt"):
         load_template("nope.txt", [])
+
+
+def test_where_several_options_are_right_all_of_them_are_told_and_asked_for():
+    sample = make_sample(answer=(0, 2), several=True, trace=None)
+    assert merger_values(sample, {"audio": "x"})["correct_answer"] == "(A) a ball; (C) a star"
+    shown = question_values(sample)["formatted_choices"]
+    assert (
+        shown
+        == "(A) a ball\n(B) a box\n(C) a star\n(More than one of these may be right: name all that are, and no others.)"
+    )
+    assert "More than one" not in question_values(make_sample())["formatted_choices"]

@@ -73,8 +73,10 @@ def test_several_letters(test, tmp_path):
     (tmp_path / "videos" / "social_iq").mkdir(parents=True)
     make_clip(tmp_path / "videos" / "social_iq" / "1.mp4", frames=6, sound_seconds=0.6)
     rows = [
-        intent(), intent(problem_type="emer_ov_mc", options=MOODS, answer="B,E"),
-        intent(problem_type="judge", options=[], answer="No"), intent(problem_type="free-form", options=[], answer="x"),
+        intent(), intent(problem_type="emer_ov_mc", options=MOODS, answer="B,E", solution=None),
+        
+        intent(problem_type="judge", options=[], answer="No", solution=None),
+        intent(problem_type="free-form", options=[], answer="x"),
     ]  # fmt: skip
     result, predictions = test("intentbench", **{"qa.json": rows})
     assert [(p.answer, p.several) for p in predictions] == [("B", False), ("B,E", True), ("B", False)]

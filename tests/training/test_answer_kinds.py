@@ -74,7 +74,6 @@ def test_several_letters(test, tmp_path):
     make_clip(tmp_path / "videos" / "social_iq" / "1.mp4", frames=6, sound_seconds=0.6)
     rows = [
         intent(), intent(problem_type="emer_ov_mc", options=MOODS, answer="B,E", solution=None),
-        
         intent(problem_type="judge", options=[], answer="No", solution=None),
         intent(problem_type="free-form", options=[], answer="x"),
     ]  # fmt: skip

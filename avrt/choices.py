@@ -68,11 +68,8 @@ def read_choices(text: str, choices: Sequence[str]) -> str | None:
 
 def _in_parts(text: str, read: Callable[[str], str | None]) -> str | None:
     """Read what stands in answer tags, or in boxes, which all have to say the same; else the whole text."""
-    if tagged := words.TAG.findall(text):
-        return _agreed(map(read, tagged))
-    if boxed := words.BOXED.findall(words.WRAPPED.sub(r"\1", _plain(text))):
-        return _agreed(map(read, boxed))
-    return read(text)
+    parts = words.TAG.findall(text) or words.BOXED.findall(words.WRAPPED.sub(r"\1", _plain(text)))
+    return _agreed(map(read, parts)) if parts else read(text)
 
 
 def visible(text: str) -> str:

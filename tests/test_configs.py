@@ -115,12 +115,15 @@ def leaves(record: dict, prefix: str = "") -> dict:
 def test_an_ablation_names_its_table_and_changes_what_it_ablates_alone(path):
     changed = leaves(yaml.safe_load(path.read_text()))
     ablated = {
-        "audio_traces": {"filter", "merger.reads", "merger.template"},
-        "visual_traces": {"filter", "merger.reads", "merger.template"},
-        "gemma_merger": {"merger.backend.init_args.model"},
+        "audio_traces": {"name", "merger.reads", "merger.template"},
+        "visual_traces": {"name", "merger.reads", "merger.template"},
+        "gemma_merger": {"name", "merger.backend.init_args.model"},
+        "unfiltered_traces": {"name", "filter", "as_many_as", "draw_seed"},
+        "open_text": {"name", "merger.reads_thinking"},
         "no_length": {"model.init_args.rewards.length"},
         "rl_only": {"model.init_args.student.source"},
         "size_7b": {"model.init_args.student.source"},
     }
     assert set(changed) == ablated[path.stem]
-    assert path.read_text().startswith("# Table ")
+    assert path.read_text().startswith(("# Table ", "# The project page's ", "# What "))
+    assert changed.get("name", path.stem) == path.stem  # the folder of its traces is called as it is

@@ -53,8 +53,8 @@ def read_choice(text: str, choices: Sequence[str]) -> str | None:
 def read_choices(text: str, choices: Sequence[str]) -> str | None:
     """The letters of all options that a text chooses, in order, as in ``A,C``, where several may be right.
 
-    What stands in answer tags or a box counts, or else what follows the last thing that the text calls its answer, or
-    else the whole text: all letters that it affirms, or all options' texts.
+    What stands in answer tags or a box counts, or else what follows the last thing that the text calls its answer or
+    choice, or else the whole text: all letters that it affirms, or all options' texts.
 
     Args:
         text: What was written, without thinking.
@@ -68,11 +68,8 @@ def read_choices(text: str, choices: Sequence[str]) -> str | None:
 
 def _in_parts(text: str, read: Callable[[str], str | None]) -> str | None:
     """Read what stands in answer tags, or in boxes, which all have to say the same; else the whole text."""
-    if tagged := words.TAG.findall(text):
-        return _agreed(map(read, tagged))
-    if boxed := words.BOXED.findall(words.WRAPPED.sub(r"\1", _plain(text))):
-        return _agreed(map(read, boxed))
-    return read(text)
+    parts = words.TAG.findall(text) or words.BOXED.findall(words.WRAPPED.sub(r"\1", _plain(text)))
+    return _agreed(map(read, parts)) if parts else read(text)
 
 
 def visible(text: str) -> str:
@@ -119,11 +116,13 @@ def _read(text: str, choices: Sequence[str]) -> str | None:
 def _read_several(text: str, choices: Sequence[str]) -> str | None:
     """The choices of a text without tags, where several may be right."""
     bare, options = _bare(text), [_bare(choice).lower().rstrip(" .") for choice in choices]
-    if labels := list(words.LABEL.finditer(bare)):
-        bare = bare[labels[-1].end() :]
-    core = bare.strip(" \n.,:;!()[]")
-    core = core.upper() if re.fullmatch(r"[a-z](?:\s*[,/&]\s*[a-z])*", core) else core
-    return read_letters(core, LETTERS[: len(choices)]) or _Reader(bare, options).affirmed()
+    labels, chosen = ([m.end() for m in pattern.finditer(bare)] for pattern in (words.LABEL, words.CHOSEN))
+    for start in labels[-1:] or [*chosen[-1:], 0]:
+        core = bare[start:].strip(" \n.,:;!()[]")
+        core = re.sub(r"\A[a-z](?:\s*[,/&]\s*[a-z])*\Z", lambda found: found[0].upper(), core)
+        if read := read_letters(core, LETTERS[: len(choices)]) or _Reader(bare[start:], options).affirmed():
+            return read
+    return None
 
 
 class _Reader:

@@ -25,6 +25,7 @@ from avrt.data.conversion import SourceItem
 from avrt.data.media import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import AvrtError, BadSampleError
+from avrt.shown import short
 from data_recipes.annotations import Row, items, media_file, plain_name, read_rows
 from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import Recipe
@@ -58,8 +59,8 @@ class AVHBench(Recipe):
             task = row["task"]
             if task == CAPTIONING:
                 raise BadSampleError("a captioning row: its label is a sentence, not a choice", where=name)
-            if task not in TASKS:
-                raise BadSampleError(f"field 'task' is {task!r}, needs one of {', '.join(TASKS)}", where=name)
+            if not isinstance(task, str) or task not in TASKS:
+                raise BadSampleError(f"field 'task' is {short(task)}, needs one of {', '.join(TASKS)}", where=name)
             video_id = plain_name(row["video_id"], name, "video_id")
             labels = read_labels(
                 ["Yes", "No"], row.get("label"), where=name, fields=("choices", "label"), kind=Answers.TEXT

@@ -54,12 +54,17 @@ class Folder(Recipe):
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""
         rows = [self._row(row) for row in read_rows(*self.annotations(root))]
-        pairs = [(row.get("choices"), row.get("answer")) for row in rows if isinstance(row, dict)]
+        pairs = [
+            (row.get("choices"), entry)
+            for row in rows
+            if isinstance(row, dict)
+            for entry in _entries(row.get("answer"))
+        ]
         unsure = self.count_from is None and counts_from_one(pairs)
 
         def convert(name: str, row: Row) -> SourceItem:
             answer = row.get("answer")
-            if unsure and index_in(row["choices"], answer) is not None:
+            if unsure and any(index_in(row["choices"], entry) is not None for entry in _entries(answer)):
                 raise BadSampleError(
                     f"field 'answer' is {short(answer)}; indexes of this file look as if they counted from 1",
                     where=name,
@@ -114,6 +119,11 @@ class Folder(Recipe):
         ):
             row = {**row, "answer": int(answer) if self.answers != "text" else answer}
         return row
+
+
+def _entries(answer: Any) -> list[Any]:
+    """What is given as right: the entries of a list, or the one thing."""
+    return answer if isinstance(answer, list) else [answer]
 
 
 recipe = Folder

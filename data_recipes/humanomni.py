@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Sample
 from avrt.errors import BadSampleError
 from avrt.shown import short
 from data_recipes.annotations import Row, first_file, plain_metadata
-from data_recipes.labels import Answers, read_labels
+from data_recipes.labels import Answers, Labels, read_labels
 
 ONE, SEVERAL, JUDGE = "multiple choice", "emer_ov_mc", "judge"
 KINDS = (ONE, SEVERAL, JUDGE)
@@ -33,16 +32,7 @@ def converter(root: Path, kinds: tuple[str, ...]) -> Callable[[str, Row], Source
             raise BadSampleError(f"a row of problem_type {short(kind)}, {why}", where=name)
         if row.get("data_type", "video") != "video":
             raise BadSampleError(f"field 'data_type' is {short(row['data_type'])}, needs video", where=name)
-        answer, field = _answer(row)
-        options = ["Yes", "No"] if kind == JUDGE else row["options"]
-        labels = read_labels(
-            options,
-            answer,
-            where=name,
-            fields=("options", field),
-            kind=Answers.TEXT if kind == JUDGE else Answers.LETTER,
-            several=kind == SEVERAL,
-        )
+        labels = _labels(name, row, kind)
         file = "video" if row.get("video") else "path"
         path = row[file]
         places = [path, f"videos/{path}"] if isinstance(path, str) else [path]
@@ -63,7 +53,22 @@ def converter(root: Path, kinds: tuple[str, ...]) -> Callable[[str, Row], Source
     return convert
 
 
-def _answer(row: Row) -> tuple[Any, str]:
-    """What a row says is right: its `answer`, or else its `solution`, `<answer>B</answer>`."""
-    field = "answer" if row.get("answer") is not None else "solution"
-    return row.get(field), field
+def _labels(name: str, row: Row, kind: str) -> Labels:
+    """Choices and answer by a row's `answer` and its `solution`, `<answer>B</answer>`, which have to say the same."""
+    options = ["Yes", "No"] if kind == JUDGE else row["options"]
+    given = [field for field in ("answer", "solution") if row.get(field) is not None] or ["answer"]
+    read = [
+        read_labels(
+            options,
+            row.get(field),
+            where=name,
+            fields=("options", field),
+            kind=Answers.TEXT if kind == JUDGE else Answers.LETTER,
+            several=kind == SEVERAL,
+        )
+        for field in given
+    ]
+    if any(labels.answer != read[0].answer for labels in read):
+        both = f"field 'answer' is {short(row['answer'])} and 'solution' {short(row['solution'])}"
+        raise BadSampleError(f"{both}, which are not the same", where=name)
+    return read[0]

@@ -34,10 +34,10 @@ class IntentBench(Recipe):
     """The IntentBench benchmark (2,689 questions over 633 videos when complete).
 
     One letter (`multiple choice`), several (`emer_ov_mc`: as many as are right), or yes and no (`judge`). Its authors
-    sample two frames a second and take the whole sound.
+    sample two frames a second and take the whole sound; more than 128 frames would not leave room for that.
     """
 
-    clip: ClassVar[ClipSpec] = ClipSpec(fps=2.0, audio_seconds=None)
+    clip: ClassVar[ClipSpec] = ClipSpec(fps=2.0, max_frames=128, audio_seconds=None)
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
         """See `Recipe.annotations`."""

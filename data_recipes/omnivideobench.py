@@ -43,14 +43,14 @@ _SIGHT, _SOUND = re.compile(r"visi|visual|video|image", re.IGNORECASE), re.compi
 class OmniVideoBench(Recipe):
     """The OmniVideoBench benchmark (1,000 questions over 628 videos when complete).
 
-    Which sense a question needs (`relation`) is what its evidence says. Two frames a second and at most 256 are what
-    its authors give Qwen2.5-Omni; the sound is whole.
+    Which sense a question needs (`relation`) is what its evidence says. Its authors give Qwen2.5-Omni two frames a
+    second, at most 256; at our frames' size 128 of them and ten minutes of sound fill its context.
 
     Attributes:
         annotation: The annotation file, below the root.
     """
 
-    clip: ClassVar[ClipSpec] = ClipSpec(fps=2.0, max_frames=256, audio_seconds=None)
+    clip: ClassVar[ClipSpec] = ClipSpec(fps=2.0, max_frames=128, audio_seconds=None)
 
     annotation: str = "data.json"
 
@@ -91,6 +91,15 @@ class OmniVideoBench(Recipe):
             )
             notes = [f"{unsaid} of its reasoning steps name no sense"] if unsaid else []
             notes += [] if timed else [f"field 'duration' is {short(row.get('duration'))}, not MM:SS: left out"]
+            said = row.get("answer")
+            if (
+                isinstance(said, str)
+                and labels.answer is not None
+                and not _alike(said, sample.choices[sample.right[0]])
+            ):
+                notes.append(
+                    f"field 'answer' is {short(said, 40)}, its option {short(row['correct_option'])} another text"
+                )
             file = media_file(root, f"videos/{video}.mp4", name, "video")
             return SourceItem(sample, {Modality.VIDEO: file}, (*labels.notes, *notes))
 
@@ -133,6 +142,11 @@ def _relation(evidence: tuple[Evidence, ...]) -> Relation | None:
     if not senses or None in senses:
         return Relation.BOTH if {Relation.VIEW, Relation.SOUND} <= senses or Relation.BOTH in senses else None
     return senses.pop() if len(senses) == 1 else Relation.BOTH
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two texts say the same but for capitals, spaces and marks."""
+    return re.sub(r"\W+", "", one).casefold() == re.sub(r"\W+", "", other).casefold()
 
 
 def _seconds(duration: Any) -> tuple[int | None, bool]:

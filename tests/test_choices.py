@@ -260,6 +260,8 @@ MOODS = ("Questioning", "Helpless", "Curiosity", "Sentimentality", "Angry", "Fri
         ("A, B, and E", "A,B,E"),
         ("The right ones are Helpless and Angry.", "B,E"), ("Helpless, Angry", "B,E"), ("Angry", "E"),
         ("The man is helpless and angry, but not friendly.", "B,E"), ("I think B and E, not C", "B,E"),
+        ("Both A and C are possible, but I choose C and E.", "C,E"), ("B, E. So these are the moods.", "B,E"),
+        ("Answer: none of them", None), ("A is shown. Therefore B and E.", "B,E"),
         ("both B and E apply; C is wrong", "B,E"), ("A man is seen. Answer: B, E because C does not fit", "B,E"),
         ("<answer>B, E</answer><answer>E,B</answer>", "B,E"), ("Options B, E and F are correct.", "B,E,F"),
         ("<answer>B</answer><answer>E</answer>", None), ("B, G", None), ("Neither", None), ("", None),

@@ -60,7 +60,10 @@ def test_nano_overlays_change_values_not_the_pipeline(stage):
     assert "callbacks" not in overlay["trainer"]
 
 
-BENCHMARKS = {"omnibench": 1142, "dailyomni": 1197, "mmar": 1000, "avqa": 17208, "avqa_r1": 1911}
+BENCHMARKS = {
+    "omnibench": 1142, "dailyomni": 1197, "mmar": 1000, "avqa": 17208, "avqa_r1": 1911, "mmau": 1000, "videomme": 2700,
+    "worldsense": 3172, "avhbench": 5302, "omnivideobench": 1000, "intentbench": 2689,
+}  # fmt: skip
 
 
 def read(monkeypatch, *names: str):

@@ -147,6 +147,10 @@ def _print_sample(sample: Sample, clip: Clip, name: str, written: list[Path]) ->
     console.print(f"{inert(sample.id)}  ({name})\n{_lines(sample.question)}")
     for index, (letter, choice) in enumerate(zip(sample.letters, sample.choices, strict=True)):
         console.print(f"  {letter}. {inert(choice)}{'  <- right' if index in sample.right else ''}")
+    for step in sample.evidence:
+        console.print(
+            f"  evidence ({step.sense or 'sense not told'}): {_lines(step.evidence)} -> {_lines(step.inference)}"
+        )
     facts: dict[str, Any] = {"question type": sample.question_type, **sample.metadata, **clip.info}
     if clip.timestamps:
         facts["frames at"] = ", ".join(f"{time:.2f} s" for time in clip.timestamps)

@@ -1,4 +1,4 @@
-"""`avrt traces run|stats|show|export`: reasoning traces from teachers, and what became of each sample."""
+"""`avrt traces run|stats|show|export|merge_adapter`: reasoning traces from teachers, and what became of each sample."""
 
 from __future__ import annotations
 
@@ -32,22 +32,26 @@ from avrt.traces.terminal import inert
 
 CONFIG = "traces.yaml"
 LINE_SECONDS = 30.0
+WIDTH = 140  # of tables in a file
 
 
 def main(arguments: list[str]) -> None:
-    """Run one of the four commands.
+    """Run one of the five commands.
 
     Args:
         arguments: What follows `avrt traces`.
     """
-    commands: dict[str, Callable[[list[str]], None]] = {"run": run, "stats": stats, "show": show, "export": export}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "run": run, "stats": stats, "show": show, "export": export, "merge_adapter": merge,
+    }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
             "usage: avrt traces COMMAND [options]\n\n"
             "  run     make traces: --config traces.yaml --data SHARDS --out DIR\n"
             "  stats   statistics of a trace folder, printed and as JSON and HTML: avrt traces stats DIR\n"
             "  show    everything about one sample: avrt traces show DIR --id ID\n"
-            "  export  write the traces of a folder once more: avrt traces export DIR --format parquet"
+            "  export  write the traces of a folder once more: avrt traces export DIR --format parquet\n"
+            "  merge_adapter  make a teacher of a model and its adapter: avrt traces merge_adapter MODEL --out DIR"
         )
         return
     if arguments[0] not in commands:
@@ -149,12 +153,15 @@ def stats(arguments: list[str]) -> None:
 
     parser = OneLineErrors(prog="avrt traces stats", description="Statistics of a trace folder.")
     parser.add_argument("folder", type=str, help="the trace folder")
-    parser.add_argument("--tokenizer", type=str | None, default=None, help="measure lengths in its tokens")
+    measure = "measure lengths in the tokens of this model, such as the student: a folder or an id; words otherwise"
+    parser.add_argument("--tokenizer", type=str | None, default=None, help=measure)
     options = parser.parse_args(arguments)
     folder = Path(options.folder)
     data = Path(run_record(folder)["data"])
     found = collect(folder, data if data.is_dir() else None, options.tokenizer)
-    show_tables(found, Console())
+    show_tables(found, Console() if sys.stdout.isatty() else Console(width=WIDTH))
+    if options.tokenizer is None and found["splits"]:
+        print("lengths are in words; AVRT's are in tokens of the student's tokenizer: --tokenizer MODEL measures so")
     if not data.is_dir():
         sys.stderr.write(f"avrt: warning: {data}: the shards are not there, so nothing is told of their clips\n")
     write_whole(folder / "stats.json", to_json(found, indent=1).encode())
@@ -212,6 +219,22 @@ def export(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
     print(f"written: {write_parquet(Path(options.folder))}")
+
+
+def merge(arguments: list[str]) -> None:
+    """`avrt traces merge_adapter`: a model with an adapter of its release merged in, ready to be served."""
+    from avrt.traces.adapters import merge_adapter
+
+    parser = OneLineErrors(prog="avrt traces merge_adapter", description="A model with its adapter merged in.")
+    parser.add_argument("model", type=str, help="folder of the model, downloaded whole")
+    parser.add_argument("--out", type=str, required=True, help="new folder for the merged model")
+    parser.add_argument(
+        "--adapter", type=str, default="think", help="the adapter's folder, below the model's or by path"
+    )
+    options = parser.parse_args(arguments)
+    merged = merge_adapter(Path(options.model), Path(options.out), options.adapter)
+    told = f"{merged.changed} weights changed, {merged.replaced} replaced, {merged.kept} as they were"
+    print(f"{told}: {options.out}")
 
 
 def _summarize(tally: Tally, seconds: float) -> None:

@@ -18,6 +18,7 @@ from avrt.evaluation.protocol import fingerprint
 from avrt.evaluation.records import Prediction
 from avrt.evaluation.scorers import STRICT, Verdict, score
 from avrt.evaluation.statistics import Estimate, bootstrap, majority, pass_at_k
+from avrt.evaluation.yes_no import yes_no_figures
 from avrt.text import clean_all, to_json
 
 RESULT = "result.json"
@@ -38,7 +39,8 @@ class Result:
         fingerprint: Hash of the protocol.
         official: Name of the benchmark's own scorer, or None.
         counts: Questions, those expected, failed (could not be asked), cut off, and left out of the shards.
-        scores: For each scorer accuracy, interval, right answers, unparsable answers and their share.
+        scores: For each scorer accuracy, interval, right answers, unparsable answers and their share; of yes/no
+            questions also `yes_no`, see `avrt.evaluation.yes_no`.
         groups: Accuracy under the headline's rule: field -> value -> estimate.
         headline: Name of the rule whose figure goes into tables.
         asked_by: Whose way of asking it was, such as `avrt` or `nemo_rl`.
@@ -118,8 +120,8 @@ def verdicts(predictions: Sequence[Prediction], scorer: str) -> list[list[Verdic
 
 
 def correctness(predictions: Sequence[Prediction], scorer: str) -> list[float]:
-    """For each question the share of its answers that are right; 0 where it could not be asked."""
-    return [sum(v.correct for v in judged) / len(judged) if judged else 0.0 for judged in verdicts(predictions, scorer)]
+    """For each question what its answers are worth on average, from 0 to 1; 0 where it could not be asked."""
+    return [sum(v.credit for v in judged) / len(judged) if judged else 0.0 for judged in verdicts(predictions, scorer)]
 
 
 def figures(
@@ -162,6 +164,7 @@ def _scored(predictions: Sequence[Prediction], scorer: str) -> dict[str, Any]:
         "right": sum(v.correct for each in judged for v in each),
         "unparsable": unparsable,
         "unparsable_share": unparsable / max(1, answers),
+        **({"yes_no": found} if (found := yes_no_figures(predictions, judged)) else {}),
     }
 
 
@@ -174,18 +177,19 @@ def _estimate(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def group_value(prediction: Prediction, name: str) -> str | None:
-    """The group that a question belongs to; see `BenchmarkOptions.group_by`."""
+def group_values(prediction: Prediction, name: str) -> list[str]:
+    """The groups that a question belongs to; see `BenchmarkOptions.group_by`. One of a list belongs to each entry's."""
     if name == "choices":
-        return str(len(prediction.choices))
+        return [str(len(prediction.choices))]
     value = getattr(prediction, name) if name in ("question_type", "relation") else prediction.metadata.get(name)
-    return None if value is None else str(value)
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return list(dict.fromkeys(str(one) for one in values if one is not None))
 
 
 def _grouped(predictions: Sequence[Prediction], shares: Sequence[float], name: str) -> dict[str, dict[str, Any]]:
     parts: dict[str, list[float]] = defaultdict(list)
     for prediction, share in zip(predictions, shares, strict=True):
-        if (value := group_value(prediction, name)) is not None:
+        for value in group_values(prediction, name):
             parts[value].append(share)
     return {value: _estimate(bootstrap(parts[value])) for value in sorted(parts)}
 

@@ -53,6 +53,11 @@ def shortened(text: str, words: int | None) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def is_mark(text: str) -> bool:
+    """Whether a text is a mark where thinking begins or ends, and nothing else."""
+    return _MARK.fullmatch(text.strip()) is not None
+
+
 def split_thinking(text: str, reasoning: str | None = None) -> tuple[str, str]:
     """A reply's thinking and the rest, whichever way the server marks thinking.
 

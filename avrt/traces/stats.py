@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import statistics
 from collections import Counter, defaultdict
@@ -62,7 +63,12 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
         "examples": [{name: record[name] for name in SHOWN} for record in traces[:EXAMPLES]],
     }
     if data is not None:
-        result["clips"] = _clips(data, [o["position"] for o in outcomes if o["status"] == "kept"])
+        shards = ShardSet(data)
+        result["clips"] = _clips(shards, [o["position"] for o in outcomes if o["status"] == "kept"])
+        places = {o["sample"]: o["position"] for o in outcomes}
+        for name, split in result["splits"].items():
+            ids = [record["id"] for record in traces if record["split"] == name]
+            split["clips"] = _clips(shards, [places[i] for i in ids if i in places])
     return result
 
 
@@ -135,7 +141,7 @@ def _calls(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _splits(traces: list[dict[str, Any]], unit: str, count: Count) -> dict[str, Any]:
-    """Table 2: what is in each split of the exported traces."""
+    """AVRT Tables 2 and 9: what is in each split of the exported traces."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in traces:
         groups[record["split"]].append(record)
@@ -160,9 +166,8 @@ def _split(records: list[dict[str, Any]], unit: str, count: Count) -> dict[str, 
     }
 
 
-def _clips(data: Path, positions: list[int]) -> dict[str, Any]:
-    """Durations in seconds and source resolutions of the kept samples' clips."""
-    shards = ShardSet(data)
+def _clips(shards: ShardSet, positions: list[int]) -> dict[str, Any]:
+    """Durations in seconds and source resolutions of samples' clips."""
     durations: list[float] = []
     sizes: Counter[str] = Counter()
     for position in positions:
@@ -179,10 +184,12 @@ def _counter(tokenizer: str | None) -> tuple[str, Count]:
         return "words", lambda text: len(text.split())
     from transformers import AutoTokenizer
 
+    packaged = Path(str(importlib.resources.files("avrt_configs").joinpath(tokenizer)))
     try:
-        loaded = AutoTokenizer.from_pretrained(tokenizer)
-    except (OSError, ValueError) as error:
-        raise AvrtError(f"cannot be loaded: {str(error).splitlines()[0]}", where=tokenizer) from None
+        loaded = AutoTokenizer.from_pretrained(str(packaged) if packaged.is_dir() else tokenizer)
+    except Exception as error:  # transformers raises anything for a folder that holds something else
+        why = (str(error) or type(error).__name__).split("\n")[0]
+        raise AvrtError(f"has no tokenizer that can be loaded: {why}", where=tokenizer) from None
     return "tokens", lambda text: len(loaded.encode(text, add_special_tokens=False))
 
 

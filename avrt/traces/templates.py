@@ -18,6 +18,8 @@ _PART = re.compile(r"^\[(system|user)\]\s*$", re.MULTILINE)
 QUESTION = frozenset({"question", "formatted_choices"})
 TEACHER = QUESTION | TEACHER_WORDS
 NOTHING = "(nothing)"
+_ASKED = "{question}\n{formatted_choices}"
+SEVERAL = "(More than one of these may be right: name all that are, and no others.)"
 # The teacher `visual` goes by the paper's placeholder too.
 ALIASES = {"visual_reasoning": "vision_reasoning"}
 
@@ -69,6 +71,8 @@ def load_template(name: str, allowed: Collection[str], required: Collection[str]
     parts = dict(zip(pieces[1::2], (piece.strip() for piece in pieces[2::2]), strict=True))
     if not parts.get("user"):
         raise AvrtError("has no text under [user]", where=path)
+    # prompts that are printed so leave the line between the two to what they are filled with
+    parts = {name: text.replace("{question}{formatted_choices}", _ASKED) for name, text in parts.items()}
     template = Template(parts.get("system", ""), parts["user"])
     if foreign := sorted(template.placeholders - set(allowed)):
         raise AvrtError(
@@ -100,8 +104,9 @@ def merger_template(name: str, teachers: Collection[str]) -> Template:
 
 
 def question_values(sample: Sample) -> dict[str, str]:
-    """The question and its lettered choices."""
-    return {"question": sample.question, "formatted_choices": format_choices(sample)}
+    """The question and its lettered choices, with a word where several of them may be right."""
+    several = f"\n{SEVERAL}" if sample.several else ""
+    return {"question": sample.question, "formatted_choices": format_choices(sample) + several}
 
 
 def teacher_values(sample: Sample, shown: Subject, whole: Subject) -> dict[str, str]:

@@ -303,3 +303,16 @@ def test_several_letters_stay_refused_where_one_is_right(tmp_path):
     assert "several letters, needs one" in str(false)
     assert "field 'several' is 'maybe', needs true or false" in str(maybe)
     assert listed.sample.answer == (1,)
+
+
+def test_lists_of_indexes_that_count_from_one_are_not_trusted(tmp_path):
+    row = {"question": "?", "choices": D, "media": "v.mp4", "several": True}
+    (tmp_path / "q.json").write_text(
+        json.dumps([{**row, "answer": [1, 4]}, {**row, "answer": [2]}, {**row, "answer": "A"}])
+    )
+    first, second, letter = Folder("q.json").items(tmp_path)
+    assert "look as if they counted from 1" in str(first)
+    assert "look as if they counted from 1" in str(second)
+    assert letter.sample.answer == (0,)
+    first, second, letter = Folder("q.json", count_from=1).items(tmp_path)
+    assert [i.sample.answer for i in (first, second, letter)] == [(0, 3), (1,), (0,)]

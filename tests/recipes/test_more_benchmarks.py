@@ -291,6 +291,7 @@ def test_omnivideobench_keeps_evidence_by_sense(tmp_path, clip):
         omni("video_4", "soon", []),
         omni("video_5", None, [heard, seen, unsaid]),
         omni("video_6", "00:59", ["no step"]),
+        omni("video_8", "00:59", answer="3"),
         {"video": "video_7"},
         5,
     ]
@@ -298,22 +299,23 @@ def test_omnivideobench_keeps_evidence_by_sense(tmp_path, clip):
     good, bad = parts(OmniVideoBench().items(tmp_path))
     samples = {i.sample.id: i.sample for i in good}
     kept = [samples[name] for name in sorted(samples)]
-    assert [s.relation for s in kept] == ["both", "sound", None, "both", None, "both"]
+    assert [s.relation for s in kept] == ["both", "sound", None, "both", None, "both", None]
     assert [[step.sense for step in s.evidence] for s in kept[:3]] == [["sound", "view"], ["sound"], ["view", None]]
     assert kept[0].evidence[0].evidence == "At 0:35, they talk."
     assert kept[0].evidence[1].inference == "2."
-    assert [s.metadata["seconds"] for s in kept] == [208, 208, 1799, 3723, None, None]
+    assert [s.metadata["seconds"] for s in kept] == [208, 208, 1799, 3723, None, None, 59]
     assert [s.metadata["length"] for s in kept][:4] == ["<=5 min", "<=5 min", ">10 min", ">10 min"]
     assert (kept[0].choices, kept[0].answer_letter, kept[1].answer_letter) == (("0", "1", "2", "3"), "C", "A")
     notes = [note for item in good for note in item.notes]
     assert sum("1 of its reasoning steps name no sense" in note for note in notes) == 2
     assert sum("'soon', not MM:SS" in note for note in notes) == 1
+    assert sum("field 'answer' is '3', its option 'C' another text" in note for note in notes) == 1
     assert len(bad) == 3
     assert any("'video_7' has no list of questions" in why for why in bad)
     put(tmp_path, "videos/video_1.mp4", clip)
     first, _ = convert("omnivideobench", tmp_path).samples()
     assert first.evidence == kept[0].evidence  # from the shard
-    assert (OmniVideoBench.clip.fps, OmniVideoBench.clip.max_frames) == (2.0, 256)
+    assert (OmniVideoBench.clip.fps, OmniVideoBench.clip.max_frames) == (2.0, 128)
 
 
 def intent(**changes):
@@ -327,17 +329,19 @@ MOODS = ["A. Questioning", "B. Helpless", "C. Curiosity", "D. Sentimentality", "
 
 
 def test_intentbench_has_three_kinds_of_answers(tmp_path, clip):
-    emer = intent(problem_type="emer_ov_mc", options=MOODS, answer="B,E", qid=7, Type="emer")
+    emer = intent(problem_type="emer_ov_mc", options=MOODS, answer="B,E", solution=None, qid=7, Type="emer")
     rows = [
         intent(qid=1, Type="social"),
         emer,
         {**emer, "answer": "F", "solution": "<answer>F</answer>"},
         {**emer, "answer": None, "solution": "<answer>A, C, D</answer>"},
-        intent(problem_type="judge", options=[], answer="Yes", Type="deception"),
+        intent(problem_type="judge", options=[], answer="Yes", solution=None, Type="deception"),
         intent(problem_type="free-form", options=[], answer="He is"),
         intent(problem_type="numerical", options=[], answer="4"),
         {**emer, "answer": "B,G"},
         intent(data_type="image"),
+        {**emer, "answer": "E,B", "solution": "<answer>B, E</answer>"},
+        intent(answer="A"),
     ]
     for row in rows:
         row["video"] = row.pop("path")
@@ -347,20 +351,30 @@ def test_intentbench_has_three_kinds_of_answers(tmp_path, clip):
     samples = list(shards.samples())
     assert [(s.answer_letter, s.several, s.yes_no) for s in samples] == [
         ("B", False, False), ("B,E", True, False), ("F", True, False), ("A,C,D", True, False), ("A", False, True),
+        ("B,E", True, False),
     ]  # fmt: skip
-    assert [s.question_type for s in samples] == ["multiple choice", *["emer_ov_mc"] * 3, "judge"]
+    assert [s.question_type for s in samples] == ["multiple choice", *["emer_ov_mc"] * 3, "judge", "emer_ov_mc"]
     assert (samples[1].metadata["Type"], samples[1].metadata["qid"]) == ("emer", 7)
     skipped = " ".join(shards.manifest.skipped.values())
     for told in ("problem_type 'free-form', which has no choices", "problem_type 'numerical', which has no choices",
-                 "'B,G'", "'data_type' is 'image'"):  # fmt: skip
+                 "'B,G'", "'data_type' is 'image'",
+                 "'solution' '<answer>B</answer>', which are not the same"):  # fmt: skip
         assert told in skipped
-    assert len(shards.manifest.skipped) == 4
+    assert len(shards.manifest.skipped) == 5
 
 
 def test_intenttrain_reads_what_files_are_there(tmp_path):
-    put(tmp_path, "social_iq_v2_rewrite.json", [intent(), intent(answer="A"), intent(problem_type="free-form")])
+    put(
+        tmp_path,
+        "social_iq_v2_rewrite.json",
+        [intent(), intent(answer="A", solution=None), intent(problem_type="free-form")],
+    )
     assert len(parts(IntentTrain().items(tmp_path))[0]) == 2
-    put(tmp_path, "emer_rewrite.json", [intent(problem_type="emer_ov_mc", options=MOODS, answer="A,B,C,D,E,F")])
+    put(
+        tmp_path,
+        "emer_rewrite.json",
+        [intent(problem_type="emer_ov_mc", options=MOODS, answer="A,B,C,D,E,F", solution=None)],
+    )
     good, bad = parts(IntentTrain().items(tmp_path))
     assert sorted(i.sample.answer_letter for i in good) == ["A", "A,B,C,D,E,F", "B"]
     assert len(bad) == 1

@@ -20,7 +20,7 @@ from tests.recipes.test_benchmarks import sound
 from tests.recipes.test_own_data import music
 
 ROW = {"question": "What is it?", "choices": ["a dog", "a cat", "a car"], "answer": "B", "media": "s.wav"}
-OPTIONS = ("--frames", "2", "--audio-seconds", "0.5", "--min-pixels", "3136", "--max-pixels", "6272", "--workers", "1")
+OPTIONS = ("--frames", "2", "--audio-seconds", "1", "--min-pixels", "3136", "--max-pixels", "6272", "--workers", "1")
 
 
 @pytest.fixture

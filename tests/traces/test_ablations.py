@@ -5,11 +5,14 @@ import json
 import shutil
 import sqlite3
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from avrt.data.sample import Modality
 from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.traces.store import RESULTS, rows
 from tests.conftest import avrt
 from tests.traces.servers import serving, write_config, write_questions
@@ -256,3 +259,38 @@ def test_the_draw_by_hand(questions, tmp_path):
         (hashlib.blake2b(f"0\0q{i:05d}".encode(), digest_size=8).hexdigest(), f"q{i:05d}") for i in range(40)
     )
     assert ids(out / "unfiltered_traces") == {name for _, name in ranked[: len(ids(out))]}
+
+
+def test_one_model_at_a_time(questions, tmp_path):
+    """Teachers asked one after the other, as where one GPU holds one model, then the merger without their servers."""
+    out, any_merger = tmp_path / "out", ("--merger.template", "merger_any.txt", "--stages", "[teach]")
+    for sense, other in (("visual", "audio"), ("audio", "visual")):
+        (tmp_path / sense).mkdir()
+        with serving(tmp_path / sense, "--models", sense) as server:
+            config = write_config(tmp_path / "c.yaml", server.url)
+            common = ("traces", "run", "--config", config, "--data", questions, "--out", out)
+            avrt(*common, f"--{other}", "null", *any_merger)
+            assert Counter(r["model"] for r in server.records("request")) == {sense: 40}
+    with serving(tmp_path, "--models", "merger") as server:
+        config = write_config(tmp_path / "c.yaml", server.url)
+        avrt(*common, "--stages", "[merge,export]")
+        assert Counter(r["model"] for r in server.records("request")) == {"merger": len(ids(out))}
+    assert len(ids(out)) > 0
+
+
+def test_sound_alone(tmp_path):
+    """Questions about sound alone: no visual teacher, and nothing in any prompt speaks of pictures."""
+    source = ShardSet(write_questions(tmp_path / "shards", 8))
+    with ShardWriter(tmp_path / "data", source.manifest.spec) as writer:
+        for i in range(8):
+            raw = source.read(i)
+            info = json.loads(raw["clip.json"])
+            members = {"flac": raw["flac"], "clip.json": json.dumps({"audio": info.get("audio"), "n": i}).encode()}
+            writer.write(replace(source.sample(i), media=(Modality.AUDIO,)), members)
+    with serving(tmp_path) as server:
+        config = write_config(tmp_path / "c.yaml", server.url)
+        run = ("traces", "run", "--config", config, "--data", tmp_path / "data", "--out", tmp_path / "out")
+        avrt(*run, "--visual", "null", "--merger.template", "merger_any.txt")
+        prompts = [r["prompt"] + "".join(r["system"]) for r in server.records("request")]
+    assert 0 < len(ids(tmp_path / "out")) < 8
+    assert not [word for word in ("clip", "picture", "seen", "video") if any(word in p for p in prompts)]

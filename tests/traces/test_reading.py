@@ -155,3 +155,10 @@ def test_parts_are_taken_without_the_space_around_them():
 def test_thinking_without_an_end_is_thinking_over_all_its_lines():
     assert split_thinking("<think>first\nsecond") == ("first\nsecond", "")
     assert read_analysis("<think>first\nAnswer: (B)", CHOICES).letter is None
+
+
+def test_a_teacher_may_choose_several():
+    reply = "Audio Description: a meow and a bark.\nReasoning: both.\nAnswer: (A) a dog, (B) a cat"
+    assert read_analysis(reply, ("a dog", "a cat", "rain"), several=True).letter == "A,B"
+    assert read_analysis(reply, ("a dog", "a cat", "rain")).letter is None
+    assert read_analysis(reply, ("a dog", "a cat", "rain"), several=True, cut_off=True).letter is None

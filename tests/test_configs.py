@@ -101,14 +101,16 @@ LETTER = "Answer with the option's letter from the given choices directly."
          "authors", "mmar"),
         ("mmar", "mmar_lmms_eval", "Listen to the audio", "C. a star\nThe best answer is:", "lmms_eval",
          "lmms_eval_mmar"),
-        ("mmar", "mmau_lmms_eval", "Which thing is seen?\nA. a ball", f"C. a star\n{LETTER}", "lmms_eval",
+        ("mmau", "mmau_lmms_eval", "Which thing is seen?\nA. a ball", f"C. a star\n{LETTER}", "lmms_eval",
          "lmms_eval_mmau"),
-        ("avqa", "worldsense_lmms_eval", "Carefully watch", "option.\nWhich thing is seen?\nA. a ball\nB. a box\n"
+        ("worldsense", "worldsense_lmms_eval", "Carefully watch", "option.\nWhich thing is seen?\nA. a ball\nB. a box\n"
          "C. a star\n", "lmms_eval", "lmms_eval_worldsense"),
-        ("avqa", "videomme_lmms_eval", "Select the best answer", f"C. a star\n\n{LETTER}", "lmms_eval",
+        ("videomme", "videomme_lmms_eval", "Select the best answer", f"C. a star\n\n{LETTER}", "lmms_eval",
          "lmms_eval_videomme"),
         ("omnibench", "qwen", "Which thing is seen?\nA. a ball", "C. a star", "qwen", "omnibench"),
         ("avqa", "qwen", "Which thing is seen?\nA. a ball", "C. a star", "qwen", "lenient"),
+        ("avhbench", "yes_no", "Which thing is seen?\na ball\n", "Yes or No inside <answer> </answer>.", "yes_no",
+         "avhbench"),
     ],
 )  # fmt: skip
 def test_named_protocols_ask_and_score_as_they_say(benchmark, protocol, begins, ends, asked_by, rule, monkeypatch):
@@ -120,7 +122,7 @@ def test_named_protocols_ask_and_score_as_they_say(benchmark, protocol, begins, 
     assert (module.benchmark.name, module.benchmark.protocol, module.benchmark.rule) == (benchmark, asked_by, rule)
     assert rule in module.benchmark.scorers
     assert module.answers.temperature == 0
-    assert module.benchmark.needs["audio_seconds"] is None
+    assert protocol == "yes_no" or module.benchmark.needs["audio_seconds"] is None
     if protocol == "dailyomni_authors":
         assert "Choices: ['A. a ball', 'B. a box', 'C. a star']\n" in text
         assert (module.benchmark.needs["fps"], module.answers.max_new_tokens) == (2.0, 10)

@@ -12,6 +12,7 @@ from avrt.traces.backend import Backend
 from avrt.traces.checks import CheckOptions
 from avrt.traces.filters import AUDIO, VISUAL
 from avrt.traces.requests import Sampling, Sense
+from avrt.traces.shown import ShownOptions
 
 Strategy = Literal["both_correct", "any_correct", "audio_only", "visual_only", "majority", "none"]
 Stage = Literal["teach", "merge", "export"]
@@ -78,6 +79,7 @@ class TraceOptions:
         audio: The teacher that hears; None to do without.
         further_teachers: Teachers beside these two.
         merger: The merger.
+        shown: How much of a clip teachers are shown, whatever the shards hold.
         filter: Which samples are kept.
         checks: What merged traces have to satisfy.
         stages: What to do; each stage can be run alone and repeated, and takes the earlier ones' calls from the store.
@@ -95,6 +97,7 @@ class TraceOptions:
     visual: TeacherOptions | None = None
     audio: TeacherOptions | None = None
     further_teachers: list[FurtherTeacher] = field(default_factory=list)
+    shown: ShownOptions = field(default_factory=ShownOptions)
     filter: Strategy = "both_correct"
     checks: CheckOptions = field(default_factory=CheckOptions)
     stages: tuple[Stage, ...] = ("teach", "merge", "export")

@@ -79,12 +79,12 @@ class TraceOptions:
         audio: The teacher that hears; None to do without.
         further_teachers: Teachers beside these two.
         merger: The merger.
-        shown: How much of a clip teachers are shown, whatever the shards hold.
         filter: Which samples are kept.
         checks: What merged traces have to satisfy.
         stages: What to do; each stage can be run alone and repeated, and takes the earlier ones' calls from the store.
         val_share: Share of clips whose traces are set aside for validation.
         label_all: Also write shards of all samples with their difficulty, for curricula.
+        shown: How much of a clip teachers are shown, whatever the shards hold.
         limit: Take only the first questions.
         retry_failed: Make calls again that failed in an earlier run.
         workers: Processes that share the questions, where one cannot feed the servers: a call takes it over a
@@ -97,12 +97,12 @@ class TraceOptions:
     visual: TeacherOptions | None = None
     audio: TeacherOptions | None = None
     further_teachers: list[FurtherTeacher] = field(default_factory=list)
-    shown: ShownOptions = field(default_factory=ShownOptions)
     filter: Strategy = "both_correct"
     checks: CheckOptions = field(default_factory=CheckOptions)
     stages: tuple[Stage, ...] = ("teach", "merge", "export")
     val_share: float = 0.05
     label_all: bool = False
+    shown: ShownOptions = field(default_factory=ShownOptions)
     limit: int | None = None
     retry_failed: bool = True
     workers: int = 1

@@ -18,11 +18,18 @@ from avrt.response import parse_response
 
 STRICT, LENIENT = "strict", "lenient"
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
-_FIRST_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_WIDEST = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
+_CLOSED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
 _WORD = re.compile(r"\b\w+\b")
 _EDGES = (",", ".", "!", "?", ";", ":", "'")
 MIN_WORDS_FOR_CONTENT = 5
+_PHRASES = (
+    *(f"{the}{noun} is" for the in ("", "the ") for noun in (
+        "answer", "correct answer", "best answer", "correct option", "best option", "choice", "correct choice"
+    )),
+    *("i choose", "i select", "i pick", "my answer is", "my choice is"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +159,12 @@ def _multi_choice(text: str, sample: Sample, *, contents: bool) -> str | None:
             # candidate if none of them can be placed.
             place = "({})" if form == "({})" else " {} "
             return max(found, key=lambda letter: padded.rfind(place.format(letter)))
-    if contents and len(padded.split()) > MIN_WORDS_FOR_CONTENT:
+    return _by_content(padded, sample) if contents else None
+
+
+def _by_content(padded: str, sample: Sample) -> str | None:
+    """The option whose text stands in an answer of more than a few words, of several the last."""
+    if len(padded.split()) > MIN_WORDS_FOR_CONTENT:
         lowered = padded.lower()
         choices = dict(zip(sample.letters, (choice.lower() for choice in sample.choices), strict=True))
         if found := [letter for letter, choice in choices.items() if choice in lowered]:
@@ -226,7 +238,7 @@ def intentbench(response: str, sample: Sample) -> Verdict:
     and compared as they are, so that a space makes another letter of one; this is part of a point. Yes or no
     (`judge`): the right word is part of the answer.
     """
-    found = _FIRST_TAG.search(response)
+    found = _CLOSED.search(response)
     text = found[1].strip() if found and found[1].strip() else answer_text(response)
     if sample.several:
         return _f1(text, sample)
@@ -249,6 +261,70 @@ def _f1(text: str, sample: Sample) -> Verdict:
     return Verdict(",".join(letters) or None, f1 == 1.0, f1)
 
 
+def nemo_rl(response: str, sample: Sample) -> Verdict:
+    """NeMo-RL's `exact_alnum`: letters and digits between ``<answer>`` and ``</answer>``, whatever their case, no more.
+
+    From the first opening tag to the last closing one; an answer without both tags counts as unparsable. Of several
+    right choices all have to be there, in order.
+    """
+    found = _WIDEST.search(response)
+    told = "" if found is None else "".join(filter(str.isalnum, found[1])).upper()
+    letters = told and (sample.several or len(told) == 1) and all(letter in sample.letters for letter in told)
+    return _by_letter(",".join(told) if letters else None, sample)
+
+
+def lmms_eval_mmau(response: str, sample: Sample) -> Verdict:
+    """MMAU as lmms-eval scores it: ``(X)``, `` X `` or ``X.``, for the letters A to D alone; of several the last.
+
+    Where two options read the same, either letter is right, since it compares texts.
+    """
+    padded = _padded(response)
+    for form in ("({})", " {} ", "{}."):
+        if found := [letter for letter in sample.letters[:4] if form.format(letter) in padded]:
+            chosen = max(found, key=lambda letter: padded.rfind(f" {letter} "))
+            texts = [choice.strip().lower() for choice in sample.choices]
+            return Verdict(chosen, texts[sample.letters.index(chosen)] in [texts[i] for i in sample.right])
+    return Verdict(None, False)
+
+
+def lmms_eval_worldsense(response: str, sample: Sample) -> Verdict:
+    """WorldSense as lmms-eval scores it: any capital that is an option's letter, wherever it stands, else its text.
+
+    Of several capitals the last in brackets counts, and the first option's where none is in brackets. Where the
+    original falls back to A, the answer counts as unparsable.
+    """
+    padded = _padded(response)
+    if found := [letter for letter in sample.letters if letter in padded]:
+        return _by_letter(max(found, key=lambda letter: padded.rfind(f"({letter})")), sample)
+    return _by_letter(_by_content(padded, sample), sample)
+
+
+def lmms_eval_videomme(response: str, sample: Sample) -> Verdict:
+    """Video-MME as lmms-eval scores it: the letter A to D in the most telling place, and of equals the last.
+
+    The letter that begins the answer, the one that ends it, capitals behind "the answer is" and the like, then ``(X)``,
+    ``X.``, ``X:``, ``X)``, ``X `` and any capital. Its phrases in other languages than English are left out.
+    """
+    padded = _padded(response, '"')
+    bare, lowered, letters = padded.strip(), padded.lower(), sample.letters[:4]
+    starts = [x for x in letters if bare.startswith(x) and not bare[1:2].isalpha()]
+    ends = [x for x in letters if bare.endswith(x) and not bare[-2:-1].isalpha()]
+    if starts or ends:
+        return _by_letter((starts or ends)[0], sample)
+    behind = [lowered.find(phrase) + len(phrase) for phrase in _PHRASES if phrase in lowered]
+    told = [(place, x) for start in behind for x in letters if (place := padded.find(x, start)) >= 0]
+    for form in ("({})", "{}.", "{}:", "{})", "{} ", "{}"):
+        told = told or [(padded.rfind(form.format(x)), x) for x in letters if form.format(x) in padded]
+    return _by_letter(max(told)[1] if told else None, sample)
+
+
+def _padded(response: str, *further: str) -> str:
+    text = answer_text(response)
+    for mark in (*_EDGES, *further):
+        text = text.strip(mark)
+    return f" {text} "
+
+
 def _by_letter(letter: str | None, sample: Sample) -> Verdict:
     return Verdict(letter, letter is not None and letter == sample.answer_letter)
 
@@ -267,4 +343,8 @@ SCORERS: dict[str, Scorer] = {
     "intentbench": intentbench,
     "lmms_eval_omnibench": lmms_eval_omnibench,
     "lmms_eval_mmar": lmms_eval_mmar,
+    "lmms_eval_mmau": lmms_eval_mmau,
+    "lmms_eval_worldsense": lmms_eval_worldsense,
+    "lmms_eval_videomme": lmms_eval_videomme,
+    "nemo_rl": nemo_rl,
 }

@@ -165,6 +165,10 @@ REPLIES = [
     ("", None),
     ("***", None),
     ("Answer:", None),
+    ("It shows A because it booms", None),
+    ("Not (A) is right.", None),
+    ("Not B is correct", None),
+    ("(Z) or (C)", None),
 ]
 
 
@@ -243,6 +247,21 @@ def test_precision_and_recall_of_the_lenient_scorer(held_out, precision, recall)
     right = sum(read == meant for meant, read in pairs if read is not None)
     assert right / sum(read is not None for _, read in pairs) >= precision
     assert right / sum(meant is not None for meant, _ in pairs) >= recall
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("The answer is B.", None),
+        ("B is right.", None),
+        ("B", None),
+        ("Option B", "B"),
+        ("Choice B.", "B"),
+        ("(B)", "B"),
+    ],
+)
+def test_a_bare_letter_that_is_also_another_option_decides_nothing(reply, letter):
+    assert read_choice(reply, ("C", "D", "A", "B")) == letter
 
 
 MOODS = ("Questioning", "Helpless", "Curiosity", "Sentimentality", "Angry", "Friendly")

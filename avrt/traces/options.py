@@ -13,6 +13,7 @@ from avrt.traces.checks import CheckOptions
 from avrt.traces.filters import AUDIO, VISUAL
 from avrt.traces.folders import TraceFolder
 from avrt.traces.requests import Sampling, Sense
+from avrt.traces.shown import ShownOptions
 
 Strategy = Literal["both_correct", "any_correct", "audio_only", "visual_only", "majority", "none"]
 Stage = Literal["teach", "merge", "export"]
@@ -85,6 +86,7 @@ class TraceOptions:
         audio: The teacher that hears; None to do without.
         further_teachers: Teachers beside these two.
         merger: The merger.
+        shown: How much of a clip teachers are shown, whatever the shards hold.
         filter: Which samples are kept.
         only: Take only samples that each of these names: trace folders, of which the kept samples count, or files of
             ids. Folders are looked for below `out` first.
@@ -108,6 +110,7 @@ class TraceOptions:
     further_teachers: list[FurtherTeacher] = field(default_factory=list)
     name: str | None = None
     store: str | None = None
+    shown: ShownOptions = field(default_factory=ShownOptions)
     filter: Strategy = "both_correct"
     only: list[str] = field(default_factory=list)
     as_many_as: str | None = None

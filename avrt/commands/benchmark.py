@@ -242,7 +242,8 @@ def _run(cell: Cell) -> tuple[Cell, int]:
 
 def _headline(cell: Cell) -> str:
     result = Result.load(cell.folder / RESULT)
-    return f"{100 * result.score['accuracy']:.1f} % of {result.score['count']}, {result.headline} rule"
+    told = f"{100 * result.score['accuracy']:.1f} % of {result.score['count']}, {result.headline} rule"
+    return told + (f", a nano student on {result.benchmark}" if result.miniature else "")
 
 
 def _last_lines(cell: Cell) -> str:
@@ -252,16 +253,15 @@ def _last_lines(cell: Cell) -> str:
 def overview(options: GridOptions) -> Table:
     """Accuracy by each cell's own rule, by the strict and the official one, and the share of unparsable answers."""
     table = Table(title="accuracy %, with the 95 % interval of the cell's own rule; unread % is by that rule too")
-    words = ("student", "benchmark", "asked by", "mask", "rule")
-    for column in (*words[:4], "n", "rule", "right", "95 %", "strict", "official", "unread %", "failed"):
-        table.add_column(column, justify="left" if column in words else "right")
+    for column in ("run", "asked by", "n", "rule", "right", "95 %", "strict", "official", "unread %", "failed"):
+        table.add_column(column, justify="left" if column in ("run", "asked by", "rule") else "right")
     for cell in cells(options):
         result = Result.load(cell.folder / RESULT)
         own, strict = result.score, next(iter(result.scores.values()))
         official = result.scores[result.official] if result.official else None
         table.add_row(
-            result.student, result.benchmark, result.asked_by, result.mask, str(own["count"]), result.headline,
-            f"{100 * own['accuracy']:.1f}", f"{100 * own['low']:.0f}-{100 * own['high']:.0f}",
+            f"{result.own_name} / {result.benchmark} / {result.mask}", result.asked_by, str(own["count"]),
+            result.headline, f"{100 * own['accuracy']:.1f}", f"{100 * own['low']:.0f}-{100 * own['high']:.0f}",
             f"{100 * strict['accuracy']:.1f}", f"{100 * official['accuracy']:.1f}" if official else "-",
             f"{100 * own['unparsable_share']:.1f}", str(result.counts["failed"]),
         )  # fmt: skip

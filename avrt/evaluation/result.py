@@ -81,6 +81,11 @@ class Result:
             return True if self.environment.get("source") == "nano" else None
         return int(parameters) < MINIATURE
 
+    @property
+    def own_name(self) -> str:
+        """The student's label; a miniature says that it is one."""
+        return self.student + (" (nano student)" if self.miniature else "")
+
     def save(self, folder: Path) -> Path:
         """Write `result.json`, whole or not at all."""
         path = folder / RESULT

@@ -38,7 +38,7 @@ class Run:
     @property
     def student(self) -> str:
         """The student by its own name: a miniature says that it is one."""
-        return self.result.student + (" (nano student)" if self.result.miniature else "")
+        return self.result.own_name
 
     @property
     def subject(self) -> str:

@@ -19,7 +19,7 @@ from avrt.response import parse_response
 STRICT, LENIENT = "strict", "lenient"
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 _WIDEST = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
-_CLOSED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_FIRST_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
 _WORD = re.compile(r"\b\w+\b")
 _EDGES = (",", ".", "!", "?", ";", ":", "'")
@@ -238,7 +238,7 @@ def intentbench(response: str, sample: Sample) -> Verdict:
     and compared as they are, so that a space makes another letter of one; this is part of a point. Yes or no
     (`judge`): the right word is part of the answer.
     """
-    found = _CLOSED.search(response)
+    found = _FIRST_TAG.search(response)
     text = found[1].strip() if found and found[1].strip() else answer_text(response)
     if sample.several:
         return _f1(text, sample)

@@ -1,9 +1,12 @@
 """The report: figures beside the published ones, every format, and the page in a real browser."""
 
+import base64
 import csv
+import io
 import json
 import shutil
 
+import av
 import pytest
 
 from avrt.data.shards import ShardSet
@@ -13,6 +16,7 @@ from avrt.evaluation.protocol import flatten
 from avrt.evaluation.records import Journal, Prediction
 from avrt.evaluation.result import Result, figures
 from avrt.evaluation.runs import read_runs
+from avrt.evaluation.shown import side_by_side
 from avrt.evaluation.study import scorers
 from tests.conftest import avrt, make_sample
 from tests.traces.servers import serving
@@ -96,6 +100,26 @@ def test_a_stand_in_never_goes_by_the_name_of_what_it_stands_in_for(report):
         assert not [word for word in REAL if word in tex]
     for name in ("report.html", "report.md"):
         assert not [word for word in REAL if word in (report / "out" / name).read_text()]
+
+
+def streams(media):
+    with av.open(io.BytesIO(base64.b64decode(media))) as container:
+        return sorted(stream.type for stream in container.streams)
+
+
+def test_a_question_is_shown_with_what_each_mask_leaves_of_its_clip(report, world):
+    first = next(ShardSet(world / "test").samples())
+    [question] = side_by_side(read_runs(report / "runs"), [first.id])
+    assert question.question == first.question
+    sides = {side.mask: side for side in question.sides}
+    assert list(sides) == ["av", "a", "v", "text", "shuffled"]
+    assert (sides["a"].tag, streams(sides["a"].media)) == ("audio", ["audio"])
+    assert (sides["av"].tag, streams(sides["av"].media)) == ("video", ["audio", "video"])
+    # The sound of another clip is not shown.
+    assert streams(sides["v"].media) == streams(sides["shuffled"].media) == ["video"]
+    assert (sides["text"].media, sides["text"].why) == ("", "nothing is shown")
+    assert [answer.subject for answer in sides["av"].answers] == ["base", "sft_rl"]
+    assert sides["a"].answers[0].claimed == ()  # question 0 is answered without any reasoning
 
 
 ODD = "half \ud83d, line\u2028para\u2029next\x85nul\0 bom\ufeff a$b$ {x} \\frac | <b>"

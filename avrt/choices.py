@@ -1,4 +1,4 @@
-"""Reading the one option that free text chooses, as a patient person would: undecided text has none.
+"""Reading the option, or options, that free text chooses, as a patient person would: undecided text has none.
 
 The lenient scorer and the reading of teachers' replies share it. Rewards do not: see `avrt.response`.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import avrt.wordings as words
+from avrt.response import read_letters
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -46,13 +47,29 @@ def read_choice(text: str, choices: Sequence[str]) -> str | None:
         The letter, or None where several, none, or one that does not exist is chosen, or where letter and text
         contradict each other.
     """
-    if tagged := words.TAG.findall(text):
-        return _agreed(_read(part, choices) for part in tagged)
-    plain = _plain(text)
-    unwrapped = words.WRAPPED.sub(r"\1", plain)
-    if boxed := words.BOXED.findall(unwrapped):
-        return _agreed(_read(part, choices) for part in boxed)
-    return _read(text, choices)
+    return _in_parts(text, lambda part: _read(part, choices))
+
+
+def read_choices(text: str, choices: Sequence[str]) -> str | None:
+    """The letters of all options that a text chooses, in order, as in ``A,C``, where several may be right.
+
+    What stands in answer tags or a box counts, or else what follows the last thing that the text calls its answer or
+    choice, or else the whole text: all letters that it affirms, or all options' texts.
+
+    Args:
+        text: What was written, without thinking.
+        choices: The options.
+
+    Returns:
+        The letters, or None where none is chosen, or one that does not exist.
+    """
+    return _in_parts(text, lambda part: _read_several(part, choices))
+
+
+def _in_parts(text: str, read: Callable[[str], str | None]) -> str | None:
+    """Read what stands in answer tags, or in boxes, which all have to say the same; else the whole text."""
+    parts = words.TAG.findall(text) or words.BOXED.findall(words.WRAPPED.sub(r"\1", _plain(text)))
+    return _agreed(map(read, parts)) if parts else read(text)
 
 
 def visible(text: str) -> str:
@@ -94,6 +111,18 @@ def _read(text: str, choices: Sequence[str]) -> str | None:
             found = reader.alone()
         found = found or reader.ending() or reader.named()
     return None if found == _UNDECIDED else found
+
+
+def _read_several(text: str, choices: Sequence[str]) -> str | None:
+    """The choices of a text without tags, where several may be right."""
+    bare, options = _bare(text), [_bare(choice).lower().rstrip(" .") for choice in choices]
+    labels, chosen = ([m.end() for m in pattern.finditer(bare)] for pattern in (words.LABEL, words.CHOSEN))
+    for start in labels[-1:] or [*chosen[-1:], 0]:
+        core = bare[start:].strip(" \n.,:;!()[]")
+        core = re.sub(r"\A[a-z](?:\s*[,/&]\s*[a-z])*\Z", lambda found: found[0].upper(), core)
+        if read := read_letters(core, LETTERS[: len(choices)]) or _Reader(bare[start:], options).affirmed():
+            return read
+    return None
 
 
 class _Reader:
@@ -191,6 +220,12 @@ class _Reader:
         if words.QUESTION.search(self._text):
             return None
         return self._scope(0, len(self._text), introduced=False)
+
+    def affirmed(self) -> str | None:
+        """All options that the text affirms: by their letters if it gives any, else by their texts."""
+        found = [m.letter for m in self._letter_mentions(0, len(self._text), introduced=True) if not m.denied]
+        found = found or [m.letter for m in self._texts if not m.denied]
+        return None if None in found else ",".join(sorted(set(filter(None, found)))) or None
 
     def _known(self, letter: str) -> str:
         return letter if letter in self._letters else _UNDECIDED

@@ -14,6 +14,10 @@ INSTRUCTION = (
     "First think about the evidence inside <think> </think>, then give only the letter of your choice "
     "inside <answer> </answer>."
 )
+SEVERAL_INSTRUCTION = (
+    "First think about the evidence inside <think> </think>. More than one choice may be right: then give the letters "
+    "of all right choices, and no others, inside <answer> </answer>, such as A,C."
+)
 TEMPLATE = "{question}\n{choices}\n{instruction}"
 CHOICE = "({letter}) {choice}"
 
@@ -63,24 +67,26 @@ def student_messages(
     audio_in_video: bool = False,
     system_prompt: str = SYSTEM_PROMPT,
     instruction: str = INSTRUCTION,
+    several_instruction: str = SEVERAL_INSTRUCTION,
     template: str = TEMPLATE,
     choice: str = CHOICE,
 ) -> list[dict[str, Any]]:
     """The chat that asks the student one question.
 
     Args:
-        sample: The question. Its answer and trace are never part of the prompt.
+        sample: The question. Its answer, trace and evidence are never part of the prompt.
         media: What is shown: each entry becomes one placeholder, in this order, before the text.
         audio_in_video: The sound belongs inside the video's placeholder and has none of its own.
         system_prompt: The system message; empty for none.
         instruction: What follows the choices.
+        several_instruction: The same where several choices may be right.
         template: The user's text; see `fill_template`.
         choice: One lettered choice, from `{letter}` and `{choice}`.
 
     Returns:
         Messages as `apply_chat_template` of a processor takes them.
     """
-    text = fill_template(sample, template, choice, instruction)
+    text = fill_template(sample, template, choice, several_instruction if sample.several else instruction)
     return chat_messages(text, media, audio_in_video=audio_in_video, system_prompt=system_prompt)
 
 

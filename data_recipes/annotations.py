@@ -17,7 +17,17 @@ from avrt.text import clean_all
 from data_recipes.options import Repeated
 from data_recipes.tables import read_rows
 
-__all__ = ["Row", "items", "json_field", "media_file", "plain_metadata", "plain_name", "read_rows", "row_id"]
+__all__ = [
+    "Row",
+    "first_file",
+    "items",
+    "json_field",
+    "media_file",
+    "plain_metadata",
+    "plain_name",
+    "read_rows",
+    "row_id",
+]
 
 Row = Mapping[str, Any]
 _PLAIN_NAME = re.compile(r"[\w-]+")
@@ -173,6 +183,16 @@ def media_file(root: Path, relative: Any, name: str, field: str) -> Path:
             remedy="links out of --root are not followed: move or mount the media below it, or set --root higher up",
         )
     return path
+
+
+def first_file(root: Path, places: Sequence[Any], name: str, field: str) -> Path:
+    """The first of several places below the root where a media file is, or else the last of them.
+
+    Raises:
+        BadSampleError: As `media_file`.
+    """
+    paths = [media_file(root, place, name, field) for place in places]
+    return next((path for path in paths if path.is_file()), paths[-1])
 
 
 def plain_name(value: Any, name: str, field: str) -> str:

@@ -3,7 +3,8 @@
 A row has `question`, `choices` (2 to 26 texts, as a list, an object, either of them as JSON, or columns `A`, `B`, ...),
 `answer` (index, letter or text; may be missing where nothing is trained or scored), and media, as paths below the root:
 `video`, `image`, `audio`, or `media` for one file of the kind that its name tells. It may have `id`, `relation` (both,
-sound, view), `question_type` and `trace`. All else becomes metadata, as far as it is text or number.
+sound, view), `question_type`, `trace`, and `several`: true where several choices may be right, so that `answer` is a
+list, or a text of letters such as `A,C`. All else becomes metadata, as far as it is text or number.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from data_recipes.recipe import Recipe
 from data_recipes.tables import TABLES
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
-_OWN = {"id", "question", "choices", "answer", "relation", "question_type", "trace", "media", *Modality}
+_OWN = {"id", "question", "choices", "answer", "several", "relation", "question_type", "trace", "media", *Modality}
+_TRUTHS = {"true": True, "false": False, "": False}
 
 
 @dataclass
@@ -52,19 +54,27 @@ class Folder(Recipe):
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""
         rows = [self._row(row) for row in read_rows(*self.annotations(root))]
-        pairs = [(row.get("choices"), row.get("answer")) for row in rows if isinstance(row, dict)]
+        pairs = [
+            (row.get("choices"), entry)
+            for row in rows
+            if isinstance(row, dict)
+            for entry in _entries(row.get("answer"))
+        ]
         unsure = self.count_from is None and counts_from_one(pairs)
 
         def convert(name: str, row: Row) -> SourceItem:
             answer = row.get("answer")
-            if unsure and index_in(row["choices"], answer) is not None:
+            if unsure and any(index_in(row["choices"], entry) is not None for entry in _entries(answer)):
                 raise BadSampleError(
                     f"field 'answer' is {short(answer)}; indexes of this file look as if they counted from 1",
                     where=name,
                     remedy="say --count_from 1 or --count_from 0",
                 )
             kind, base = Answers(self.answers), self.count_from or 0
-            labels = read_labels(row["choices"], answer, where=name, kind=kind, base=base)
+            several = _TRUTHS.get(str(row.get("several") or "").strip().lower())
+            if several is None:
+                raise BadSampleError(f"field 'several' is {short(row['several'])}, needs true or false", where=name)
+            labels = read_labels(row["choices"], answer, where=name, kind=kind, base=base, several=several)
             files: dict[Modality, Path] = {
                 kind: media_file(root, row[kind], name, kind) for kind in Modality if row.get(kind) is not None
             }
@@ -80,6 +90,7 @@ class Folder(Recipe):
                 question=row["question"],
                 choices=labels.choices,
                 answer=labels.answer,
+                several=several,
                 relation=row.get("relation"),
                 question_type=row.get("question_type"),
                 # its letters are those of the file, and would teach wrong ones
@@ -108,6 +119,11 @@ class Folder(Recipe):
         ):
             row = {**row, "answer": int(answer) if self.answers != "text" else answer}
         return row
+
+
+def _entries(answer: Any) -> list[Any]:
+    """What is given as right: the entries of a list, or the one thing."""
+    return answer if isinstance(answer, list) else [answer]
 
 
 recipe = Folder

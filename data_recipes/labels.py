@@ -16,6 +16,7 @@ from typing import Any
 
 from avrt.data.sample import LETTERS
 from avrt.errors import BadSampleError
+from avrt.response import read_letters
 from avrt.shown import short
 from data_recipes.options import Options, read_options
 
@@ -35,13 +36,14 @@ class Labels:
 
     Attributes:
         choices: The options' texts without letters, none of them twice.
-        answer: Index of the right one; None where the data set gives no answer.
+        answer: Index of the right one, or where several may be right the indexes of all of them; None where the data
+            set gives no answer.
         notes: What was left out or put together.
         moved: Whether a choice goes by another letter than in the data set, so that texts that name letters are wrong.
     """
 
     choices: tuple[str, ...]
-    answer: int | None
+    answer: int | tuple[int, ...] | None
     notes: tuple[str, ...] = ()
     moved: bool = False
 
@@ -77,6 +79,7 @@ def read_labels(
     fields: tuple[str, str] = ("choices", "answer"),
     kind: Answers = Answers.AUTO,
     base: int = 0,
+    several: bool = False,
 ) -> Labels:
     """Turn what a data set calls its options and its answer into choices and an index.
 
@@ -89,20 +92,41 @@ def read_labels(
         kind: What its answers are, where that is known: it is tried first. Otherwise an answer that is one option's
             letter or index and another's text is refused.
         base: What the first option's index is.
+        several: Whether several options may be right: then the answer is a list of what is said above, or a text of
+            letters such as `A,C` or `A and C`.
 
     Raises:
         BadSampleError: If the options are no two different texts, or the answer is not exactly one of them.
     """
     found = read_options(options, where, fields[0])
     reader = _Reader(found, kind, base, where, fields[1])
-    right = None if answer is None else _position(reader, answer)
-    if right is not None and not found.texts[right]:
+    right = () if answer is None else _positions(reader, answer) if several else (_position(reader, answer),)
+    if not all(found.texts[place] for place in right):
         raise reader.refuse(answer, "which is a choice that is null or empty")
-    return _together(found, right, where, fields[0])
+    choices, indexes, notes, moved = _together(found, right, where, fields[0])
+    return Labels(choices, None if answer is None else indexes if several else indexes[0], notes, moved)
 
 
-def _together(options: Options, right: int | None, where: str, field: str) -> Labels:
-    """Leave out empty options, and all but one of those that say the same; the right one stays."""
+def _positions(reader: _Reader, answer: Any) -> tuple[int, ...]:
+    """Where all right options stand: those of a list, the letters of a text, or else the one option that it means."""
+    if isinstance(answer, str):
+        tagged = _TAGGED.fullmatch(answer)
+        text = unicodedata.normalize("NFKC", tagged[1] if tagged else answer).strip()
+        letters = read_letters(text, LETTERS[: len(reader.options.texts)])
+        answer = letters.split(",") if letters and _says(reader.options, text) is None else [answer]
+    entries = answer if isinstance(answer, (list, tuple)) else [answer]
+    if not entries:
+        raise reader.refuse(answer, "which is empty")
+    right = [_position(reader, entry) for entry in entries]
+    if len(set(right)) < len(right):
+        raise reader.refuse(answer, "which names a choice twice")
+    return tuple(right)
+
+
+def _together(
+    options: Options, right: tuple[int, ...], where: str, field: str
+) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...], bool]:
+    """Leave out empty options, and all but one of those that say the same; right ones stay. As `Labels` holds them."""
     notes: list[str] = []
     kept: dict[str, int] = {}
     for position, text in enumerate(options.texts):
@@ -116,7 +140,7 @@ def _together(options: Options, right: int | None, where: str, field: str) -> La
             f"choices {LETTERS[kept[same]]} and {LETTERS[position]} say the same ({short(text, 40)}): one left"
         )
         # of two that differ in their spelling the right one's stays, so that an answer by text finds it
-        if position == right and options.texts[kept[same]] != text:
+        if position in right and options.texts[kept[same]] != text:
             kept[same] = position
     empty = sum(not text for text in options.texts)
     if empty:
@@ -127,9 +151,9 @@ def _together(options: Options, right: int | None, where: str, field: str) -> La
             f"field '{field}' has {len(places)} different {'text' if len(places) == 1 else 'texts'}, needs 2 to 26",
             where=where,
         )
-    index = None if right is None else places.index(kept[same_text(options.texts[right])])
+    indexes = sorted({places.index(kept[same_text(options.texts[place])]) for place in right})
     choices = tuple(options.texts[place] for place in places)
-    return Labels(choices, index, tuple(notes), places != list(range(len(places))))
+    return choices, tuple(indexes), tuple(notes), places != list(range(len(places)))
 
 
 def same_text(text: str) -> str:

@@ -54,6 +54,15 @@ def read_rows(path: Path) -> list[Any]:
     return rows
 
 
+def read_object(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds, if it is one object; None if it is anything else, which `read_rows` tells about."""
+    try:
+        found = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=unrepeated)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _json_lines(data: bytes, path: Path) -> list[Any]:
     rows: list[Any] = []
     good = 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from avrt.choices import read_choice, visible
+from avrt.choices import read_choice, read_choices, visible
 from avrt.evaluation.scorers import score
 from avrt.traces.reading import read_analysis
 from tests.conftest import make_sample
@@ -165,6 +165,10 @@ REPLIES = [
     ("", None),
     ("***", None),
     ("Answer:", None),
+    ("It shows A because it booms", None),
+    ("Not (A) is right.", None),
+    ("Not B is correct", None),
+    ("(Z) or (C)", None),
 ]
 
 
@@ -243,3 +247,45 @@ def test_precision_and_recall_of_the_lenient_scorer(held_out, precision, recall)
     right = sum(read == meant for meant, read in pairs if read is not None)
     assert right / sum(read is not None for _, read in pairs) >= precision
     assert right / sum(meant is not None for meant, _ in pairs) >= recall
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("The answer is B.", None),
+        ("B is right.", None),
+        ("B", None),
+        ("Option B", "B"),
+        ("Choice B.", "B"),
+        ("(B)", "B"),
+    ],
+)
+def test_a_bare_letter_that_is_also_another_option_decides_nothing(reply, letter):
+    assert read_choice(reply, ("C", "D", "A", "B")) == letter
+
+
+MOODS = ("Questioning", "Helpless", "Curiosity", "Sentimentality", "Angry", "Friendly")
+
+
+@pytest.mark.parametrize(
+    ("reply", "letters"),
+    [
+        ("<answer>B,E</answer>", "B,E"), ("B, E", "B,E"), ("BE", "B,E"), ("B and E", "B,E"), ("E,B", "B,E"),
+        ("b, e", "B,E"),
+        ("(B) and (E)", "B,E"), ("[B, E]", "B,E"), ("B. Helpless, E. Angry", "B,E"),
+        ("- B. Helpless\n- E. Angry", "B,E"),
+        ("Answer: B, E", "B,E"), ("**Answer:** (B), (E)", "B,E"), ("Answer: B\nE", "B,E"), ("\\boxed{B, E}", "B,E"),
+        ("The answer is B and E.", "B,E"), ("The correct letters are: B & E", "B,E"), ("B", "B"),
+        ("A, B, and E", "A,B,E"),
+        ("The right ones are Helpless and Angry.", "B,E"), ("Helpless, Angry", "B,E"), ("Angry", "E"),
+        ("The man is helpless and angry, but not friendly.", "B,E"), ("I think B and E, not C", "B,E"),
+        ("Both A and C are possible, but I choose C and E.", "C,E"), ("B, E. So these are the moods.", "B,E"),
+        ("Answer: none of them", None), ("A is shown. Therefore B and E.", "B,E"),
+        ("both B and E apply; C is wrong", "B,E"), ("A man is seen. Answer: B, E because C does not fit", "B,E"),
+        ("<answer>B, E</answer><answer>E,B</answer>", "B,E"), ("Options B, E and F are correct.", "B,E,F"),
+        ("<answer>B</answer><answer>E</answer>", None), ("B, G", None), ("Neither", None), ("", None),
+        ("I do not know", None),
+    ],
+)  # fmt: skip
+def test_all_options_that_a_reply_chooses(reply, letters):
+    assert read_choices(reply, MOODS) == letters

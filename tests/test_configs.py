@@ -60,7 +60,10 @@ def test_nano_overlays_change_values_not_the_pipeline(stage):
     assert "callbacks" not in overlay["trainer"]
 
 
-BENCHMARKS = {"omnibench": 1142, "dailyomni": 1197, "mmar": 1000, "avqa": 17208, "avqa_r1": 1911}
+BENCHMARKS = {
+    "omnibench": 1142, "dailyomni": 1197, "mmar": 1000, "avqa": 17208, "avqa_r1": 1911, "mmau": 1000, "videomme": 2700,
+    "worldsense": 3172, "avhbench": 5302, "omnivideobench": 1000, "intentbench": 2689,
+}  # fmt: skip
 
 
 def read(monkeypatch, *names: str):
@@ -79,25 +82,73 @@ def test_benchmarks_are_declared_whole(name, monkeypatch):
     assert data.prompt.audio_in_video
 
 
+PROTOCOLS = CONFIGS / "protocols"
+LETTER = "Answer with the option's letter from the given choices directly."
+
+
 @pytest.mark.parametrize(
-    ("benchmark", "protocol", "begins", "ends"),
+    ("benchmark", "protocol", "begins", "ends", "asked_by", "rule"),
     [
-        ("dailyomni", "dailyomni_authors", "\nYour task is to", "or D. Don't generate any other text.\n"),
-        ("omnibench", "omnibench_authors", "Please answer the following", "A. a ball\nB. a box\nC. a star."),
-        ("omnibench", "omnibench_lmms_eval", "Question:\nWhich thing is seen?\n\nOptions:\nA. a ball", "directly."),
-        ("mmar", "mmar_lmms_eval", "Listen to the audio", "C. a star\nThe best answer is:"),
-        ("omnibench", "qwen", "Which thing is seen?\nA. a ball", "C. a star"),
+        ("dailyomni", "dailyomni_authors", "\nYour task is to", "or D. Don't generate any other text.\n", "authors",
+         "dailyomni"),
+        ("dailyomni", "dailyomni_nemo_rl", "Which thing is seen?\nA. a ball\nB. a box\nC. a star First reason briefly",
+         "Format example: <think>your reasoning</think><answer>A</answer>", "nemo_rl", "nemo_rl"),
+        ("omnibench", "omnibench_authors", "Please answer the following", "A. a ball\nB. a box\nC. a star.", "authors",
+         "omnibench"),
+        ("omnibench", "omnibench_lmms_eval", "Question:\nWhich thing is seen?\n\nOptions:\nA. a ball", "directly.",
+         "lmms_eval", "lmms_eval_omnibench"),
+        ("mmar", "mmar_authors", "Which thing is seen?\nSelect one option from", "choices:\na ball\na box\na star",
+         "authors", "mmar"),
+        ("mmar", "mmar_lmms_eval", "Listen to the audio", "C. a star\nThe best answer is:", "lmms_eval",
+         "lmms_eval_mmar"),
+        ("mmar", "mmau_lmms_eval", "Which thing is seen?\nA. a ball", f"C. a star\n{LETTER}", "lmms_eval",
+         "lmms_eval_mmau"),
+        ("avqa", "worldsense_lmms_eval", "Carefully watch", "option.\nWhich thing is seen?\nA. a ball\nB. a box\n"
+         "C. a star\n", "lmms_eval", "lmms_eval_worldsense"),
+        ("avqa", "videomme_lmms_eval", "Select the best answer", f"C. a star\n\n{LETTER}", "lmms_eval",
+         "lmms_eval_videomme"),
+        ("avhbench", "yes_no", "Which thing is seen?\na ball\na box", "answer Yes or No inside <answer> </answer>.",
+         "words", "avhbench"),
+        ("omnibench", "qwen", "Which thing is seen?\nA. a ball", "C. a star", "qwen", "omnibench"),
+        ("avqa", "qwen", "Which thing is seen?\nA. a ball", "C. a star", "qwen", "lenient"),
     ],
-)
-def test_named_protocols_ask_as_they_say(benchmark, protocol, begins, ends, monkeypatch):
+)  # fmt: skip
+def test_named_protocols_ask_and_score_as_they_say(benchmark, protocol, begins, ends, asked_by, rule, monkeypatch):
     module, data = read(monkeypatch, f"{benchmark}.yaml", f"protocols/{protocol}.yaml")
     prompt = data.prompt
     text = fill_template(make_sample(), prompt.template, prompt.choice, prompt.instruction)
     assert text.startswith(begins)
     assert text.endswith(ends)
-    assert module.answers.max_new_tokens in (10, 128, 1024)
+    assert (module.benchmark.name, module.benchmark.protocol, module.benchmark.rule) == (benchmark, asked_by, rule)
+    assert rule in module.benchmark.scorers
+    assert module.answers.temperature == 0
+    assert module.benchmark.needs["audio_seconds"] is None
     if protocol == "dailyomni_authors":
         assert "Choices: ['A. a ball', 'B. a box', 'C. a star']\n" in text
+        assert (module.benchmark.needs["fps"], module.answers.max_new_tokens) == (2.0, 10)
+    if protocol == "dailyomni_nemo_rl":
+        assert module.benchmark.needs == {"frames": 32, "audio_seconds": None}
+        assert not prompt.audio_in_video
+
+
+def test_every_card_of_others_is_tested():
+    [mark] = test_named_protocols_ask_and_score_as_they_say.pytestmark
+    cards = {path.stem for path in PROTOCOLS.glob("*.yaml")} - {"nemo_rl_intent_grpo"}
+    assert cards == {case[1] for case in mark.args[1]}
+
+
+def test_the_recipe_of_intent_train_is_as_published(monkeypatch):
+    module, data = read(monkeypatch, "grpo.yaml", "protocols/nemo_rl_intent_grpo.yaml")
+    assert module.student_options.source == "Qwen/Qwen2.5-Omni-7B"
+    assert (module.optimizer_options.lr, module.optimizer_options.warmup_steps) == (1e-6, 10)
+    config = load("grpo.yaml")
+    assert data.batch_size * config["trainer"]["devices"] == 32
+    assert module.group_size == 8
+    assert (module.objective.beta, module.objective.clip) == (0.01, 0.2)
+    rewards = load("protocols/nemo_rl_intent_grpo.yaml")["model"]["init_args"]["rewards"]
+    assert rewards == {"format": 0.2, "accuracy": 0.8, "length": 0.0}
+    text = fill_template(make_sample(), data.prompt.template, data.prompt.choice, data.prompt.instruction)
+    assert text.startswith("Which thing is seen? Options:\nA.a ball\nB.a box\nC.a star First reason briefly")
 
 
 def leaves(record: dict, prefix: str = "") -> dict:
@@ -112,12 +163,15 @@ def leaves(record: dict, prefix: str = "") -> dict:
 def test_an_ablation_names_its_table_and_changes_what_it_ablates_alone(path):
     changed = leaves(yaml.safe_load(path.read_text()))
     ablated = {
-        "audio_traces": {"filter", "merger.reads", "merger.template"},
-        "visual_traces": {"filter", "merger.reads", "merger.template"},
-        "gemma_merger": {"merger.backend.init_args.model"},
+        "audio_traces": {"name", "merger.reads", "merger.template"},
+        "visual_traces": {"name", "merger.reads", "merger.template"},
+        "gemma_merger": {"name", "merger.backend.init_args.model"},
+        "unfiltered_traces": {"name", "filter", "as_many_as", "draw_seed"},
+        "open_text": {"name", "merger.reads_thinking"},
         "no_length": {"model.init_args.rewards.length"},
         "rl_only": {"model.init_args.student.source"},
         "size_7b": {"model.init_args.student.source"},
     }
     assert set(changed) == ablated[path.stem]
-    assert path.read_text().startswith("# Table ")
+    assert path.read_text().startswith(("# Table ", "# The project page's ", "# What "))
+    assert changed.get("name", path.stem) == path.stem  # the folder of its traces is called as it is

@@ -2,7 +2,7 @@
 
 import pytest
 
-from avrt.response import format_response, parse_response
+from avrt.response import format_response, parse_response, read_letters
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,29 @@ def test_the_parts_and_the_whole_are_kept():
     text = "  <think> a\nb </think><answer>B</answer>x"
     found = parse_response(text, "AB")
     assert (found.text, found.think, found.think_words) == (text, " a\nb ", 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("A, C", "A,C"), ("A,C", "A,C"), ("AC", "A,C"), ("A and C", "A,C"), ("C A", "A,C"), ("C,A", "A,C"),
+        ("A/C", "A,C"),
+        ("A & C", "A,C"), ("A, B, and D", "A,B,D"), ("A, B and D", "A,B,D"), ("A\nC", "A,C"), (" C ", "C"),
+        ("ABCD", "A,B,C,D"),
+        ("A;C", "A,C"), ("A+C", "A,C"), ("A  ,  C", "A,C"),
+        ("A, E", None), ("a, c", None), ("A, A", None), ("A or C", None), ("A, C.", None), ("(A), (C)", None),
+        ("", None),
+        ("A,,C", None), (",A", None), ("A,", None), ("A and", None), ("A not C", None), ("A-C", None), ("AandC", None),
+        ("A: a dog, C: a cat", None), ("A" + " " * 50_000 + "x", None),
+    ],
+)  # fmt: skip
+def test_letters_of_several_choices_are_read_in_any_order_and_nothing_else(answer, letter):
+    assert read_letters(answer, "ABCD") == letter
+    found = parse_response(f"<think>x</think><answer>{answer}</answer>", "ABCD", several=True)
+    assert (found.letter, found.well_formed) == (letter, letter is not None)
+
+
+@pytest.mark.parametrize("answer", ["A, C", "AC", "A and C", "A C"])
+def test_a_question_with_one_right_choice_is_read_as_strictly_as_ever(answer):
+    found = parse_response(f"<think>x</think><answer>{answer}</answer>", "ABCD")
+    assert (found.letter, found.well_formed) == (None, False)

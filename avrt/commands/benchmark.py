@@ -19,12 +19,33 @@ from rich.table import Table
 from avrt.arguments import OneLineErrors
 from avrt.data.manifest import MANIFEST, sha256, write_whole
 from avrt.errors import AvrtError
+from avrt.evaluation.benchmark import OURS
 from avrt.evaluation.protocol import MASKS, differences
 from avrt.evaluation.records import read_predictions
 from avrt.evaluation.result import RESULT, Result
-from avrt.run_folder import is_checkpoint, is_run
+from avrt.run_folder import is_checkpoint
 
 LOG, COMMAND = "log.txt", "command.json"
+
+
+@dataclass(frozen=True)
+class ProtocolSpec:
+    """A way of asking a benchmark's questions.
+
+    Attributes:
+        config: The overlay, such as `protocols/dailyomni_authors.yaml`; None for ours.
+        shards: Shards that were made for it, where they are others than the benchmark's.
+        students: Labels of the students that are asked this way, where not all are.
+    """
+
+    config: str | None = None
+    shards: str | None = None
+    students: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """What its cells are called."""
+        return OURS if self.config is None else Path(self.config).stem
 
 
 @dataclass(frozen=True)
@@ -35,11 +56,19 @@ class BenchmarkSpec:
         config: Its configuration, or several that are merged.
         shards: Its shards.
         masks: Its masks, where they are others than the grid's.
+        protocols: How it is asked, each way in cells of its own: `avrt` for ours, the name of an overlay, or an overlay
+            with its shards and students.
     """
 
     config: list[str]
     shards: str
     masks: list[str] | None = None
+    protocols: list[str | ProtocolSpec] = field(default_factory=lambda: [OURS])
+
+    @property
+    def asked(self) -> list[ProtocolSpec]:
+        """The protocols, those that are only named as well."""
+        return [p if isinstance(p, ProtocolSpec) else ProtocolSpec(None if p == OURS else p) for p in self.protocols]
 
 
 @dataclass(frozen=True)
@@ -66,7 +95,14 @@ class GridOptions:
     arguments: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Refuse masks that do not exist."""
+        """Refuse masks and students that do not exist, and ways of asking that go by one name."""
+        for label, spec in self.benchmarks.items():
+            names = [protocol.name for protocol in spec.asked]
+            if repeated := [name for name in names if names.count(name) > 1]:
+                raise AvrtError(f"two protocols are called {repeated[0]}", where=f"benchmarks.{label}.protocols")
+            for student in (s for protocol in spec.asked for s in protocol.students or ()):
+                if student not in self.students:
+                    raise AvrtError(f"no such student: {student}", where=f"benchmarks.{label}.protocols")
         for mask in [*self.masks, *(m for spec in self.benchmarks.values() for m in spec.masks or ())]:
             if mask not in MASKS:
                 raise AvrtError("no such mask", where=mask, remedy=f"one of {', '.join(MASKS)}")
@@ -77,7 +113,7 @@ class Cell:
     """One `avrt test` of the grid.
 
     Attributes:
-        name: student/benchmark/mask.
+        name: student/benchmark/mask, with the protocol before the mask where it is not ours.
         folder: Where it writes.
         shards: What it asks about.
         command: Its arguments.
@@ -119,19 +155,25 @@ def cells(options: GridOptions) -> Iterator[Cell]:
     """Every cell, students outermost, so that what can be compared lies together."""
     for student, source in options.students.items():
         for benchmark, spec in options.benchmarks.items():
-            for mask in spec.masks or options.masks:
-                name = f"{student}/{benchmark}/{mask}"
-                folder = Path(options.out) / student / benchmark / mask
-                trained = is_checkpoint(Path(source)) or is_run(Path(source))
-                where = "--ckpt_path" if trained else "--model.student.source"
-                command = ["test"]
-                for config in spec.config:
-                    command += ["--config", config]
-                command += [where, source, "--data.test", spec.shards, "--trainer.devices", str(options.devices)]
-                command += ["--trainer.default_root_dir", str(folder), "--model.label", student]
-                command += ["--model.benchmark.name", benchmark]
-                command += [word for key, value in MASKS[mask].items() for word in (f"--{key}", value)]
-                yield Cell(name, folder, spec.shards, (*command, *options.arguments))
+            for protocol in spec.asked:
+                if protocol.students is None or student in protocol.students:
+                    for mask in spec.masks or options.masks:
+                        yield _cell(options, student, source, benchmark, protocol, mask)
+
+
+def _cell(options: GridOptions, student: str, source: str, benchmark: str, protocol: ProtocolSpec, mask: str) -> Cell:
+    spec = options.benchmarks[benchmark]
+    parts = [student, benchmark, *([] if protocol.config is None else [protocol.name]), mask]
+    folder, shards = Path(options.out, *parts), protocol.shards or spec.shards
+    where = "--ckpt_path" if (Path(source) / "latest").is_file() else "--model.student.source"
+    command = ["test"]
+    for config in [*spec.config, *([] if protocol.config is None else [protocol.config])]:
+        command += ["--config", config]
+    command += [where, source, "--data.test", shards, "--trainer.devices", str(options.devices)]
+    command += ["--trainer.default_root_dir", str(folder), "--model.label", student]
+    command += ["--model.benchmark.name", benchmark]
+    command += [word for key, value in MASKS[mask].items() for word in (f"--{key}", value)]
+    return Cell("/".join(parts), folder, shards, (*command, *options.arguments))
 
 
 def run_grid(options: GridOptions, console: Console) -> None:
@@ -200,8 +242,8 @@ def _run(cell: Cell) -> tuple[Cell, int]:
 
 def _headline(cell: Cell) -> str:
     result = Result.load(cell.folder / RESULT)
-    strict = next(iter(result.scores.values()))
-    return f"{100 * strict['accuracy']:.1f} % of {strict['count']}"
+    told = f"{100 * result.score['accuracy']:.1f} % of {result.score['count']}, {result.headline} rule"
+    return told + (f", a nano student on {result.benchmark}" if result.miniature else "")
 
 
 def _last_lines(cell: Cell) -> str:
@@ -209,19 +251,19 @@ def _last_lines(cell: Cell) -> str:
 
 
 def overview(options: GridOptions) -> Table:
-    """Accuracy under the strict and the official scorer, and the share of unparsable answers, of every cell."""
-    table = Table(title="accuracy %, strict and official, with the strict one's 95 % interval")
-    for column in ("student", "benchmark", "mask", "n", "strict", "95 %", "official", "unread %", "failed"):
-        table.add_column(column, justify="left" if column in ("student", "benchmark", "mask") else "right")
+    """Accuracy by each cell's own rule, by the strict and the official one, and the share of unparsable answers."""
+    table = Table(title="accuracy %, with the 95 % interval of the cell's own rule; unread % is by that rule too")
+    for column in ("run", "asked by", "n", "rule", "right", "95 %", "strict", "official", "unread %", "failed"):
+        table.add_column(column, justify="left" if column in ("run", "asked by", "rule") else "right")
     for cell in cells(options):
         result = Result.load(cell.folder / RESULT)
-        strict = next(iter(result.scores.values()))
+        own, strict = result.score, next(iter(result.scores.values()))
         official = result.scores[result.official] if result.official else None
         table.add_row(
-            result.student, result.benchmark, result.mask, str(strict["count"]), f"{100 * strict['accuracy']:.1f}",
-            f"{100 * strict['low']:.0f}-{100 * strict['high']:.0f}",
-            f"{100 * official['accuracy']:.1f}" if official else "-",
-            f"{100 * strict['unparsable_share']:.1f}", str(result.counts["failed"]),
+            f"{result.own_name} / {result.benchmark} / {result.mask}", result.asked_by, str(own["count"]),
+            result.headline, f"{100 * own['accuracy']:.1f}", f"{100 * own['low']:.0f}-{100 * own['high']:.0f}",
+            f"{100 * strict['accuracy']:.1f}", f"{100 * official['accuracy']:.1f}" if official else "-",
+            f"{100 * own['unparsable_share']:.1f}", str(result.counts["failed"]),
         )  # fmt: skip
     return table
 

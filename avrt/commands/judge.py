@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from avrt.evaluation.claims import HIDDEN, Sense, claims
-from avrt.evaluation.study import Run, interval_of
+from avrt.evaluation.runs import Run
+from avrt.evaluation.study import interval_of
 from avrt.evaluation.tables import Table, percent
 from avrt.traces.backend import Backend
 from avrt.traces.requests import CallFailedError, Request, Sampling

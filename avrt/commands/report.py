@@ -11,13 +11,16 @@ from rich.markdown import Markdown
 
 from avrt.arguments import OneLineErrors
 from avrt.commands.judge import judge_claims
+from avrt.commands.teachers import teacher_runs
 from avrt.data.manifest import write_whole
 from avrt.errors import AvrtError, NothingUsableError
 from avrt.evaluation.benchmark import BenchmarkOptions
 from avrt.evaluation.page import render
 from avrt.evaluation.paper import paper_tables, published
 from avrt.evaluation.result import figures
-from avrt.evaluation.study import Run, read_runs, study_tables
+from avrt.evaluation.runs import Run, read_runs
+from avrt.evaluation.shown import side_by_side
+from avrt.evaluation.study import study_tables
 from avrt.text import clean, read_json_lines
 from avrt.traces.backend import Backend
 
@@ -44,6 +47,12 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--difficulty", type=str | None, default=None, help="difficulty.jsonl of avrt traces")
     parser.add_argument(
+        "--teachers", type=str, nargs="+", default=[], help="trace folders over benchmarks: the teachers' own rows"
+    )
+    parser.add_argument(
+        "--figure3", type=str, nargs="+", default=[], help="ids of questions shown under every mask side by side"
+    )
+    parser.add_argument(
         "--training", type=dict[str, str], default={}, help="name -> folder of a training run: its curves"
     )
     parser.add_argument("--examples", type=int, default=4, help="questions of each benchmark shown with their clip")
@@ -54,7 +63,9 @@ def main(arguments: list[str]) -> None:
     runs = read_runs(Path(options.runs))
     if options.difficulty is not None:
         runs = with_difficulty(runs, Path(options.difficulty))
-    of_paper, further = paper_tables([run.result for run in runs], options.stand_in), study_tables(runs)
+    teachers = [run for folder in options.teachers for run in teacher_runs(Path(folder))]
+    of_paper, further = paper_tables([*runs, *teachers], options.stand_in), study_tables(runs)
+    questions = side_by_side(runs, options.figure3)
     if options.judge is not None:
         further.append(judge_claims(runs, options.judge))
     tables = [*of_paper, *further]
@@ -63,10 +74,10 @@ def main(arguments: list[str]) -> None:
     for table in tables:
         write_whole(out / f"{table.id}.csv", table.csv().encode())
         write_whole(out / f"{table.id}.tex", table.latex().encode())
-    text = "\n".join(table.markdown() for table in tables)
+    text = "\n".join([*(table.markdown() for table in tables), *(question.markdown() for question in questions)])
     write_whole(out / "report.md", f"# Evaluation of {len(runs)} runs\n\n{clean(text)}".encode())
     curves = training_curves({name: Path(folder) for name, folder in options.training.items()})
-    write_whole(out / "report.html", clean(render(runs, tables, curves, options.examples)).encode())
+    write_whole(out / "report.html", clean(render(runs, tables, curves, options.examples, questions)).encode())
     console = Console()
     for table in of_paper:
         console.print(Markdown(table.markdown()))
@@ -97,10 +108,12 @@ def with_difficulty(runs: Sequence[Run], path: Path) -> list[Run]:
             replace(p, metadata={**p.metadata, "difficulty": labels[p.id]}) if p.id in labels else p
             for p in run.predictions
         ]
-        declared = BenchmarkOptions(name=run.result.benchmark, official=run.result.official)
+        declared = BenchmarkOptions(
+            name=run.result.benchmark, official=run.result.official, headline=run.result.headline
+        )
         groups = figures(predictions, declared, run.result.protocol, run.result.mask)["groups"]
         result = replace(run.result, groups={**run.result.groups, "difficulty": groups["difficulty"]})
-        found.append(Run(run.folder, result, predictions))
+        found.append(replace(run, result=result, predictions=predictions))
     return found
 
 

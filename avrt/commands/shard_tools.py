@@ -147,8 +147,12 @@ def contact_sheet(clip: Clip) -> torch.Tensor:
 def _print_sample(sample: Sample, clip: Clip, name: str, written: list[Path]) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{inert(sample.id)}  ({name})\n{_lines(sample.question)}")
-    for letter, choice in zip(sample.letters, sample.choices, strict=True):
-        console.print(f"  {letter}. {inert(choice)}{'  <- right' if letter == sample.answer_letter else ''}")
+    for index, (letter, choice) in enumerate(zip(sample.letters, sample.choices, strict=True)):
+        console.print(f"  {letter}. {inert(choice)}{'  <- right' if index in sample.right else ''}")
+    for step in sample.evidence:
+        console.print(
+            f"  evidence ({step.sense or 'sense not told'}): {_lines(step.evidence)} -> {_lines(step.inference)}"
+        )
     facts: dict[str, Any] = {"question type": sample.question_type, **sample.metadata, **clip.info}
     if clip.timestamps:
         facts["frames at"] = ", ".join(f"{time:.2f} s" for time in clip.timestamps)

@@ -1,4 +1,4 @@
-"""`avrt traces run|stats|show|export`: reasoning traces from teachers, and what became of each sample."""
+"""`avrt traces run|stats|show|export|merge_adapter`: reasoning traces from teachers, and what became of each sample."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,9 @@ from avrt.data.manifest import write_whole
 from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError
 from avrt.text import clean, to_json
-from avrt.traces.export import RUN, SPLITS, export_run, run_record, write_parquet
+from avrt.traces.export import SPLITS, export_run, write_parquet
+from avrt.traces.folders import RUN, TraceFolder, run_record
+from avrt.traces.matching import counts_of, draw
 from avrt.traces.options import TraceOptions
 from avrt.traces.pipeline import Tally, TracePipeline
 from avrt.traces.requests import is_cut_off
@@ -29,22 +32,26 @@ from avrt.traces.terminal import inert
 
 CONFIG = "traces.yaml"
 LINE_SECONDS = 30.0
+WIDTH = 140  # of tables in a file
 
 
 def main(arguments: list[str]) -> None:
-    """Run one of the four commands.
+    """Run one of the five commands.
 
     Args:
         arguments: What follows `avrt traces`.
     """
-    commands: dict[str, Callable[[list[str]], None]] = {"run": run, "stats": stats, "show": show, "export": export}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "run": run, "stats": stats, "show": show, "export": export, "merge_adapter": merge,
+    }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
             "usage: avrt traces COMMAND [options]\n\n"
             "  run     make traces: --config traces.yaml --data SHARDS --out DIR\n"
             "  stats   statistics of a trace folder, printed and as JSON and HTML: avrt traces stats DIR\n"
             "  show    everything about one sample: avrt traces show DIR --id ID\n"
-            "  export  write the traces of a folder once more: avrt traces export DIR --format parquet"
+            "  export  write the traces of a folder once more: avrt traces export DIR --format parquet\n"
+            "  merge_adapter  make a teacher of a model and its adapter: avrt traces merge_adapter MODEL --out DIR"
         )
         return
     if arguments[0] not in commands:
@@ -59,7 +66,9 @@ def run(arguments: list[str]) -> None:
     parser.add_class_arguments(TraceOptions)
     parsed = parser.parse_args(arguments)
     options = TraceOptions(**{k: v for k, v in vars(parser.instantiate_classes(parsed)).items() if k != "config"})
-    shards, out = ShardSet(options.data), Path(options.out)
+    shards, folder = ShardSet(options.data), options.folder
+    folder.path.mkdir(parents=True, exist_ok=True)
+    wanted = _wanted(options)
     # Forked while there are no threads yet, so that they need not import and parse everything again.
     forks = multiprocessing.get_context("fork")
     helpers = [forks.Process(target=_help, args=(options, shards, part)) for part in range(1, options.workers)]
@@ -76,25 +85,27 @@ def run(arguments: list[str]) -> None:
         raise AvrtError(
             f"{failed} of the other workers failed, see above", where="workers", remedy="run the same command again"
         )
-    write_whole(out / CONFIG, parser.dump(parsed).encode())
-    # The whole path, so that statistics find the shards from whatever folder they are asked for.
-    write_whole(out / RUN, to_json({"run": name, "data": str(Path(options.data).absolute())}).encode())
-    found = conclude(out, name, options, len(shards))
+    write_whole(folder.path / CONFIG, parser.dump(parsed).encode())
+    write_whole(folder.path / RUN, folder.finished(name, options.data))
+    missing = draw(folder, name, wanted, options.draw_seed, options.val_share) if wanted else {}
+    found = conclude(name, options, len(shards))
     print(found.told)
     for line in [] if found.useless else told_reasons(found.reasons):  # else the error says them
         print(f"  {inert(line)}")
     if "export" in options.stages:
         split = export_run(options, name, shards)
-        print(f"traces: {', '.join(f'{split[name]} {name}' for name in SPLITS)}: {out}")
-    for warning in found.warnings:
+        print(f"traces: {', '.join(f'{split[name]} {name}' for name in SPLITS)}: {folder.path}")
+    lacking = [f"{n} traces fewer in {split} than {options.as_many_as} has" for split, n in missing.items()]
+    for warning in (*found.warnings, *lacking):
         sys.stderr.write(f"avrt: warning: {inert(warning)}\n")
-    found.raise_if_useless(out)
+    found.raise_if_useless(folder.path)
 
 
 def _work(options: TraceOptions, shards: ShardSet, part: int) -> str:
     """Go through one worker's part of the questions; returns the run's name."""
     begun = time.monotonic()
-    store = CallStore(Path(options.out), retry_failed=options.retry_failed)
+    folder = options.folder
+    store = CallStore(folder.store, retry_failed=options.retry_failed, results=folder.name)
     try:
         count = len(shards) if options.limit is None else min(len(shards), options.limit)
         with _Watch(len(range(part, count, options.workers)), shown=part == 0) as watch:
@@ -104,6 +115,13 @@ def _work(options: TraceOptions, shards: ShardSet, part: int) -> str:
         store.close()
     _summarize(tally, time.monotonic() - begun)
     return pipeline.run
+
+
+def _wanted(options: TraceOptions) -> Counter[str] | None:
+    """How many traces are wanted in each split, where that was said."""
+    if options.as_many_as is None:
+        return None
+    return counts_of(options.as_many_as, Path(options.out), options.folder.path, "as_many_as")
 
 
 def _help(options: TraceOptions, shards: ShardSet, part: int) -> None:
@@ -135,12 +153,15 @@ def stats(arguments: list[str]) -> None:
 
     parser = OneLineErrors(prog="avrt traces stats", description="Statistics of a trace folder.")
     parser.add_argument("folder", type=str, help="the trace folder")
-    parser.add_argument("--tokenizer", type=str | None, default=None, help="measure lengths in its tokens")
+    measure = "measure lengths in the tokens of this model, such as the student: a folder or an id; words otherwise"
+    parser.add_argument("--tokenizer", type=str | None, default=None, help=measure)
     options = parser.parse_args(arguments)
     folder = Path(options.folder)
     data = Path(run_record(folder)["data"])
     found = collect(folder, data if data.is_dir() else None, options.tokenizer)
-    show_tables(found, Console())
+    show_tables(found, Console() if sys.stdout.isatty() else Console(width=WIDTH))
+    if options.tokenizer is None and found["splits"]:
+        print("lengths are in words; AVRT's are in tokens of the student's tokenizer: --tokenizer MODEL measures so")
     if not data.is_dir():
         sys.stderr.write(f"avrt: warning: {data}: the shards are not there, so nothing is told of their clips\n")
     write_whole(folder / "stats.json", to_json(found, indent=1).encode())
@@ -155,14 +176,16 @@ def show(arguments: list[str]) -> None:
     parser.add_argument("--id", type=str, required=True, help="the sample's id")
     parser.add_argument("--prompts", type=bool, default=False, help="show whole prompts, not only their question")
     options = parser.parse_args(arguments)
-    folder, console = Path(options.folder), Console(highlight=False, markup=False, soft_wrap=True)
-    connect(folder).close()
+    folder, console = TraceFolder.find(Path(options.folder)), Console(highlight=False, markup=False, soft_wrap=True)
+    connect(folder.store).close()
     name = clean(options.id)
-    calls = list(rows(folder, "SELECT * FROM calls WHERE sample = ? ORDER BY role = 'merger', role, model, number", (name,)))  # fmt: skip  # noqa: E501
-    outcome = next(rows(folder, "SELECT * FROM outcomes WHERE sample = ?", (name,)), None)
+    calls = list(rows(folder.store, "SELECT * FROM calls WHERE sample = ? ORDER BY role = 'merger', role, model, number", (name,)))  # fmt: skip  # noqa: E501
+    here = (folder.name, name)
+    outcome = next(rows(folder.store, "SELECT * FROM outcomes WHERE folder = ? AND sample = ?", here), None)
     if not calls and outcome is None:
-        raise AvrtError("no such sample", where=f"{folder}, id {inert(name)}")
-    verdicts = {row["call"]: row for row in rows(folder, "SELECT * FROM verdicts WHERE sample = ?", (name,))}
+        raise AvrtError("no such sample", where=f"{folder.path}, id {inert(name)}")
+    judged_here = rows(folder.store, "SELECT * FROM verdicts WHERE folder = ? AND sample = ?", here)
+    verdicts = {row["call"]: row for row in judged_here}
 
     def tell(text: str, style: str | None = None) -> None:
         console.print(inert(text), style=style)
@@ -198,12 +221,31 @@ def export(arguments: list[str]) -> None:
     print(f"written: {write_parquet(Path(options.folder))}")
 
 
+def merge(arguments: list[str]) -> None:
+    """`avrt traces merge_adapter`: a model with an adapter of its release merged in, ready to be served."""
+    from avrt.traces.adapters import merge_adapter
+
+    parser = OneLineErrors(prog="avrt traces merge_adapter", description="A model with its adapter merged in.")
+    parser.add_argument("model", type=str, help="folder of the model, downloaded whole")
+    parser.add_argument("--out", type=str, required=True, help="new folder for the merged model")
+    parser.add_argument(
+        "--adapter", type=str, default="think", help="the adapter's folder, below the model's or by path"
+    )
+    options = parser.parse_args(arguments)
+    merged = merge_adapter(Path(options.model), Path(options.out), options.adapter)
+    told = f"{merged.changed} weights changed, {merged.replaced} replaced, {merged.kept} as they were"
+    print(f"{told}: {options.out}")
+
+
 def _summarize(tally: Tally, seconds: float) -> None:
     print(f"went through {tally.samples} samples in {seconds:.0f} s")
     for role in sorted({*tally.made, *tally.stored, *tally.failed}):
         told = f"{tally.made[role]} calls made, {tally.stored[role]} in store, {tally.failed[role]} failed"
-        cut = tally.cut_off[role]
-        print(f"  {role}: {told}{f', {cut} cut off (raise {role}.sampling.max_tokens)' if cut else ''}")
+        if cut := tally.cut_off[role]:
+            told += f", {cut} cut off (raise {role}.sampling.max_tokens)"
+        if long := tally.shortened[role]:
+            told += f", the thinking of {long} shortened for the merger (merger.thinking_words)"
+        print(f"  {role}: {told}")
 
 
 class _Watch:

@@ -16,7 +16,16 @@ from avrt.data.media import Clip
 from avrt.data.positions import ClipLayout, TokenIds, audio_token_count, expand_prompt
 from avrt.data.sample import Modality, Sample
 from avrt.errors import BadSampleError
-from avrt.prompts import CHOICE, INSTRUCTION, SYSTEM_PROMPT, TEMPLATE, chat_messages, check_template, student_messages
+from avrt.prompts import (
+    CHOICE,
+    INSTRUCTION,
+    SEVERAL_INSTRUCTION,
+    SYSTEM_PROMPT,
+    TEMPLATE,
+    chat_messages,
+    check_template,
+    student_messages,
+)
 
 _FILLER = Sample(id="filler", question="-", choices=("-", "-"), answer=0, trace="<think>-</think><answer>A</answer>")
 
@@ -104,6 +113,7 @@ class PromptOptions:
     Attributes:
         system_prompt: System message; empty for none.
         instruction: What follows the choices.
+        several_instruction: The same where several choices may be right.
         template: The user's text; `{question}`, `{choices}` (one line each), `{choice_list}` (as Python prints a list
             of lettered choices) and `{instruction}` are filled in.
         choice: One choice among `{choices}`; `{letter}` and `{choice}` are filled in.
@@ -121,6 +131,7 @@ class PromptOptions:
 
     system_prompt: str = SYSTEM_PROMPT
     instruction: str = INSTRUCTION
+    several_instruction: str = SEVERAL_INSTRUCTION
     template: str = TEMPLATE
     choice: str = CHOICE
     senses: Literal["both", "sight", "sound", "none"] = "both"
@@ -259,6 +270,7 @@ class InputBuilder:
                 audio_in_video=interleaved,
                 system_prompt=self.options.system_prompt,
                 instruction=self.options.instruction,
+                several_instruction=self.options.several_instruction,
                 template=self.options.template,
                 choice=self.options.choice,
             )

@@ -1,4 +1,4 @@
-"""The one record of the project: a multiple-choice question about a clip, and its JSON form."""
+"""The one record of the project: a question with choices about a clip, and its JSON form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from avrt.shown import short
 from avrt.text import clean, to_json
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, SCHEMA_VERSION)
+"""Version 1 has no questions with several right choices, and no evidence."""
 _PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"}
 _SOUNDS = {"wav", "flac", "mp3", "ogg", "opus", "m4a", "aac"}
 
@@ -42,19 +44,40 @@ class Relation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """One step of the reasoning that annotators wrote down: what can be perceived, by which sense, and what follows.
+
+    Attributes:
+        sense: The sense that perceives it; None where the annotators do not say.
+        evidence: What is seen or heard.
+        inference: What follows from it.
+    """
+
+    sense: Relation | None
+    evidence: str
+    inference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """A multiple-choice question about one clip.
+    """A question with choices about one clip.
+
+    There are three kinds, and one way to write an answer, `answer_letter`. Of most questions one choice is right. Of a
+    question with `several` any number may be: all of them have to be given, and none more. A yes/no question is one
+    with the two choices Yes and No; whether it is asked by letters or by these words is a matter of the prompt.
 
     Attributes:
         id: Unique within a dataset.
         question: The question's text, without its choices.
         choices: 2 to 26 options, without letters.
-        answer: Index of the right choice, or None where it is not known (prediction).
+        answer: Index of the right choice, with `several` the indexes of all of them; None where it is not known.
         media: What the clip carries, in canonical order; any subset, also none.
         relation: Which sense the question needs, where the dataset says so.
         question_type: The dataset's own category, such as ``Which`` or ``Event Sequence``.
         trace: A ``<think>...</think><answer>X</answer>`` target for fine-tuning.
         metadata: Anything else that can be written as JSON.
+        several: Whether more than one choice may be right.
+        evidence: The annotators' reasoning, step by step. It is never part of a prompt.
 
     Raises:
         BadSampleError: If a field does not hold what it should; the message names the field.
@@ -65,12 +88,14 @@ class Sample:
     id: str
     question: str
     choices: tuple[str, ...]
-    answer: int | None
+    answer: int | tuple[int, ...] | None
     media: tuple[Modality, ...] = ()
     relation: Relation | None = None
     question_type: str | None = None
     trace: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    several: bool = False
+    evidence: tuple[Evidence, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field once, so that no later stage has to."""
@@ -91,16 +116,15 @@ class Sample:
             raise BadSampleError(f"field 'choices' has {len(self.choices)} entries, needs 2 to 26", where=where)
         if not all(isinstance(choice, str) and choice.strip() for choice in self.choices):
             raise BadSampleError("field 'choices' has an entry that is empty or no text", where=where)
-        if self.answer is not None and not (
-            isinstance(self.answer, int) and not isinstance(self.answer, bool) and 0 <= self.answer < len(self.choices)
-        ):
-            raise BadSampleError(
-                f"field 'answer' is {short(self.answer)}, needs an index below {len(self.choices)}", where=where
-            )
+        if not isinstance(self.several, bool):
+            raise BadSampleError(f"field 'several' is {short(self.several)}, needs true or false", where=where)
+        answer = _answer(self.answer, len(self.choices), self.several, where)
         media = _members(Modality, self.media, "media", where)
         relation = None if self.relation is None else _members(Relation, [self.relation], "relation", where)[0]
         object.__setattr__(self, "id", clean(self.id))
         object.__setattr__(self, "choices", tuple(clean(choice) for choice in self.choices))
+        object.__setattr__(self, "answer", answer)
+        object.__setattr__(self, "evidence", _evidence(self.evidence, where))
         object.__setattr__(self, "metadata", _plain(self.metadata, where))
         object.__setattr__(self, "media", media)
         object.__setattr__(self, "relation", relation)
@@ -111,9 +135,19 @@ class Sample:
         return LETTERS[: len(self.choices)]
 
     @property
+    def right(self) -> tuple[int, ...]:
+        """The indexes of all right choices; none where they are not known."""
+        return () if self.answer is None else self.answer if isinstance(self.answer, tuple) else (self.answer,)
+
+    @property
     def answer_letter(self) -> str | None:
-        """The right choice's letter."""
-        return None if self.answer is None else LETTERS[self.answer]
+        """The right choice's letter, or those of all right choices in their order, as in ``A,C``."""
+        return ",".join(LETTERS[index] for index in self.right) or None
+
+    @property
+    def yes_no(self) -> bool:
+        """Whether its choices are Yes and No."""
+        return sorted(choice.strip().lower() for choice in self.choices) == ["no", "yes"]
 
     def to_json(self) -> bytes:
         """The record as one line of UTF-8 JSON, the same bytes for the same record."""
@@ -122,18 +156,23 @@ class Sample:
             "id": self.id,
             "question": self.question,
             "choices": list(self.choices),
-            "answer": self.answer,
+            "answer": list(self.answer) if isinstance(self.answer, tuple) else self.answer,
             "media": [str(m) for m in self.media],
             "relation": None if self.relation is None else str(self.relation),
             "question_type": self.question_type,
             "trace": self.trace,
             "metadata": dict(self.metadata),
+            "several": self.several,
+            "evidence": [
+                {"sense": step.sense and str(step.sense), "evidence": step.evidence, "inference": step.inference}
+                for step in self.evidence
+            ],
         }
         return to_json(record, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Sample:
-        """Read a record written by `to_json`.
+        """Read a record written by `to_json`, also by earlier versions.
 
         Raises:
             BadSampleError: If it is no JSON object of this schema; the message names the field.
@@ -141,10 +180,12 @@ class Sample:
         try:
             record = json.loads(data)
             version = record["version"]
-            if version != SCHEMA_VERSION:
+            if version not in READABLE:
                 raise BadSampleError(
-                    f"schema version {version!r}, this avrt reads {SCHEMA_VERSION}", remedy="write the shards again"
+                    f"schema version {version!r}, this avrt reads {' and '.join(map(str, READABLE))}",
+                    remedy="write the shards again",
                 )
+            newer = version > 1
             return cls(
                 id=record["id"],
                 question=record["question"],
@@ -155,6 +196,8 @@ class Sample:
                 question_type=record["question_type"],
                 trace=record["trace"],
                 metadata=record["metadata"],
+                several=record["several"] if newer else False,
+                evidence=record["evidence"] if newer else (),
             )
         except KeyError as error:
             raise BadSampleError(f"field {error} is missing", where="sample record") from None
@@ -173,6 +216,37 @@ def _members(kind: type[Any], values: Any, name: str, where: str) -> tuple[Any, 
                 f"field '{name}' is {short(value)}, needs one of {', '.join(sorted(known))}", where=where
             )
     return tuple(member for member in kind if member in values)
+
+
+def _answer(answer: Any, choices: int, several: bool, where: str) -> int | tuple[int, ...] | None:
+    """The answer, checked; with several right choices their indexes in order."""
+    if answer is None:
+        return None
+    right = tuple(answer) if several and isinstance(answer, (list, tuple)) else (answer,)
+    whole = all(isinstance(index, int) and not isinstance(index, bool) for index in right)
+    if not (whole and right and len(set(right)) == len(right) and all(0 <= index < choices for index in right)):
+        needs = "different indexes" if several else "an index"
+        raise BadSampleError(f"field 'answer' is {short(answer)}, needs {needs} below {choices}", where=where)
+    return tuple(sorted(right)) if several else int(answer)
+
+
+def _evidence(steps: Any, where: str) -> tuple[Evidence, ...]:
+    """Steps of reasoning, each an `Evidence` or an object with its fields."""
+    if not isinstance(steps, (list, tuple)):
+        raise BadSampleError(f"field 'evidence' is {short(steps)}, needs a list", where=where)
+    found = []
+    for step in steps:
+        if isinstance(step, Evidence):
+            step = {"sense": step.sense, "evidence": step.evidence, "inference": step.inference}
+        if not isinstance(step, Mapping):
+            raise BadSampleError(f"field 'evidence' holds {short(step)}, no object", where=where)
+        sense = step.get("sense")
+        sense = None if sense is None else _members(Relation, [sense], "evidence.sense", where)[0]
+        texts = [step.get(name, "") for name in ("evidence", "inference")]
+        if not all(isinstance(text, str) for text in texts):
+            raise BadSampleError("field 'evidence' has a step whose texts are none", where=where)
+        found.append(Evidence(sense, *map(clean, texts)))
+    return tuple(found)
 
 
 def _plain(metadata: Any, where: str) -> Mapping[str, Any]:

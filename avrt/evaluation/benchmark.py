@@ -1,11 +1,15 @@
-"""What a benchmark is, as data: its name and size, its official scorer, and how its questions are grouped."""
+"""What a benchmark is, as data: its name and size, its scorers, which of them is the headline, who asks that way."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from avrt.errors import AvrtError
 from avrt.evaluation.scorers import LENIENT, SCORERS, STRICT
+
+OURS = "avrt"
+OFFICIAL = "official"
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,11 @@ class BenchmarkOptions:
         expected: Questions when complete; fewer are reported as missing. None if not known.
         official: Name of the benchmark's own scoring rule; None if ours is all there is.
         further: Names of further scoring rules to report.
+        headline: The rule whose figure goes into tables: its name, or `official` for the benchmark's own one, or the
+            lenient one where it has none. Whoever asks for a bare letter counts bare letters.
+        protocol: Whose way of asking this is, such as `authors` or `nemo_rl`; an overlay in `protocols/` says so.
+        needs: What the shards must have taken from the clips for that way of asking, such as `{frames: 32,
+            audio_seconds: null}`. A result of other shards says what differs.
         group_by: What accuracy is broken down by: `question_type`, `relation`, `choices` (their number), or a key of
             the samples' metadata. A label `difficulty` is always used where there is one.
         samples: k, answers drawn for each question; more than one needs a temperature.
@@ -27,6 +36,9 @@ class BenchmarkOptions:
     expected: int | None = None
     official: str | None = None
     further: list[str] = field(default_factory=list)
+    headline: str = STRICT
+    protocol: str = OURS
+    needs: dict[str, Any] = field(default_factory=dict)
     group_by: list[str] = field(default_factory=lambda: ["question_type"])
     samples: int = 1
     pass_at: list[int] = field(default_factory=list)
@@ -44,7 +56,12 @@ class BenchmarkOptions:
             )
 
     @property
+    def rule(self) -> str:
+        """Name of the rule whose figure goes into tables."""
+        return (self.official or LENIENT) if self.headline == OFFICIAL else self.headline
+
+    @property
     def scorers(self) -> list[str]:
-        """Every rule to report: strict first, which is the headline, then the official one."""
-        named = [STRICT, *([self.official] if self.official else []), *self.further, LENIENT]
+        """Every rule to report: strict first, then the official one, the headline's and others."""
+        named = [STRICT, *([self.official] if self.official else []), self.rule, *self.further, LENIENT]
         return list(dict.fromkeys(named))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.resources
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +11,20 @@ import jinja2
 import numpy as np
 
 from avrt.data.sample import LETTERS
-from avrt.data.shards import ShardSet
-from avrt.errors import AvrtError, BadSampleError
-from avrt.evaluation.records import Prediction
-from avrt.evaluation.scorers import score
-from avrt.evaluation.study import Run, by_benchmark
+from avrt.evaluation.runs import Run, by_benchmark
+from avrt.evaluation.shown import Question, answer_of, media_of
 from avrt.evaluation.tables import Table
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 
 
-def render(runs: Sequence[Run], tables: Sequence[Table], curves: Mapping[str, Curves], examples: int) -> str:
+def render(
+    runs: Sequence[Run],
+    tables: Sequence[Table],
+    curves: Mapping[str, Curves],
+    examples: int,
+    questions: Sequence[Question] = (),
+) -> str:
     """The page.
 
     Args:
@@ -30,6 +32,7 @@ def render(runs: Sequence[Run], tables: Sequence[Table], curves: Mapping[str, Cu
         tables: What is told of it.
         curves: Title -> name -> (step, value) of training runs.
         examples: How many questions of each benchmark are shown with their clip.
+        questions: Those that are shown under several masks side by side.
     """
     source = importlib.resources.files("avrt.evaluation").joinpath("page.html").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(source)
@@ -37,27 +40,27 @@ def render(runs: Sequence[Run], tables: Sequence[Table], curves: Mapping[str, Cu
     plots += [svg for svg in (difficulty_plot(runs),) if svg]
     plots += [curve_plot(title, lines) for title, lines in curves.items()]
     shown = [e for same in by_benchmark(runs).values() for e in _examples(same, examples)]
-    return template.render(runs=len(runs), plots=plots, tables=tables, examples=shown)
+    return template.render(runs=len(runs), plots=plots, tables=tables, examples=shown, questions=questions)
 
 
 def plot(runs: Sequence[Run], benchmark: str) -> str:
     """Accuracy with intervals of each student under each mask, as SVG."""
-    students = list(dict.fromkeys(run.result.student for run in runs))
+    students = list(dict.fromkeys(run.subject for run in runs))
     masks = list(dict.fromkeys(run.result.mask for run in runs))
 
     def draw(axes: Any) -> None:
         width = 0.8 / len(masks)
         for m, mask in enumerate(masks):
             for run in (r for r in runs if r.result.mask == mask):
-                e = next(iter(run.result.scores.values()))
-                x = students.index(run.result.student) + (m - (len(masks) - 1) / 2) * width
+                e = run.result.score
+                x = students.index(run.subject) + (m - (len(masks) - 1) / 2) * width
                 error = [[100 * (e["accuracy"] - e["low"])], [100 * (e["high"] - e["accuracy"])]]
                 axes.bar(x, 100 * e["accuracy"], width * 0.9, yerr=error, capsize=2, color=f"C{m}", label=mask)
         handles, labels = axes.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         axes.legend(unique.values(), unique.keys(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         axes.set_xticks(range(len(students)), students)
-        axes.set_ylabel("accuracy %, 95 % interval")
+        axes.set_ylabel("accuracy %, 95 % interval, each by its own rule")
 
     return _svg(f"{benchmark}", draw)
 
@@ -117,39 +120,21 @@ def _examples(runs: Sequence[Run], count: int) -> list[dict[str, Any]]:
     # Drawn, because questions often come in an order that a fixed stride would fall in step with.
     chosen = np.random.default_rng(0).choice(len(first), min(count, len(first)), replace=False)
     picked = [first[i] for i in sorted(chosen.tolist())]
-    answers = {run.name: {p.id: p for p in run.predictions} for run in full}
+    answers = [(run, {p.id: p for p in run.predictions}) for run in full]
     shown = []
     for prediction in picked:
-        media, kind, why = _media(full[0], prediction)
-        responses = [
-            (name, p.responses[0], score("strict", p.responses[0], p.sample()).correct)
-            for name, of in answers.items()
-            if (p := of.get(prediction.id)) is not None and p.responses
-        ]
+        media, kind, why = media_of(full[0], prediction)
+        told = [answer_of(run, p) for run, of in answers if (p := of.get(prediction.id)) is not None and p.responses]
         shown.append(
             {
                 "question": prediction.question,
+                "benchmark": full[0].result.benchmark,
                 "choices": list(zip(LETTERS, prediction.choices, strict=False)),
                 "answer": prediction.answer,
-                "responses": responses,
+                "responses": told,
                 "media": media,
-                "type": f"{kind}/webm",
                 "tag": kind,
                 "why": why,
             }
         )
     return shown
-
-
-def _media(run: Run, prediction: Prediction) -> tuple[str, str, str]:
-    from avrt.data.members import decode_members
-    from avrt.data.preview import to_webm
-
-    try:
-        _, clip = decode_members(ShardSet(run.result.environment["shards"]).read(prediction.position))
-    except (AvrtError, BadSampleError, OSError, IndexError) as error:
-        return "", "", f"no clip: {error}"
-    if clip.frames is None and clip.image is None and clip.audio is None:
-        return "", "", "a question without media"
-    kind = "audio" if clip.frames is None and clip.image is None else "video"
-    return base64.b64encode(to_webm(clip)).decode(), kind, ""

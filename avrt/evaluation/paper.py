@@ -1,76 +1,210 @@
-"""The paper's tables with our figures beside the published ones, as far as there are runs for them."""
+"""The paper's tables, and those of others: our figures, each with its rule, beside published ones that are like them.
+
+A row of ours names who asked. A published figure stands beside it only if nothing that its card asserts is different,
+else what differs stands there, and the figure has a row of its own. Miniatures and stand-ins have tables of their own,
+in which no student and no benchmark goes by another's name.
+"""
 
 from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import yaml
 
-from avrt.evaluation.result import Result
-from avrt.evaluation.tables import Table, interval
+from avrt.evaluation.cards import Card
+from avrt.evaluation.runs import Run
+from avrt.evaluation.study import ruled
+from avrt.evaluation.tables import Table
 
-NOTE = "Ours: strict accuracy in % with its 95 % interval. Published: the paper's own figures."
+PUBLISHED = "as published"
+NOTE = "Ours: accuracy in % with its 95 % interval and the rule that it is by."
+Declared = Mapping[str, Any]
 
 
-def paper_tables(results: Sequence[Result], stand_in: Mapping[str, str]) -> list[Table]:
-    """Tables 3 to 8 and 10: those for which there is a run.
-
-    Args:
-        results: Every run.
-        stand_in: Benchmark of the paper -> the one that was run in its place, such as omnibench -> nano_world.
-    """
-    found = {(r.student, r.benchmark, r.mask): r for r in results}
-    tables = [_table(declared, found, stand_in) for declared in published()]
-    return [table for table in tables if table is not None]
+@cache
+def _document() -> dict[str, Any]:
+    text = importlib.resources.files("avrt.evaluation").joinpath("published.yaml").read_text(encoding="utf-8")
+    document: dict[str, Any] = yaml.safe_load(text)
+    return document
 
 
 def published() -> list[dict[str, Any]]:
-    """What the paper publishes; see `published.yaml`."""
-    text = importlib.resources.files("avrt.evaluation").joinpath("published.yaml").read_text(encoding="utf-8")
-    tables: list[dict[str, Any]] = yaml.safe_load(text)
+    """What the paper and others publish; see `published.yaml`."""
+    tables: list[dict[str, Any]] = _document()["tables"]
     return tables
 
 
-def _table(
-    declared: Mapping[str, Any], found: Mapping[tuple[str, str, str], Result], stand_in: Mapping[str, str]
-) -> Table | None:
-    columns, rows, ran = declared["columns"], [], False
+def cards() -> dict[str, Card]:
+    """How the published figures came about."""
+    return {name: Card(name, **fields) for name, fields in _document()["cards"].items()}
+
+
+def sizes() -> dict[str, int]:
+    """How many questions a complete benchmark has."""
+    return dict(_document()["sizes"])
+
+
+def paper_tables(runs: Sequence[Run], stand_in: Mapping[str, str]) -> list[Table]:
+    """Every published table for which there is a run, and every one that a stand-in or a miniature can fill.
+
+    Args:
+        runs: Every run.
+        stand_in: Benchmark of the paper -> the one that was run in its place, such as omnibench -> nano_world.
+    """
+    own = [run for run in runs if not run.result.miniature]
+    tables = [_table(declared, own) for declared in published()]
+    tables += [_stand_in_table(declared, runs, stand_in) for declared in published()]
+    return [table for table in tables if table is not None]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The runs of one student that one asked, for a row of a table."""
+
+    label: str
+    asked_by: str
+    pairs: Sequence[Sequence[tuple[Run, Declared]]]
+    """For each column the runs with the column; several are all told, by their folders."""
+
+    @property
+    def texts(self) -> list[str]:
+        return ["; ".join(_told(run, column, len(pairs) > 1) for run, column in pairs) or "-" for pairs in self.pairs]
+
+
+def _table(declared: Declared, runs: Sequence[Run]) -> Table | None:
+    """A table as published, with the rows of ours that belong in it."""
+    columns, known = declared["columns"], cards()
+    rows: list[list[str]] = []
+    ran, used = False, dict.fromkeys([declared["card"]])
     for row in declared["rows"]:
-        own = [_cell(row.get("student"), column, found, stand_in) for column in columns]
-        ran = ran or any(own)
+        card = known[row.get("card", declared["card"])]
         figures = row.get("published") or [None] * len(columns)
-        rows.append([row["label"], *(cell or "-" for cell in own), *("-" if f is None else str(f) for f in figures)])
+        lines = _lines(row, columns, runs, {}, row["label"])
+        ran, shown = ran or bool(lines), set()
+        own: list[list[str]] = []
+        for line in lines:
+            beside = []
+            for i, (pairs, figure) in enumerate(zip(line.pairs, figures, strict=True)):
+                differ = [d for run, column in pairs for d in _differences(card, run, row, column)]
+                alike = bool(pairs) and not differ
+                if alike:
+                    shown.add(i)
+                beside.append("-" if figure is None or not pairs else str(figure) if alike else _differs(differ))
+            own.append([line.label, line.asked_by, *line.texts, *beside])
+        if not own or any(f is not None and i not in shown for i, f in enumerate(figures)):
+            told = ["-" if f is None else str(f) for f in figures]
+            source = PUBLISHED if any(f is not None for f in figures) else "-"
+            own.insert(0, [row["label"], source, *["-"] * len(columns), *told])
+        rows += own
+        used.setdefault(card.name)
     if not ran:
         return None
-    replaced = {c["benchmark"]: stand_in[c["benchmark"]] for c in columns if c["benchmark"] in stand_in}
-    told = "".join(f" {name} was not run: {other} stands in for it." for name, other in replaced.items())
-    instead = "".join(f", {other} in place of {name}" for name, other in replaced.items())
-    head = ["", *(_heading(c, stand_in) for c in columns), *(f"{c['name']} (published)" for c in columns)]
-    return Table(declared["id"], declared["title"] + instead, head, rows, NOTE + told)
+    head = ["", "asked by", *(f"{c['name']} (ours)" for c in columns), *(f"{c['name']} (published)" for c in columns)]
+    sources = " ".join(f"Published: {known[name].source}; {_asserted(known[name])}." for name in used)
+    note = " ".join(part for part in (NOTE, sources, declared.get("note", "")) if part)
+    return Table(declared["id"], declared["title"], head, rows, note)
 
 
-def _heading(column: Mapping[str, Any], stand_in: Mapping[str, str]) -> str:
-    """The head of a column of ours: a stand-in goes by its own name, never by that of what it stands in for."""
-    name, benchmark = column["name"], column["benchmark"]
-    if benchmark in stand_in:
-        other = stand_in[benchmark]
-        name = other if name.casefold() == benchmark.casefold() else f"{other} {name}"
-    return f"{name} (ours)"
-
-
-def _cell(
-    student: str | None,
-    column: Mapping[str, Any],
-    found: Mapping[tuple[str, str, str], Result],
-    stand_in: Mapping[str, str],
-) -> str | None:
-    benchmark = stand_in.get(column["benchmark"], column["benchmark"])
-    result = found.get((student or "", benchmark, column.get("mask", "av")))
-    if result is None:
+def _stand_in_table(declared: Declared, runs: Sequence[Run], stand_in: Mapping[str, str]) -> Table | None:
+    """The same arrangement of miniatures and stand-ins: without published figures, and every name their own."""
+    columns = declared["columns"]
+    rows: list[list[str]] = []
+    heads: list[str | None] = [None] * len(columns)
+    replaced: dict[str, str] = {}
+    for row in declared["rows"]:
+        for line in _lines(row, columns, runs, stand_in, None):
+            rows.append([line.label, line.asked_by, *line.texts])
+            for i, pairs in enumerate(line.pairs):
+                for run, column in pairs:
+                    heads[i] = _place(column, run.result.benchmark)
+                    if column["benchmark"] in stand_in:
+                        replaced[column["benchmark"]] = run.result.benchmark
+    if not rows:
         return None
-    if "group" not in column:
-        return interval(next(iter(result.scores.values())))
-    estimate = result.groups.get(column["group"], {}).get(column["value"])
-    return None if estimate is None else interval(estimate)
+    used = [i for i, head in enumerate(heads) if head is not None]
+    rows = [[*row[:2], *(row[2 + i] for i in used)] for row in rows]
+    instead = ", ".join(f"{other} in place of {name}" for name, other in replaced.items())
+    title = declared["title"].partition(": ")
+    told = " ".join(f"{name} was not run: {other} stands in for it." for name, other in replaced.items())
+    note = f"{NOTE} {told or 'The students are miniatures.'} No published figure is comparable."
+    return Table(
+        f"{declared['id']}_stand_in",
+        f"After {title[0]}, in miniature or by a stand-in: {title[2]}; {instead or 'nano students'}",
+        ["", "asked by", *(str(heads[i]) for i in used)],
+        rows,
+        note,
+    )
+
+
+def _place(column: Declared, benchmark: str) -> str:
+    """What a column of stand-ins is called: the questions' own name, and the mask or group."""
+    name = column["name"]
+    apart = "group" in column or "mask" in column or name in ("AV", "all")
+    asked = benchmark if benchmark != column["benchmark"] else f"nano student on questions of {benchmark}"
+    return f"{asked} {name}" if apart else asked
+
+
+def _lines(
+    row: Declared, columns: Sequence[Declared], runs: Sequence[Run], stand_in: Mapping[str, str], label: str | None
+) -> list[_Line]:
+    """The rows of ours for a declared one: one for each student by its own name and each who asked it.
+
+    Args:
+        row: The declared row.
+        columns: The table's columns.
+        runs: Every run that may stand in it.
+        stand_in: Benchmark -> the one in its place; without any, runs have to be of the benchmark itself.
+        label: What the row goes by; None for the student's own name, of miniatures and stand-ins alone.
+    """
+    found: dict[tuple[str, str], list[list[tuple[Run, Declared]]]] = {}
+    for i, column in enumerate(columns):
+        benchmark = stand_in.get(column["benchmark"], column["benchmark"])
+        mask = row.get("mask", column.get("mask", "av"))
+        for run in runs:
+            result = run.result
+            if (result.student, result.benchmark, result.mask) != (row.get("student"), benchmark, mask):
+                continue
+            if label is None and not (result.miniature or column["benchmark"] in stand_in):
+                continue
+            if "group" in column and column["value"] not in result.groups.get(column["group"], {}):
+                continue
+            asked = result.asked_by + (f" ({'; '.join(result.unfit)})" if result.unfit else "")
+            key = (_label(label, run), asked)
+            found.setdefault(key, [[] for _ in columns])[i].append((run, column))
+    return [_Line(name, asked, pairs) for (name, asked), pairs in found.items()]
+
+
+def _label(label: str | None, run: Run) -> str:
+    """What a row goes by: what was declared, unless the run or the lack of a declaration says another name."""
+    return str(run.result.environment.get("label", label or run.student))
+
+
+def _told(run: Run, column: Declared, several: bool) -> str:
+    """One figure with its rule; of several in one cell each with its folder."""
+    result = run.result
+    estimate = result.groups[column["group"]][column["value"]] if "group" in column else result.score
+    return ruled(estimate, result.headline) + (f" [{run.mark or run.folder.name}]" if several else "")
+
+
+def _differences(card: Card, run: Run, row: Declared, column: Declared) -> list[str]:
+    return card.differences(run.result, (*column.get("unasserted", ()), *row.get("unasserted", ())))
+
+
+def _differs(differences: Sequence[str]) -> str:
+    return f"differs: {'; '.join(dict.fromkeys(differences))}"
+
+
+def _asserted(card: Card) -> str:
+    told = {
+        "complete": "all questions",
+        "audio_seconds": "whole sound",
+        "frames": f"{card.asserts.get('frames')} frames",
+        "asked_by": f"asked by {card.asserts.get('asked_by')}",
+        "audio_in_video": "sound in the video" if card.asserts.get("audio_in_video") else "sound as an item of its own",
+        "rule": f"{card.asserts.get('rule')} rule",
+    }
+    return f"known are {', '.join(told[key] for key in card.asserts)}, not {card.silent}"

@@ -8,6 +8,9 @@ from typing import Any
 
 from avrt.text import to_json
 
+NANO_WORLD = "nano_world"
+"""The recipe of the miniature; its questions never go by a real benchmark's name."""
+
 MASKS: dict[str, dict[str, str]] = {
     "av": {},
     "a": {"data.prompt.senses": "sound"},

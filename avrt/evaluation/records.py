@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from avrt.data.manifest import write_whole
-from avrt.data.sample import Modality, Relation, Sample
+from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.errors import AvrtError
 from avrt.text import clean_all, json_lines, to_json
 
@@ -27,7 +27,7 @@ class Prediction:
         id: The sample's id.
         question: Its text.
         choices: Its options.
-        answer: The right letter, or None where it is not known.
+        answer: The right letter, or all of them as in ``A,C``; None where it is not known.
         media: What the clip carries.
         relation: Which sense the question needs, where the dataset says so.
         question_type: The dataset's category.
@@ -36,6 +36,7 @@ class Prediction:
         finished: For each whether it ended by itself.
         position: Where in the shards the sample lies.
         error: Why it could not be asked, or None.
+        several: Whether more than one choice may be right.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Prediction:
     finished: tuple[bool, ...] = ()
     position: int = -1
     error: str | None = None
+    several: bool = False
 
     @classmethod
     def of(cls, sample: Sample, position: int, **outcome: Any) -> Prediction:
@@ -64,20 +66,23 @@ class Prediction:
             question_type=sample.question_type,
             metadata=dict(sample.metadata),
             position=position,
+            several=sample.several,
             **outcome,
         )
 
     def sample(self) -> Sample:
         """The question as a sample, which scorers take."""
+        right = () if self.answer is None else tuple(map(LETTERS.index, self.answer.split(",")))
         return Sample(
             id=self.id,
             question=self.question,
             choices=tuple(self.choices),
-            answer=None if self.answer is None else ord(self.answer) - ord("A"),
+            answer=(right if self.several else right[0]) if right else None,
             media=tuple(Modality(m) for m in self.media),
             relation=None if self.relation is None else Relation(self.relation),
             question_type=self.question_type,
             metadata=self.metadata,
+            several=self.several,
         )
 
     def to_json(self) -> str:

@@ -11,16 +11,20 @@ from typing import Any
 
 from avrt.data.manifest import write_whole
 from avrt.errors import AvrtError
-from avrt.evaluation.benchmark import BenchmarkOptions
+from avrt.evaluation.benchmark import OURS, BenchmarkOptions
+from avrt.evaluation.cards import misfits
 from avrt.evaluation.claims import honesty
 from avrt.evaluation.protocol import fingerprint
 from avrt.evaluation.records import Prediction
-from avrt.evaluation.scorers import Verdict, score
+from avrt.evaluation.scorers import STRICT, Verdict, score
 from avrt.evaluation.statistics import Estimate, bootstrap, majority, pass_at_k
+from avrt.evaluation.yes_no import yes_no_figures
 from avrt.text import clean_all, to_json
 
 RESULT = "result.json"
 FORMAT = 1
+MINIATURE = 100_000_000
+"""A model of fewer parameters is a miniature, whatever it is called."""
 
 
 @dataclass
@@ -35,8 +39,12 @@ class Result:
         fingerprint: Hash of the protocol.
         official: Name of the benchmark's own scorer, or None.
         counts: Questions, those expected, failed (could not be asked), cut off, and left out of the shards.
-        scores: For each scorer accuracy, interval, right answers, unparsable answers and their share.
-        groups: Accuracy under the headline scorer: field -> value -> estimate.
+        scores: For each scorer accuracy, interval, right answers, unparsable answers and their share; of yes/no
+            questions also `yes_no`, see `avrt.evaluation.yes_no`.
+        groups: Accuracy under the headline's rule: field -> value -> estimate.
+        headline: Name of the rule whose figure goes into tables.
+        asked_by: Whose way of asking it was, such as `avrt` or `nemo_rl`.
+        unfit: What in the shards does not fit that way of asking.
         several: With k > 1 answers per question: majority and pass@k.
         honesty: With a sense hidden, how often reasoning claims to have used it; see `avrt.evaluation.claims`.
         environment: Versions, devices, speed: what should not matter.
@@ -52,10 +60,31 @@ class Result:
     counts: dict[str, Any]
     scores: dict[str, dict[str, Any]]
     groups: dict[str, dict[str, dict[str, Any]]]
+    headline: str = STRICT
+    asked_by: str = OURS
+    unfit: list[str] = field(default_factory=list)
     several: dict[str, dict[str, Any]] = field(default_factory=dict)
     honesty: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     config: str = ""
+
+    @property
+    def score(self) -> dict[str, Any]:
+        """Accuracy and interval under the headline's rule."""
+        return self.scores[self.headline]
+
+    @property
+    def miniature(self) -> bool | None:
+        """Whether the student is a miniature such as `nano`; None where the result does not say how large it is."""
+        parameters = self.environment.get("parameters")
+        if parameters is None:
+            return True if self.environment.get("source") == "nano" else None
+        return int(parameters) < MINIATURE
+
+    @property
+    def own_name(self) -> str:
+        """The student's label; a miniature says that it is one."""
+        return self.student + (" (nano student)" if self.miniature else "")
 
     def save(self, folder: Path) -> Path:
         """Write `result.json`, whole or not at all."""
@@ -77,7 +106,10 @@ class Result:
             version = record.pop("format")
             if version != FORMAT:
                 raise AvrtError(f"result format {version}, this avrt reads {FORMAT}", where=path)
-            return cls(**record)
+            result = cls(**record)
+            if result.headline not in result.scores:
+                raise AvrtError(f"has no score by its headline's rule, {result.headline}", where=path)
+            return result
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise AvrtError(f"not a result file: {error}", where=path) from None
 
@@ -88,8 +120,8 @@ def verdicts(predictions: Sequence[Prediction], scorer: str) -> list[list[Verdic
 
 
 def correctness(predictions: Sequence[Prediction], scorer: str) -> list[float]:
-    """For each question the share of its answers that are right; 0 where it could not be asked."""
-    return [sum(v.correct for v in judged) / len(judged) if judged else 0.0 for judged in verdicts(predictions, scorer)]
+    """For each question what its answers are worth on average, from 0 to 1; 0 where it could not be asked."""
+    return [sum(v.credit for v in judged) / len(judged) if judged else 0.0 for judged in verdicts(predictions, scorer)]
 
 
 def figures(
@@ -100,14 +132,16 @@ def figures(
     Questions without a known answer count for nothing; those that could not be asked count as wrong.
     """
     known = [p for p in predictions if p.answer is not None]
-    headline = benchmark.scorers[0]
-    shares = correctness(known, headline)
+    shares = correctness(known, benchmark.rule)
     return {
         "benchmark": benchmark.name,
         "mask": mask,
         "protocol": dict(protocol),
         "fingerprint": fingerprint(protocol),
         "official": benchmark.official,
+        "headline": benchmark.rule,
+        "asked_by": benchmark.protocol,
+        "unfit": misfits(benchmark.needs, protocol),
         "counts": {
             "questions": len(known),
             "expected": benchmark.expected,
@@ -116,7 +150,7 @@ def figures(
         },
         "scores": {name: _scored(known, name) for name in benchmark.scorers},
         "groups": {name: _grouped(known, shares, name) for name in dict.fromkeys([*benchmark.group_by, "difficulty"])},
-        "several": _several(known, benchmark, headline),
+        "several": _several(known, benchmark, benchmark.rule),
         "honesty": honesty([r for p in known for r in p.responses], mask),
     }
 
@@ -130,6 +164,7 @@ def _scored(predictions: Sequence[Prediction], scorer: str) -> dict[str, Any]:
         "right": sum(v.correct for each in judged for v in each),
         "unparsable": unparsable,
         "unparsable_share": unparsable / max(1, answers),
+        **({"yes_no": found} if (found := yes_no_figures(predictions, judged)) else {}),
     }
 
 
@@ -142,18 +177,19 @@ def _estimate(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def group_value(prediction: Prediction, name: str) -> str | None:
-    """The group that a question belongs to; see `BenchmarkOptions.group_by`."""
+def group_values(prediction: Prediction, name: str) -> list[str]:
+    """The groups that a question belongs to; see `BenchmarkOptions.group_by`. One of a list belongs to each entry's."""
     if name == "choices":
-        return str(len(prediction.choices))
+        return [str(len(prediction.choices))]
     value = getattr(prediction, name) if name in ("question_type", "relation") else prediction.metadata.get(name)
-    return None if value is None else str(value)
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return list(dict.fromkeys(str(one) for one in values if one is not None))
 
 
 def _grouped(predictions: Sequence[Prediction], shares: Sequence[float], name: str) -> dict[str, dict[str, Any]]:
     parts: dict[str, list[float]] = defaultdict(list)
     for prediction, share in zip(predictions, shares, strict=True):
-        if (value := group_value(prediction, name)) is not None:
+        for value in group_values(prediction, name):
             parts[value].append(share)
     return {value: _estimate(bootstrap(parts[value])) for value in sorted(parts)}
 

@@ -7,19 +7,29 @@ counts as unparsable, and wrong.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from avrt.choices import read_choice, visible
+from avrt.choices import read_choice, read_choices, visible
 from avrt.data.sample import Sample
 from avrt.errors import AvrtError
 from avrt.response import parse_response
 
 STRICT, LENIENT = "strict", "lenient"
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
+_WIDEST = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
+_FIRST_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
 _WORD = re.compile(r"\b\w+\b")
 _EDGES = (",", ".", "!", "?", ";", ":", "'")
 MIN_WORDS_FOR_CONTENT = 5
+_PHRASES = (
+    *(f"{the}{noun} is" for the in ("", "the ") for noun in (
+        "answer", "correct answer", "best answer", "correct option", "best option", "choice", "correct choice"
+    )),
+    *("i choose", "i select", "i pick", "my answer is", "my choice is"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +37,19 @@ class Verdict:
     """What a rule makes of one response.
 
     Attributes:
-        choice: The letter that was read, or None if the response is unparsable under the rule.
+        choice: The letter that was read, or letters as in ``A,C``; None if the response is unparsable under the rule.
         correct: Whether the rule counts it as right.
+        part: The share of a point that the rule gives, where it gives parts of it.
     """
 
     choice: str | None
     correct: bool
+    part: float | None = None
+
+    @property
+    def credit(self) -> float:
+        """What the answer is worth, from 0 to 1."""
+        return float(self.correct) if self.part is None else self.part
 
 
 Scorer = Callable[[str, Sample], Verdict]
@@ -61,19 +78,21 @@ def answer_text(response: str) -> str:
 
 
 def strict(response: str, sample: Sample) -> Verdict:
-    """The letter inside exactly one ``<answer>``, as rewards read it (AVRT eq. 5)."""
-    return _by_letter(parse_response(response, sample.letters).letter, sample)
+    """The letter, or all right letters, inside exactly one ``<answer>``, as rewards read it (AVRT eq. 5)."""
+    return _by_letter(parse_response(response, sample.letters, several=sample.several).letter, sample)
 
 
 def lenient(response: str, sample: Sample) -> Verdict:
     """What a patient person would read: the strict letter, else the one option that the text after thinking chooses.
 
-    See `avrt.choices`. Thinking that never ends has chosen nothing.
+    See `avrt.choices`. Thinking that never ends has chosen nothing. Where several choices may be right, all have to be
+    chosen, and none more.
     """
     verdict = strict(response, sample)
     if verdict.choice is not None:
         return verdict
-    return _by_letter(read_choice(visible(response), sample.choices), sample)
+    read = read_choices if sample.several else read_choice
+    return _by_letter(read(visible(response), sample.choices), sample)
 
 
 def dailyomni(response: str, sample: Sample) -> Verdict:
@@ -83,21 +102,23 @@ def dailyomni(response: str, sample: Sample) -> Verdict:
 
 
 def mmar(response: str, sample: Sample) -> Verdict:
-    r"""MMAR's rule on word tokens (``\b\w+\b``, lower-cased).
+    r"""MMAR's and MMAU's rule on word tokens (``\b\w+\b``, lower-cased).
 
     A choice is meant if all of its tokens are in the answer, and none that occurs in other choices only. A bare letter
     stands for its choice's text, since our answers are letters.
     """
-    text = answer_text(response)
-    bare = text.strip(" ().:")
-    if len(bare) == 1 and bare in sample.letters:
-        text = sample.choices[sample.letters.index(bare)]
-    given = _tokens(text)
+    given = _tokens(_spelled_out(answer_text(response), sample))
     tokens = [_tokens(choice) for choice in sample.choices]
     meant = [i for i in range(len(tokens)) if given and _means(given, tokens, i)]
-    correct = sample.answer in meant
-    chosen = sample.answer if correct else (meant[0] if meant else None)
-    return Verdict(None if chosen is None else sample.letters[chosen], correct)
+    right = [i for i in meant if i in sample.right]
+    chosen = (right or meant)[:1]
+    return Verdict(sample.letters[chosen[0]] if chosen else None, bool(right))
+
+
+def _spelled_out(text: str, sample: Sample) -> str:
+    """The text, or the choice that it is the bare letter of: official rules that read words do not know our letters."""
+    bare = text.strip(" ().:")
+    return sample.choices[sample.letters.index(bare)] if len(bare) == 1 and bare in sample.letters else text
 
 
 def _means(given: set[str], tokens: list[set[str]], choice: int) -> bool:
@@ -138,12 +159,170 @@ def _multi_choice(text: str, sample: Sample, *, contents: bool) -> str | None:
             # candidate if none of them can be placed.
             place = "({})" if form == "({})" else " {} "
             return max(found, key=lambda letter: padded.rfind(place.format(letter)))
-    if contents and len(padded.split()) > MIN_WORDS_FOR_CONTENT:
+    return _by_content(padded, sample) if contents else None
+
+
+def _by_content(padded: str, sample: Sample) -> str | None:
+    """The option whose text stands in an answer of more than a few words, of several the last."""
+    if len(padded.split()) > MIN_WORDS_FOR_CONTENT:
         lowered = padded.lower()
         choices = dict(zip(sample.letters, (choice.lower() for choice in sample.choices), strict=True))
         if found := [letter for letter, choice in choices.items() if choice in lowered]:
             return max(found, key=lambda letter: lowered.rfind(choices[letter]))
     return None
+
+
+# Video-MME's list, in which two commas are missing; WorldSense's evaluation has the same and two more.
+_PREFIXES = (
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    "The best option isThe correct option is",
+    "Best answer:Best option:",
+)
+
+
+def videomme(response: str, sample: Sample) -> Verdict:
+    """Video-MME's rule: the first of the capital letters A to D, after phrases such as "The answer is" are taken out.
+
+    The authors' script leaves what it cannot read out of its mean; here, as in lmms-eval, it is wrong.
+    """
+    return _by_letter(_first_capital(answer_text(response), _PREFIXES, sample), sample)
+
+
+def worldsense(response: str, sample: Sample) -> Verdict:
+    """WorldSense's rule, VLMEvalKit's exact matching: as `videomme`, with "Answer:" and "Option:" taken out too."""
+    return _by_letter(_first_capital(answer_text(response), (*_PREFIXES, "Answer:", "Option:"), sample), sample)
+
+
+def _first_capital(text: str, prefixes: tuple[str, ...], sample: Sample) -> str | None:
+    text = text.strip()
+    for prefix in prefixes:
+        text = text.replace(prefix, "")
+    found = re.search("[ABCD]", text)
+    return found[0] if found and found[0] in sample.letters else None
+
+
+def omnivideobench(response: str, sample: Sample) -> Verdict:
+    """OmniVideoBench's rule: nothing but the letter, in any case, with or without marks, in a box, or before ``.``."""
+    text = answer_text(response)
+    for box in (r"/box\{([^}]+)\}", r"\\boxed\{([^}]+)\}"):
+        if found := re.search(box, text):
+            text = found[1].strip()
+    text = text[:1] if text[1:2] == "." else text
+    bare = " ".join("".join(c for c in text if c not in string.punctuation).split()).upper()
+    return _by_letter(bare if len(bare) == 1 and bare in sample.letters else None, sample)
+
+
+def avhbench(response: str, sample: Sample) -> Verdict:
+    """Yes or no as AVHBench's figures need it: the first of these words in the answer, in any case.
+
+    The authors publish figures and no script. A bare letter stands for its choice; an answer with neither word is wrong
+    and counts as no Yes.
+    """
+    return _by_letter(_word_of(_YES_NO.search(_spelled_out(answer_text(response), sample)), sample), sample)
+
+
+def _word_of(found: re.Match[str] | None, sample: Sample) -> str | None:
+    if found is None:
+        return None
+    words = [choice.strip().lower() for choice in sample.choices]
+    return sample.letters[words.index(found[0].lower())] if found[0].lower() in words else None
+
+
+def intentbench(response: str, sample: Sample) -> Verdict:
+    """IntentBench's rule, HumanOmniV2's evaluation script, by the kind of question.
+
+    One right choice: the answer is its letter and nothing else. Several: the F1 of the letters given, split at commas
+    and compared as they are, so that a space makes another letter of one; this is part of a point. Yes or no
+    (`judge`): the right word is part of the answer.
+    """
+    found = _FIRST_TAG.search(response)
+    text = found[1].strip() if found and found[1].strip() else answer_text(response)
+    if sample.several:
+        return _f1(text, sample)
+    if sample.question_type == "judge" and sample.yes_no:
+        lowered = _spelled_out(text, sample).lower()
+        said = [word for word in ("yes", "no") if word in lowered]
+        right = sample.choices[sample.right[0]].strip().lower() if sample.right else None
+        word = right if right in said else said[0] if said else None
+        words = [choice.strip().lower() for choice in sample.choices]
+        return _by_letter(sample.letters[words.index(word)] if word else None, sample)
+    return _by_letter(text if len(text) == 1 and text in sample.letters else None, sample)
+
+
+def _f1(text: str, sample: Sample) -> Verdict:
+    given, right = text.split(","), (sample.answer_letter or "").split(",")
+    both = len(set(given) & set(right))
+    precision, recall = both / len(given), both / len(right)
+    f1 = 2 * precision * recall / (precision + recall) if both else 0.0
+    letters = sorted(set(given) & set(sample.letters))
+    return Verdict(",".join(letters) or None, f1 == 1.0, f1)
+
+
+def nemo_rl(response: str, sample: Sample) -> Verdict:
+    """NeMo-RL's `exact_alnum`: letters and digits between ``<answer>`` and ``</answer>``, whatever their case, no more.
+
+    From the first opening tag to the last closing one; an answer without both tags counts as unparsable. Of several
+    right choices all have to be there, in order.
+    """
+    found = _WIDEST.search(response)
+    told = "" if found is None else "".join(filter(str.isalnum, found[1])).upper()
+    letters = told and (sample.several or len(told) == 1) and all(letter in sample.letters for letter in told)
+    return _by_letter(",".join(told) if letters else None, sample)
+
+
+def lmms_eval_mmau(response: str, sample: Sample) -> Verdict:
+    """MMAU as lmms-eval scores it: ``(X)``, `` X `` or ``X.``, for the letters A to D alone; of several the last.
+
+    Where two options read the same, either letter is right, since it compares texts.
+    """
+    padded = _padded(response)
+    for form in ("({})", " {} ", "{}."):
+        if found := [letter for letter in sample.letters[:4] if form.format(letter) in padded]:
+            chosen = max(found, key=lambda letter: padded.rfind(f" {letter} "))
+            texts = [choice.strip().lower() for choice in sample.choices]
+            return Verdict(chosen, texts[sample.letters.index(chosen)] in [texts[i] for i in sample.right])
+    return Verdict(None, False)
+
+
+def lmms_eval_worldsense(response: str, sample: Sample) -> Verdict:
+    """WorldSense as lmms-eval scores it: any capital that is an option's letter, wherever it stands, else its text.
+
+    Of several capitals the last in brackets counts, and the first option's where none is in brackets. Where the
+    original falls back to A, the answer counts as unparsable.
+    """
+    padded = _padded(response)
+    if found := [letter for letter in sample.letters if letter in padded]:
+        return _by_letter(max(found, key=lambda letter: padded.rfind(f"({letter})")), sample)
+    return _by_letter(_by_content(padded, sample), sample)
+
+
+def lmms_eval_videomme(response: str, sample: Sample) -> Verdict:
+    """Video-MME as lmms-eval scores it: the letter A to D in the most telling place, and of equals the last.
+
+    The letter that begins the answer, the one that ends it, capitals behind "the answer is" and the like, then ``(X)``,
+    ``X.``, ``X:``, ``X)``, ``X `` and any capital. Its phrases in other languages than English are left out.
+    """
+    padded = _padded(response, '"')
+    bare, lowered, letters = padded.strip(), padded.lower(), sample.letters[:4]
+    starts = [x for x in letters if bare.startswith(x) and not bare[1:2].isalpha()]
+    ends = [x for x in letters if bare.endswith(x) and not bare[-2:-1].isalpha()]
+    if starts or ends:
+        return _by_letter((starts or ends)[0], sample)
+    behind = [lowered.find(phrase) + len(phrase) for phrase in _PHRASES if phrase in lowered]
+    told = [(place, x) for start in behind for x in letters if (place := padded.find(x, start)) >= 0]
+    for form in ("({})", "{}.", "{}:", "{})", "{} ", "{}"):
+        told = told or [(padded.rfind(form.format(x)), x) for x in letters if form.format(x) in padded]
+    return _by_letter(max(told)[1] if told else None, sample)
+
+
+def _padded(response: str, *further: str) -> str:
+    text = answer_text(response)
+    for mark in (*_EDGES, *further):
+        text = text.strip(mark)
+    return f" {text} "
 
 
 def _by_letter(letter: str | None, sample: Sample) -> Verdict:
@@ -156,6 +335,16 @@ SCORERS: dict[str, Scorer] = {
     "dailyomni": dailyomni,
     "omnibench": omnibench,
     "mmar": mmar,
+    "mmau": mmar,  # the same script
+    "videomme": videomme,
+    "worldsense": worldsense,
+    "avhbench": avhbench,
+    "omnivideobench": omnivideobench,
+    "intentbench": intentbench,
     "lmms_eval_omnibench": lmms_eval_omnibench,
     "lmms_eval_mmar": lmms_eval_mmar,
+    "lmms_eval_mmau": lmms_eval_mmau,
+    "lmms_eval_worldsense": lmms_eval_worldsense,
+    "lmms_eval_videomme": lmms_eval_videomme,
+    "nemo_rl": nemo_rl,
 }

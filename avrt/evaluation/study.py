@@ -1,16 +1,13 @@
-"""Tables across runs that the paper does not have: all runs, every scorer, paired comparisons, ledger, protocols."""
+"""Tables across runs that the paper does not have: all runs, errors, scorers, paired comparisons, ledger, protocols."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
-from avrt.errors import AvrtError
 from avrt.evaluation.protocol import differences
-from avrt.evaluation.records import PREDICTIONS, Prediction, read_predictions
-from avrt.evaluation.result import RESULT, Result, correctness
+from avrt.evaluation.result import correctness, verdicts
+from avrt.evaluation.runs import OF_MASK, OF_STUDENT, Run, asked_alike, same_student
 from avrt.evaluation.scorers import SCORERS, score
 from avrt.evaluation.statistics import bootstrap, compare
 from avrt.evaluation.tables import Table, interval, percent
@@ -18,42 +15,11 @@ from avrt.evaluation.tables import Table, interval, percent
 MODES = ("av", "a", "v", "text", "shuffled")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A result with its predictions.
-
-    Attributes:
-        folder: Where both are.
-        result: The result.
-        predictions: The predictions, in the order of the shards.
-    """
-
-    folder: Path
-    result: Result
-    predictions: list[Prediction]
-
-    @property
-    def name(self) -> str:
-        """Student, benchmark and mask."""
-        return f"{self.result.student} / {self.result.benchmark} / {self.result.mask}"
-
-
-def read_runs(root: Path) -> list[Run]:
-    """Every run below a folder, but for repeated ones.
-
-    Raises:
-        AvrtError: If there is none.
-    """
-    paths = [path for path in sorted(root.rglob(RESULT)) if path.parent.name != "replay"]
-    if not paths:
-        raise AvrtError(f"no {RESULT} below", where=root, remedy="run: avrt test or avrt benchmark")
-    return [Run(path.parent, Result.load(path), read_predictions(path.parent / PREDICTIONS)) for path in paths]
-
-
 def study_tables(runs: Sequence[Run]) -> list[Table]:
     """All of them, as far as the runs allow."""
     tables = [
         overview(runs),
+        errors(runs),
         scorers(runs),
         groups(runs),
         comparisons(runs),
@@ -61,41 +27,70 @@ def study_tables(runs: Sequence[Run]) -> list[Table]:
         claimed(runs),
         protocols(runs),
     ]
-    return [table for table in tables if table.rows]
+    return [table for table in tables if table.rows or table.note.startswith("Not compared")]
 
 
 def overview(runs: Sequence[Run]) -> Table:
-    """Every run, strict and official, with what could not be read or asked."""
+    """Every run with its rule, strict and official, and what could not be read or asked."""
     rows = []
     for run in runs:
-        scores, counts = run.result.scores, run.result.counts
+        result = run.result
+        scores, counts = result.scores, result.counts
         strict = next(iter(scores.values()))
-        official = interval(scores[run.result.official]) if run.result.official else "-"
+        official = interval(scores[result.official]) if result.official else "-"
         expected = f"{counts['questions']} of {counts['expected']}" if counts["expected"] else str(counts["questions"])
-        several = "; ".join(f"{name} {percent(e['accuracy'])}" for name, e in run.result.several.items())
+        several = "; ".join(f"{name} {percent(e['accuracy'])}" for name, e in result.several.items())
         rows.append(
-            [run.name, expected, interval(strict), official, percent(strict["unparsable_share"]), str(counts["failed"]),
-             str(counts["cut_off"]), several or "-", run.result.fingerprint]
+            [run.name, result.asked_by, expected, ruled(result.score, result.headline), interval(strict), official,
+             percent(result.score["unparsable_share"]), str(counts["failed"]), str(counts["cut_off"]),
+             several or "-", "; ".join(result.unfit) or "-", result.fingerprint]
         )  # fmt: skip
     head = [
         "run",
+        "asked by",
         "questions",
+        "headline",
         "strict",
         "official",
         "unparsable %",
         "failed",
         "cut off",
         "several answers",
+        "shards do not fit",
         "protocol",
     ]
-    return Table("runs", "All runs", head, rows, "Accuracy in % with its 95 % bootstrap interval.")
+    note = "Accuracy in % with its 95 % bootstrap interval; the headline names its rule, which unparsable % is by too."
+    return Table("runs", "All runs", head, rows, note)
+
+
+def ruled(estimate: dict[str, float], rule: str) -> str:
+    """An accuracy with its interval and the rule that it is by."""
+    return f"{interval(estimate)}, {rule} rule"
+
+
+def errors(runs: Sequence[Run]) -> Table:
+    """Wrong answers of each run: those in no readable form, and those that choose another option."""
+    rows = []
+    for run in runs:
+        judged = [each for each in verdicts(run.known, run.result.headline) if each]
+        shares = {
+            "right": [sum(v.credit for v in each) / len(each) for each in judged],
+            "invalid": [sum((1 - v.credit) * (v.choice is None) for v in each) / len(each) for each in judged],
+            "wrong": [sum((1 - v.credit) * (v.choice is not None) for v in each) / len(each) for each in judged],
+        }
+        count = max(1, len(run.known))
+        told = [percent(sum(values) / count) for values in shares.values()]
+        rows.append([run.name, run.result.headline, *told, percent((len(run.known) - len(judged)) / count)])
+    head = ["run", "rule", "right %", "invalid format (IFA) %", "wrong answer (logic) %", "could not be asked %"]
+    note = "Shares of all questions. Invalid: the rule cannot read an option; wrong: it reads another one."
+    return Table("errors", "Errors: invalid format and wrong answer", head, rows, note)
 
 
 def scorers(runs: Sequence[Run]) -> Table:
     """What the choice of scorer does to one and the same answers."""
     rows = []
     for run in runs:
-        known = [p for p in run.predictions if p.answer is not None]
+        known = run.known
         cells = []
         for name in SCORERS:
             judged = [score(name, r, p.sample()) for p in known for r in p.responses]
@@ -110,53 +105,62 @@ def scorers(runs: Sequence[Run]) -> Table:
 def groups(runs: Sequence[Run]) -> Table:
     """Accuracy by group."""
     rows = [
-        [run.name, field, value, str(estimate["count"]), interval(estimate)]
+        [run.name, field, value, str(estimate["count"]), ruled(estimate, run.result.headline)]
         for run in runs
         for field, parts in run.result.groups.items()
         for value, estimate in parts.items()
     ]
-    return Table("groups", "By group", ["run", "grouped by", "group", "questions", "strict"], rows)
+    return Table("groups", "By group", ["run", "grouped by", "group", "questions", "accuracy"], rows)
 
 
 def comparisons(runs: Sequence[Run]) -> Table:
-    """Each pair of students on the same questions under the same mask."""
+    """Each pair of students on the same questions under the same mask, asked alike and scored by the same rule."""
     together: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         together[run.result.benchmark, run.result.mask].append(run)
-    rows = []
+    rows, unlike = [], 0
     for (benchmark, mask), same in together.items():
         for i, first in enumerate(same):
             for second in same[i + 1 :]:
-                one, two = _verdicts(first), _verdicts(second)
-                if one.keys() != two.keys():
+                one, two = first.verdicts(), second.verdicts()
+                if asked_alike(first) != asked_alike(second) or one.keys() != two.keys():
+                    unlike += 1
                     continue
                 found = compare([one[k] for k in one], [two[k] for k in one])
                 low, high = found.difference.low, found.difference.high
                 rows.append(
-                    [f"{first.result.student} - {second.result.student}", f"{benchmark} / {mask}",
+                    [f"{first.subject} - {second.subject}", f"{benchmark} / {mask}", first.result.headline,
                      f"{100 * found.difference.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
                      str(found.only_first), str(found.only_second), f"{found.p_value:.3g}"]
                 )  # fmt: skip
-    head = ["students", "on", "difference", "only first right", "only second right", "McNemar p"]
-    return Table("comparisons", "Paired comparisons", head, rows, "Points with 95 % paired bootstrap interval.")
+    head = ["students", "on", "rule", "difference", "only first right", "only second right", "McNemar p"]
+    note = "Points with 95 % paired bootstrap interval."
+    if unlike:
+        pairs = "1 pair of runs" if unlike == 1 else f"{unlike} pairs of runs"
+        note = f"Not compared: {pairs} of one benchmark and mask that differ in protocol, rule or questions. {note}"
+    return Table("comparisons", "Paired comparisons", head, rows, note)
 
 
 def ledger(runs: Sequence[Run]) -> Table:
     """Which questions need both senses: right with both only, and right with none at all."""
-    together: dict[tuple[str, str], dict[str, dict[str, bool]]] = defaultdict(dict)
+    together: dict[tuple[str, str, str], dict[str, Run]] = defaultdict(dict)
     for run in runs:
-        together[run.result.student, run.result.benchmark][run.result.mask] = _verdicts(run)
+        together[run.subject.partition(" [")[0], run.result.benchmark, same_student(run)].setdefault(
+            run.result.mask, run
+        )
     rows = []
-    for (student, benchmark), modes in together.items():
-        if not {"av", "a", "v"} <= modes.keys():
+    for (_, benchmark, _), of_mask in together.items():
+        if not {"av", "a", "v"} <= of_mask.keys():
             continue
+        modes = {mask: run.verdicts() for mask, run in of_mask.items()}
         ids = [k for k in modes["av"] if all(k in modes[m] for m in MODES if m in modes)]
         accuracy = [interval_of([modes[m][k] for k in ids]) if m in modes else "-" for m in MODES]
         both = interval_of([modes["av"][k] and not modes["a"][k] and not modes["v"][k] for k in ids])
         none = interval_of([modes["text"][k] for k in ids]) if "text" in modes else "-"
         lost = interval_of([modes["av"][k] and not modes["shuffled"][k] for k in ids]) if "shuffled" in modes else "-"
-        rows.append([f"{student} / {benchmark}", str(len(ids)), *accuracy, both, none, lost])
-    head = ["run", "questions", *MODES, "only with both", "with neither", "lost with foreign sound"]
+        full = of_mask["av"]
+        rows.append([f"{full.subject} / {benchmark}", full.result.headline, str(len(ids)), *accuracy, both, none, lost])
+    head = ["run", "rule", "questions", *MODES, "only with both", "with neither", "lost with foreign sound"]
     return Table("ledger", "Modality ledger", head, rows, "Shares of questions in % with 95 % bootstrap interval.")
 
 
@@ -183,15 +187,7 @@ def protocols(runs: Sequence[Run]) -> Table:
     """What differs between the protocols of runs of one benchmark, but for what a mask or a student is."""
     first: dict[str, Run] = {}
     rows = []
-    expected = {
-        "prompt.senses",
-        "prompt.hidden",
-        "shuffle_sound",
-        "student.weights",
-        "student.dtype",
-        "seed",
-        "shuffle_seed",
-    }
+    expected = {*OF_MASK, *OF_STUDENT} - {"student.attention"}
     for run in runs:
         base = first.setdefault(run.result.benchmark, run)
         for key, (old, new) in differences(base.result.protocol, run.result.protocol).items():
@@ -200,17 +196,3 @@ def protocols(runs: Sequence[Run]) -> Table:
     head = ["run", "field", "first run of the benchmark", "here"]
     note = "Scores under different protocols are not comparable."
     return Table("protocols", "Protocol differences", head, rows, note)
-
-
-def _verdicts(run: Run) -> dict[str, bool]:
-    known = [p for p in run.predictions if p.answer is not None]
-    scorer = next(iter(run.result.scores))
-    return {p.id: share > 0.5 for p, share in zip(known, correctness(known, scorer), strict=True)}
-
-
-def by_benchmark(runs: Sequence[Run]) -> Mapping[str, list[Run]]:
-    """Runs by benchmark, for plots."""
-    found: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        found[run.result.benchmark].append(run)
-    return found

@@ -61,7 +61,12 @@ class Table:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(one_line(cell).replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(cell, cells)) + " |"
+
+
+def cell(text: str) -> str:
+    """The text as a cell of a Markdown table."""
+    return one_line(text).replace("|", r"\|")
 
 
 def _latex(text: str) -> str:

@@ -31,13 +31,18 @@ def register(name: str) -> Callable[[Reward], Reward]:
 
 @register("format")
 def format_reward(response: Response, sample: Sample) -> float:
-    """AVRT eq. 4: 1 if the response is exactly ``<think>...</think><answer>X</answer>``, else 0."""
+    """AVRT eq. 4: 1 if the response is exactly ``<think>...</think><answer>X</answer>``, else 0.
+
+    Of a question with several right choices X is any number of letters; see `avrt.response.read_letters`.
+    """
     return float(response.well_formed)
 
 
 @register("accuracy")
 def accuracy_reward(response: Response, sample: Sample) -> float:
     """AVRT eq. 5: 1 if the chosen letter is the label, else 0.
+
+    Where several choices may be right, the letters of all right ones are the label: none may lack, none be added.
 
     Raises:
         AvrtError: If the sample has no label.
@@ -130,7 +135,7 @@ class RewardSum:
 
     def __call__(self, text: str, sample: Sample) -> dict[str, float]:
         """Each reward of one response, unweighted, and their weighted sum under `total`."""
-        response = parse_response(text, sample.letters)
+        response = parse_response(text, sample.letters, several=sample.several)
         values = {name: function(response, sample) for name, (_, function) in self.rewards.items()}
         values["total"] = sum(weight * values[name] for name, (weight, _) in self.rewards.items())
         return values

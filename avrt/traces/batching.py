@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 from avrt.errors import AvrtError
 from avrt.traces.backend import Backend
+from avrt.traces.reading import is_mark
 from avrt.traces.requests import CallFailedError, Reply, Request
 
 
@@ -84,3 +87,13 @@ class BatchingBackend(Backend):
                     future.set_exception(reply)
                 else:
                     future.set_result(replace(reply, seconds=share))
+
+
+def spoken_text(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """What a model wrote, without special tokens but with the marks of its thinking, which some tokenizers count so."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    marks = {number for number in special if is_mark(tokenizer.added_tokens_decoder[number].content)}
+    if not marks.intersection(token_ids):
+        return str(tokenizer.decode(token_ids, skip_special_tokens=True))
+    kept = [number for number in token_ids if number not in special or number in marks]
+    return str(tokenizer.decode(kept, skip_special_tokens=False))

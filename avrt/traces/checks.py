@@ -62,16 +62,17 @@ class CheckOptions:
     extra_leaks: tuple[str, ...] = ()
 
 
-def check_trace(text: str, letters: str, answer: str, options: CheckOptions) -> str | None:
+def check_trace(text: str, letters: str, answer: str, options: CheckOptions, *, several: bool = False) -> str | None:
     """Why a merged trace cannot be used, or None if it can.
 
     Args:
         text: The trace in the merger's reply; see `avrt.traces.merging`.
         letters: Letters of the question's choices.
-        answer: The right one.
+        answer: The right one, or all right ones as in `A,C`.
         options: What to check.
+        several: Whether several choices may be right.
     """
-    response = parse_response(text, letters)
+    response = parse_response(text, letters, several=several)
     if response.think is None or not response.well_formed:
         return f"format: {format_fault(text)}"
     if response.letter != answer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,8 +16,9 @@ from avrt.data.shards import ShardSet
 from avrt.data.writer import ShardWriter
 from avrt.errors import AvrtError, NothingUsableError
 from avrt.text import clean_all, read_json_lines, to_json
+from avrt.traces.folders import TraceFolder
 from avrt.traces.options import TraceOptions
-from avrt.traces.store import connect, rows
+from avrt.traces.store import rows
 
 SHARDS, LABELLED, TRACES, PARQUET, DIFFICULTY = (
     "shards",
@@ -28,7 +28,6 @@ SHARDS, LABELLED, TRACES, PARQUET, DIFFICULTY = (
     "difficulty.jsonl",
 )
 SPLITS = ("train", "val")
-RUN = "run.json"
 
 
 def export_run(options: TraceOptions, run: str, shards: ShardSet) -> dict[str, int]:
@@ -42,16 +41,17 @@ def export_run(options: TraceOptions, run: str, shards: ShardSet) -> dict[str, i
     Returns:
         Number of traces in each split.
     """
-    out = Path(options.out)
-    with (out / "export.lock").open("w") as lock:
+    folder = options.folder
+    with (folder.path / "export.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes on one store, both end here
-        return _export(options, run, shards, out)
+        return _export(options, run, shards, folder)
 
 
-def _export(options: TraceOptions, run: str, shards: ShardSet, out: Path) -> dict[str, int]:
-    outcomes = {r["position"]: dict(r) for r in rows(out, "SELECT * FROM outcomes WHERE run = ?", (run,))}
+def _export(options: TraceOptions, run: str, shards: ShardSet, folder: TraceFolder) -> dict[str, int]:
+    out, query = folder.path, "SELECT * FROM outcomes WHERE folder = ? AND run = ?"
+    outcomes = {r["position"]: dict(r) for r in rows(folder.store, query, (folder.name, run))}
     kept = {p: r for p, r in outcomes.items() if r["status"] == "kept"}
-    split = {p: "val" if _share(r["clip"]) < options.val_share else "train" for p, r in kept.items()}
+    split = {p: split_of(r["clip"], options.val_share) for p, r in kept.items()}
     counts = {}
     for name in SPLITS:
         members = sorted(p for p in kept if split[p] == name)
@@ -129,23 +129,6 @@ def read_traces(folder: Path) -> list[dict[str, Any]] | None:
     return records
 
 
-def run_record(folder: Path) -> dict[str, Any]:
-    """The run that was finished last in a trace folder: its name (`run`) and its shards (`data`).
-
-    Raises:
-        AvrtError: If there is none.
-    """
-    connect(folder).close()
-    path = folder / RUN
-    if not path.is_file():
-        raise AvrtError("no run has been finished here", where=folder, remedy="avrt traces run --out there")
-    try:
-        record = json.loads(path.read_bytes())
-        return {"run": str(record["run"]), "data": str(record["data"])}
-    except (ValueError, KeyError, TypeError):
-        raise AvrtError("is damaged", where=path, remedy="run the same avrt traces run once more") from None
-
-
 _FIELDS = (
     "id", "question", "choices", "answer", "trace", "media", "relation", "question_type", "difficulty", "metadata"
 )  # fmt: skip
@@ -159,6 +142,7 @@ def _records(shards: ShardSet, kept: dict[int, dict[str, Any]], split: dict[int,
             "question": sample.question,
             "choices": list(sample.choices),
             "answer": sample.answer_letter,
+            "several": sample.several,
             "trace": kept[position]["trace"],
             "media": [str(m) for m in sample.media],
             "relation": None if sample.relation is None else str(sample.relation),
@@ -199,6 +183,7 @@ def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
     partial.replace(path)
 
 
-def _share(clip: str) -> float:
-    """A number in [0, 1) that all questions about one clip share, so that no clip is in both splits."""
-    return int(hashlib.blake2b(clip.encode(), digest_size=6).hexdigest(), 16) / 2**48
+def split_of(clip: str, val_share: float) -> str:
+    """Which split a clip's traces are in: all questions about one clip in the same, by a number that is the clip's."""
+    number = int(hashlib.blake2b(clip.encode(), digest_size=6).hexdigest(), 16) / 2**48
+    return "val" if number < val_share else "train"

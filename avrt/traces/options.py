@@ -11,6 +11,7 @@ from avrt.errors import AvrtError
 from avrt.traces.backend import Backend
 from avrt.traces.checks import CheckOptions
 from avrt.traces.filters import AUDIO, VISUAL
+from avrt.traces.folders import TraceFolder
 from avrt.traces.requests import Sampling, Sense
 from avrt.traces.shown import ShownOptions
 
@@ -59,6 +60,8 @@ class MergerOptions:
         sampling: How traces are drawn.
         attempts: How often a sample is merged at most, when checks refuse its traces; at temperature 0 it is once.
         reads: Names of the teachers whose analyses it gets; None for all.
+        reads_thinking: Whether it gets what a teacher thought before it spoke openly, too, as AVRT's merger did.
+        thinking_words: Most words of one teacher's thinking that it gets; from more, the middle is left out.
     """
 
     backend: Backend
@@ -66,6 +69,8 @@ class MergerOptions:
     sampling: Sampling = field(default_factory=Sampling)
     attempts: int = 2
     reads: tuple[str, ...] | None = None
+    reads_thinking: bool = True
+    thinking_words: int | None = 3000
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,17 @@ class TraceOptions:
     Attributes:
         data: Folder of shards with the questions.
         out: Trace folder: the store, and everything made from it.
+        name: Put what is made into a folder of this name below `out`, as ablations do; the store stays where it is.
+        store: Folder of the store, where calls are kept and looked up; None for `out`.
         visual: The teacher that sees; None to do without.
         audio: The teacher that hears; None to do without.
         further_teachers: Teachers beside these two.
         merger: The merger.
         filter: Which samples are kept.
+        only: Take only samples that each of these names: trace folders, of which the kept samples count, or files of
+            ids. Folders are looked for below `out` first.
+        as_many_as: Keep a random choice of as many traces, in each split, as this trace folder has.
+        draw_seed: Decides that choice.
         checks: What merged traces have to satisfy.
         stages: What to do; each stage can be run alone and repeated, and takes the earlier ones' calls from the store.
         val_share: Share of clips whose traces are set aside for validation.
@@ -97,7 +108,12 @@ class TraceOptions:
     visual: TeacherOptions | None = None
     audio: TeacherOptions | None = None
     further_teachers: list[FurtherTeacher] = field(default_factory=list)
+    name: str | None = None
+    store: str | None = None
     filter: Strategy = "both_correct"
+    only: list[str] = field(default_factory=list)
+    as_many_as: str | None = None
+    draw_seed: int = 0
     checks: CheckOptions = field(default_factory=CheckOptions)
     stages: tuple[Stage, ...] = ("teach", "merge", "export")
     val_share: float = 0.05
@@ -109,6 +125,7 @@ class TraceOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before any call is paid for."""
+        _ = self.folder
         names = [name for name, _, _ in self.teachers()]
         if not names:
             raise AvrtError("there is no teacher", where="visual, audio", remedy="configure at least one")
@@ -126,10 +143,19 @@ class TraceOptions:
                 re.compile(pattern)
             except re.error as error:
                 raise AvrtError(f"{pattern!r} is no regular expression: {error}", where="checks.extra_leaks") from None
+        if (words := self.merger.thinking_words) is not None and words < 1:
+            raise AvrtError(
+                f"{words} words are no thinking", where="merger.thinking_words", remedy="merger.reads_thinking: false"
+            )
         if self.workers < 1:
             raise AvrtError(f"{self.workers} processes can do nothing", where="workers")
         if not 0 <= self.val_share < 1:
             raise AvrtError(f"{self.val_share} is no share", where="val_share", remedy="0 to below 1")
+
+    @property
+    def folder(self) -> TraceFolder:
+        """Where the run's exports lie, and its store."""
+        return TraceFolder.of_run(self.out, self.name, self.store)
 
     def teachers(self) -> Iterator[tuple[str, TeacherOptions, tuple[Sense, ...]]]:
         """(name, options, senses) of every teacher."""

@@ -17,13 +17,15 @@ from avrt.errors import AvrtError, BadSampleError
 from avrt.traces.backend import Backend
 from avrt.traces.checks import check_trace
 from avrt.traces.filters import STRATEGIES, Verdict, difficulty
+from avrt.traces.matching import NOT_ASKED_FOR, wanted_ids
 from avrt.traces.merging import trace_of
 from avrt.traces.options import MERGER, TeacherOptions, TraceOptions
-from avrt.traces.reading import read_analysis
+from avrt.traces.reading import Analysis, read_analysis
 from avrt.traces.requests import CallFailedError, Media, MergeMaterial, Reply, Request
 from avrt.traces.shown import shown
 from avrt.traces.store import CallStore, Outcome, UnstorableError
-from avrt.traces.templates import Template, merger_template, merger_values, question_values, teacher_template
+from avrt.traces.templates import Template, merger_template, merger_values, teacher_template, teacher_values
+from avrt.traces.wording import Subject
 
 POLL_SECONDS = 0.5
 
@@ -38,6 +40,7 @@ class Tally:
         stored: Calls found in the store, by role.
         failed: Calls that failed for good, by role.
         cut_off: Replies that ended at their limit of tokens, by role, among those made now and those in the store.
+        shortened: Analyses whose thinking is too long for the merger and loses its middle, by teacher.
         outcomes: Samples by status.
     """
 
@@ -46,6 +49,7 @@ class Tally:
     stored: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     cut_off: Counter[str] = field(default_factory=Counter)
+    shortened: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
@@ -78,7 +82,7 @@ class TracePipeline:
         report: Called with the tally after each sample.
 
     Raises:
-        AvrtError: If a template cannot be used.
+        AvrtError: If a template, or what `only` names, cannot be used.
     """
 
     def __init__(self, options: TraceOptions, store: CallStore, report: Callable[[Tally], None] | None = None) -> None:
@@ -88,7 +92,8 @@ class TracePipeline:
         self._templates = {name: teacher_template(t.template) for name, t, _ in options.teachers()}
         self._read = [name for name in self._templates if options.merger.reads is None or name in options.merger.reads]
         self._merging: Template = merger_template(options.merger.template, self._read)
-        self.run = run_name(options)
+        self._only = wanted_ids(options.only, Path(options.out))
+        self.run = run_name(options, self._only)
         self.tally = Tally()
 
     async def process(self, shards: ShardSet, part: int = 0) -> Tally:
@@ -159,12 +164,16 @@ class TracePipeline:
             name = f"{Path(raw['__url__']).name}, sample {raw['__key__']}"
             await self._conclude(Outcome(name, index, "failed", f"unreadable: {error}", None, ""), [])
             return
-        clip = Media.of(raw, ("sight", "sound")).digest
+        whole = Media.of(raw, ("sight", "sound"))
         heard: list[_Heard] = []
-        blank = Outcome(sample.id, index, "waiting", None, None, clip)
+        blank = Outcome(sample.id, index, "waiting", None, None, whole.digest)
+        if self._only is not None and sample.id not in self._only:
+            await self._conclude(replace(blank, status="dropped", reason=NOT_ASKED_FOR), [])
+            return
+        subject = Subject.of(whole)
         try:
-            heard = await self._ask_teachers(sample, raw)
-            outcome = await self._decide(sample, heard, blank)
+            heard = await self._ask_teachers(sample, raw, subject)
+            outcome = await self._decide(sample, heard, blank, subject)
         except CallFailedError as error:
             outcome = replace(blank, status="failed", reason=str(error))
         except _NotMadeError as error:
@@ -188,36 +197,47 @@ class TracePipeline:
         self.tally.outcomes[outcome.status] += 1
         self._report(self.tally)
 
-    async def _ask_teachers(self, sample: Sample, raw: dict[str, Any]) -> list[_Heard]:
-        asked = [self._ask_teacher(sample, raw, name, t, senses) for name, t, senses in self._options.teachers()]
+    async def _ask_teachers(self, sample: Sample, raw: dict[str, Any], whole: Subject) -> list[_Heard]:
+        asked = [
+            self._ask_teacher(sample, Media.of(raw, senses), whole, name, teacher)
+            for name, teacher, senses in self._options.teachers()
+        ]
         heard = await asyncio.gather(*asked, return_exceptions=True)  # one that fails must not undo the other
         for answer in sorted((a for a in heard if isinstance(a, BaseException)), key=_gravity):
             raise answer
         return [answer for answer in heard if isinstance(answer, _Heard)]
 
     async def _ask_teacher(
-        self, sample: Sample, raw: dict[str, Any], name: str, teacher: TeacherOptions, senses: Any
+        self, sample: Sample, media: Media, whole: Subject, name: str, teacher: TeacherOptions
     ) -> _Heard:
-        media = Media.of(raw, senses)
         answer = str(sample.answer_letter)
         if not media:
             return _Heard(Verdict(name, (None,), answer), "", None)
-        values = {**question_values(sample), "pictures": str(len(media.pictures))}
-        system, prompt = self._templates[name].render(values)
+        system, prompt = self._templates[name].render(teacher_values(sample, Subject.of(media), whole))
         requests = [
             Request(name, sample.id, system, prompt, teacher.sampling.nth(number), media, number)
             for number in range(teacher.samples)
         ]
         replies = await asyncio.gather(*(self._call(teacher.backend, request) for request in requests))
-        read = [read_analysis(r.text, sample.choices, r.reasoning, cut_off=r.cut_off) for r in replies]
+        read = [
+            read_analysis(r.text, sample.choices, r.reasoning, cut_off=r.cut_off, several=sample.several)
+            for r in replies
+        ]
         votes = tuple(analysis.letter for analysis in read)
         verdict = Verdict(name, votes, answer, sum(reply.cut_off for reply in replies))
-        whole = [i for i, reply in enumerate(replies) if not reply.cut_off]
-        spoken = next((i for i in whole if votes[i] == verdict.letter), whole[0] if whole else 0)
-        analysis = read[spoken].text if whole else None
+        unbroken = [i for i, reply in enumerate(replies) if not reply.cut_off]
+        spoken = next((i for i in unbroken if votes[i] == verdict.letter), unbroken[0] if unbroken else 0)
+        analysis = self._told(name, read[spoken]) if unbroken else None
         return _Heard(verdict, analysis, requests[spoken].key(teacher.backend.model))
 
-    async def _decide(self, sample: Sample, heard: list[_Heard], blank: Outcome) -> Outcome:
+    def _told(self, name: str, analysis: Analysis) -> str:
+        """What the merger reads of a teacher's analysis."""
+        merger = self._options.merger
+        if merger.reads_thinking and merger.thinking_words is not None and name in self._read:
+            self.tally.shortened[name] += len(analysis.thinking.split()) > merger.thinking_words
+        return analysis.told(thinking=merger.reads_thinking, words=merger.thinking_words)
+
+    async def _decide(self, sample: Sample, heard: list[_Heard], blank: Outcome, subject: Subject) -> Outcome:
         """Filter, and merge what is kept."""
         verdicts = [h.verdict for h in heard]
         labelled = replace(blank, difficulty=difficulty(verdicts))
@@ -226,8 +246,10 @@ class TracePipeline:
         read = [h for h in heard if h.verdict.teacher in self._read]
         if read and all(h.analysis is None for h in read):
             return replace(labelled, status="dropped", reason="filter: every analysis for the merger cut off")
+        if read and not any(h.analysis for h in read):
+            return replace(labelled, status="dropped", reason="filter: no analysis that the merger could read")
         analyses = {h.verdict.teacher: h.analysis or "" for h in read}
-        system, prompt = self._merging.render(merger_values(sample, analyses))
+        system, prompt = self._merging.render(merger_values(sample, analyses, subject))
         merger, answer = self._options.merger, str(sample.answer_letter)
         material = MergeMaterial(sample.choices, answer, analyses)
         reason = "no attempt"
@@ -245,7 +267,8 @@ class TracePipeline:
                 reason = "cut off: the merger's reply ended at its limit of tokens"
                 continue
             trace = trace_of(reply)
-            if (refused := check_trace(trace, sample.letters, answer, self._options.checks)) is None:
+            checks = self._options.checks
+            if (refused := check_trace(trace, sample.letters, answer, checks, several=sample.several)) is None:
                 return replace(labelled, status="kept", trace=trace, merger_call=request.key(merger.backend.model))
             reason = refused
         return replace(labelled, status="dropped", reason=f"check: {reason}")
@@ -286,7 +309,7 @@ class TracePipeline:
         return reply
 
 
-def run_name(options: TraceOptions) -> str:
+def run_name(options: TraceOptions, only: frozenset[str] | None = None) -> str:
     """A name for everything that decides outcomes, so that two processes on the same run agree on it."""
     roles = [
         [name, t.backend.model, t.template, t.samples, repr(t.sampling), list(senses), repr(options.shown)]
@@ -294,7 +317,9 @@ def run_name(options: TraceOptions) -> str:
     ]
     merger = options.merger
     rest = [merger.backend.model, merger.template, repr(merger.sampling), merger.attempts, merger.reads]
-    decided = json.dumps([options.data, roles, rest, options.filter, repr(options.checks)])
+    thinking = [merger.reads_thinking, merger.thinking_words]
+    taken = [None if only is None else sorted(only), options.as_many_as, options.draw_seed]
+    decided = json.dumps([options.data, roles, rest, options.filter, repr(options.checks), thinking, taken])
     return hashlib.blake2b(decided.encode(), digest_size=8).hexdigest()
 
 

@@ -49,12 +49,14 @@ def weave(material: MergeMaterial) -> str:
     parts = {teacher: split_labelled(text) for teacher, text in material.analyses.items()}
     descriptions = [_sentence(description) for description, _ in parts.values() if description]
     statements = _by_option({teacher: reasoning for teacher, (_, reasoning) in parts.items()})
-    if material.answer in statements:
-        weighed = sorted((letter, said) for letter, said in statements.items() if letter <= material.answer)
+    right = material.answer.split(",")
+    if set(right) <= set(statements):
+        weighed = sorted((letter, said) for letter, said in statements.items() if letter <= right[-1])
         checks = [f"{letter}: {', '.join(said)}." for letter, said in weighed]
     else:
         checks = [_sentence(reasoning) for _, reasoning in parts.values() if reasoning]
-        checks.append(f"So {material.choices[LETTERS.index(material.answer)]} fits best.")
+        named = " and ".join(material.choices[LETTERS.index(letter)] for letter in right)
+        checks.append(f"So {named} {'fit' if right[1:] else 'fits'} best.")
     return format_response(" ".join([*descriptions, *checks]), material.answer)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import statistics
 from collections import Counter, defaultdict
@@ -12,8 +13,9 @@ from typing import Any
 from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError, NothingUsableError
 from avrt.response import parse_response
-from avrt.traces.export import read_traces, run_record
+from avrt.traces.export import read_traces
 from avrt.traces.filters import STRATEGIES, Verdict
+from avrt.traces.folders import TraceFolder, run_record
 from avrt.traces.requests import CUT_OFF
 from avrt.traces.store import rows
 
@@ -37,11 +39,12 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
         NothingUsableError: If the folder holds no outcomes.
         AvrtError: If it holds no run, or its traces cannot be read.
     """
-    run = run_record(folder)["run"]
-    outcomes = [dict(row) for row in rows(folder, "SELECT * FROM outcomes WHERE run = ? ORDER BY position", (run,))]
+    run, kept_in = run_record(folder)["run"], TraceFolder.find(folder)
+    query = "SELECT * FROM outcomes WHERE folder = ? AND run = ? ORDER BY position"
+    outcomes = [dict(row) for row in rows(kept_in.store, query, (kept_in.name, run))]
     if not outcomes:
         raise NothingUsableError("the run had no samples", where=folder)
-    verdicts = _verdicts(folder, run)
+    verdicts = _verdicts(kept_in, run)
     traces = read_traces(folder) or []
     result: dict[str, Any] = {
         "run": run,
@@ -55,12 +58,17 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
             name: _share(sum(strategy(v) is None for v in verdicts.values()), len(verdicts))
             for name, strategy in STRATEGIES.items()
         },
-        "calls": _calls(folder),
+        "calls": _calls(kept_in.store),
         "splits": _splits(traces, *_counter(tokenizer)),
         "examples": [{name: record[name] for name in SHOWN} for record in traces[:EXAMPLES]],
     }
     if data is not None:
-        result["clips"] = _clips(data, [o["position"] for o in outcomes if o["status"] == "kept"])
+        shards = ShardSet(data)
+        result["clips"] = _clips(shards, [o["position"] for o in outcomes if o["status"] == "kept"])
+        places = {o["sample"]: o["position"] for o in outcomes}
+        for name, split in result["splits"].items():
+            ids = [record["id"] for record in traces if record["split"] == name]
+            split["clips"] = _clips(shards, [places[i] for i in ids if i in places])
     return result
 
 
@@ -77,10 +85,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _verdicts(folder: Path, run: str) -> dict[str, list[Verdict]]:
+def _verdicts(folder: TraceFolder, run: str) -> dict[str, list[Verdict]]:
     """Verdicts by sample; the right letter only matters as being equal to a teacher's or not."""
     found: dict[str, list[Verdict]] = defaultdict(list)
-    for row in rows(folder, "SELECT * FROM verdicts WHERE run = ? ORDER BY sample, teacher", (run,)):
+    query = "SELECT * FROM verdicts WHERE folder = ? AND run = ? ORDER BY sample, teacher"
+    for row in rows(folder.store, query, (folder.name, run)):
         votes = tuple(json.loads(row["votes"]))
         found[row["sample"]].append(Verdict(row["teacher"], votes, row["answer"]))
     return dict(found)
@@ -132,7 +141,7 @@ def _calls(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _splits(traces: list[dict[str, Any]], unit: str, count: Count) -> dict[str, Any]:
-    """Table 2: what is in each split of the exported traces."""
+    """AVRT Tables 2 and 9: what is in each split of the exported traces."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in traces:
         groups[record["split"]].append(record)
@@ -141,7 +150,7 @@ def _splits(traces: list[dict[str, Any]], unit: str, count: Count) -> dict[str, 
 
 def _split(records: list[dict[str, Any]], unit: str, count: Count) -> dict[str, Any]:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    read = [parse_response(r["trace"], letters[: len(r["choices"])]) for r in records]
+    read = [parse_response(r["trace"], letters[: len(r["choices"])], several=r.get("several", False)) for r in records]
     lengths = [count(response.think or "") for response in read]
     return {
         "traces": len(records),
@@ -157,9 +166,8 @@ def _split(records: list[dict[str, Any]], unit: str, count: Count) -> dict[str, 
     }
 
 
-def _clips(data: Path, positions: list[int]) -> dict[str, Any]:
-    """Durations in seconds and source resolutions of the kept samples' clips."""
-    shards = ShardSet(data)
+def _clips(shards: ShardSet, positions: list[int]) -> dict[str, Any]:
+    """Durations in seconds and source resolutions of samples' clips."""
     durations: list[float] = []
     sizes: Counter[str] = Counter()
     for position in positions:
@@ -176,10 +184,12 @@ def _counter(tokenizer: str | None) -> tuple[str, Count]:
         return "words", lambda text: len(text.split())
     from transformers import AutoTokenizer
 
+    packaged = Path(str(importlib.resources.files("avrt_configs").joinpath(tokenizer)))
     try:
-        loaded = AutoTokenizer.from_pretrained(tokenizer)
-    except (OSError, ValueError) as error:
-        raise AvrtError(f"cannot be loaded: {str(error).splitlines()[0]}", where=tokenizer) from None
+        loaded = AutoTokenizer.from_pretrained(str(packaged) if packaged.is_dir() else tokenizer)
+    except Exception as error:  # transformers raises anything for a folder that holds something else
+        why = (str(error) or type(error).__name__).split("\n")[0]
+        raise AvrtError(f"has no tokenizer that can be loaded: {why}", where=tokenizer) from None
     return "tokens", lambda text: len(loaded.encode(text, add_special_tokens=False))
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from avrt.data.sample import LETTERS
 from avrt.text import clean
+from avrt.traces.published import side_by_side
 from avrt.traces.terminal import inert
 
 PAGE = """<!doctype html>
@@ -60,18 +61,7 @@ def tables(stats: Mapping[str, Any]) -> Tables:
     for pair, counts in stats["agreement"].items():
         found.append((f"Agreement: {pair}", ["verdicts", "samples"], _rows(counts)))
     if splits := stats["splits"]:
-        names = list(splits)
-        found.append(("Splits", ["", *names], _split_rows(splits)))
-        for field, title in (
-            ("question_types", "Question types, %"),
-            ("answers", "Right letters, %"),
-            ("relations", "Question relations, %"),
-        ):
-            keys = list(dict.fromkeys(key for name in names for key in splits[name][field]))
-            if field == "answers":
-                keys.sort()
-            body = [[key, *(str(splits[name][field].get(key, 0.0)) for name in names)] for key in keys]
-            found.append((title, ["", *names], body))
+        found.append(("Traces by split, beside AVRT's (Tables 2 and 9)", *side_by_side(splits)))
     if clips := stats.get("clips"):
         found.append(("Durations of kept clips, s", ["", "s"], _rows(clips["duration"])))
         found.append(("Resolutions of kept clips, %", ["pixels", "%"], _rows(clips["resolutions"])))
@@ -158,19 +148,6 @@ def _rows(values: Mapping[str, Any]) -> list[list[str]]:
     return [
         [str(key), *(_text(v) for v in (value.values() if isinstance(value, Mapping) else [value]))]
         for key, value in values.items()
-    ]
-
-
-def _split_rows(splits: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    def length(split: Mapping[str, Any], field: str) -> str:
-        return f"{split[field]['mean']:.1f} ± {split[field]['std']:.1f}" if split[field]["n"] else "-"
-
-    unit = next(iter(splits.values()))["unit"]
-    return [
-        ["traces", *(str(s["traces"]) for s in splits.values())],
-        ["well-formed, %", *(str(s["format_compliance"]) for s in splits.values())],
-        [f"think, {unit}", *(length(s, "think_length") for s in splits.values())],
-        [f"answer, {unit}", *(length(s, "answer_length") for s in splits.values())],
     ]
 
 

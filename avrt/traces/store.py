@@ -1,7 +1,8 @@
 """The durable record of every call: SQLite in WAL mode, written in groups by one thread, shared by processes.
 
-A call is claimed before it is made and finished when its reply is on disk, so that a killed run repeats nothing that
-was finished, and of two processes on one store each makes other calls.
+Several trace folders, such as those of ablations, may use one store: its calls are theirs in common. A call is claimed
+before it is made and finished when its reply is on disk, so that a killed run repeats nothing that was finished, and of
+two processes on one store each makes other calls.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from avrt.traces.requests import Reply, Request
 
 FILE = "store.sqlite3"
 LOCK = "store.lock"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 GROUP = 512
-SCHEMA = """
+CALLS = """
 CREATE TABLE IF NOT EXISTS calls (
     key TEXT PRIMARY KEY, sample TEXT NOT NULL, role TEXT NOT NULL, model TEXT NOT NULL, number INTEGER NOT NULL,
     sampling TEXT NOT NULL, prompt_hash TEXT NOT NULL, system TEXT NOT NULL, prompt TEXT NOT NULL,
@@ -36,15 +37,24 @@ CREATE TABLE IF NOT EXISTS calls (
     changed TEXT DEFAULT CURRENT_TIMESTAMP
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS calls_by_sample ON calls (sample, role, number);
+"""
+# What became of samples, for each trace folder that the calls serve; the store's own folder is the empty name.
+RESULTS = """
 CREATE TABLE IF NOT EXISTS outcomes (
-    sample TEXT PRIMARY KEY, run TEXT NOT NULL, position INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT,
-    difficulty TEXT, clip TEXT NOT NULL, trace TEXT, merger_call TEXT
+    folder TEXT NOT NULL, sample TEXT NOT NULL, run TEXT NOT NULL, position INTEGER NOT NULL, status TEXT NOT NULL,
+    reason TEXT, difficulty TEXT, clip TEXT NOT NULL, trace TEXT, merger_call TEXT, PRIMARY KEY (folder, sample)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS verdicts (
-    sample TEXT NOT NULL, run TEXT NOT NULL, teacher TEXT NOT NULL, letter TEXT, votes TEXT NOT NULL,
-    answer TEXT NOT NULL, correct INTEGER NOT NULL, call TEXT, PRIMARY KEY (sample, teacher)
+    folder TEXT NOT NULL, sample TEXT NOT NULL, run TEXT NOT NULL, teacher TEXT NOT NULL, letter TEXT,
+    votes TEXT NOT NULL, answer TEXT NOT NULL, correct INTEGER NOT NULL, call TEXT,
+    PRIMARY KEY (folder, sample, teacher)
 ) WITHOUT ROWID;
 """
+# Version 1 knew one folder for each store.
+_COLUMNS = {
+    "outcomes": "sample, run, position, status, reason, difficulty, clip, trace, merger_call",
+    "verdicts": "sample, run, teacher, letter, votes, answer, correct, call",
+}
 
 
 class UnstorableError(AvrtError):
@@ -92,21 +102,23 @@ class Outcome:
 
 
 class CallStore:
-    """The calls and outcomes of one trace folder, for one process among several.
+    """The calls of a store, and the outcomes of one trace folder that it serves, for one process among several.
 
     Every method that writes returns when its change is on disk.
 
     Args:
-        folder: The trace folder; created if missing.
+        folder: The store's folder; created if missing.
         retry_failed: Make calls again that failed in an earlier run.
+        results: What the trace folder is called in the store; see `name_in_store`.
 
     Raises:
         AvrtError: If the file there is no store of this version.
     """
 
-    def __init__(self, folder: Path, *, retry_failed: bool = True) -> None:
+    def __init__(self, folder: Path, *, retry_failed: bool = True, results: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._results = results
         self._owner = Owner(folder / "owners")
         self._retry_failed = retry_failed
         self._dead: set[str] = set()
@@ -155,8 +167,8 @@ class CallStore:
         await self._do(lambda db: db.execute("DELETE FROM calls WHERE key = ? AND status = 'running'", (key,)))
 
     async def conclude(self, run: str, outcome: Outcome, verdicts: list[dict[str, Any]]) -> None:
-        """Keep a sample's outcome and verdicts, in place of those of an earlier run."""
-        await self._do(lambda db: _conclude(db, run, outcome, verdicts))
+        """Keep a sample's outcome and verdicts, in place of those of an earlier run for the same trace folder."""
+        await self._do(lambda db: _conclude(db, self._results, run, outcome, verdicts))
 
     def close(self) -> None:
         """Finish what is queued and give up ownership."""
@@ -259,7 +271,7 @@ def _settle(answers: list[tuple[_Job, Any, BaseException | None]]) -> None:
 
 
 def connect(folder: Path, *, create: bool = False) -> sqlite3.Connection:
-    """Open a trace folder's store.
+    """Open a store; one of an earlier version is brought up to this one, its calls and outcomes kept.
 
     Raises:
         AvrtError: If there is none, or it cannot be read.
@@ -270,27 +282,41 @@ def connect(folder: Path, *, create: bool = False) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(path, timeout=60, isolation_level=None)
         db.row_factory = sqlite3.Row
-        if create:
+        if _version(db) < SCHEMA_VERSION:
             _create(db, folder)
         db.execute("PRAGMA synchronous = FULL")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA_VERSION:
+        if (version := _version(db)) != SCHEMA_VERSION:
             raise AvrtError(f"is a store of version {version}, this avrt reads {SCHEMA_VERSION}", where=path)
     except sqlite3.Error as error:
         raise _explained(error, folder) from None
     return db
 
 
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
 def _create(db: sqlite3.Connection, folder: Path) -> None:
-    """Set a store up, unless it is.
+    """Set a store up, or bring one of version 1 up to date, unless another process just did.
 
     One process after the other: changing the journal mode does not wait for others, it fails.
     """
     with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+        if (version := _version(db)) == 0:
             db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(f"{SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
+            db.executescript(f"{CALLS} {RESULTS} PRAGMA user_version = {SCHEMA_VERSION};")
+        elif version == 1:
+            db.execute("BEGIN IMMEDIATE")
+            for table in _COLUMNS:
+                db.execute(f"ALTER TABLE {table} RENAME TO {table}_before")
+            for statement in filter(str.strip, RESULTS.split(";")):
+                db.execute(statement)
+            for table, columns in _COLUMNS.items():
+                db.execute(f"INSERT INTO {table} (folder, {columns}) SELECT '', {columns} FROM {table}_before")
+                db.execute(f"DROP TABLE {table}_before")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            db.execute("COMMIT")
 
 
 def reply_of(row: sqlite3.Row) -> Reply:
@@ -305,11 +331,11 @@ def rows(folder: Path, query: str, values: tuple[Any, ...] = ()) -> Iterator[sql
         yield from db.execute(query, values)
 
 
-def _conclude(db: sqlite3.Connection, run: str, outcome: Outcome, verdicts: list[dict[str, Any]]) -> None:
-    _insert(db, "INSERT OR REPLACE", "outcomes", {"run": run, **asdict(outcome)})
-    db.execute("DELETE FROM verdicts WHERE sample = ?", (clean(outcome.sample),))
+def _conclude(db: sqlite3.Connection, folder: str, run: str, outcome: Outcome, verdicts: list[dict[str, Any]]) -> None:
+    _insert(db, "INSERT OR REPLACE", "outcomes", {"folder": folder, "run": run, **asdict(outcome)})
+    db.execute("DELETE FROM verdicts WHERE folder = ? AND sample = ?", (folder, clean(outcome.sample)))
     for verdict in verdicts:
-        _insert(db, "INSERT", "verdicts", {"sample": outcome.sample, "run": run, **verdict})
+        _insert(db, "INSERT", "verdicts", {"folder": folder, "sample": outcome.sample, "run": run, **verdict})
 
 
 def _insert(db: sqlite3.Connection, how: str, table: str, record: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from avrt.data.sample import Modality, Sample
 from avrt.errors import AvrtError, BadSampleError
-from avrt.traces.batching import BatchingBackend
+from avrt.traces.batching import BatchingBackend, spoken_text
 from avrt.traces.requests import CallFailedError, Reply, Request
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class StudentBackend(BatchingBackend):
         )
         replies: list[Reply | CallFailedError] = []
         for prompt, completion in zip(batch.prompt_ids, completions, strict=True):
-            text = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+            text = spoken_text(tokenizer, completion.token_ids.tolist())
             reason = "stop" if completion.finished else "length"
             replies.append(Reply(text, None, reason, len(prompt), len(completion.token_ids)))
         answered = iter(replies)

@@ -55,16 +55,16 @@ class Conclusion:
         )
 
 
-def conclude(folder: Path, run: str, options: TraceOptions, samples: int) -> Conclusion:
+def conclude(run: str, options: TraceOptions, samples: int) -> Conclusion:
     """Look at what became of a run's samples.
 
     Args:
-        folder: The trace folder.
         run: The run's name.
         options: Its options.
         samples: Number of samples in the shards.
     """
-    found = [dict(row) for row in rows(folder, "SELECT * FROM outcomes WHERE run = ?", (run,))]
+    folder, query = options.folder, "SELECT * FROM outcomes WHERE folder = ? AND run = ?"
+    found = [dict(row) for row in rows(folder.store, query, (folder.name, run))]
     counts = Counter(dict(Counter(o["status"] for o in found).most_common()))
     reasons = Counter(plain_reason(o["reason"]) for o in found if o["reason"] and o["status"] != "kept")
     warnings = []

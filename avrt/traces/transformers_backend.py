@@ -6,7 +6,7 @@ import io
 from typing import Any, Literal
 
 from avrt.errors import AvrtError
-from avrt.traces.batching import BatchingBackend
+from avrt.traces.batching import BatchingBackend, spoken_text
 from avrt.traces.requests import CallFailedError, Reply, Request
 
 _AUTO = {
@@ -118,7 +118,7 @@ class TransformersBackend(BatchingBackend):
         replies = []
         for prompt, row in zip(inputs["attention_mask"], output[:, width:].tolist(), strict=True):
             length = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
-            text = self._tokenizer.decode(row[:length], skip_special_tokens=True)
+            text = spoken_text(self._tokenizer, row[:length])
             reason = "stop" if length and row[length - 1] in stops else "length"
             replies.append(Reply(text, None, reason, int(prompt.sum()), length))
         return replies

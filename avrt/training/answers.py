@@ -44,7 +44,7 @@ class AnswerBook:
         Returns:
             The record, which can be written as JSON.
         """
-        response = parse_response(text, sample.letters)
+        response = parse_response(text, sample.letters, several=sample.several)
         record: dict[str, Any] = {
             "id": sample.id,
             "question": sample.question,

@@ -16,7 +16,7 @@ from avrt.data.inputs import OmniBatch
 from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
 from avrt.evaluation.benchmark import BenchmarkOptions
-from avrt.evaluation.protocol import flatten, mask_name
+from avrt.evaluation.protocol import NANO_WORLD, flatten, mask_name
 from avrt.evaluation.records import PREDICTIONS, Journal, Prediction
 from avrt.evaluation.result import Result, figures
 from avrt.models.export import student_from_checkpoint
@@ -157,7 +157,7 @@ class BenchmarkModule(StudentModule):
             )
         if not self.trainer.is_global_zero:
             self.result = Result.load(self.folder / "result.json")
-        headline = self.benchmark.scorers[0]
+        headline = self.benchmark.rule
         for name, scored in self.result.scores.items():
             if scored["count"]:
                 self.log(f"test/{name}/accuracy", scored["accuracy"], prog_bar=name == headline)
@@ -168,12 +168,18 @@ class BenchmarkModule(StudentModule):
         found = figures(predictions, self.benchmark, self.protocol, mask_name(self.protocol))
         found["counts"]["left_out_of_shards"] = len(manifest.skipped)
         found["counts"]["sound_cut"] = manifest.sound_cut
+        if manifest.recipe.get("name") == NANO_WORLD and not found["benchmark"].startswith("nano"):
+            rank_zero_info(f"questions of {NANO_WORLD} go by that name, not by {found['benchmark']}")
+            found["benchmark"] = NANO_WORLD
+        for difference in found["unfit"]:
+            rank_zero_info(f"the shards do not fit {self.benchmark.protocol}'s way of asking: {difference}")
         environment = {
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "processes": self.trainer.world_size,
             "device": str(self.device.type),
             "batch_size": self.datamodule.eval_batch_size,
             "source": str(self.checkpoint or self.student_options.source),
+            "parameters": sum(p.numel() for p in self.student.thinker.parameters()),
             "shards": str(self.datamodule.folders["test"]),
             "asked": asked,
             "seconds": round(seconds, 3),
@@ -200,14 +206,20 @@ class BenchmarkModule(StudentModule):
                 "seed": self.seed if self.answers.temperature else 0,
                 "shuffle_seed": self.datamodule.seed if self.datamodule.shuffle_sound else 0,
                 "scorers": self.benchmark.scorers,
+                "headline": self.benchmark.rule,
                 "student": {
                     "weights": weights_hash(thinker),
                     "dtype": options["dtype"],
                     "attention": options["attention"],
                 },
-                "data": {"samples": len(shards), "manifest": shards.digest[:16]},
+                "data": {"samples": len(shards), "media": _kinds(shards), "manifest": shards.digest[:16]},
             }
         )
+
+
+def _kinds(shards: ShardSet) -> list[str]:
+    """What the clips of some shards carry."""
+    return sorted(kind for kind, count in shards.manifest.counts.items() if count)
 
 
 def nothing_to_score(predictions: Sequence[Prediction]) -> str | None:

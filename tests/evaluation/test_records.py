@@ -58,3 +58,21 @@ def test_odd_texts_are_journaled_and_read_back(tmp_path):
     path.write_text("\n{")
     with pytest.raises(AvrtError, match="line 2 is not JSON"):
         read_predictions(path)
+
+
+def test_a_prediction_of_several_letters_gives_back_its_question(tmp_path):
+    sample = make_sample(answer=(0, 2), several=True, trace=None)
+    prediction = Prediction.of(sample, 4, responses=("<answer>A</answer>",), finished=(True,))
+    assert (prediction.answer, prediction.several) == ("A,C", True)
+    path = tmp_path / "predictions.jsonl"
+    record = json.loads(prediction.to_json())
+    path.write_text(json.dumps(record) + "\n")
+    [again] = read_predictions(path)
+    assert again == prediction
+    assert again.sample() == sample
+    # as earlier versions wrote them
+    del record["several"]
+    path.write_text(json.dumps({**record, "answer": "C"}) + "\n")
+    assert read_predictions(path)[0].sample() == make_sample(answer=2, trace=None)
+    path.write_text(json.dumps({**record, "answer": None, "several": True}) + "\n")
+    assert read_predictions(path)[0].sample().answer is None

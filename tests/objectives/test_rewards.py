@@ -108,3 +108,22 @@ def test_one_word_is_reasoning_and_negative_weights_are_penalties():
 def test_what_is_no_function_is_refused(name):
     with pytest.raises(AvrtError, match="is not a function"):
         find_reward(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "formed"),
+    [
+        ("A,C", 1, 1),
+        ("C and A", 1, 1),
+        ("AC", 1, 1),
+        ("A", 0, 1),
+        ("A,B,C", 0, 1),
+        ("B", 0, 1),
+        ("A,D", 0, 0),
+        ("A.C", 0, 0),
+    ],
+)
+def test_all_right_choices_and_none_more_earn_the_reward(given, right, formed):
+    sample = make_sample(answer=(0, 2), several=True)
+    rewards = RewardSum(RewardOptions())(answer(3, given), sample)
+    assert (rewards["accuracy"], rewards["format"]) == (right, formed)

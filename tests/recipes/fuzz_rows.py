@@ -21,7 +21,19 @@ from avrt.commands import shards as shards_command
 from avrt.data.manifest import Manifest
 from avrt.data.shards import ShardSet
 from avrt.errors import NothingUsableError
-from tests.recipes.test_labels import avqa, avqa_r1, dailyomni, folder, mmar, omnibench
+from tests.recipes.test_labels import (
+    avqa,
+    avqa_r1,
+    dailyomni,
+    folder,
+    intent,
+    mmar,
+    mmau,
+    omnibench,
+    omnivideobench,
+    videomme,
+    worldsense,
+)  # fmt: skip
 
 Rng = np.random.Generator
 CHOICES = ["a dog", "a cat", "a car", "rain"]
@@ -52,7 +64,26 @@ LAYOUTS: dict[str, tuple[Callable[[Any, Any], dict[str, Any]], str, tuple[str, .
         "avqa-train.json",
         (),
     ),
+    "mmau": (mmau, "mmau-test-mini.json", ()),
+    "videomme": (videomme, "v.json", ("--annotation", "v.json")),
+    "worldsense": (worldsense, "worldsense_qa.json", ()),
+    "avhbench": (
+        lambda options, answer: {
+            "video_id": "v", "task": "AV Matching", "text": "?", "label": ("Yes", "No")[answer % 2],
+        },
+        "json/qa.json",
+        (),
+    ),
+    "omnivideobench": (lambda options, answer: omnivideobench(options, answer)["questions"][0], "data.json", ()),
+    "intenttrain": (intent, "emer_rewrite.json", ()),
+    "intentbench": (
+        lambda options, answer: {**intent(options, "ABCD"[: answer + 1]), "problem_type": "emer_ov_mc"}, "qa.json", ()
+    ),
 }  # fmt: skip
+# Rows that stand in a list within another: the outer one stays whole, so that each row counts once.
+NESTED: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "omnivideobench": lambda row: {"video": "v", "video_type": "Vlog", "duration": "00:05", "questions": [row]},
+}
 IDS = {"folder": "id", "avqa": "id", "avqa_r1": "problem_id", "music_avqa": "question_id"}
 
 
@@ -101,10 +132,20 @@ def make(root: Path, recipe: str, count: int, rng: Rng) -> None:
             row["Answer"] = "ABCD"[row["Answer"]]
         if recipe in IDS:
             row[IDS[recipe]] = int(rng.integers(0, max(1, number + 1))) if rng.random() < 0.1 else number
-        rows.append(mutate(row, rng) if rng.random() < 0.8 else row)
+        row = mutate(row, rng) if rng.random() < 0.8 else row
+        rows.append(NESTED[recipe](row) if recipe in NESTED else row)
+    (root / file).parent.mkdir(exist_ok=True)
     lines = map(json.dumps, rows)
     (root / file).write_text("\n".join(lines) if file.endswith("l") else json.dumps(rows))
-    for name in ("v.mp4", "a.wav", "mm_data/audio/a.wav", "videos/v.mp4", "Videos/v/v_video.mp4"):
+    for name in (
+        "v.mp4",
+        "a.wav",
+        "mm_data/audio/a.wav",
+        "videos/v.mp4",
+        "Videos/v/v_video.mp4",
+        "data/v.mp4",
+        "video/v.mp4",
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith("wav"):
             soundfile.write(root / name, np.sin(np.arange(8000) / 5) * 0.3, 16_000)
@@ -153,7 +194,7 @@ def run(root: Path, rows: int, seed: int = 0) -> Counter[str]:
         shards = ShardSet(home / "out")
         for sample in list(shards.samples())[:10]:
             shards_command.main(["show", str(home / "out"), f"--id={sample.id}", "--out", str(home / "look")])
-            assert sample.answer is None or sample.choices[sample.answer]
+            assert all(sample.choices[index] for index in sample.right)
         outcomes["used"] += manifest.samples
         outcomes["of them with a note"] += len(manifest.notes)
         outcomes["of them with an answer"] += manifest.labels["answer"]

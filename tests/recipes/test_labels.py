@@ -11,10 +11,16 @@ from data_recipes.avqa import AVQA
 from data_recipes.avqa_r1 import AVQAR1
 from data_recipes.dailyomni import DailyOmni
 from data_recipes.folder import Folder
+from data_recipes.intentbench import IntentBench
+from data_recipes.intenttrain import IntentTrain
 from data_recipes.labels import Answers, read_labels
 from data_recipes.mmar import MMAR
+from data_recipes.mmau import MMAU
 from data_recipes.music_avqa import MusicAVQA
 from data_recipes.omnibench import OmniBench
+from data_recipes.omnivideobench import OmniVideoBench
+from data_recipes.videomme import VideoMME
+from data_recipes.worldsense import WorldSense
 
 D = ["a dog", "a cat", "a car", "rain"]
 REFUSED = None
@@ -147,7 +153,35 @@ def omnibench(options, answer):
             "image_path": "i.jpg"}  # fmt: skip
 
 
+def mmau(options, answer):
+    return {"id": "1", "audio_id": "./a.wav", "question": "?", "choices": options, "answer": answer, "task": "sound"}
+
+
+def videomme(options, answer):
+    return {"videoID": "v", "question": "?", "options": options, "answer": answer, "duration": "short",
+            "task_type": "OCR Problems"}  # fmt: skip
+
+
+def worldsense(options, answer):
+    return {"video": "v", "question": "?", "candidates": options, "answer": answer, "task_type": "Event Sorting"}
+
+
+def omnivideobench(options, answer):
+    steps = [{"modality": "audio", "evidence": "a bark", "inference": "a dog"}]
+    question = {"question": "?", "question_type": "counting", "options": options, "correct_option": answer,
+                "reasoning_steps": steps}  # fmt: skip
+    return {"video": "v", "duration": "03:28", "questions": [question]}
+
+
+def intent(options, answer):
+    return {"problem": "?", "problem_type": "multiple choice", "options": options, "answer": answer, "path": "v.mp4"}
+
+
 RECIPES = {
+    "mmau": (MMAU(), mmau, "mmau-test-mini.json"), "videomme": (VideoMME("v.json"), videomme, "v.json"),
+    "worldsense": (WorldSense(), worldsense, "worldsense_qa.json"),
+    "omnivideobench": (OmniVideoBench(), omnivideobench, "data.json"),
+    "intenttrain": (IntentTrain(), intent, "emer_rewrite.json"), "intentbench": (IntentBench(), intent, "qa.json"),
     "avqa": (AVQA(), avqa, "train_qa.json"), "avqa_r1": (AVQAR1(), avqa_r1, "train.json"),
     "dailyomni": (DailyOmni(), dailyomni, "qa.json"), "folder": (Folder("q.json"), folder, "q.json"),
     "mmar": (MMAR(), mmar, "MMAR-meta.jsonl"), "omnibench": (OmniBench("o.json"), omnibench, "o.json"),
@@ -223,3 +257,62 @@ def test_all_of_mmau_can_be_used(shared_data):
                 noted["the right one"] += row["choices"].count(row["answer"]) > 1
         assert len(rows) == 1000
         assert noted == {"repeat a choice": 27, "the right one": 16}
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "right"),
+    [
+        (D, "A,C", (0, 2)), (D, "C, A", (0, 2)), (D, "AC", (0, 2)), (D, "A and C", (0, 2)), (D, "B", (1,)),
+        (D, "a car", (2,)),
+        (D, ["A", "C"], (0, 2)), (D, [0, 2], (0, 2)), (D, ["a car", "rain"], (2, 3)), (D, 1, (1,)),
+        (D, ["(B)", "D."], (1, 3)),
+        (D, "<answer>A,C</answer>", (0, 2)), (["A. x", "B. y", "C. z"], "B,C", (1, 2)), (D, "\uff21\uff0c\uff23",
+        (0, 2)),
+        ({"A": "x", "B": "y", "C": "z"}, "A,B", (0, 1)), (["AB", "BA", "C"], "AB", (0,)),
+        # both say the same: one choice, right once; an empty option before a right one moves its letter
+        (["xx", "XX", "y"], "A,B", (0,)), (["x", None, "y", "z"], "C,D", (1, 2)),
+        (D, "A,E", REFUSED), (D, "A,A", REFUSED), (D, ["A", 0], REFUSED), (D, [], REFUSED), (D, "", REFUSED),
+        (D, "A or C", REFUSED),
+        (D, ["A", ["B"]], (0, 1)), (D, ["A", None], REFUSED), (D, {"A": 1}, REFUSED), (D, ["A", "a cow"], REFUSED),
+        (["x", None, "y"], "A,B", REFUSED), (D, True, REFUSED),
+    ],
+)  # fmt: skip
+def test_several_right_options(options, answer, right):
+    if right is REFUSED:
+        with pytest.raises(BadSampleError, match=r"^row 7: field '(Opts|Ans)' "):
+            read_labels(options, answer, where="row 7", fields=("Opts", "Ans"), several=True)
+        return
+    labels = read_labels(options, answer, where="row 7", kind=Answers.LETTER, several=True)
+    assert labels.answer == right
+    assert read_labels(options, None, where="row 7", several=True).answer is None
+
+
+def test_several_letters_stay_refused_where_one_is_right(tmp_path):
+    row = {"question": "?", "choices": D, "answer": "A,C", "media": "v.mp4"}
+    rows = [
+        row,
+        {**row, "several": True},
+        {**row, "several": "false"},
+        {**row, "several": "maybe"},
+        {**row, "several": True, "answer": ["a cat"]},
+    ]
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    one, several, false, maybe, listed = Folder("q.json").items(tmp_path)
+    assert "several letters, needs one" in str(one)
+    assert (several.sample.answer, several.sample.several) == ((0, 2), True)
+    assert "several letters, needs one" in str(false)
+    assert "field 'several' is 'maybe', needs true or false" in str(maybe)
+    assert listed.sample.answer == (1,)
+
+
+def test_lists_of_indexes_that_count_from_one_are_not_trusted(tmp_path):
+    row = {"question": "?", "choices": D, "media": "v.mp4", "several": True}
+    (tmp_path / "q.json").write_text(
+        json.dumps([{**row, "answer": [1, 4]}, {**row, "answer": [2]}, {**row, "answer": "A"}])
+    )
+    first, second, letter = Folder("q.json").items(tmp_path)
+    assert "look as if they counted from 1" in str(first)
+    assert "look as if they counted from 1" in str(second)
+    assert letter.sample.answer == (0,)
+    first, second, letter = Folder("q.json", count_from=1).items(tmp_path)
+    assert [i.sample.answer for i in (first, second, letter)] == [(0, 3), (1,), (0,)]

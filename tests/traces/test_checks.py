@@ -235,3 +235,12 @@ def test_the_same_eight_words_may_occur_twice_by_default_and_not_three_times():
 
 def test_reasoning_shorter_than_a_run_repeats_nothing():
     assert check_trace(trace("a bow is seen"), "ABCD", "B", CheckOptions(min_words=1)) is None
+
+
+def test_a_trace_for_several_letters_names_all_of_them():
+    for letters in ("A,C", "C, A", "A and C"):
+        assert check_trace(trace(letter=letters), "ABCD", "A,C", CheckOptions(), several=True) is None
+    assert check_trace(trace(letter="A"), "ABCD", "A,C", CheckOptions(), several=True).startswith("letter")
+    assert check_trace(trace(letter="A,C,D"), "ABCD", "A,C", CheckOptions(), several=True).startswith("letter")
+    assert check_trace(trace(letter="A or C"), "ABCD", "A,C", CheckOptions(), several=True).startswith("format")
+    assert check_trace(trace(letter="A,C"), "ABCD", "A", CheckOptions()).startswith("format")

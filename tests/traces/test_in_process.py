@@ -9,6 +9,7 @@ import transformers
 from avrt.data.shards import ShardSet
 from avrt.errors import AvrtError
 from avrt.models.nano import nano_processor
+from avrt.traces.batching import spoken_text
 from avrt.traces.reading import read_analysis
 from avrt.traces.requests import CallFailedError, Media, Request, Sampling
 from avrt.traces.student_backend import StudentBackend
@@ -143,6 +144,21 @@ def test_seeds_decide_samples(text_model, world):
         )
 
     assert [r.text for r in drawn(1)] == [r.text for r in drawn(1)] != [r.text for r in drawn(2)]
+
+
+@pytest.mark.parametrize("marks", [("<think>", "</think>"), ("◁think▷", "◁/think▷")])
+@pytest.mark.parametrize("special", [True, False])
+def test_marks_of_thinking_survive_a_tokenizer_that_counts_them_as_special(marks, special):
+    own = nano_processor().tokenizer
+    own.add_tokens([transformers.AddedToken(mark, special=special, normalized=False) for mark in marks])
+    begin, end = marks
+    written = own.encode(f"{begin}a ball{end}a box", add_special_tokens=False)
+    text = spoken_text(own, [*written, own.eos_token_id])
+    read = read_analysis(text, ("a ball", "a box"))
+    assert (read.thinking, read.text, read.letter) == ("a ball", "a box", "B")
+    assert own.eos_token not in text
+    plain = own.encode("a box", add_special_tokens=False)
+    assert spoken_text(own, [*plain, own.eos_token_id]) == "a box"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

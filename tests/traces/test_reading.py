@@ -18,6 +18,17 @@ CHOICES = ("a dog", "a cat", "an owl", "A")
         ("◁think▷never ends", None, "never ends", ""),
         ("Answer: (A)", "hm", "hm", "Answer: (A)"),
         ("Answer: (A)", None, "", "Answer: (A)"),
+        ("<THINK>hm</THINK>Answer: (A)", None, "hm", "Answer: (A)"),
+        ("< think >hm</ think>Answer: (A)", None, "hm", "Answer: (A)"),
+        ("<thinking>hm</thinking>Answer: (A)", None, "hm", "Answer: (A)"),
+        ("<think>hm</think>A dog.<think>or\nnot</think>Answer: (A)", None, "hm\nor\nnot", "A dog.\nAnswer: (A)"),
+        ("A dog.\n<think>hm</think>\nAnswer: (A)", None, "hm", "A dog.\nAnswer: (A)"),
+        ("hm</think>A dog.<think>or not</think>", None, "hm\nor not", "A dog."),
+        ("hm</think>Answer: (A)</think>", None, "hm", "Answer: (A)"),
+        ("Answer: (A)<think>hm", None, "hm", "Answer: (A)"),
+        ("<think>hm</think>Answer: (A)", "hm", "hm", "Answer: (A)"),  # the server sends it in both places
+        ("<think>so</think>Answer: (A)", "hm", "hm\nso", "Answer: (A)"),
+        ("Answer: (A)", "<think>hm</think>", "hm", "Answer: (A)"),
     ],
 )
 def test_thinking_is_told_apart(text, reasoning, thinking, rest):
@@ -61,13 +72,42 @@ def test_the_analysis_has_no_choice_and_no_thinking_in_it():
 
 def test_tagged_replies_are_read_by_the_one_parser():
     assert read_analysis("<think>x</think><answer>C</answer>", CHOICES).letter == "C"
-    assert read_analysis("<think>x</think><answer>C</answer>", CHOICES).text == "x"
+    read = read_analysis("<think>x</think><answer>C</answer>", CHOICES)
+    assert (read.text, read.thinking, read.told(), read.told(thinking=False)) == ("", "x", "x", "")
     assert read_analysis("<think>x</think><answer>C or D</answer>", CHOICES).letter is None
 
 
 def test_a_reply_that_is_all_thinking_still_is_an_analysis_without_a_choice():
     read = read_analysis("<think>I see a dog", CHOICES)
-    assert (read.text, read.letter) == ("I see a dog", None)
+    assert (read.text, read.told(), read.letter) == ("", "I see a dog", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning"),
+    [
+        ("<think>A mask and a snorkel: (A).</think>\n{}", None),
+        ("◁think▷A mask and a snorkel: (A).◁/think▷{}", None),
+        ("A mask and a snorkel: (A).</think>{}", None),
+        ("{}", "A mask and a snorkel: (A)."),
+    ],
+)
+def test_a_merger_reads_thinking_and_open_text_or_the_open_text_alone(text, reasoning):
+    spoken = "Visual Description: a diver.\nReasoning: it floats.\nAnswer: (B) a cat"
+    read = read_analysis(text.format(spoken), CHOICES, reasoning)
+    open_text = "Visual Description: a diver.\nReasoning: it floats."
+    assert read.told() == f"A mask and a snorkel: (A).\n\n{open_text}"
+    assert read.told(thinking=False) == open_text
+    assert read.letter == "B"  # never the one that was only thought of
+
+
+def test_long_thinking_loses_its_middle():
+    thought = "one two\nthree  four five six seven"
+    read = read_analysis(f"<think>{thought}</think>A dog.\nAnswer: (A)", CHOICES)
+    assert read.told(words=7) == read.told() == f"{thought}\n\nA dog."
+    assert read.told(words=3) == "one two\n[...]\nseven\n\nA dog."
+    assert read.told(words=4) == "one two\n[...]\nsix seven\n\nA dog."
+    assert read.told(words=1) == "one\n[...]\n\nA dog."
+    assert read_analysis("A dog.", CHOICES).told(words=1) == "A dog."
 
 
 def test_parts_of_an_analysis():
@@ -115,3 +155,10 @@ def test_parts_are_taken_without_the_space_around_them():
 def test_thinking_without_an_end_is_thinking_over_all_its_lines():
     assert split_thinking("<think>first\nsecond") == ("first\nsecond", "")
     assert read_analysis("<think>first\nAnswer: (B)", CHOICES).letter is None
+
+
+def test_a_teacher_may_choose_several():
+    reply = "Audio Description: a meow and a bark.\nReasoning: both.\nAnswer: (A) a dog, (B) a cat"
+    assert read_analysis(reply, ("a dog", "a cat", "rain"), several=True).letter == "A,B"
+    assert read_analysis(reply, ("a dog", "a cat", "rain")).letter is None
+    assert read_analysis(reply, ("a dog", "a cat", "rain"), several=True, cut_off=True).letter is None

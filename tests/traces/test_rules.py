@@ -31,3 +31,12 @@ def test_free_reasoning_is_kept_and_concluded():
     )
     assert text == "<think>It barks. Barking. Dogs do. So a dog fits best.</think><answer>A</answer>"
     assert parse_response(text, "AB").well_formed
+
+
+def test_all_right_options_are_woven_and_concluded():
+    text = weave(MergeMaterial(("x", "y", "z"), "A,B", {"visual": VISUAL, "audio": AUDIO}))
+    assert text.endswith("B: red ball is red ball, low hum is low hum.</think><answer>A,B</answer>")
+    assert "C:" not in text
+    assert parse_response(text, "ABC", several=True).letter == "A,B"
+    free = weave(MergeMaterial(("a dog", "a cat", "rain"), "A,C", {"visual": "It barks."}))
+    assert free == "<think>It barks. So a dog and rain fit best.</think><answer>A,C</answer>"

@@ -73,6 +73,12 @@ def grid(world, tmp_path_factory):
         "students": {"base": "nano"},
         "benchmarks": {
             "nano_world": {"config": ["avqa.yaml", "nano/benchmark.yaml"], "shards": str(world / "test")},
+            "omnibench": {
+                "config": ["avqa.yaml", "nano/benchmark.yaml"],
+                "shards": str(world / "test"),
+                "masks": ["av"],
+                "protocols": ["avrt", {"config": "protocols/dailyomni_authors.yaml", "students": ["base"]}],
+            },
         },
         "masks": list(MASKS),
         "jobs": 2,
@@ -92,12 +98,51 @@ def test_a_grid_runs_every_mask_each_once(grid):
     assert set(differences(results["av"].protocol, results["a"].protocol)) == {"prompt.senses"}
     assert set(results["text"].honesty) == {"hearing", "sight"}
     again = avrt("benchmark", "--config", grid / "grid.yaml")
-    assert f"{len(MASKS)} of {len(MASKS)} cells are finished already" in again.stdout
+    assert f"{len(MASKS) + 2} of {len(MASKS) + 2} cells are finished already" in again.stdout
     changed = avrt(
         "benchmark", "--config", grid / "grid.yaml", "--arguments", '["--data.num_workers", "0"]', check=False
     )
     assert changed.returncode == 2
     assert "another command" in changed.stderr
+
+
+def test_a_cell_is_asked_by_the_protocol_that_the_grid_names(grid):
+    """The result says who asked, by which rule and what does not fit; nano_world keeps its name under any label."""
+    folder = grid / "runs" / "base" / "omnibench"
+    ours, theirs = (Result.load(folder / name / "result.json") for name in ("av", "dailyomni_authors/av"))
+    assert [(r.asked_by, r.headline, r.benchmark) for r in (ours, theirs)] == [
+        ("avrt", "strict", "nano_world"), ("authors", "dailyomni", "nano_world")
+    ]  # fmt: skip
+    assert theirs.scores["dailyomni"]["accuracy"] == theirs.score["accuracy"]
+    assert theirs.unfit == ["8 frames, not 2 frames a second", "10 s of sound, not all"]
+    assert ours.unfit == []
+    assert theirs.protocol["headline"] == "dailyomni"
+    assert theirs.protocol["data.media"] == ["audio", "video"]
+    assert theirs.miniature
+    assert theirs.protocol["prompt.template"].startswith("\nYour task is")
+    again = avrt("benchmark", "--config", grid / "grid.yaml")
+    words = "".join(again.stdout.split())
+    assert "asked" in words
+    assert "autho" in words  # a narrow terminal breaks words
+
+
+@pytest.mark.parametrize(
+    ("protocols", "told"),
+    [
+        (["avrt", "avrt"], "benchmarks.b.protocols: two protocols are called avrt"),
+        ([{"students": ["nobody"]}], "benchmarks.b.protocols: no such student: nobody"),
+    ],
+)
+def test_a_grid_whose_protocols_cannot_be_told_apart_is_refused(protocols, told, tmp_path):
+    settings = {
+        "students": {"base": "nano"},
+        "benchmarks": {"b": {"config": [], "shards": "s", "protocols": protocols}},
+    }
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(settings))
+    done = avrt("benchmark", "--config", tmp_path / "grid.yaml", check=False)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_finished_cell_whose_shards_changed_since_is_not_taken_for_done(world, grid):
@@ -142,6 +187,7 @@ def test_a_refused_value_is_told_in_one_line(option, value, told, world, tmp_pat
 def test_a_cell_that_fails_is_named_and_the_others_are_run(grid, world, tmp_path):
     settings = yaml.safe_load((grid / "grid.yaml").read_text())
     settings.update(students={"gone": str(tmp_path / "gone"), "base": "nano"}, masks=["a"], out=str(tmp_path / "out"))
+    del settings["benchmarks"]["omnibench"]
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(settings))
     done = avrt("benchmark", "--config", tmp_path / "grid.yaml", check=False)
     assert done.returncode == 2

@@ -1,0 +1,51 @@
+"""IntentBench: HumanOmniV2's benchmark of people's intentions, moods and honesty, from the hub's layout.
+
+`root` holds `qa.json` and the videos that its `video` names, there or below `videos/`, unpacked from `videos.zip`.
+
+Homepage: https://huggingface.co/datasets/PhilipC/IntentBench (evaluation: github.com/HumanMLLM/HumanOmniV2).
+Paper: Yang et al., HumanOmniV2: From Understanding to Omni-Modal Reasoning with Context, arXiv 2506.21277.
+Licence: Apache-2.0 for the code; CC BY-NC-SA 4.0 for the authors' own videos.
+
+A row:
+
+    {"qid": "emer_12", "Type": "emer", "problem": "What are the dominant emotional states of the man in the video?",
+     "problem_type": "emer_ov_mc", "data_type": "video", "video": "emer/sample_00000123.mp4",
+     "options": ["A. Questioning", "B. Helpless", "C. Curiosity", "D. Sentimentality", "E. Angry", "F. Friendly"],
+     "answer": "B,E", "solution": "<answer>B,E</answer>"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from avrt.data.conversion import SourceItem
+from avrt.data.media import ClipSpec
+from avrt.errors import BadSampleError
+from data_recipes.annotations import items, read_rows
+from data_recipes.humanomni import KINDS, converter
+from data_recipes.recipe import Recipe
+
+
+@dataclass
+class IntentBench(Recipe):
+    """The IntentBench benchmark (2,689 questions over 633 videos when complete).
+
+    One letter (`multiple choice`), several (`emer_ov_mc`: as many as are right), or yes and no (`judge`). Its authors
+    sample two frames a second and take the whole sound; more than 128 frames would not leave room for that.
+    """
+
+    clip: ClassVar[ClipSpec] = ClipSpec(fps=2.0, max_frames=128, audio_seconds=None)
+
+    def annotations(self, root: Path) -> tuple[Path, ...]:
+        """See `Recipe.annotations`."""
+        return (root / "qa.json",)
+
+    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
+        """See `Recipe.items`."""
+        yield from items(read_rows(*self.annotations(root)), "intentbench", converter(root, KINDS), by="video")
+
+
+recipe = IntentBench

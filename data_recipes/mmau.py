@@ -1,0 +1,93 @@
+"""MMAU test-mini: questions about sound, music and speech, from the benchmark's own layout.
+
+`root` holds `mmau-test-mini.json` and the sounds that its `audio_id` names, such as `test-mini-audios/<id>.wav`. The
+hub's Parquet table (`--annotation test_mini.parquet`) can be read in its place, with the same files of sound beside it;
+letters before its choices, `(A) Man`, are taken off.
+
+Homepage: https://sakshi113.github.io/mmau_homepage/ (evaluation: github.com/Sakshi113/MMAU).
+Paper: Sakshi et al., MMAU: A Massive Multi-Task Audio Understanding and Reasoning Benchmark, arXiv 2410.19168.
+Licence: Apache-2.0 (the repository with its questions).
+
+A row:
+
+    {"id": "3fe64f3d-282c-4bc8-a753-68f8f6c35652",
+     "audio_id": "./test-mini-audios/3fe64f3d-282c-4bc8-a753-68f8f6c35652.wav",
+     "question": "Based on the given audio, identify the source of the speaking voice.",
+     "choices": ["Man", "Woman", "Child", "Robot"], "answer": "Man", "dataset": "AudioSet", "task": "sound",
+     "split": "test-mini", "category": "Reasoning", "sub-category": "Acoustic Source Inference", "difficulty": "medium"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from avrt.data.conversion import SourceItem
+from avrt.data.media import ClipSpec
+from avrt.data.sample import Modality, Relation, Sample
+from avrt.errors import BadSampleError
+from data_recipes.annotations import Row, items, json_field, media_file, plain_name, read_rows
+from data_recipes.labels import Answers, read_labels
+from data_recipes.recipe import Recipe
+
+
+@dataclass
+class MMAU(Recipe):
+    """The MMAU benchmark, test-mini (1,000 questions when complete). The full test part has no answers.
+
+    27 of the released rows repeat a choice, of which one is left.
+
+    Attributes:
+        annotation: The annotation file, below the root.
+    """
+
+    clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
+
+    annotation: str = "mmau-test-mini.json"
+
+    def annotations(self, root: Path) -> tuple[Path, ...]:
+        """See `Recipe.annotations`."""
+        return (root / self.annotation,)
+
+    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
+        """See `Recipe.items`."""
+
+        def convert(name: str, row: Row) -> SourceItem:
+            row = _as_released(row, name)
+            labels = read_labels(row["choices"], row.get("answer"), where=name, kind=Answers.TEXT)
+            sample = Sample(
+                id=name,
+                question=row["question"],
+                choices=labels.choices,
+                answer=labels.answer,
+                relation=Relation.SOUND,
+                question_type=row["task"],
+                metadata={
+                    "mmau_id": row["id"],
+                    "category": row.get("category"),
+                    "sub_category": row.get("sub-category"),
+                    # `difficulty` alone is what teachers make of a question
+                    "mmau_difficulty": row.get("difficulty"),
+                    "dataset": row.get("dataset"),
+                },
+            )
+            heard = media_file(root, row["audio_id"], name, "audio_id")
+            return SourceItem(sample, {Modality.AUDIO: heard}, labels.notes)
+
+        yield from items(read_rows(*self.annotations(root)), "mmau", convert, by="audio_id")
+
+
+def _as_released(row: Row, name: str) -> Row:
+    """A row of the hub's table with the names of the released file; its sound goes by its id."""
+    if "other_attributes" not in row:
+        return row
+    attributes = row["other_attributes"]
+    if isinstance(attributes, str):
+        attributes = json_field(row, "other_attributes", name)
+    sound = f"test-mini-audios/{plain_name(attributes['id'], name, 'other_attributes.id')}.wav"
+    return {"audio_id": sound, "question": row["instruction"], **row, **attributes}
+
+
+recipe = MMAU

@@ -1,0 +1,102 @@
+"""WorldSense: questions about videos with sound, from the benchmark's own layout.
+
+`root` holds `worldsense_qa.json` and `videos/<video>.mp4`. The file is one object: video -> facts about it, and its
+questions as `task0`, `task1`, ...; a list of questions that carry these facts is read too (`--annotation`).
+
+Homepage: https://jaaackhongggg.github.io/WorldSense/ (evaluation: VLMEvalKit).
+Paper: Hong et al., WorldSense: Evaluating Real-world Omnimodal Understanding for Multimodal LLMs, arXiv 2502.04326.
+Licence: CC BY-NC 4.0.
+
+An entry:
+
+    {"JlfMLFfm": {"video_id": "JlfMLFfm", "video_duration": "60s", "duration": "<1min", "domain": "Music",
+      "sub_category": "Covers", "audio_class": ["Speech", "Music"], "video_caption": "...",
+      "task0": {"task_domain": "Recognition", "task_type": "Audio Recognition", "question": "What instrument begins?",
+        "answer": "B", "candidates": ["A. A violin", "B. A piano", "C. A drum", "D. A flute"]}}}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from avrt.data.conversion import SourceItem
+from avrt.data.media import ClipSpec
+from avrt.data.sample import Modality, Sample
+from avrt.errors import BadSampleError
+from avrt.shown import short
+from data_recipes.annotations import Row, items, media_file, plain_name
+from data_recipes.labels import Answers, read_labels
+from data_recipes.recipe import Recipe
+from data_recipes.tables import read_object, read_rows
+
+_TASK = re.compile(r"task\d+")
+
+
+@dataclass
+class WorldSense(Recipe):
+    """The WorldSense benchmark (3,172 questions over 1,662 videos when complete).
+
+    8 frames and the whole sound are VLMEvalKit's `WorldSense_8frame_audio`.
+
+    Attributes:
+        annotation: The annotation file, below the root.
+    """
+
+    clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
+
+    annotation: str = "worldsense_qa.json"
+
+    def annotations(self, root: Path) -> tuple[Path, ...]:
+        """See `Recipe.annotations`."""
+        return (root / self.annotation,)
+
+    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
+        """See `Recipe.items`."""
+
+        def convert(name: str, row: Row) -> SourceItem:
+            video = plain_name(row["video"], name, "video")
+            labels = read_labels(
+                row["candidates"], row.get("answer"), where=name, fields=("candidates", "answer"), kind=Answers.LETTER
+            )
+            sample = Sample(
+                id=name,
+                question=row["question"],
+                choices=labels.choices,
+                answer=labels.answer,
+                question_type=row["task_type"],
+                metadata={
+                    "video_id": video,
+                    "task_domain": row.get("task_domain"),
+                    "domain": row.get("domain"),
+                    "sub_category": row.get("sub_category"),
+                    "duration": row.get("duration"),
+                    "audio_class": row.get("audio_class"),
+                },
+            )
+            file = media_file(root, f"videos/{video}.mp4", name, "video")
+            return SourceItem(sample, {Modality.VIDEO: file}, labels.notes)
+
+        path = self.annotations(root)[0]
+        whole = read_object(path)
+        rows = read_rows(path) if whole is None else list(_questions(whole))
+        yield from items(rows, "worldsense", convert, by="video")
+
+
+def _questions(whole: Mapping[str, Any]) -> Iterator[Any]:
+    """Every question with the facts about its video."""
+    for video, facts in whole.items():
+        tasks = [key for key in facts if _TASK.fullmatch(key)] if isinstance(facts, Mapping) else []
+        if not tasks:
+            yield BadSampleError(f"video {short(video)} has no questions task0, task1, ...")
+            continue
+        about = {key: value for key, value in facts.items() if key not in tasks}
+        for task in tasks:
+            row = facts[task]
+            yield {**about, **row, "video": video} if isinstance(row, Mapping) else row
+
+
+recipe = WorldSense

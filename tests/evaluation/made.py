@@ -1,0 +1,38 @@
+"""Results and predictions for tests, written by the code that writes real ones."""
+
+from pathlib import Path
+
+from avrt.evaluation.benchmark import BenchmarkOptions
+from avrt.evaluation.protocol import flatten, mask_name
+from avrt.evaluation.records import Journal, Prediction
+from avrt.evaluation.result import Result, figures
+from tests.conftest import make_sample
+
+QWEN_3B = 4_700_000_000
+SENSES = {"av": "both", "a": "sound", "v": "sight", "text": "none"}
+
+
+def questions(number: int, **fields):
+    """Questions of three options whose right one is B, A, B, A, ..."""
+    return [make_sample(f"q{i}", answer=(i + 1) % 2, **fields) for i in range(number)]
+
+
+def make_run(
+    folder: Path, student: str, answer, *, samples, mask="av", parameters=QWEN_3B, clips=None, prompt=None, weights="w",
+    name="dailyomni", **declared,
+) -> Result:  # fmt: skip
+    """One run: `answer(i, sample)` gives each answer; `declared` are fields of `BenchmarkOptions`."""
+    benchmark = BenchmarkOptions(name=name, **declared)
+    protocol = flatten({
+        "prompt": {"senses": SENSES[mask], "hidden": "absent", "audio_in_video": True, **(prompt or {})},
+        "shuffle_sound": False,
+        "clips": clips or {"frames": 8, "fps": None, "audio_seconds": None},
+        "student": {"weights": weights},
+    })  # fmt: skip
+    journal = Journal(folder, protocol)
+    journal.add([Prediction.of(s, i, responses=(answer(i, s),), finished=(True,)) for i, s in enumerate(samples)])
+    found = figures(journal.merge(len(samples)), benchmark, protocol, mask_name(protocol))
+    environment = {"shards": str(folder), "parameters": parameters}
+    result = Result(student=student, environment=environment, **found)
+    result.save(folder)
+    return result

@@ -249,6 +249,21 @@ def test_precision_and_recall_of_the_lenient_scorer(held_out, precision, recall)
     assert right / sum(meant is not None for meant, _ in pairs) >= recall
 
 
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("The answer is B.", None),
+        ("B is right.", None),
+        ("B", None),
+        ("Option B", "B"),
+        ("Choice B.", "B"),
+        ("(B)", "B"),
+    ],
+)
+def test_a_bare_letter_that_is_also_another_option_decides_nothing(reply, letter):
+    assert read_choice(reply, ("C", "D", "A", "B")) == letter
+
+
 MOODS = ("Questioning", "Helpless", "Curiosity", "Sentimentality", "Angry", "Friendly")
 
 
@@ -274,18 +289,3 @@ MOODS = ("Questioning", "Helpless", "Curiosity", "Sentimentality", "Angry", "Fri
 )  # fmt: skip
 def test_all_options_that_a_reply_chooses(reply, letters):
     assert read_choices(reply, MOODS) == letters
-
-
-@pytest.mark.parametrize(
-    ("reply", "letter"),
-    [
-        ("The answer is B.", None),
-        ("B is right.", None),
-        ("B", None),
-        ("Option B", "B"),
-        ("Choice B.", "B"),
-        ("(B)", "B"),
-    ],
-)
-def test_a_bare_letter_that_is_also_another_option_decides_nothing(reply, letter):
-    assert read_choice(reply, ("C", "D", "A", "B")) == letter

@@ -107,10 +107,10 @@ LETTER = "Answer with the option's letter from the given choices directly."
          "C. a star\n", "lmms_eval", "lmms_eval_worldsense"),
         ("videomme", "videomme_lmms_eval", "Select the best answer", f"C. a star\n\n{LETTER}", "lmms_eval",
          "lmms_eval_videomme"),
+        ("avhbench", "yes_no", "Which thing is seen?\na ball\na box", "answer Yes or No inside <answer> </answer>.",
+         "words", "avhbench"),
         ("omnibench", "qwen", "Which thing is seen?\nA. a ball", "C. a star", "qwen", "omnibench"),
         ("avqa", "qwen", "Which thing is seen?\nA. a ball", "C. a star", "qwen", "lenient"),
-        ("avhbench", "yes_no", "Which thing is seen?\na ball\n", "Yes or No inside <answer> </answer>.", "yes_no",
-         "avhbench"),
     ],
 )  # fmt: skip
 def test_named_protocols_ask_and_score_as_they_say(benchmark, protocol, begins, ends, asked_by, rule, monkeypatch):
@@ -122,7 +122,7 @@ def test_named_protocols_ask_and_score_as_they_say(benchmark, protocol, begins, 
     assert (module.benchmark.name, module.benchmark.protocol, module.benchmark.rule) == (benchmark, asked_by, rule)
     assert rule in module.benchmark.scorers
     assert module.answers.temperature == 0
-    assert protocol == "yes_no" or module.benchmark.needs["audio_seconds"] is None
+    assert module.benchmark.needs["audio_seconds"] is None
     if protocol == "dailyomni_authors":
         assert "Choices: ['A. a ball', 'B. a box', 'C. a star']\n" in text
         assert (module.benchmark.needs["fps"], module.answers.max_new_tokens) == (2.0, 10)

@@ -167,7 +167,8 @@ def _write_shards(
         shutil.rmtree(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with ShardWriter(partial, shards.manifest.spec, {**shards.manifest.recipe, **origin}) as writer:
+    spec = {**shards.manifest.spec, "teacher_budget": None}  # what is for teachers stays behind
+    with ShardWriter(partial, spec, {**shards.manifest.recipe, **origin}) as writer:
         for position in positions:
             raw = shards.read(position)
             members = {name: data for name, data in raw.items() if not name.startswith("__") and name != "json"}

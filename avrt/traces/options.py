@@ -13,6 +13,7 @@ from avrt.traces.checks import CheckOptions
 from avrt.traces.filters import AUDIO, VISUAL
 from avrt.traces.folders import TraceFolder
 from avrt.traces.requests import Sampling, Sense
+from avrt.traces.shown import ShownOptions
 
 Strategy = Literal["both_correct", "any_correct", "audio_only", "visual_only", "majority", "none"]
 Stage = Literal["teach", "merge", "export"]
@@ -94,6 +95,7 @@ class TraceOptions:
         stages: What to do; each stage can be run alone and repeated, and takes the earlier ones' calls from the store.
         val_share: Share of clips whose traces are set aside for validation.
         label_all: Also write shards of all samples with their difficulty, for curricula.
+        shown: How much of a clip teachers are shown, whatever the shards hold.
         limit: Take only the first questions.
         retry_failed: Make calls again that failed in an earlier run.
         workers: Processes that share the questions, where one cannot feed the servers: a call takes it over a
@@ -116,6 +118,7 @@ class TraceOptions:
     stages: tuple[Stage, ...] = ("teach", "merge", "export")
     val_share: float = 0.05
     label_all: bool = False
+    shown: ShownOptions = field(default_factory=ShownOptions)
     limit: int | None = None
     retry_failed: bool = True
     workers: int = 1

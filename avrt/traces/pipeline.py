@@ -22,6 +22,7 @@ from avrt.traces.merging import trace_of
 from avrt.traces.options import MERGER, TeacherOptions, TraceOptions
 from avrt.traces.reading import Analysis, read_analysis
 from avrt.traces.requests import CallFailedError, Media, MergeMaterial, Reply, Request
+from avrt.traces.shown import shown
 from avrt.traces.store import CallStore, Outcome, UnstorableError
 from avrt.traces.templates import Template, merger_template, merger_values, teacher_template, teacher_values
 from avrt.traces.wording import Subject
@@ -140,7 +141,7 @@ class TracePipeline:
         async def work() -> None:
             for index in queue:
                 try:
-                    await self._settle(index, shards.read(index))
+                    await self._settle(index, shown(shards.read(index, teachers=True), self._options.shown))
                 except _ElsewhereError:
                     skipped.append(index)
 
@@ -311,7 +312,7 @@ class TracePipeline:
 def run_name(options: TraceOptions, only: frozenset[str] | None = None) -> str:
     """A name for everything that decides outcomes, so that two processes on the same run agree on it."""
     roles = [
-        [name, t.backend.model, t.template, t.samples, repr(t.sampling), list(senses)]
+        [name, t.backend.model, t.template, t.samples, repr(t.sampling), list(senses), repr(options.shown)]
         for name, t, senses in options.teachers()
     ]
     merger = options.merger

@@ -27,16 +27,17 @@ class Card:
     asserts: Mapping[str, Any] = field(default_factory=dict)
     silent: str = ""
 
-    def differences(self, result: Any, unasserted: tuple[str, ...] = ()) -> list[str]:
+    def differences(self, result: Any, unasserted: tuple[str, ...] = (), size: int | None = None) -> list[str]:
         """What of the card a result does not share; nothing if the two figures are alike in all that is known.
 
         Args:
             result: An `avrt.evaluation.result.Result`.
             unasserted: Fields of the card that do not matter here.
+            size: Questions of the benchmark when complete, where the result does not say.
         """
         wanted = {key: value for key, value in self.asserts.items() if key not in unasserted}
         found = []
-        if wanted.get(COMPLETE) and (expected := result.counts.get("expected")):
+        if wanted.get(COMPLETE) and (expected := result.counts.get("expected") or size):
             asked = result.counts["questions"]
             if asked != expected:
                 found.append(f"{asked:,} of {expected:,} questions")

@@ -8,6 +8,7 @@ in which no student and no benchmark goes by another's name.
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,7 @@ from avrt.evaluation.tables import Table
 PUBLISHED = "as published"
 NOTE = "Ours: accuracy in % with its 95 % interval and the rule that it is by."
 Declared = Mapping[str, Any]
+_SIZE = re.compile(r"\b(\d+)B\b")
 
 
 @cache
@@ -179,8 +181,14 @@ def _lines(
 
 
 def _label(label: str | None, run: Run) -> str:
-    """What a row goes by: what was declared, unless the run or the lack of a declaration says another name."""
-    return str(run.result.environment.get("label", label or run.student))
+    """What a row goes by: what was declared, unless the run says another name or is of a student of another size."""
+    told, parameters = run.result.environment.get("label"), run.result.environment.get("parameters")
+    if told is None and label is not None and parameters and (size := _SIZE.search(label)):
+        billions = int(parameters) / 1e9
+        # With its eyes and ears a model has up to twice the parameters that it is named for.
+        if not 0.9 <= billions / int(size[1]) <= 2:
+            told = f"{run.student} ({billions:.1f} billion parameters)"
+    return str(told or label or run.student)
 
 
 def _told(run: Run, column: Declared, several: bool) -> str:
@@ -191,7 +199,8 @@ def _told(run: Run, column: Declared, several: bool) -> str:
 
 
 def _differences(card: Card, run: Run, row: Declared, column: Declared) -> list[str]:
-    return card.differences(run.result, (*column.get("unasserted", ()), *row.get("unasserted", ())))
+    unasserted = (*column.get("unasserted", ()), *row.get("unasserted", ()))
+    return card.differences(run.result, unasserted, sizes().get(run.result.benchmark))
 
 
 def _differs(differences: Sequence[str]) -> str:

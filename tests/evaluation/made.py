@@ -8,7 +8,7 @@ from avrt.evaluation.records import Journal, Prediction
 from avrt.evaluation.result import Result, figures
 from tests.conftest import make_sample
 
-QWEN_3B = 4_700_000_000
+QWEN_3B, QWEN_7B = 4_700_000_000, 8_900_000_000
 SENSES = {"av": "both", "a": "sound", "v": "sight", "text": "none"}
 
 

@@ -13,7 +13,7 @@ from avrt.evaluation.result import Result
 from avrt.evaluation.runs import read_runs
 from avrt.evaluation.study import comparisons, errors, ledger, overview, yes_no
 from tests.conftest import avrt, make_sample
-from tests.evaluation.made import make_run, questions
+from tests.evaluation.made import QWEN_7B, make_run, questions
 
 COUNT = 12
 SAMPLES = questions(COUNT)
@@ -122,9 +122,10 @@ def test_a_miniature_goes_by_its_own_name_in_every_format(report):
 
 def test_others_figures_stand_beside_ours_only_where_the_card_is_the_same(tmp_path):
     nemo = {"samples": SAMPLES, "expected": COUNT, **THREE["nemo_rl"]}
+    nemo["parameters"] = QWEN_7B
     make_run(tmp_path / "same", "base_7b", tagged, **nemo)
     make_run(tmp_path / "few", "intent_grpo", tagged, **{**nemo, "clips": {"frames": 8, "audio_seconds": 10.0}})
-    make_run(tmp_path / "other", "intent_grpo", tagged, samples=SAMPLES, expected=1197)
+    make_run(tmp_path / "other", "intent_grpo", tagged, samples=SAMPLES, parameters=QWEN_7B)
     [table] = [t for t in paper_tables(read_runs(tmp_path), {}) if t.id == "nemo_rl"]
     told = [dict(zip(table.head, row, strict=True)) for row in table.rows]
     assert [(t[""], t["asked by"], t["all (published)"]) for t in told] == [
@@ -152,6 +153,15 @@ def test_several_results_for_one_cell_are_all_told_and_named(tmp_path):
     [row] = [r for r in table.rows if r[0] == "accuracy + format + length" and r[1] == "avrt"]
     assert row[2].startswith("0.0 [0.0, 0.0], strict rule [early]; 75.0 [")
     assert row[2].endswith(", strict rule [late]")
+
+
+def test_a_student_of_another_size_does_not_go_by_the_declared_name(tmp_path):
+    make_run(tmp_path, "base", tagged, samples=SAMPLES, parameters=QWEN_7B)
+    tables = {t.id: t for t in paper_tables(read_runs(tmp_path), {})}
+    for name in ("table3", "table10", "project_page"):
+        [row] = [row for row in tables[name].rows if row[1] == "avrt"]
+        assert row[0] == "base (8.9 billion parameters)"
+    assert [row[0] for row in tables["table7"].rows if row[1] == "avrt"] == ["base"]  # which names no size
 
 
 def test_students_are_compared_only_where_they_were_asked_alike(report):

@@ -106,7 +106,7 @@ def _table(declared: Declared, runs: Sequence[Run]) -> Table | None:
     if not ran:
         return None
     head = ["", "asked by", *(f"{c['name']} (ours)" for c in columns), *(f"{c['name']} (published)" for c in columns)]
-    sources = " ".join(f"Published: {known[name].source}; {_asserted(known[name])}." for name in used)
+    sources = " ".join(f"Published: {known[name].source} ({_asserted(known[name])})." for name in used)
     note = " ".join(part for part in (NOTE, sources, declared.get("note", "")) if part)
     return Table(declared["id"], declared["title"], head, rows, note)
 
@@ -216,4 +216,4 @@ def _asserted(card: Card) -> str:
         "audio_in_video": "sound in the video" if card.asserts.get("audio_in_video") else "sound as an item of its own",
         "rule": f"{card.asserts.get('rule')} rule",
     }
-    return f"known are {', '.join(told[key] for key in card.asserts)}, not {card.silent}"
+    return f"known: {', '.join(told[key] for key in card.asserts)}; not known: {card.silent}"

@@ -81,7 +81,9 @@ def test_a_base_model_asked_by_three_is_told_with_each_ones_rule(report):
         text = (report / "out" / f"report.{ending}").read_text()
         assert all(f", {rule} rule" in text for rule in ("strict", "dailyomni", "nemo_rl"))
     note = (report / "out" / "report.md").read_text()
-    assert "known are all questions, whole sound, not wording of the prompt, number of frames, scoring rule" in note
+    assert (
+        "(known: all questions, whole sound; not known: wording of the prompt, number of frames, scoring rule)" in note
+    )
 
 
 def test_every_figure_of_ours_in_a_paper_table_names_its_rule(report):

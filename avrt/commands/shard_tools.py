@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import sys
 from collections import Counter
@@ -132,14 +133,15 @@ TOOLS = {"verify": verify, "show": show, "overlap": overlap}
 
 
 def contact_sheet(clip: Clip) -> torch.Tensor:
-    """(3, H, W) uint8: all frames side by side in rows of four, or the picture."""
+    """(3, H, W) uint8: all frames in rows of four, longer ones from 17 frames on; or the picture."""
     pictures = clip.frames if clip.frames is not None else clip.image[None]  # type: ignore[index]
     count, _, height, width = pictures.shape
-    rows = -(-count // _COLUMNS)
-    sheet = pictures.new_zeros(rows * min(count, _COLUMNS), 3, height, width)
+    columns = max(_COLUMNS, math.ceil(math.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = pictures.new_zeros(rows * min(count, columns), 3, height, width)
     sheet[:count] = pictures
-    tiled = sheet.reshape(rows, min(count, _COLUMNS), 3, height, width).permute(2, 0, 3, 1, 4)
-    return tiled.reshape(3, rows * height, min(count, _COLUMNS) * width).contiguous()
+    tiled = sheet.reshape(rows, min(count, columns), 3, height, width).permute(2, 0, 3, 1, 4)
+    return tiled.reshape(3, rows * height, min(count, columns) * width).contiguous()
 
 
 def _print_sample(sample: Sample, clip: Clip, name: str, written: list[Path]) -> None:

@@ -12,6 +12,9 @@ from torch import Tensor
 from avrt.data.inputs import OmniBatch
 from avrt.data.positions import TokenIds
 
+PATCHES_AT_ONCE = 131_072
+"""Of a batch of minutes at two frames a second the tower would fill a GPU; this is two batches of 16 AVQA clips."""
+
 
 @dataclass(frozen=True)
 class ClipFeatures:
@@ -39,16 +42,23 @@ def encode_clips(thinker: Any, batch: OmniBatch, *, always: bool = False) -> Cli
     Args:
         thinker: A `Qwen2_5OmniThinkerForConditionalGeneration`.
         batch: Inputs, on the model's device.
-        always: Run a tower on a minimal input where the batch has none for it, because under ZeRO-3 every rank has to
-            take part in gathering the tower's weights.
+        always: Run a tower once, on a minimal input where the batch has none for it, because under ZeRO-3 every rank
+            has to take part in gathering the tower's weights. Otherwise many patches are encoded in several calls.
     """
     vision: list[Tensor | None] = [None] * len(batch)
     audio: list[Tensor | None] = [None] * len(batch)
     visual, tower = thinker.model.visual, thinker.model.audio_tower
     device = batch.valid.device
-    if (pixels := batch.pixel_values) is not None and batch.grids is not None:
+    if batch.pixels is not None and batch.grids is not None and batch.scale is not None:
         # The same tower call serves pictures and videos: a picture is a video of one step.
-        encoded = thinker.get_video_features(pixels.to(visual.dtype), batch.grids).pooler_output
+        sizes = batch.grids.prod(-1).tolist()
+        encoded = []
+        start = 0
+        for portion in _portions(sizes, None if always else PATCHES_AT_ONCE):
+            end = start + sum(sizes[portion])
+            pixels = batch.scale.apply(batch.pixels[start:end]).to(visual.dtype)
+            encoded += thinker.get_video_features(pixels, batch.grids[portion]).pooler_output
+            start = end
         for row, features in zip(batch.grid_rows, encoded, strict=True):
             vision[row] = features
     elif always:
@@ -64,6 +74,18 @@ def encode_clips(thinker: Any, batch: OmniBatch, *, always: bool = False) -> Cli
         silence = torch.zeros(1, tower.config.num_mel_bins, 8, device=device)
         encode_sounds(thinker, silence, torch.tensor([8], device=device))
     return ClipFeatures(vision, audio)
+
+
+def _portions(sizes: Sequence[int], most: int | None) -> list[slice]:
+    """Neighbouring clips that together have no more than `most` patches; a larger one by itself, all if None."""
+    portions: list[slice] = []
+    first = total = 0
+    for i, size in enumerate(sizes):
+        if most is not None and i > first and total + size > most:
+            portions.append(slice(first, i))
+            first, total = i, 0
+        total += size
+    return [*portions, slice(first, len(sizes))]
 
 
 def encode_sounds(thinker: Any, mel: Tensor, lengths: Tensor) -> list[Tensor]:

@@ -86,7 +86,6 @@ class TraceOptions:
         audio: The teacher that hears; None to do without.
         further_teachers: Teachers beside these two.
         merger: The merger.
-        shown: How much of a clip teachers are shown, whatever the shards hold.
         filter: Which samples are kept.
         only: Take only samples that each of these names: trace folders, of which the kept samples count, or files of
             ids. Folders are looked for below `out` first.
@@ -96,6 +95,7 @@ class TraceOptions:
         stages: What to do; each stage can be run alone and repeated, and takes the earlier ones' calls from the store.
         val_share: Share of clips whose traces are set aside for validation.
         label_all: Also write shards of all samples with their difficulty, for curricula.
+        shown: How much of a clip teachers are shown, whatever the shards hold.
         limit: Take only the first questions.
         retry_failed: Make calls again that failed in an earlier run.
         workers: Processes that share the questions, where one cannot feed the servers: a call takes it over a
@@ -110,7 +110,6 @@ class TraceOptions:
     further_teachers: list[FurtherTeacher] = field(default_factory=list)
     name: str | None = None
     store: str | None = None
-    shown: ShownOptions = field(default_factory=ShownOptions)
     filter: Strategy = "both_correct"
     only: list[str] = field(default_factory=list)
     as_many_as: str | None = None
@@ -119,6 +118,7 @@ class TraceOptions:
     stages: tuple[Stage, ...] = ("teach", "merge", "export")
     val_share: float = 0.05
     label_all: bool = False
+    shown: ShownOptions = field(default_factory=ShownOptions)
     limit: int | None = None
     retry_failed: bool = True
     workers: int = 1

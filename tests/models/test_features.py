@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from avrt.data.media import Clip
+from avrt.models import features as features_module
 from avrt.models.export import export_student
 from avrt.models.features import ClipFeatures, embed_tokens, encode_clips
 from avrt.models.scoring import Prompts, response_states
@@ -45,6 +46,31 @@ def test_rows_of_mixed_media_equal_rows_alone(nano, builder, batch):
         alone = Prompts(row.prompt_ids, row.prompt_positions, nano.encode(row))
         expected = response_states(nano.text, alone, row.response_ids)
         assert torch.allclose(states.hidden[states.rows == i], expected.hidden, atol=2e-5)
+
+
+def test_portions_of_patches_by_hand():
+    assert features_module._portions([4, 4, 4, 20, 1], 8) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
+    assert features_module._portions([4, 4, 4, 20, 1], None) == [slice(0, 5)]
+    assert features_module._portions([20], 8) == [slice(0, 1)]
+    assert features_module._portions([4, 5], 9) == [slice(0, 2)]
+
+
+def test_many_patches_are_encoded_in_portions(nano, batch, monkeypatch):
+    """The same features, in as many calls as it takes; one call where ranks have to keep in step."""
+    whole = nano.encode(batch)
+    sizes = batch.grids.prod(-1).tolist()
+    calls = []
+    tower = nano.thinker.get_video_features
+    monkeypatch.setattr(
+        nano.thinker, "get_video_features", lambda pixels, grids: calls.append(len(pixels)) or tower(pixels, grids)
+    )
+    monkeypatch.setattr(features_module, "PATCHES_AT_ONCE", 2 * sizes[0])
+    parts = encode_clips(nano.thinker, batch)
+    assert calls == [2 * sizes[0]] * 2
+    for one, other in zip(whole.vision, parts.vision, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    encode_clips(nano.thinker, batch, always=True)
+    assert calls[2:] == [sum(sizes)]
 
 
 def test_features_follow_picture_and_sound(nano, batch):

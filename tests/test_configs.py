@@ -101,11 +101,11 @@ LETTER = "Answer with the option's letter from the given choices directly."
          "authors", "mmar"),
         ("mmar", "mmar_lmms_eval", "Listen to the audio", "C. a star\nThe best answer is:", "lmms_eval",
          "lmms_eval_mmar"),
-        ("mmar", "mmau_lmms_eval", "Which thing is seen?\nA. a ball", f"C. a star\n{LETTER}", "lmms_eval",
+        ("mmau", "mmau_lmms_eval", "Which thing is seen?\nA. a ball", f"C. a star\n{LETTER}", "lmms_eval",
          "lmms_eval_mmau"),
-        ("avqa", "worldsense_lmms_eval", "Carefully watch", "option.\nWhich thing is seen?\nA. a ball\nB. a box\n"
+        ("worldsense", "worldsense_lmms_eval", "Carefully watch", "option.\nWhich thing is seen?\nA. a ball\nB. a box\n"
          "C. a star\n", "lmms_eval", "lmms_eval_worldsense"),
-        ("avqa", "videomme_lmms_eval", "Select the best answer", f"C. a star\n\n{LETTER}", "lmms_eval",
+        ("videomme", "videomme_lmms_eval", "Select the best answer", f"C. a star\n\n{LETTER}", "lmms_eval",
          "lmms_eval_videomme"),
         ("avhbench", "yes_no", "Which thing is seen?\na ball\na box", "answer Yes or No inside <answer> </answer>.",
          "words", "avhbench"),

@@ -22,6 +22,7 @@ def study_tables(runs: Sequence[Run]) -> list[Table]:
         errors(runs),
         scorers(runs),
         groups(runs),
+        yes_no(runs),
         comparisons(runs),
         ledger(runs),
         claimed(runs),
@@ -111,6 +112,19 @@ def groups(runs: Sequence[Run]) -> Table:
         for value, estimate in parts.items()
     ]
     return Table("groups", "By group", ["run", "grouped by", "group", "questions", "accuracy"], rows)
+
+
+def yes_no(runs: Sequence[Run]) -> Table:
+    """Figures of yes/no questions, which tell a student that always says Yes."""
+    shares = ("accuracy", "precision", "recall", "f1", "yes")
+    rows = []
+    for run in runs:
+        for task, found in run.result.score.get("yes_no", {}).items():
+            told = [percent(found[name]) for name in shares]
+            rows.append([run.name, run.result.headline, task, str(found["answers"]), *told, str(found["unread"])])
+    head = ["run", "rule", "task", "answers", "accuracy %", "precision %", "recall %", "F1 %", "Yes %", "not read"]
+    note = "Yes is the positive class; an answer that is not read is wrong, and no Yes."
+    return Table("yes_no", "Yes/no questions", head, rows, note)
 
 
 def comparisons(runs: Sequence[Run]) -> Table:

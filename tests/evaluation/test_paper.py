@@ -11,8 +11,8 @@ from avrt.evaluation.cards import Card, misfits
 from avrt.evaluation.paper import paper_tables, published, sizes
 from avrt.evaluation.result import Result
 from avrt.evaluation.runs import read_runs
-from avrt.evaluation.study import comparisons, errors, ledger, overview
-from tests.conftest import avrt
+from avrt.evaluation.study import comparisons, errors, ledger, overview, yes_no
+from tests.conftest import avrt, make_sample
 from tests.evaluation.made import make_run, questions
 
 COUNT = 12
@@ -189,6 +189,18 @@ def test_errors_are_split_into_invalid_format_and_wrong_answer(report):
     assert told["sft_rl / dailyomni / av"] == ["strict", "75.0", "0.0", "25.0", "0.0"]
     [row] = [r for r in overview(read_runs(report / "runs")).rows if r[0] == "base, asked by authors / dailyomni / av"]
     assert row[1] == "authors"
+
+
+def test_yes_no_figures_are_told_by_the_runs_rule(tmp_path):
+    samples = [make_sample(f"q{i}", choices=("Yes", "No"), answer=i % 2, question_type="t") for i in range(6)]
+    make_run(
+        tmp_path, "base", lambda i, s: "Yes" if i < 4 else "No", samples=samples, name="avhbench", official="avhbench",
+        headline="official", protocol="yes_no", group_by=[],
+    )  # fmt: skip
+    table = yes_no(read_runs(tmp_path))
+    told = ["avhbench", "6", "50.0", "50.0", "66.7", "57.1", "66.7", "0"]
+    assert [row[1:2] + row[3:] for row in table.rows] == [told, told]
+    assert [row[2] for row in table.rows] == ["all", "t"]
 
 
 def test_difficulty_counts_by_the_runs_own_rule(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from avrt.objectives.rewards import LengthReward
 from avrt.prompts import fill_template
 from avrt.training.launch import read_config
 from tests.conftest import make_sample
@@ -41,6 +42,14 @@ def test_grpo_numbers_of_the_paper():
     rewards = model["rewards"]
     assert [rewards[k] for k in ("format", "accuracy", "length")] == [1, 1, 1]
     assert rewards["length_shape"] == {"mu": 100, "sigma": 20, "w_min": 200, "w_max": 300, "bonus": 0.2}
+
+
+def test_the_corrected_window_changes_nothing_else(monkeypatch):
+    module, _ = read(monkeypatch, "grpo.yaml", "length_100_200.yaml")
+    assert module.rewards.rewards["length"] == (1.0, LengthReward(mu=100, sigma=20, w_min=100, w_max=200, bonus=0.2))
+    printed, _ = read(monkeypatch, "grpo.yaml")
+    assert printed.rewards.rewards["length"] == (1.0, LengthReward(mu=100, sigma=20, w_min=200, w_max=300, bonus=0.2))
+    assert (printed.unbiased_std, printed.std_epsilon) == (True, 1e-4)
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])

@@ -15,6 +15,7 @@ RANKS = {
     "avrt.prompts": 0,
     "avrt.choices": 0,
     "avrt.response": 0,
+    "avrt.run_folder": 0,
     "avrt.text": 0,
     "avrt.wordings": 0,
     "avrt.data": 1,

@@ -22,6 +22,7 @@ from avrt.errors import AvrtError
 from avrt.evaluation.protocol import MASKS, differences
 from avrt.evaluation.records import read_predictions
 from avrt.evaluation.result import RESULT, Result
+from avrt.run_folder import is_checkpoint, is_run
 
 LOG, COMMAND = "log.txt", "command.json"
 
@@ -46,8 +47,8 @@ class GridOptions:
     """What is run.
 
     Attributes:
-        students: Label -> a model's folder or id, a training checkpoint, or `nano`. Labels that the paper's tables
-            know fill them in: base, rl_only, sft, sft_rl, and others (see `avrt report --help`).
+        students: Label -> a model's folder or id, a training run or checkpoint, or `nano`. Labels that the paper's
+            tables know fill them in: base, rl_only, sft, sft_rl, and others (see `avrt report --help`).
         benchmarks: Label -> configuration and shards.
         masks: Modality masks: av, a, v, a_blank, v_silent, text, shuffled.
         out: Folder for everything; one below it per cell.
@@ -121,7 +122,8 @@ def cells(options: GridOptions) -> Iterator[Cell]:
             for mask in spec.masks or options.masks:
                 name = f"{student}/{benchmark}/{mask}"
                 folder = Path(options.out) / student / benchmark / mask
-                where = "--ckpt_path" if (Path(source) / "latest").is_file() else "--model.student.source"
+                trained = is_checkpoint(Path(source)) or is_run(Path(source))
+                where = "--ckpt_path" if trained else "--model.student.source"
                 command = ["test"]
                 for config in spec.config:
                     command += ["--config", config]
@@ -237,7 +239,7 @@ def replay(path: Path, out: str | None) -> None:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".yaml", delete=False) as stream:
         stream.write(first.config)
     source = first.environment["source"]
-    where = ("--ckpt_path", source) if (Path(source) / "latest").is_file() else ()
+    where = ("--ckpt_path", source) if is_checkpoint(Path(source)) else ()
     command = ("test", "--config", stream.name, "--trainer.default_root_dir", str(folder), *where)
     cell = Cell("replay", folder, first.environment["shards"], command)
     code = _run(cell)[1]

@@ -76,32 +76,15 @@ def _run(stage: Stage, out: Path, console: Console) -> None:
         return
     if not stage.resumes:
         shutil.rmtree(marker.parent, ignore_errors=True)  # what an interrupted stage left behind
-    command = list(stage.command)
-    if stage.command[0] == "export":
-        command[command.index("--ckpt_path") + 1] = str(
-            newest_checkpoint(Path(command[command.index("--ckpt_path") + 1]))
-        )
-    console.print(f"[bold]{stage.title}[/bold]\n  avrt {' '.join(command)}", highlight=False)
+    console.print(f"[bold]{stage.title}[/bold]\n  avrt {' '.join(stage.command)}", highlight=False)
     begun = time.perf_counter()
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    if subprocess.run([sys.executable, "-m", "avrt", *command], env=environment, check=False).returncode:
+    if subprocess.run([sys.executable, "-m", "avrt", *stage.command], env=environment, check=False).returncode:
         raise AvrtError("failed, see above", where=stage.title, remedy="run the demo again; finished stages are kept")
     seconds = time.perf_counter() - begun
     marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps({"seconds": seconds, "command": command}))
+    marker.write_text(json.dumps({"seconds": seconds, "command": stage.command}))
     console.print(f"  {seconds:.0f} s", highlight=False)
-
-
-def newest_checkpoint(run: Path) -> Path:
-    """The newest complete checkpoint of a run.
-
-    Raises:
-        AvrtError: If there is none.
-    """
-    found = sorted(p.parent for p in (run / "checkpoints").glob("step-*.ckpt/latest"))
-    if not found:
-        raise AvrtError("no complete checkpoint", where=run)
-    return found[-1]
 
 
 def _share(records: list[dict[str, Any]], field: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from avrt.arguments import OneLineErrors
+from avrt.run_folder import is_run, newest_checkpoint
 
 
 def main(arguments: list[str]) -> None:
@@ -16,7 +17,12 @@ def main(arguments: list[str]) -> None:
         arguments: What follows `avrt export`.
     """
     parser = OneLineErrors(prog="avrt export", description=__doc__)
-    parser.add_argument("--ckpt_path", type=str, required=True, help="a checkpoint folder, e.g. step-000100.ckpt")
+    parser.add_argument(
+        "--ckpt_path",
+        type=str,
+        required=True,
+        help="a checkpoint, e.g. step-000100.ckpt, or a run's folder: its newest one",
+    )
     parser.add_argument("--out", type=str, required=True, help="new folder for the model")
     parser.add_argument(
         "--layout",
@@ -38,7 +44,8 @@ def main(arguments: list[str]) -> None:
 
     from avrt.models.export import export_student, student_from_checkpoint
 
-    student = student_from_checkpoint(Path(options.ckpt_path), options.source)
+    given = Path(options.ckpt_path)
+    student = student_from_checkpoint(newest_checkpoint(given) if is_run(given) else given, options.source)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     export_student(student, Path(options.out), full_layout=options.layout == "full", dtype=dtype)
     print(f"exported: {options.out}")

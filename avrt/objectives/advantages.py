@@ -5,15 +5,23 @@ from __future__ import annotations
 from torch import Tensor
 
 EQUAL_SPREAD = 1e-6
+STD_EPSILON = 1e-4
 
 
-def group_advantages(rewards: Tensor, *, normalize_std: bool = True, unbiased: bool = False) -> tuple[Tensor, Tensor]:
-    """Advantage of each answer within its group: (r_i - mean r) / std r.
+def group_advantages(
+    rewards: Tensor, *, normalize_std: bool = True, unbiased: bool = True, epsilon: float = STD_EPSILON
+) -> tuple[Tensor, Tensor]:
+    """Advantage of each answer within its group: (r_i - mean r) / (std r + epsilon).
+
+    The paper says neither how the deviation is estimated nor what is added to it. The defaults are those of TRL and of
+    EchoInk, with which the authors compare. Without an epsilon, answers whose rewards differ by a ten-thousandth (the
+    tail of the length reward does that) would get advantages as large as right and wrong ones do.
 
     Args:
         rewards: (B, G) total rewards.
         normalize_std: Divide by the standard deviation (off: Dr. GRPO, arXiv 2503.20783).
-        unbiased: Divide by G - 1 in the variance instead of G; the paper does not say which.
+        unbiased: Divide by G - 1 in the variance; otherwise by G.
+        epsilon: Added to the deviation, in units of reward.
 
     Returns:
         Advantages (B, G), and for each group (B,) whether its rewards are equal. Those have advantage 0: where all
@@ -24,6 +32,6 @@ def group_advantages(rewards: Tensor, *, normalize_std: bool = True, unbiased: b
     equal = (rewards.amax(dim=1) - rewards.amin(dim=1)) <= EQUAL_SPREAD * rewards.abs().amax(dim=1).clamp(min=1.0)
     if normalize_std:
         correction = 1 if unbiased and rewards.shape[1] > 1 else 0
-        std = rewards.std(dim=1, keepdim=True, correction=correction)
+        std = rewards.std(dim=1, keepdim=True, correction=correction) + epsilon
         centred = centred / std.masked_fill(equal[:, None], 1.0)
     return centred.masked_fill(equal[:, None], 0.0), equal

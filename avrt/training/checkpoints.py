@@ -15,24 +15,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from avrt.errors import AvrtError
+from avrt.run_folder import checkpoint_folder, complete_checkpoints, is_run, newest_checkpoint
 
 LAST, LAST_OR_NEW = "last", "last_or_new"
 
 
-def checkpoint_folder(run: Path) -> Path:
-    """Where a run keeps its checkpoints."""
-    return run / "checkpoints"
-
-
-def complete_checkpoints(run: Path) -> list[Path]:
-    """The complete checkpoints of a run, the newest last."""
-    # DeepSpeed writes the file `latest` when everything else is on disk; other strategies write a single file.
-    found = [p for p in checkpoint_folder(run).glob("step-*.ckpt") if p.is_file() or (p / "latest").is_file()]
-    return sorted(found, key=lambda path: path.stat().st_mtime)
-
-
 def find_checkpoint(given: str, run: Path, command: str) -> str | None:
-    """What `--ckpt_path` means: a path, `last`, or for a fit `last_or_new`.
+    """What `--ckpt_path` means: a checkpoint, a run's folder, `last`, or for a fit `last_or_new`.
 
     Args:
         given: What was given.
@@ -59,8 +48,10 @@ def find_checkpoint(given: str, run: Path, command: str) -> str | None:
             remedy += f"; --ckpt_path {LAST_OR_NEW} begins a new run where there is none"
         raise AvrtError("there is no complete checkpoint", where=checkpoint_folder(run), remedy=remedy)
     if "://" not in given and not Path(given).exists():
-        raise AvrtError("no such checkpoint", where=given, remedy=f"set --ckpt_path to one, or to {LAST}")
-    return given
+        raise AvrtError(
+            "no such checkpoint", where=given, remedy=f"set --ckpt_path to one, to a run's folder, or to {LAST}"
+        )
+    return str(newest_checkpoint(Path(given))) if is_run(Path(given)) else given
 
 
 class RunCheckpoint(ModelCheckpoint):

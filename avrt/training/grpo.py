@@ -15,7 +15,7 @@ from avrt.data.inputs import OmniBatch
 from avrt.errors import AvrtError
 from avrt.models.scoring import Prompts, response_states
 from avrt.models.student import Reference, StudentOptions, TextModel
-from avrt.objectives.advantages import group_advantages
+from avrt.objectives.advantages import STD_EPSILON, group_advantages
 from avrt.objectives.likelihood import TokenScores, score_tokens
 from avrt.objectives.policy import PolicyLoss, StepTotals, sequence_mean
 from avrt.objectives.rewards import RewardOptions
@@ -67,7 +67,8 @@ class GRPOModule(StudentModule):
         objective: Variant of the loss, clip range, KL weight and estimator.
         rewards: Weights and shapes of the rewards.
         normalize_std: Divide advantages by the group's standard deviation; by default as the objective's variant does.
-        unbiased_std: Use G - 1 in that deviation.
+        unbiased_std: Divide by G - 1 in that deviation's variance, as TRL does; otherwise by G.
+        std_epsilon: Added to the deviation, so that next to nothing does not become a large advantage.
         updates_per_rollout: Optimizer steps on each rollout; with 1 the ratio is 1 and nothing is clipped.
         drop_cut_off: Leave answers that were cut off out of the loss, so that length alone is not punished (overlong
             filtering of DAPO, arXiv 2503.14476); their rewards still count in their group's mean.
@@ -93,7 +94,8 @@ class GRPOModule(StudentModule):
         objective: PolicyLoss = PolicyLoss(),
         rewards: RewardOptions = RewardOptions(),
         normalize_std: bool | None = None,
-        unbiased_std: bool = False,
+        unbiased_std: bool = True,
+        std_epsilon: float = STD_EPSILON,
         updates_per_rollout: int = 1,
         drop_cut_off: bool = False,
         dynamic_sampling: int = 0,
@@ -106,6 +108,8 @@ class GRPOModule(StudentModule):
         super().__init__(student, optimizer, micro_batch_size, answers, rewards)
         if group_size < 2:
             raise ValueError("group_size must be at least 2: an advantage compares answers with each other")
+        if std_epsilon < 0:
+            raise ValueError("std_epsilon must be at least 0: it is added to a deviation")
         if not rollout.exact:
             rank_zero_warn(
                 "model.rollout draws answers from another distribution than the policy's (temperature, top_k, top_p): "
@@ -115,7 +119,7 @@ class GRPOModule(StudentModule):
         self.rollout_options = rollout
         self.objective = objective
         self.normalize_std = objective.normalizes_std if normalize_std is None else normalize_std
-        self.unbiased_std = unbiased_std
+        self.unbiased_std, self.std_epsilon = unbiased_std, std_epsilon
         self.updates_per_batch = updates_per_rollout
         self.drop_cut_off = drop_cut_off
         self.share_prompts = share_prompts
@@ -231,7 +235,10 @@ class GRPOModule(StudentModule):
             for name in scored[0]
         }
         advantages, equal = group_advantages(
-            rewards["total"], normalize_std=self.normalize_std, unbiased=self.unbiased_std
+            rewards["total"],
+            normalize_std=self.normalize_std,
+            unbiased=self.unbiased_std,
+            epsilon=self.std_epsilon,
         )
         return Rollout(batch, completions, texts, rewards, advantages, equal)
 

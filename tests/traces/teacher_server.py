@@ -27,7 +27,7 @@ def reply_to(model: str, body: dict) -> str:
     if model == "judge":
         return "Yes." if "I hear" in text else "no"
     question = re.findall(r"Question: (.*)", text)[-1]
-    if model.startswith("merger") or "gemma" in model:
+    if "Correct option: (" in text:
         letter, choice = re.findall(r"Correct option: \(([A-Z])\) (.*)", text)[-1]
         return (
             f"<think>Something is seen and something is heard about {question} and the first thing that stands out is "
@@ -39,7 +39,7 @@ def reply_to(model: str, body: dict) -> str:
     draw = int(hashlib.md5(f"{model}{question}".encode()).hexdigest(), 16) % 10
     letter = right if draw < 7 else next(letter for letter, _ in options if letter != right)
     said = dict(options)[letter]
-    sense = "Visual" if model.startswith("visual") else "Audio"
+    sense = "Visual" if media_of(body)["pictures"] else "Audio"
     return f"{sense} Description: a thing.\nReasoning: (A) It may be. ({letter}) It is.\nAnswer: ({letter}) {said}"
 
 

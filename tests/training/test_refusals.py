@@ -13,7 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from avrt.data.manifest import Manifest
 from avrt.data.writer import ShardWriter
 from avrt.errors import AvrtError
-from avrt.training.checkpoints import LAST, LAST_OR_NEW, complete_checkpoints, find_checkpoint
+from avrt.run_folder import complete_checkpoints
+from avrt.training.checkpoints import LAST, LAST_OR_NEW, find_checkpoint
 from avrt.training.refusals import check_trainer_options, plain_error
 from tests.conftest import avrt
 from tests.training.runs import SMALL, fit, fit_arguments, logged
@@ -77,6 +78,12 @@ def test_which_checkpoint_is_meant(tmp_path):
     assert complete_checkpoints(tmp_path) == [older, newer]
     assert find_checkpoint(LAST, tmp_path, "test") == str(newer)
     assert find_checkpoint(LAST_OR_NEW, tmp_path, "fit") == str(newer)
+    assert find_checkpoint(str(tmp_path), tmp_path / "other_run", "test") == str(newer)
+    assert find_checkpoint(str(older), tmp_path, "test") == str(older)
+    (newer / "latest").unlink()
+    (older / "latest").unlink()
+    with pytest.raises(AvrtError, match="no complete checkpoint"):
+        find_checkpoint(str(tmp_path), tmp_path, "test")
 
 
 def test_a_trial_run_leaves_nothing_behind(world, tmp_path):

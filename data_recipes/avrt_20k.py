@@ -25,10 +25,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from avrt.choices import read_choice
 from avrt.data.conversion import SourceItem
+from avrt.data.media import ClipSpec
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.errors import AvrtError, BadSampleError
 from avrt.response import format_response, parse_response
@@ -56,6 +57,8 @@ class AVRT20K(Recipe):
         answers: What the rows' answers are. It decides where one can be read in two ways.
         count_from: What the first choice's index is; 0, unless the rows look as if they counted from 1.
     """
+
+    clip: ClassVar[ClipSpec] = ClipSpec(frames=8, audio_seconds=10.0)  # what the teachers were given
 
     traces: str = "data/af3_kimivl-*.parquet"
     clips: str = "videos"

@@ -5,7 +5,6 @@ from collections import Counter
 
 import pytest
 
-from avrt.data.media import ClipSpec
 from avrt.data.shards import ShardSet
 from avrt.errors import BadSampleError
 from data_recipes.avrt_20k import AVRT20K
@@ -141,5 +140,4 @@ def test_from_published_rows_to_shards(tmp_path, form):
 
 
 def test_the_teachers_clip_is_the_default():
-    assert AVRT20K.clip == ClipSpec()
     assert (AVRT20K.clip.frames, AVRT20K.clip.audio_seconds) == (8, 10.0)

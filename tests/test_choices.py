@@ -165,6 +165,10 @@ REPLIES = [
     ("", None),
     ("***", None),
     ("Answer:", None),
+    ("It shows A because it booms", None),
+    ("Not (A) is right.", None),
+    ("Not B is correct", None),
+    ("(Z) or (C)", None),
 ]
 
 
@@ -268,3 +272,18 @@ MOODS = ("Questioning", "Helpless", "Curiosity", "Sentimentality", "Angry", "Fri
 )  # fmt: skip
 def test_all_options_that_a_reply_chooses(reply, letters):
     assert read_choices(reply, MOODS) == letters
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("The answer is B.", None),
+        ("B is right.", None),
+        ("B", None),
+        ("Option B", "B"),
+        ("Choice B.", "B"),
+        ("(B)", "B"),
+    ],
+)
+def test_a_bare_letter_that_is_also_another_option_decides_nothing(reply, letter):
+    assert read_choice(reply, ("C", "D", "A", "B")) == letter

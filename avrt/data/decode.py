@@ -296,7 +296,8 @@ class _Shape:
     @classmethod
     def of(cls, frame: av.VideoFrame, stream: Any, *, square: bool = False) -> _Shape:
         told = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
-        pixel = Fraction(told) if told and not square and 1 / _WIDEST_PIXEL <= told <= _WIDEST_PIXEL else Fraction(1)
+        believed = told and not square and Fraction(1, _WIDEST_PIXEL) <= told <= _WIDEST_PIXEL
+        pixel = Fraction(told) if believed else Fraction(1)
         orientation = Orientation.of(frame)
         height, width = frame.height, max(1, round(frame.width * pixel))
         return cls(orientation, pixel, (width, height) if orientation.transposed else (height, width))

@@ -19,7 +19,7 @@ from avrt.errors import BadSampleError
 SPEC = ClipSpec(budget=FrameBudget(56 * 56, 112 * 112))
 
 
-def _film(path, *, seconds=(0.0, 2.0), sound=None, aspect=None):
+def _film(path, *, seconds=(0.0, 2.0), sound=None, aspect=None, rate=16_000):
     """Ten pictures a second from seconds[0] to seconds[1], and sound of two channels from 0."""
     with av.open(str(path), "w") as out:
         video = out.add_stream("libx264" if aspect else "ffv1", rate=10)
@@ -27,7 +27,7 @@ def _film(path, *, seconds=(0.0, 2.0), sound=None, aspect=None):
         video.codec_context.time_base = Fraction(1, 1000)
         if aspect:
             video.codec_context.sample_aspect_ratio = aspect
-        track = out.add_stream("pcm_s16le", rate=16_000, layout="stereo") if sound is not None else None
+        track = out.add_stream("pcm_s16le", rate=rate, layout="stereo") if sound is not None else None
         for i in range(round(10 * (seconds[1] - seconds[0]))):
             frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 200, np.uint8), "rgb24").reformat(
                 format=video.pix_fmt
@@ -38,7 +38,7 @@ def _film(path, *, seconds=(0.0, 2.0), sound=None, aspect=None):
         if track is not None:
             data = np.ascontiguousarray((sound * 32_767).astype(np.int16).T.reshape(1, -1))
             frame = av.AudioFrame.from_ndarray(data, "s16", "stereo")
-            frame.sample_rate, frame.pts, frame.time_base = 16_000, 0, Fraction(1, 16_000)
+            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
             out.mux(track.encode(frame))
             out.mux(track.encode(None))
 

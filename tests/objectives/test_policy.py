@@ -208,3 +208,12 @@ def test_no_correction_without_the_samplers_log_probabilities_and_none_without_a
         loss, metrics = objective(*arguments, recorded)
         assert torch.equal(loss, plain)
         assert "importance" not in metrics
+
+
+def test_on_policy_nothing_counts_as_clipped_even_without_room_above():
+    """A ratio of exactly 1 at a bound of exactly 1 is not beyond it."""
+    logprobs = torch.tensor([-1.0, -2.0])
+    for variant in ("grpo", "cispo"):
+        loss = PolicyLoss(clip_high=0.0, beta=0.0, variant=variant)
+        _, metrics = loss(logprobs, logprobs, None, torch.ones(2), torch.zeros(2, dtype=torch.long), 1)
+        assert metrics["clipped"].tolist() == [0, 0]

@@ -15,7 +15,8 @@ from avrt.commands import shards as shards_command
 from avrt.data.order import SampleOrder, Source
 from avrt.data.plans import EpochPlan
 from avrt.data.shards import ShardSet
-from avrt.training.resume import place_loops
+from avrt.errors import AvrtError
+from avrt.training.resume import made_by, make_universal, place_loops
 from tests.training.stopping import WHYS, Case
 
 CASES = {1: 40, 2: 24}
@@ -105,6 +106,7 @@ def saved(epoch: int, position: int, batches: int, current: int) -> dict:
         "epoch_loop.batch_progress": {**progress(batches, current), "is_last_batch": True},
         "epoch_loop.state_dict": {"_batches_that_stepped": batches},
         "epoch_loop.val_loop.batch_progress": {**progress(7, 7), "is_last_batch": True},
+        "epoch_loop.val_loop.state_dict": {"kept": 7},
     }
     return {"loops": {"fit_loop": loop}, "callbacks": {"Timer": {"time_elapsed": {"train": 9.0}}, "Other": {}}}
 
@@ -144,8 +146,32 @@ def test_the_loops_are_placed_by_the_data_alone(state, steps_per_epoch, loader, 
     assert found["is_last_batch"] is False
     assert loop["epoch_loop.state_dict"]["_batches_that_stepped"] == total_done
     assert set(loop["epoch_loop.val_loop.batch_progress"]["total"].values()) == {0}
+    assert loop["epoch_loop.val_loop.state_dict"] == {"kept": 7}
     assert checkpoint["callbacks"] == {"Other": {}}
 
 
 def test_a_checkpoint_without_a_training_loop_is_left_alone():
     assert place_loops({}, EpochPlan(SampleOrder((Source((10,)),)), 2), 3) is None
+
+
+def test_the_processes_that_made_a_checkpoint_are_counted(tmp_path):
+    parts = tmp_path / "checkpoint"
+    parts.mkdir()
+    assert made_by(tmp_path) is None
+    for rank in range(3):
+        (parts / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").touch()
+        (parts / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt").touch()
+    assert made_by(tmp_path) == 3
+
+
+def test_a_checkpoint_that_cannot_be_cut_anew_is_told_in_one_line(tmp_path, capfd):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"torn")
+    with pytest.raises(AvrtError, match=r"cannot be resumed by another number of processes: .*[Ee]rror") as caught:
+        make_universal(tmp_path)
+    assert "go on with --trainer.devices 1" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    (tmp_path / "latest_universal").touch()
+    make_universal(tmp_path)  # is there already

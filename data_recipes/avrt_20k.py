@@ -25,10 +25,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from avrt.choices import read_choice
 from avrt.data.conversion import SourceItem
+from avrt.data.media import ClipSpec
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.errors import AvrtError, BadSampleError
 from avrt.response import format_response, parse_response
@@ -56,6 +57,8 @@ class AVRT20K(Recipe):
         answers: What the rows' answers are. It decides where one can be read in two ways.
         count_from: What the first choice's index is; 0, unless the rows look as if they counted from 1.
     """
+
+    clip: ClassVar[ClipSpec] = ClipSpec(frames=8, audio_seconds=10.0)  # what the teachers were given
 
     traces: str = "data/af3_kimivl-*.parquet"
     clips: str = "videos"
@@ -123,15 +126,17 @@ def _trace(told: Any, labels: Labels, where: str) -> str:
         raise refuse("is empty" if told is None or isinstance(told, str) else f"is {short(told)}, no text")
     text = _TAG.sub(lambda tag: f"<{tag[1] or tag[3] or ''}{(tag[2] or tag[4]).lower()}>", told).strip()
     think, said = _parts(text, refuse)
-    right = LETTERS[labels.answer]
+    letters = LETTERS[: len(labels.choices)]
+    right = letters[labels.answer]
     if said is not None:
-        chosen = read_choice(f"<answer>{said}</answer>", labels.choices)
+        plain = said.strip() in list(letters) and all(len(choice) > 1 for choice in labels.choices)
+        chosen = said.strip() if plain else read_choice(f"<answer>{said}</answer>", labels.choices)
         if chosen is None:
             raise refuse(f"ends in an answer that is no choice: {short(said)}")
         if chosen != right:
             raise refuse("ends in another answer than the row's")
     trace = format_response(think, right)
-    if not parse_response(trace, LETTERS[: len(labels.choices)]).well_formed:
+    if not parse_response(trace, letters).well_formed:
         raise refuse("has no reasoning" if not think.strip() else "has tags that are not in order")
     return trace
 

@@ -169,7 +169,8 @@ def report(manifest: Manifest, folder: Path) -> None:
         without = manifest.samples - manifest.labels["answer"]
         console.print(f"{without} of them have no answer: they can be asked, not trained on")
     if manifest.sound_cut:
-        console.print(f"the sound of {manifest.sound_cut} samples is cut (--audio_seconds whole takes all of it)")
+        advice = " (--audio_seconds whole takes all of it)" if manifest.spec.get("audio_seconds") else ""
+        console.print(f"the sound of {manifest.sound_cut} samples is cut{advice}")
     if manifest.notes:
         console.print(f"{len(manifest.notes)} samples needed a work-around (see notes in manifest.json)")
     if manifest.skipped:

@@ -98,10 +98,12 @@ def write_parquet(folder: Path) -> Path:
     for record in records:
         record["metadata"] = to_json(record["metadata"], sort_keys=True)
     text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
-    columns = {"choices": texts, "media": texts}
-    names = [*_FIELDS, "split"]
+    columns = {"choices": texts, "media": texts, "several": pyarrow.bool_()}
+    names = [*_FIELDS, "several", "split"]
     schema = pyarrow.schema([(name, columns.get(name, text)) for name in names])
-    table = pyarrow.Table.from_pylist([{name: record[name] for name in names} for record in records], schema=schema)
+    # traces of earlier versions do not say; of their questions one choice is right
+    written = [{"several": False, **{name: record[name] for name in names if name in record}} for record in records]
+    table = pyarrow.Table.from_pylist(written, schema=schema)
     path = folder / PARQUET
     pyarrow.parquet.write_table(table, path)
     return path

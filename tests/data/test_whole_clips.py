@@ -233,7 +233,7 @@ def test_impossible_options_are_refused_in_a_sentence(tmp_path, said, told):
 def test_recipes_take_what_their_authors_take():
     taken = {name: kind.clip for name, kind in shards_command.recipes().items()}
     whole = {name for name, clip in taken.items() if clip.audio_seconds is None}
-    assert whole >= {"dailyomni", "mmar", "omnibench", "music_avqa", "folder"}
+    assert whole >= {"dailyomni", "mmar", "mmau", "omnibench", "worldsense", "music_avqa", "folder"}
     assert {name: taken[name].audio_seconds for name in ("avqa", "avqa_r1", "nano_world")} == dict.fromkeys(
         ("avqa", "avqa_r1", "nano_world"), 10.0
     )

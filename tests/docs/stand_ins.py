@@ -26,6 +26,7 @@ def data_sets(root: Path) -> None:
     """Write small stand-ins: `AVQA`, `Daily-Omni`, `OmniBench`, `MMAR`, and `clip.mp4`."""
     scenes = _scenes()
     _avqa(root / "AVQA", scenes)
+    _avrt_20k(root / "AVQA")
     _daily_omni(root / "Daily-Omni", scenes)
     _omnibench(root / "OmniBench")
     _mmar(root / "MMAR")
@@ -70,6 +71,24 @@ def _avqa(root: Path, scenes: Iterator[Scene]) -> None:
                     "question_type": ("Which", "Come From", "Happening", "Where")[k % 4],
                 })  # fmt: skip
         (root / f"{split}_qa.json").write_text(json.dumps(rows))
+
+
+def _avrt_20k(root: Path) -> None:
+    """The traces that AVRT's authors published, over AVQA's clips."""
+    import pyarrow
+    import pyarrow.parquet
+
+    (root / "data").mkdir()
+    rows = []
+    for row in json.loads((root / "train_qa.json").read_text()):
+        right = row["multi_choice"][row["answer"]]
+        rows.append({
+            **{name: row[name] for name in ("id", "video_name", "video_id", "question_relation", "question_type")},
+            "question": row["question_text"], "choices": row["multi_choice"], "answer": right,
+            "av_reasoning": f"<think>What is heard fits {right}.</think><answer>{'ABCD'[row['answer']]}</answer>",
+        })  # fmt: skip
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, root / "data" / "af3_kimivl-00000-of-00001.parquet")
 
 
 def _daily_omni(root: Path, scenes: Iterator[Scene]) -> None:

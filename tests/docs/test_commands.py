@@ -29,7 +29,7 @@ TOOLS = {
 def teachers_and_mergers() -> list[str]:
     """The models that the packaged configurations of stage 0 name."""
     texts = [path.read_text() for path in [ROOT / "configs" / "traces.yaml", *ROOT.glob("configs/ablations/*.yaml")]]
-    return sorted({name for text in texts for name in re.findall(r"^ +model: (\S+/\S+)$", text, re.MULTILINE)})
+    return sorted({name for text in texts for name in re.findall(r"^ +model: (\S+)$", text, re.MULTILINE)})
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from collections import Counter
 
 import pytest
 
-from avrt.data.media import ClipSpec
 from avrt.data.shards import ShardSet
 from avrt.errors import BadSampleError
 from data_recipes.avrt_20k import AVRT20K
@@ -78,6 +77,9 @@ def test_every_spelling_of_the_answer(tmp_path, answer):
         ({"av_reasoning": f"{THINK}\nAnswer: (C) car"}, "another answer than the row's"),
         ({"av_reasoning": f"<think>{THINK}</think><answer>B or C</answer>"}, "an answer that is no choice"),
         ({"av_reasoning": f"<think>{THINK}</think><answer>E</answer>"}, "an answer that is no choice"),
+        ({"av_reasoning": f"<think>{THINK}</think><answer>BC</answer>"}, "an answer that is no choice"),
+        ({"av_reasoning": f"<think>{THINK}</think><answer></answer>"}, "an answer that is no choice"),
+        ({"choices": ["B", "motorboat"], "av_reasoning": WHOLE}, "an answer that is no choice"),
         ({"av_reasoning": f"<think>{THINK}"}, "is cut off"),
         ({"av_reasoning": f"<think>{THINK} <answer>B</answer>"}, "is cut off"),
         ({"av_reasoning": f"<think>{THINK}</think><answer>B"}, "is cut off"),
@@ -141,5 +143,4 @@ def test_from_published_rows_to_shards(tmp_path, form):
 
 
 def test_the_teachers_clip_is_the_default():
-    assert AVRT20K.clip == ClipSpec()
     assert (AVRT20K.clip.frames, AVRT20K.clip.audio_seconds) == (8, 10.0)

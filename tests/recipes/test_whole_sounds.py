@@ -54,6 +54,35 @@ def test_real_rows_of_mmar_are_heard_to_the_end(shared_data, tmp_path):
     assert max(heard.values()) == dated[longest] > 50
 
 
+LENGTHS = (2.5, 10.0, 30.0, 47.25, 61.0)
+
+
+def mmau(root, rows):
+    """Write rows of MMAU with sounds of lengths that go round; how long each sound is, sorted."""
+    (root / "mmau-test-mini.json").write_text(json.dumps(rows))
+    lengths = {row["audio_id"]: LENGTHS[i % len(LENGTHS)] for i, row in enumerate(rows)}
+    write_sounds(root, lengths)
+    return sorted(lengths.values())
+
+
+def test_mmau_is_heard_to_the_end(tmp_path):
+    row = {
+        "question": "Who speaks?", "choices": ["Man", "Woman"], "answer": "Man", "dataset": "AudioSet", "task": "sound",
+        "split": "test-mini", "category": "Reasoning", "sub-category": "x", "difficulty": "easy",
+    }  # fmt: skip
+    rows = [{**row, "id": f"a{i}", "audio_id": f"./test-mini-audios/a{i}.wav"} for i in range(5)]
+    lengths = mmau(tmp_path, rows)
+    assert sorted(heard_seconds("mmau", tmp_path, tmp_path / "out").values()) == pytest.approx(lengths)
+    assert Manifest.load(tmp_path / "out").sound_cut == 0
+
+
+def test_real_rows_of_mmau_are_heard_to_the_end(shared_data, tmp_path):
+    rows = json.loads((shared_data / "mmau" / "mmau-test-mini.json").read_text())
+    lengths = mmau(tmp_path, rows[::25])
+    assert len(lengths) == 40
+    assert sorted(heard_seconds("mmau", tmp_path, tmp_path / "out").values()) == pytest.approx(lengths)
+
+
 def test_daily_omni_is_heard_to_the_end(tmp_path):
     videos = {"abc": 30, "def": 61}
     rows = []

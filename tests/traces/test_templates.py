@@ -3,6 +3,7 @@
 import pytest
 
 from avrt.errors import AvrtError
+from avrt.traces.requests import Media
 from avrt.traces.templates import load_template, merger_template, merger_values, teacher_template, teacher_values
 from avrt.traces.wording import Subject
 from tests.conftest import make_sample
@@ -134,6 +135,14 @@ def test_a_visual_teacher_is_told_what_it_is_shown(subject, sees, told, untold):
     whole = "\n".join(shown("visual.txt", subject, sees))
     assert all(part in whole for part in told)
     assert not [part for part in untold if part in whole]
+
+
+def test_what_a_question_is_about_is_read_off_its_media():
+    members = {"0.jpg": b"", "10.jpg": b"", "2.jpg": b"", "image.jpg": b"", "flac": b"", "clip.json": b""}
+    assert Subject.of(Media(members)) == Subject(3, still=True, sound=True)
+    assert Subject.of(Media({name: members[name] for name in ("image.jpg", "flac", "clip.json")})) == STILL_AND_SOUND
+    assert Subject.of(Media({name: members[name] for name in ("flac", "clip.json")})) == SOUND
+    assert Subject.of(Media()) == Subject(0, still=False, sound=False)
 
 
 def test_an_audio_teacher_is_told_what_it_hears():

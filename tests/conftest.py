@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,8 +22,10 @@ from avrt.data.members import decode_members
 from avrt.data.sample import Sample
 from avrt.data.shards import ShardSet
 from avrt.models.student import Student, StudentOptions, load_student
+from tests.warm import WarmCommands
 
 torch.set_num_threads(1)
+WARM = WarmCommands()
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -97,9 +98,8 @@ def avrt(
     *arguments: object, timeout: float = 900, check: bool = True, cwd: Path | None = None
 ) -> subprocess.CompletedProcess:
     """Run the real command in a process of its own."""
-    command = [sys.executable, "-m", "avrt", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, check=False)
-    assert not check or done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    done = WARM.run([str(argument) for argument in arguments], timeout=timeout, cwd=cwd)
+    assert not check or done.returncode == 0, f"{done.args}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done
 
 

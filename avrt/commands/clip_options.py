@@ -25,8 +25,10 @@ def add_clip_options(parser: ArgumentParser, clip: ClipSpec) -> None:
     whole: Any = PositiveFloat | Literal["whole"] | None
     size, still = clip.budget, clip.still_budget
     add = parser.add_argument
-    add("--frames", type=PositiveInt, default=clip.frames, help="frames per video, uniformly spaced by time")
-    add("--fps", type=PositiveFloat | None, default=clip.fps, help="frames a second, in place of a number of frames")
+    # Both are None until somebody asks for one of them, which then counts whatever the recipe takes.
+    number, rate = (f" (default: {n})" if use else "" for n, use in ((clip.frames, not clip.fps), (clip.fps, clip.fps)))
+    add("--frames", type=PositiveInt | None, default=None, help=f"frames per video, spaced by time{number}")
+    add("--fps", type=PositiveFloat | None, default=None, help=f"frames a second, in place of a number{rate}")
     add("--max_frames", type=PositiveInt, default=clip.max_frames, help="with --fps, at most so many frames")
     add("--audio_seconds", type=whole, default=sound, help="seconds of sound from the beginning, or whole")
     add("--min_pixels", type=PositiveInt, default=size.min_pixels, help="smallest frame of a video, in pixels")
@@ -43,17 +45,24 @@ def add_clip_options(parser: ArgumentParser, clip: ClipSpec) -> None:
     )
 
 
-def clip_spec(options: Namespace) -> ClipSpec:
+def clip_spec(options: Namespace, clip: ClipSpec) -> ClipSpec:
     """What the options ask for.
+
+    Args:
+        options: The parsed options.
+        clip: The recipe's own choice, for what nobody asked for.
 
     Raises:
         AvrtError: If no clip can satisfy them.
     """
+    if options.frames is not None and options.fps is not None:
+        raise AvrtError("both were given", where="--frames and --fps", remedy="give one; --max_frames bounds --fps")
+    asked = options.frames is not None or options.fps is not None
     whole, theirs = options.audio_seconds in (None, WHOLE), options.teacher_max_pixels
     try:
         return ClipSpec(
-            frames=options.frames,
-            fps=options.fps,
+            frames=options.frames or clip.frames,
+            fps=options.fps if asked else clip.fps,
             max_frames=options.max_frames,
             audio_seconds=None if whole else float(options.audio_seconds),
             budget=FrameBudget(options.min_pixels, options.max_pixels),

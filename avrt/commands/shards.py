@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
 def convert(name: str, kind: type[Recipe], options: Namespace) -> None:
     """Write a recipe's questions to shards, or only tell what would be written."""
     chosen = {field.name: options[field.name] for field in fields(kind)}
-    spec = clip_spec(options)
+    spec = clip_spec(options, kind.clip)
     recipe, root, out = kind(**chosen), Path(options.root), Path(options.out)
 
     def items() -> Iterator[SourceItem | BadSampleError]:

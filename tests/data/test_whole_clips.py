@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from transformers import WhisperFeatureExtractor
 
+from avrt.arguments import OneLineErrors
 from avrt.commands import shards as shards_command
+from avrt.commands.clip_options import add_clip_options, clip_spec
 from avrt.data.conversion import load_clip
 from avrt.data.decode import decode_still, decode_video
 from avrt.data.features import Featurizer
@@ -222,12 +224,31 @@ def test_whole_is_said_in_any_of_these_ways(tmp_path, capsys, said):
         (["--audio_seconds", "7200"], "needs audio_seconds from 0.1 to 1800"),
         (["--fps", "inf"], "fps > 0"),
         (["--max_frames", "1"], "max_frames >= 2"),
+        (["--frames", "8", "--fps", "2"], "both were given"),
     ],
 )
 def test_impossible_options_are_refused_in_a_sentence(tmp_path, said, told):
-    with pytest.raises(AvrtError, match="the clip's options") as refused:
+    with pytest.raises(AvrtError, match=r"the clip's options|--frames and --fps") as refused:
         shards_command.main([*folder_of(tmp_path), *said])
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "own", "taken"),
+    [
+        ({}, ClipSpec(frames=6), (6, None)),
+        ({}, ClipSpec(fps=2.0), (8, 2.0)),
+        ({"frames": 4}, ClipSpec(fps=2.0), (4, None)),
+        ({"fps": 1.0}, ClipSpec(frames=6), (6, 1.0)),
+    ],
+)
+def test_who_asks_for_frames_gets_them_whatever_the_recipe_takes(said, own, taken):
+    parser = OneLineErrors()
+    add_clip_options(parser, own)
+    options = parser.parse_args([f"--{name}={value}" for name, value in said.items()])
+    spec = clip_spec(options, own)
+    assert (spec.frames, spec.fps) == taken
+    assert replace(spec, frames=own.frames, fps=own.fps) == own
 
 
 def test_recipes_take_what_their_authors_take():

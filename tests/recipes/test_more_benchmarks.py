@@ -1,23 +1,18 @@
-"""Recipes of MMAU, Video-MME, WorldSense, AVHBench, OmniVideoBench and the Intent sets: real schemas, own media."""
+"""Recipes of MMAU, Video-MME, WorldSense, AVHBench and OmniVideoBench: rows in the real schemas, media of our own."""
 
 import io
 import json
 import re
 import sys
 from collections import Counter
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from avrt.commands.shards import recipes
-from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.media import FrameBudget
+from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Relation
-from avrt.data.shards import ShardSet
-from avrt.errors import AvrtError, BadSampleError
+from avrt.errors import AvrtError
 from data_recipes.avhbench import AVHBench
 from data_recipes.intentbench import IntentBench
 from data_recipes.intenttrain import IntentTrain
@@ -25,32 +20,7 @@ from data_recipes.mmau import MMAU
 from data_recipes.omnivideobench import OmniVideoBench
 from data_recipes.videomme import VideoMME
 from data_recipes.worldsense import WorldSense
-from tests.conftest import make_clip
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return make_clip(tmp_path_factory.mktemp("clip") / "c.mp4", frames=6, sound_seconds=0.6).read_bytes()
-
-
-def put(root, name, data):
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
-
-
-def convert(recipe, root):
-    """Shards with the recipe's own sound, and two small frames."""
-    kind = recipes()[recipe]
-    spec = replace(kind.clip, frames=2, fps=None, budget=FrameBudget(3136, 3136))
-    write_shards(kind().items(root), root / "out", spec)
-    return ShardSet(root / "out")
-
-
-def parts(items):
-    items = list(items)
-    good = [i for i in items if isinstance(i, SourceItem)]
-    return good, [str(i) for i in items if isinstance(i, BadSampleError)]
-
+from tests.recipes.converting import convert, parts, put
 
 MMAU_ROW = {
     "id": "ab-1", "audio_id": "./test-mini-audios/ab-1.wav", "question": "Who speaks?", "choices": ["Man", "Woman",
@@ -318,74 +288,6 @@ def test_omnivideobench_keeps_evidence_by_sense(tmp_path, clip):
     assert (OmniVideoBench.clip.fps, OmniVideoBench.clip.max_frames) == (2.0, 128)
 
 
-def intent(**changes):
-    row = {"problem": "Is he calm?", "problem_type": "multiple choice", "data_type": "video", "options": ["A. Yes",
-    "B. So so"],
-           "answer": "B", "solution": "<answer>B</answer>", "path": "social_iq/1.mp4"}  # fmt: skip
-    return {**row, **changes}
-
-
-MOODS = ["A. Questioning", "B. Helpless", "C. Curiosity", "D. Sentimentality", "E. Angry", "F. Friendly"]
-
-
-def test_intentbench_has_three_kinds_of_answers(tmp_path, clip):
-    emer = intent(problem_type="emer_ov_mc", options=MOODS, answer="B,E", solution=None, qid=7, Type="emer")
-    rows = [
-        intent(qid=1, Type="social"),
-        emer,
-        {**emer, "answer": "F", "solution": "<answer>F</answer>"},
-        {**emer, "answer": None, "solution": "<answer>A, C, D</answer>"},
-        intent(problem_type="judge", options=[], answer="Yes", solution=None, Type="deception"),
-        intent(problem_type="free-form", options=[], answer="He is"),
-        intent(problem_type="numerical", options=[], answer="4"),
-        {**emer, "answer": "B,G"},
-        intent(data_type="image"),
-        {**emer, "answer": "E,B", "solution": "<answer>B, E</answer>"},
-        intent(answer="A"),
-    ]
-    for row in rows:
-        row["video"] = row.pop("path")
-    put(tmp_path, "qa.json", rows)
-    put(tmp_path, "videos/social_iq/1.mp4", clip)
-    shards = convert("intentbench", tmp_path)
-    samples = list(shards.samples())
-    assert [(s.answer_letter, s.several, s.yes_no) for s in samples] == [
-        ("B", False, False), ("B,E", True, False), ("F", True, False), ("A,C,D", True, False), ("A", False, True),
-        ("B,E", True, False),
-    ]  # fmt: skip
-    assert [s.question_type for s in samples] == ["multiple choice", *["emer_ov_mc"] * 3, "judge", "emer_ov_mc"]
-    assert (samples[1].metadata["Type"], samples[1].metadata["qid"]) == ("emer", 7)
-    skipped = " ".join(shards.manifest.skipped.values())
-    for told in ("problem_type 'free-form', which has no choices", "problem_type 'numerical', which has no choices",
-                 "'B,G'", "'data_type' is 'image'",
-                 "'solution' '<answer>B</answer>', which are not the same"):  # fmt: skip
-        assert told in skipped
-    assert len(shards.manifest.skipped) == 5
-
-
-def test_intenttrain_reads_what_files_are_there(tmp_path):
-    put(
-        tmp_path,
-        "social_iq_v2_rewrite.json",
-        [intent(), intent(answer="A", solution=None), intent(problem_type="free-form")],
-    )
-    assert len(parts(IntentTrain().items(tmp_path))[0]) == 2
-    put(
-        tmp_path,
-        "emer_rewrite.json",
-        [intent(problem_type="emer_ov_mc", options=MOODS, answer="A,B,C,D,E,F", solution=None)],
-    )
-    good, bad = parts(IntentTrain().items(tmp_path))
-    assert sorted(i.sample.answer_letter for i in good) == ["A", "A,B,C,D,E,F", "B"]
-    assert len(bad) == 1
-    good, bad = parts(IntentTrain(only="multiple choice").items(tmp_path))
-    assert len(good) == 2
-    assert sum("'emer_ov_mc', left out as asked" in why for why in bad) == 1
-    assert (IntentTrain.clip.frames, IntentTrain.clip.fps, IntentTrain.clip.audio_seconds) == (8, None, None)
-    with pytest.raises(AvrtError, match=r"no such file .*emer_rewrite\.json"):
-        list(IntentTrain().items(tmp_path / "nowhere"))
-
-
 FILES = {
     MMAU: "mmau-test-mini.json", VideoMME: "v.json", WorldSense: "worldsense_qa.json", AVHBench: "json/qa.json",
     OmniVideoBench: "data.json", IntentTrain: "emer_rewrite.json", IntentBench: "qa.json",
@@ -410,10 +312,3 @@ def test_the_example_row_in_the_docstring_is_one(kind, tmp_path):
 @pytest.mark.parametrize("kind", FILES)
 def test_these_benchmarks_hear_the_whole_sound(kind):
     assert kind.clip.audio_seconds is None
-
-
-def test_paths_out_of_the_root_are_refused(tmp_path):
-    put(tmp_path, "qa.json", [intent(path="../../etc/passwd"), intent(path=None), intent(path=["a"])])
-    good, bad = parts(IntentBench().items(tmp_path))
-    assert (good, len(bad)) == ([], 3)
-    assert not Path("/etc/passwd.mp4").exists()

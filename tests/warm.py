@@ -50,7 +50,7 @@ class WarmCommands:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
             )
-            atexit.register(self._process.kill)
+            atexit.register(self._close)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -58,6 +58,12 @@ class WarmCommands:
         line = self._process.stdout.readline()
         assert line, "the process that runs commands has ended"
         return json.loads(line)
+
+    def _close(self) -> None:
+        """End the process and its pipes."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.communicate()
 
 
 def serve() -> None:

@@ -18,11 +18,11 @@ from avrt.data.media import SAMPLE_RATE, Clip
 from avrt.errors import NothingUsableError
 from avrt.text import clean
 from avrt.training.checkpoints import is_trial
-from avrt.training.grpo import Rollout
+from avrt.training.grpo import GRPOModule, Rollout
 
 
 class ShowRollouts(pl.Callback):
-    """Write sampled answers with their rewards, frames and sound to TensorBoard.
+    """Write sampled answers with their rewards, frames and sound to TensorBoard, whichever of the loggers that is.
 
     Args:
         every_n_steps: How often.
@@ -33,13 +33,23 @@ class ShowRollouts(pl.Callback):
         self.every_n_steps = every_n_steps
         self.questions = questions
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say so if there are rollouts and nowhere to show them."""
+        others = [type(logger).__name__ for logger in trainer.loggers]
+        if others and _board_logger(trainer) is None and isinstance(pl_module, GRPOModule) and not is_trial(trainer):
+            rank_zero_warn(
+                f"{' and '.join(others)} cannot hold sampled answers, so none are shown: add "
+                "lightning.pytorch.loggers.TensorBoardLogger to trainer.logger"
+            )
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: OmniBatch, batch_idx: int
     ) -> None:
         """Show the first groups of the batch."""
-        board = trainer.logger.experiment if isinstance(trainer.logger, TensorBoardLogger) else None
-        if not trainer.is_global_zero or board is None or batch_idx % self.every_n_steps:
+        logger = _board_logger(trainer)
+        if not trainer.is_global_zero or logger is None or batch_idx % self.every_n_steps:
             return
+        board = logger.experiment
         rollout: Rollout | None = (outputs or {}).get("rollout")
         if rollout is None:
             return
@@ -53,6 +63,10 @@ class ShowRollouts(pl.Callback):
                 board.add_images(f"{tag}/frames", pictures, step)
             if clip.audio is not None:
                 board.add_audio(f"{tag}/sound", clip.audio[None], step, sample_rate=SAMPLE_RATE)
+
+
+def _board_logger(trainer: pl.Trainer) -> TensorBoardLogger | None:
+    return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
 class CountSamples(pl.Callback):

@@ -24,7 +24,7 @@ from avrt.data.sample import Modality
 from avrt.errors import BadSampleError
 from tests.data.zoo import REFUSED, build
 
-SPEC = ClipSpec(frames=4, audio_seconds=1.0, budget=FrameBudget(28 * 28, 56 * 56))
+SPEC = ClipSpec(frames=4, budget=FrameBudget(28 * 28, 56 * 56))
 LIMITS = Limits(seconds=20.0, gigabytes=2.0)
 CRASHED, SLOW = re.compile("crashed its process|ended its process"), re.compile("took longer")
 

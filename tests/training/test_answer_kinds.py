@@ -18,7 +18,8 @@ from avrt.evaluation.records import read_predictions
 from avrt.evaluation.result import Result
 from avrt.prompts import INSTRUCTION, SEVERAL_INSTRUCTION
 from tests.conftest import make_clip, make_sample
-from tests.recipes.test_more_benchmarks import AVH, MMAU_ROW, MOODS, intent
+from tests.recipes.test_intent import MOODS, intent
+from tests.recipes.test_more_benchmarks import AVH, MMAU_ROW
 
 
 @pytest.fixture

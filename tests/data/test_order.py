@@ -107,7 +107,7 @@ def test_a_window_keeps_few_shards_in_use():
 
 def test_taken_counts_each_source_over_all_epochs():
     order = SampleOrder((Source((30,)), Source((10,), 0.5)), seed=5)
-    for epoch, position in ((0, 0), (0, 7), (2, 13), *((3, i) for i in range(36))):
+    for epoch, position in ((0, 0), (0, 7), (2, 13), *((e, i) for e in (2, 3) for i in range(36))):
         seen = [int(i) for e in range(epoch) for i in order.epoch(e)] + order.epoch(epoch)[:position].tolist()
         taken = order.taken(epoch, position)
         assert taken == [sum(i < 30 for i in seen), sum(i >= 30 for i in seen)]

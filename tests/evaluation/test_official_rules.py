@@ -206,6 +206,11 @@ def test_intentbench_gives_parts_of_a_point():
     assert sum(0 < credit < 1 for credit in kinds["emer_ov_mc"]) > 100
 
 
+def test_a_blank_answer_before_the_real_one_is_passed_over():
+    sample = make_sample(choices=("w", "x", "y"), answer=1, trace=None)
+    assert score("intentbench", "<answer> </answer> so <answer>B</answer>", sample).correct
+
+
 def test_parts_of_a_point_make_the_mean():
     sample = make_sample(
         choices=("w", "x", "y", "z"), answer=(0, 1), several=True, trace=None, question_type="emer_ov_mc"

@@ -23,7 +23,12 @@ MODULES: dict[str, list[str]] = {
     "avrt.objectives.rewards": ["tests/objectives/test_rewards.py"],
     "avrt.response": ["tests/test_response.py"],
     "avrt.choices": ["tests/test_choices.py", "tests/evaluation/test_scorers.py"],
-    "avrt.evaluation.scorers": ["tests/evaluation/test_scorers.py"],
+    "avrt.evaluation.scorers": [
+        "tests/evaluation/test_scorers.py",
+        "tests/evaluation/test_official_rules.py",
+        "tests/evaluation/test_protocol_rules.py",
+    ],
+    "avrt.evaluation.yes_no": ["tests/evaluation/test_yes_no.py"],
     "avrt.evaluation.statistics": ["tests/evaluation/test_statistics.py"],
     "avrt.models.packing": ["tests/models/test_packing.py", "tests/models/test_scoring.py"],
     "avrt.models.prefix": ["tests/models/test_prefix.py", "tests/rollout/test_engine.py"],

@@ -31,13 +31,20 @@ def is_run(path: Path) -> bool:
     return checkpoint_folder(path).is_dir()
 
 
-def newest_checkpoint(run: Path) -> Path:
-    """The newest complete checkpoint of a run.
+def is_trained(path: Path) -> bool:
+    """Whether a path names a training run or a checkpoint, rather than a model."""
+    return is_run(path) or is_checkpoint(path)
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint that a path means: of a run's folder the newest complete one, else the path itself.
 
     Raises:
-        AvrtError: If it has none.
+        AvrtError: If a run has none.
     """
-    found = complete_checkpoints(run)
+    if not is_run(path):
+        return path
+    found = complete_checkpoints(path)
     if not found:
-        raise AvrtError("there is no complete checkpoint", where=checkpoint_folder(run))
+        raise AvrtError("there is no complete checkpoint", where=checkpoint_folder(path))
     return found[-1]

@@ -23,7 +23,7 @@ from avrt.evaluation.benchmark import OURS
 from avrt.evaluation.protocol import MASKS, differences
 from avrt.evaluation.records import read_predictions
 from avrt.evaluation.result import RESULT, Result
-from avrt.run_folder import is_checkpoint
+from avrt.run_folder import is_trained
 
 LOG, COMMAND = "log.txt", "command.json"
 
@@ -165,7 +165,7 @@ def _cell(options: GridOptions, student: str, source: str, benchmark: str, proto
     spec = options.benchmarks[benchmark]
     parts = [student, benchmark, *([] if protocol.config is None else [protocol.name]), mask]
     folder, shards = Path(options.out, *parts), protocol.shards or spec.shards
-    where = "--ckpt_path" if (Path(source) / "latest").is_file() else "--model.student.source"
+    where = "--ckpt_path" if is_trained(Path(source)) else "--model.student.source"
     command = ["test"]
     for config in [*spec.config, *([] if protocol.config is None else [protocol.config])]:
         command += ["--config", config]
@@ -281,7 +281,7 @@ def replay(path: Path, out: str | None) -> None:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".yaml", delete=False) as stream:
         stream.write(first.config)
     source = first.environment["source"]
-    where = ("--ckpt_path", source) if is_checkpoint(Path(source)) else ()
+    where = ("--ckpt_path", source) if is_trained(Path(source)) else ()
     command = ("test", "--config", stream.name, "--trainer.default_root_dir", str(folder), *where)
     cell = Cell("replay", folder, first.environment["shards"], command)
     code = _run(cell)[1]

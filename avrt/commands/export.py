@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from avrt.arguments import OneLineErrors
-from avrt.run_folder import is_run, newest_checkpoint
+from avrt.run_folder import checkpoint_at
 
 
 def main(arguments: list[str]) -> None:
@@ -44,8 +44,7 @@ def main(arguments: list[str]) -> None:
 
     from avrt.models.export import export_student, student_from_checkpoint
 
-    given = Path(options.ckpt_path)
-    student = student_from_checkpoint(newest_checkpoint(given) if is_run(given) else given, options.source)
+    student = student_from_checkpoint(checkpoint_at(Path(options.ckpt_path)), options.source)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     export_student(student, Path(options.out), full_layout=options.layout == "full", dtype=dtype)
     print(f"exported: {options.out}")

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from avrt.errors import AvrtError
-from avrt.run_folder import checkpoint_folder, complete_checkpoints, is_run, newest_checkpoint
+from avrt.run_folder import checkpoint_at, checkpoint_folder, complete_checkpoints
 
 LAST, LAST_OR_NEW = "last", "last_or_new"
 
@@ -51,7 +51,7 @@ def find_checkpoint(given: str, run: Path, command: str) -> str | None:
         raise AvrtError(
             "no such checkpoint", where=given, remedy=f"set --ckpt_path to one, to a run's folder, or to {LAST}"
         )
-    return str(newest_checkpoint(Path(given))) if is_run(Path(given)) else given
+    return given if "://" in given else str(checkpoint_at(Path(given)))
 
 
 class RunCheckpoint(ModelCheckpoint):

@@ -11,6 +11,7 @@ import time
 import pytest
 import yaml
 
+from avrt.commands.benchmark import BenchmarkSpec, GridOptions, cells
 from avrt.evaluation.protocol import MASKS, differences
 from avrt.evaluation.result import Result
 from tests.conftest import avrt
@@ -104,6 +105,20 @@ def test_a_grid_runs_every_mask_each_once(grid):
     )
     assert changed.returncode == 2
     assert "another command" in changed.stderr
+
+
+def test_a_student_may_be_a_model_a_run_or_a_checkpoint(tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000001.ckpt"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "latest").touch()
+    places = {"released": "Qwen/Qwen2.5-Omni-3B", "trained": str(tmp_path / "run"), "saved": str(checkpoint)}
+    options = GridOptions(students=places, benchmarks={"b": BenchmarkSpec([], "shards")})
+    given = {cell.name.partition("/")[0]: cell.command[1:3] for cell in cells(options)}
+    assert given == {
+        "released": ("--model.student.source", places["released"]),
+        "trained": ("--ckpt_path", places["trained"]),
+        "saved": ("--ckpt_path", places["saved"]),
+    }
 
 
 def test_a_cell_is_asked_by_the_protocol_that_the_grid_names(grid):

@@ -19,7 +19,8 @@ from avrt.traces.store import rows
 RULE = "teachers'"
 ASKED_BY = "traces"
 MASK = {VISUAL: "v", AUDIO: "a"}
-PAPERS = {VISUAL: "kimi-vl", AUDIO: "audio-flamingo-3"}
+# Audio Flamingo 3 without its think adapter, `audio-flamingo-3-hf`, is not the paper's teacher.
+PAPERS = {VISUAL: "kimi-vl", AUDIO: "audio-flamingo-3-think"}
 _NANO = re.compile(rf"(?:{VISUAL}|{AUDIO}|nano\S*)@")
 
 

@@ -16,11 +16,11 @@ from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
 from data_recipes.annotations import Row, items, media_file, plain_name, read_rows
 from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import Recipe
+from data_recipes.recipe import OneFileRecipe
 
 
 @dataclass
-class DailyOmni(Recipe):
+class DailyOmni(OneFileRecipe):
     """The Daily-Omni benchmark (1,197 questions over 684 videos when complete).
 
     Its videos are heard to the end, as its authors' script has it, and seen by 8 frames, as in AVRT.
@@ -28,9 +28,7 @@ class DailyOmni(Recipe):
 
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
-    def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
-        return (root / "qa.json",)
+    annotation: str = "qa.json"
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""

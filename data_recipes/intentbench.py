@@ -26,11 +26,11 @@ from avrt.data.media import ClipSpec
 from avrt.errors import BadSampleError
 from data_recipes.annotations import items, read_rows
 from data_recipes.humanomni import KINDS, converter
-from data_recipes.recipe import Recipe
+from data_recipes.recipe import OneFileRecipe
 
 
 @dataclass
-class IntentBench(Recipe):
+class IntentBench(OneFileRecipe):
     """The IntentBench benchmark (2,689 questions over 633 videos when complete).
 
     One letter (`multiple choice`), several (`emer_ov_mc`: as many as are right), or yes and no (`judge`). Its authors
@@ -39,9 +39,7 @@ class IntentBench(Recipe):
 
     clip: ClassVar[ClipSpec] = ClipSpec(fps=2.0, max_frames=128, audio_seconds=None)
 
-    def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
-        return (root / "qa.json",)
+    annotation: str = "qa.json"
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""

@@ -16,11 +16,11 @@ from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
 from data_recipes.annotations import Row, items, media_file, read_rows
 from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import Recipe
+from data_recipes.recipe import OneFileRecipe
 
 
 @dataclass
-class MMAR(Recipe):
+class MMAR(OneFileRecipe):
     """The MMAR benchmark (1,000 questions when complete).
 
     Four of the released rows have an empty choice at the end, which is no choice and is left out.
@@ -28,9 +28,7 @@ class MMAR(Recipe):
 
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
-    def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
-        return (root / "MMAR-meta.jsonl",)
+    annotation: str = "MMAR-meta.jsonl"
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""

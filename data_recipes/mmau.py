@@ -30,26 +30,19 @@ from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
 from data_recipes.annotations import Row, items, json_field, media_file, plain_name, read_rows
 from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import Recipe
+from data_recipes.recipe import OneFileRecipe
 
 
 @dataclass
-class MMAU(Recipe):
+class MMAU(OneFileRecipe):
     """The MMAU benchmark, test-mini (1,000 questions when complete). The full test part has no answers.
 
     27 of the released rows repeat a choice, of which one is left.
-
-    Attributes:
-        annotation: The annotation file, below the root.
     """
 
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     annotation: str = "mmau-test-mini.json"
-
-    def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
-        return (root / self.annotation,)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""

@@ -17,23 +17,15 @@ from avrt.data.sample import Modality, Relation, Sample
 from avrt.errors import BadSampleError
 from data_recipes.annotations import Row, items, media_file, read_rows
 from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import Recipe
+from data_recipes.recipe import OneFileRecipe
 
 
 @dataclass
-class OmniBench(Recipe):
-    """The OmniBench benchmark (1,142 questions when complete).
-
-    Attributes:
-        annotation: The annotation file, below the root.
-    """
+class OmniBench(OneFileRecipe):
+    """The OmniBench benchmark (1,142 questions when complete)."""
 
     annotation: str = "dataset/batch-5_1142_20240817.jsonl"
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
-
-    def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
-        return (root / self.annotation,)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""

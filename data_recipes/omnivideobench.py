@@ -33,30 +33,23 @@ from avrt.errors import BadSampleError
 from avrt.shown import short
 from data_recipes.annotations import Row, items, media_file, plain_name, read_rows
 from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import Recipe
+from data_recipes.recipe import OneFileRecipe
 
 _TIME = re.compile(r"(?:(\d{1,2}):)?(\d{1,3}):(\d{2})")
 _SIGHT, _SOUND = re.compile(r"visi|visual|video|image", re.IGNORECASE), re.compile(r"audi|sound|speech|music", re.I)
 
 
 @dataclass
-class OmniVideoBench(Recipe):
+class OmniVideoBench(OneFileRecipe):
     """The OmniVideoBench benchmark (1,000 questions over 628 videos when complete).
 
     Which sense a question needs (`relation`) is what its evidence says. Its authors give Qwen2.5-Omni two frames a
     second, at most 256; at our frames' size 128 of them and ten minutes of sound fill its context.
-
-    Attributes:
-        annotation: The annotation file, below the root.
     """
 
     clip: ClassVar[ClipSpec] = ClipSpec(fps=2.0, max_frames=128, audio_seconds=None)
 
     annotation: str = "data.json"
-
-    def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
-        return (root / self.annotation,)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""

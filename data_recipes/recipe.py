@@ -39,3 +39,18 @@ class Recipe:
             AvrtError: If the folder does not have the dataset's layout.
         """
         raise NotImplementedError
+
+
+@dataclass
+class OneFileRecipe(Recipe):
+    """Base of recipes whose questions stand in one file.
+
+    Attributes:
+        annotation: The annotation file, below the root.
+    """
+
+    annotation: str = ""
+
+    def annotations(self, root: Path) -> tuple[Path, ...]:
+        """See `Recipe.annotations`."""
+        return (root / self.annotation,)

@@ -30,27 +30,20 @@ from avrt.data.sample import Modality, Sample
 from avrt.errors import BadSampleError
 from data_recipes.annotations import Row, first_file, items, plain_name, read_rows
 from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import Recipe
+from data_recipes.recipe import OneFileRecipe
 
 
 @dataclass
-class VideoMME(Recipe):
+class VideoMME(OneFileRecipe):
     """The Video-MME benchmark (2,700 questions over 900 videos when complete).
 
     Its authors leave the number of frames to the model. 64 over the whole video is the densest fixed number in
     VLMEvalKit; the sound is whole, which in videos of an hour is more than most prompts hold.
-
-    Attributes:
-        annotation: The annotation file, below the root.
     """
 
     clip: ClassVar[ClipSpec] = ClipSpec(frames=64, audio_seconds=None)
 
     annotation: str = "videomme/test-00000-of-00001.parquet"
-
-    def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
-        return (root / self.annotation,)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""

@@ -30,29 +30,22 @@ from avrt.errors import BadSampleError
 from avrt.shown import short
 from data_recipes.annotations import Row, items, media_file, plain_name
 from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import Recipe
+from data_recipes.recipe import OneFileRecipe
 from data_recipes.tables import read_object, read_rows
 
 _TASK = re.compile(r"task\d+")
 
 
 @dataclass
-class WorldSense(Recipe):
+class WorldSense(OneFileRecipe):
     """The WorldSense benchmark (3,172 questions over 1,662 videos when complete).
 
     8 frames and the whole sound are VLMEvalKit's `WorldSense_8frame_audio`.
-
-    Attributes:
-        annotation: The annotation file, below the root.
     """
 
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     annotation: str = "worldsense_qa.json"
-
-    def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
-        return (root / self.annotation,)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """See `Recipe.items`."""

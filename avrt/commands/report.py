@@ -17,9 +17,9 @@ from avrt.errors import AvrtError, NothingUsableError
 from avrt.evaluation.benchmark import BenchmarkOptions
 from avrt.evaluation.page import render
 from avrt.evaluation.paper import paper_tables, published
+from avrt.evaluation.questions import side_by_side
 from avrt.evaluation.result import figures
 from avrt.evaluation.runs import Run, read_runs
-from avrt.evaluation.shown import side_by_side
 from avrt.evaluation.study import study_tables
 from avrt.text import clean, read_json_lines
 from avrt.traces.backend import Backend

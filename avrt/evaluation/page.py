@@ -11,8 +11,8 @@ import jinja2
 import numpy as np
 
 from avrt.data.sample import LETTERS
+from avrt.evaluation.questions import Question, answer_of, media_of
 from avrt.evaluation.runs import Run, by_benchmark
-from avrt.evaluation.shown import Question, answer_of, media_of
 from avrt.evaluation.tables import Table
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]

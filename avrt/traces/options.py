@@ -13,7 +13,7 @@ from avrt.traces.checks import CheckOptions
 from avrt.traces.filters import AUDIO, VISUAL
 from avrt.traces.folders import TraceFolder
 from avrt.traces.requests import Sampling, Sense
-from avrt.traces.shown import ShownOptions
+from avrt.traces.teacher_view import ShownOptions
 
 Strategy = Literal["both_correct", "any_correct", "audio_only", "visual_only", "majority", "none"]
 Stage = Literal["teach", "merge", "export"]

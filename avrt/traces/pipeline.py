@@ -22,8 +22,8 @@ from avrt.traces.merging import trace_of
 from avrt.traces.options import MERGER, TeacherOptions, TraceOptions
 from avrt.traces.reading import Analysis, read_analysis
 from avrt.traces.requests import CallFailedError, Media, MergeMaterial, Reply, Request
-from avrt.traces.shown import shown
 from avrt.traces.store import CallStore, Outcome, UnstorableError
+from avrt.traces.teacher_view import shown
 from avrt.traces.templates import Template, merger_template, merger_values, teacher_template, teacher_values
 from avrt.traces.wording import Subject
 

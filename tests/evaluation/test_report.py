@@ -13,10 +13,10 @@ from avrt.data.shards import ShardSet
 from avrt.evaluation.benchmark import BenchmarkOptions
 from avrt.evaluation.paper import published
 from avrt.evaluation.protocol import flatten
+from avrt.evaluation.questions import side_by_side
 from avrt.evaluation.records import Journal, Prediction
 from avrt.evaluation.result import Result, figures
 from avrt.evaluation.runs import read_runs
-from avrt.evaluation.shown import side_by_side
 from avrt.evaluation.study import scorers
 from tests.conftest import avrt, make_sample
 from tests.traces.servers import serving

@@ -13,7 +13,7 @@ from avrt.data.media import Clip
 from avrt.data.members import decode_members, encode_clip
 from avrt.errors import AvrtError
 from avrt.traces.requests import Media
-from avrt.traces.shown import ShownOptions, shown
+from avrt.traces.teacher_view import ShownOptions, shown
 from tests.conftest import avrt, make_sample
 from tests.traces.servers import serving, write_config
 

@@ -121,7 +121,12 @@ def verdicts(predictions: Sequence[Prediction], scorer: str) -> list[list[Verdic
 
 def correctness(predictions: Sequence[Prediction], scorer: str) -> list[float]:
     """For each question what its answers are worth on average, from 0 to 1; 0 where it could not be asked."""
-    return [sum(v.credit for v in judged) / len(judged) if judged else 0.0 for judged in verdicts(predictions, scorer)]
+    return [worth(judged) for judged in verdicts(predictions, scorer)]
+
+
+def worth(judged: Sequence[Verdict]) -> float:
+    """What the answers to one question are worth on average, from 0 to 1; 0 without any."""
+    return sum(v.credit for v in judged) / len(judged) if judged else 0.0
 
 
 def figures(
@@ -160,7 +165,7 @@ def _scored(predictions: Sequence[Prediction], scorer: str) -> dict[str, Any]:
     answers = sum(len(v) for v in judged)
     unparsable = sum(v.choice is None for each in judged for v in each)
     return {
-        **_estimate(bootstrap(correctness(predictions, scorer))),
+        **_estimate(bootstrap([worth(each) for each in judged])),
         "right": sum(v.correct for each in judged for v in each),
         "unparsable": unparsable,
         "unparsable_share": unparsable / max(1, answers),

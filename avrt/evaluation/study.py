@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from avrt.evaluation.protocol import differences
-from avrt.evaluation.result import correctness, verdicts
+from avrt.evaluation.result import verdicts, worth
 from avrt.evaluation.runs import OF_MASK, OF_STUDENT, Run, asked_alike, same_student
-from avrt.evaluation.scorers import SCORERS, score
+from avrt.evaluation.scorers import SCORERS
 from avrt.evaluation.statistics import bootstrap, compare
 from avrt.evaluation.tables import Table, interval, percent
 
@@ -75,7 +75,7 @@ def errors(runs: Sequence[Run]) -> Table:
     for run in runs:
         judged = [each for each in verdicts(run.known, run.result.headline) if each]
         shares = {
-            "right": [sum(v.credit for v in each) / len(each) for each in judged],
+            "right": [worth(each) for each in judged],
             "invalid": [sum((1 - v.credit) * (v.choice is None) for v in each) / len(each) for each in judged],
             "wrong": [sum((1 - v.credit) * (v.choice is not None) for v in each) / len(each) for each in judged],
         }
@@ -91,12 +91,13 @@ def scorers(runs: Sequence[Run]) -> Table:
     """What the choice of scorer does to one and the same answers."""
     rows = []
     for run in runs:
-        known = run.known
         cells = []
         for name in SCORERS:
-            judged = [score(name, r, p.sample()) for p in known for r in p.responses]
-            right = sum(correctness(known, name)) / max(1, len(known))
-            cells.append(f"{percent(right)} ({percent(sum(v.choice is None for v in judged) / max(1, len(judged)))})")
+            judged = verdicts(run.known, name)
+            right = sum(worth(each) for each in judged) / max(1, len(judged))
+            answers = [v for each in judged for v in each]
+            unread = sum(v.choice is None for v in answers) / max(1, len(answers))
+            cells.append(f"{percent(right)} ({percent(unread)})")
         rows.append([run.name, *cells])
     return Table(
         "scorers", "The same answers under every scorer", ["run", *SCORERS], rows, "In brackets: unparsable %."

@@ -131,6 +131,12 @@ class StudentModule(pl.LightningModule):
         context = self.student.thinker.config.text_config.max_position_embeddings
         answer = self.longest_answer()
         prompt = max(1, self.prompt_limit())
+        if answer >= context:
+            raise AvrtError(
+                f"answers of {answer} tokens leave no room for a prompt in the model's context of {context}",
+                where="max_new_tokens or data.prompt.max_response_tokens",
+                remedy="lower it",
+            )
         if prompt + answer > context:
             raise AvrtError(
                 f"prompts of {prompt} and answers of {answer} tokens exceed the model's context of {context}",

@@ -61,10 +61,18 @@ def test_a_prompt_that_is_too_long_costs_its_own_sample(world, tmp_path):
     assert sum(s["train/skipped_samples"] for s in steps.values()) == 1
 
 
-@pytest.mark.parametrize("stage", ["sft", "grpo"])
-def test_limits_that_exceed_the_models_context_are_refused_before_training(world, tmp_path, stage):
-    arguments = fit_arguments(stage, world, tmp_path, *SMALL, "--data.prompt.max_prompt_tokens", 17_000)
-    done = avrt(*arguments, check=False)
+@pytest.mark.parametrize(
+    ("stage", "option", "tokens", "told"),
+    [
+        ("sft", "--data.prompt.max_prompt_tokens", 17_000, "max_prompt_tokens: prompts of 17000"),
+        ("grpo", "--data.prompt.max_prompt_tokens", 17_000, "max_prompt_tokens: prompts of 17000"),
+        ("sft", "--model.answers.max_new_tokens", 16_384, "answers of 16384 tokens leave no room for a prompt"),
+    ],
+)
+def test_limits_that_exceed_the_models_context_are_refused_before_training(
+    world, tmp_path, stage, option, tokens, told
+):
+    done = avrt(*fit_arguments(stage, world, tmp_path, *SMALL, option, tokens), check=False)
     assert done.returncode == 2
-    assert "max_prompt_tokens" in done.stderr
-    assert "16384" in done.stderr
+    assert told in done.stderr
+    assert "context of 16384" in done.stderr

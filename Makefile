@@ -32,7 +32,7 @@ lint: $(STAMP)
 # How the shipped nano teachers were made: each is trained by our own SFT on what it alone can see or hear.
 teachers: $(STAMP)
 	for sense in visual audio; do \
-	  senses=$$(test $$sense = visual && echo sight || echo sound); work=runs/teachers/$$sense; \
+	  senses=$$(test $$sense = visual && echo vision || echo audio); work=runs/teachers/$$sense; \
 	  for split in "train 1000" "val 40"; do set -- $$split; \
 	    $(BIN)/avrt shards nano_world --root runs/teachers/clips --out $$work/$$1 --split $$1 --clips $$2 --seed 7 \
 	      --redundant 0.3 --traces $$sense || exit 1; done; \

@@ -25,19 +25,19 @@ from rich.console import Console
 from rich.table import Table
 from transformers import WhisperFeatureExtractor
 
-from avrt.data.codecs import from_flac, from_jpeg
-from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.decode import decode_video
-from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
-from avrt.data.media import SAMPLE_RATE, Clip, ClipSpec
-from avrt.data.members import decode_clip, decode_members
-from avrt.data.order import SampleOrder, Source
-from avrt.data.plans import EpochPlan
+from avrt.data.inputs.preprocessor import OmniBatch, Preprocessor, PromptOptions
+from avrt.data.loading.order import SampleOrder, Source
+from avrt.data.loading.plans import EpochPlan
+from avrt.data.loading.stream import BatchStream
+from avrt.data.media.clip import SAMPLE_RATE, Clip, ClipSpec
+from avrt.data.media.codecs import from_flac, from_jpeg
+from avrt.data.media.decode import decode_video
 from avrt.data.sample import Modality, Sample
-from avrt.data.shards import ShardSet
-from avrt.data.stream import BatchStream
-from avrt.models.nano import nano_config, nano_processor
-from avrt.models.student import token_ids
+from avrt.data.shards.conversion import SourceItem, write_shards
+from avrt.data.shards.members import decode_clip, decode_members
+from avrt.data.shards.reader import ShardSet
+from avrt.models.qwen2_5_omni.nano import nano_config, nano_processor
+from avrt.policy.policy import token_ids
 
 SPEC = ClipSpec()
 USUAL = "mp4 by qwen_omni_utils and the stock processor"
@@ -55,7 +55,7 @@ def main() -> None:
     processor = nano_processor()
     # as the model was released: the nano student's pads to 30 s only
     processor.feature_extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300)
-    builder = InputBuilder(processor, token_ids(nano_config(processor)), PromptOptions())
+    builder = Preprocessor(processor, token_ids(nano_config(processor)), PromptOptions())
     clips = sorted(options.clips.glob("*.mp4"))
     with tempfile.TemporaryDirectory() as scratch:
         shards = shard(clips, Path(scratch) / "shards", copies=1)
@@ -165,7 +165,7 @@ def compare(routes: dict[str, Callable[[int], object]], clips: int, rounds: int)
     return seconds
 
 
-def parts(shards: ShardSet, builder: InputBuilder, rounds: int) -> dict[str, float]:
+def parts(shards: ShardSet, builder: Preprocessor, rounds: int) -> dict[str, float]:
     """Median seconds per sample of each part of the way from shard to model input."""
     timed: dict[str, list[float]] = {}
 
@@ -223,7 +223,7 @@ def report_sizes(shards: ShardSet, clips: list[Path]) -> None:
     print(f"KB per clip: {stored / 1e3:.0f} in the shard, {source / 1e3:.0f} as mp4 ({stored / source:.2f} times)")
 
 
-def report_scaling(shards: ShardSet, builder: InputBuilder, counts: list[int]) -> None:
+def report_scaling(shards: ShardSet, builder: Preprocessor, counts: list[int]) -> None:
     plan = EpochPlan(SampleOrder((Source((len(shards),)),)), batch_size=8)
     for workers in counts:
         stream = BatchStream(shards, plan, 0, builder, workers)

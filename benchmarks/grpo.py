@@ -21,18 +21,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from avrt.data.inputs import OmniBatch
+from avrt.data.inputs.preprocessor import OmniBatch
 from avrt.models.scoring import Prompts, response_states
-from avrt.models.student import Reference, Student
-from avrt.objectives.likelihood import score_tokens
-from avrt.rollout.engine import generate
+from avrt.objectives.token_scores import score_tokens
+from avrt.policy.policy import Policy, Reference
+from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions
 
 NO_END = -1
 PHASES = ("rollout", "reference", "update")
 
 
-def ours(student: Student, reference: Reference, batch: OmniBatch, size: int, length: int) -> dict[str, Callable]:
+def ours(student: Policy, reference: Reference, batch: OmniBatch, size: int, length: int) -> dict[str, Callable]:
     """The phases of avrt."""
     state: dict[str, Any] = {}
 
@@ -59,7 +59,7 @@ def ours(student: Student, reference: Reference, batch: OmniBatch, size: int, le
     return {"rollout": rollout, "reference": score_reference, "update": update, "state": lambda: state}
 
 
-def plain(student: Student, reference: Any, batch: OmniBatch, size: int, length: int, tokens: Callable) -> dict:
+def plain(student: Policy, reference: Any, batch: OmniBatch, size: int, length: int, tokens: Callable) -> dict:
     """The phases of plain Hugging Face, on the tokens that avrt sampled."""
     thinker, state = student.thinker, {}
     media = {
@@ -97,7 +97,7 @@ def plain(student: Student, reference: Any, batch: OmniBatch, size: int, length:
     return {"rollout": rollout, "reference": score_reference, "update": update, "state": lambda: state}
 
 
-def compare(student: Student, prompt_tokens: int, size: int, length: int, rounds: int) -> tuple[dict, int, float]:
+def compare(student: Policy, prompt_tokens: int, size: int, length: int, rounds: int) -> tuple[dict, int, float]:
     """Alternate both sides; returns the best result of each phase and side, prompt length, largest difference."""
     student.eval()
     batch = make_batch(student, prompt_tokens)

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
-from avrt.data.media import SAMPLE_RATE, Clip
+from avrt.data.inputs.preprocessor import OmniBatch, Preprocessor, PromptOptions
+from avrt.data.media.clip import SAMPLE_RATE, Clip
 from avrt.data.sample import Modality, Sample
-from avrt.models.nano import nano_config, nano_processor
-from avrt.models.student import Student, StudentOptions
+from avrt.models.qwen2_5_omni.nano import nano_config, nano_processor
+from avrt.policy.policy import Policy, StudentOptions
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Result:
     megabytes: float
 
 
-def scaled_student(scale: int, vocabulary: int | None = None) -> Student:
+def scaled_student(scale: int, vocabulary: int | None = None) -> Policy:
     """A student of random weights with Qwen2.5-Omni-3B's proportions: widths and vocabulary / scale, depths / 6.
 
     Args:
@@ -50,15 +50,15 @@ def scaled_student(scale: int, vocabulary: int | None = None) -> Student:
     thinker = Qwen2_5OmniThinkerForConditionalGeneration(config)
     thinker.generation_config.eos_token_id = None
     thinker.generation_config.pad_token_id = 0
-    return Student(thinker, processor, StudentOptions(source="scaled", dtype="float32"))
+    return Policy(thinker, processor, StudentOptions(source="scaled", dtype="float32"))
 
 
-def make_batch(student: Student, prompt_tokens: int, trace: str | None = None) -> OmniBatch:
+def make_batch(student: Policy, prompt_tokens: int, trace: str | None = None) -> OmniBatch:
     """One question about a 10 s clip with sound, of about `prompt_tokens` tokens: more than half picture, 250 sound."""
     columns = max(2, round((prompt_tokens * 0.6 / 4) ** 0.5))
     frames = torch.randint(0, 255, (8, 3, 28 * columns, 28 * columns), dtype=torch.uint8)
     clip = Clip(frames, tuple(1.25 * i for i in range(8)), 1.25, audio=torch.randn(10 * SAMPLE_RATE) * 0.1)
-    builder = InputBuilder(
+    builder = Preprocessor(
         student.processor, student.ids, PromptOptions(audio_in_video=True), targets=trace is not None
     )
     media = (Modality.VIDEO, Modality.AUDIO)

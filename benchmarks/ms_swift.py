@@ -33,11 +33,11 @@ from measuring import make_batch, measure, scaled_student
 from rich.console import Console
 from rich.table import Table
 
-from avrt.data.inputs import InputBuilder, PromptOptions
-from avrt.data.media import SAMPLE_RATE, Clip
-from avrt.data.members import decode_members, encode_clip
-from avrt.models.export import export_student
-from avrt.models.student import Reference, Student
+from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
+from avrt.data.media.clip import SAMPLE_RATE, Clip
+from avrt.data.shards.members import decode_members, encode_clip
+from avrt.policy.policy import Policy, Reference
+from avrt.policy.saving import export_policy
 
 _STEP = re.compile(r"'step_time': '?([0-9.]+)")
 
@@ -95,12 +95,12 @@ def swift_seconds(
     return found[1:]
 
 
-def our_seconds(student: Student, prompt_tokens: int, size: int, length: int) -> tuple[float, int]:
+def our_seconds(student: Policy, prompt_tokens: int, size: int, length: int) -> tuple[float, int]:
     """Seconds of avrt's step, with reading the clip from a shard and the optimizer, and the prompt's length."""
     batch = make_batch(student, prompt_tokens)
     sample, clip = batch.samples[0], batch.clips[0]
     raw = {"json": sample.to_json(), **encode_clip(clip)}
-    builder = InputBuilder(student.processor, student.ids, PromptOptions(audio_in_video=True))
+    builder = Preprocessor(student.processor, student.ids, PromptOptions(audio_in_video=True))
     begun = time.perf_counter()
     builder.row(*decode_members(raw))
     total = time.perf_counter() - begun
@@ -130,7 +130,7 @@ def main() -> None:
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        export_student(student, work / "model", full_layout=True)
+        export_policy(student, work / "model", full_layout=True)
         torch.save({}, work / "model" / "spk_dict.pt")  # the talker's voices, which ms-swift looks for and never uses
         for prompt_tokens in options.prompts:
             batch = make_batch(student, prompt_tokens)

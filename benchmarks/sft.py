@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from avrt.data.inputs import InputBuilder, PromptOptions
+from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
 from avrt.models.scoring import Prompts, response_states
-from avrt.objectives.likelihood import response_loss, score_tokens
+from avrt.objectives.token_scores import response_loss, score_tokens
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     lengths = [options.prompt - 100 * i for i in range(options.samples)]
     trace = "<think>" + "it is seen " * (options.answer // 3) + "</think><answer>A</answer>"
     rows = [make_batch(student, length, trace) for length in lengths]
-    batch = InputBuilder(student.processor, student.ids, PromptOptions()).collate(rows)
+    batch = Preprocessor(student.processor, student.ids, PromptOptions()).collate(rows)
     losses: dict[str, Tensor] = {}
 
     def ours() -> None:

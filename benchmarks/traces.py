@@ -21,7 +21,7 @@ import urllib.request
 from pathlib import Path
 
 from avrt.data.sample import Modality, Sample
-from avrt.data.writer import ShardWriter
+from avrt.data.shards.writer import ShardWriter
 
 REPLY = "Visual Description: a thing.\nReasoning: (A) no. (B) yes.\nAnswer: (B) it"
 PIXEL = bytes.fromhex(
@@ -97,7 +97,7 @@ def measure(folder: Path, questions: int, delay: float, concurrency: int, worker
         "class_path": "avrt.traces.openai_backend.OpenAIBackend",
         "init_args": {"model": "m", "endpoints": [url], "concurrency": concurrency // 2},
     }
-    teacher = {"backend": backend, "template": "visual.txt", "name": "other", "senses": ["sight"]}
+    teacher = {"backend": backend, "template": "visual.txt", "name": "other", "senses": ["vision"]}
     config = {
         "visual": {"backend": backend, "template": "visual.txt"},
         "further_teachers": [teacher],

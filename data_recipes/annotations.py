@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from avrt.data.conversion import SourceItem
+from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from avrt.shown import LONGEST, inert, short
 from avrt.text import clean_all

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from avrt.choices import read_choice
-from avrt.data.conversion import SourceItem
-from avrt.data.media import ClipSpec
+from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
+from avrt.data.shards.conversion import SourceItem
 from avrt.errors import AvrtError, BadSampleError
 from avrt.response import format_response, parse_response
 from avrt.shown import short

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from avrt.data.conversion import SourceItem
-from avrt.data.media import ClipSpec
+from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import LETTERS, Modality, Sample
+from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from avrt.shown import short
 from data_recipes.annotations import Row, items, media_file, plain_metadata, read_rows, row_id

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Sample
+from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from avrt.shown import short
 from data_recipes.annotations import Row, first_file, plain_metadata

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from avrt.data.conversion import SourceItem
-from avrt.data.media import ClipSpec
+from avrt.data.media.clip import ClipSpec
+from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from data_recipes.annotations import items, read_rows
 from data_recipes.humanomni import KINDS, converter

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from avrt.data.conversion import SourceItem
-from avrt.data.media import ClipSpec
+from avrt.data.media.clip import ClipSpec
+from avrt.data.shards.conversion import SourceItem
 from avrt.errors import AvrtError, BadSampleError
 from data_recipes.annotations import items, read_rows
 from data_recipes.humanomni import KINDS, converter

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from avrt.data.conversion import SourceItem
-from avrt.data.media import ClipSpec
+from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
+from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from data_recipes.annotations import Row, items, media_file, read_rows
 from data_recipes.labels import Answers, read_labels

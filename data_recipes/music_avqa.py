@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from avrt.data.conversion import SourceItem
-from avrt.data.media import ClipSpec
+from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
+from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from avrt.shown import short
 from data_recipes.annotations import Row, items, json_field, media_file, plain_name, read_rows, row_id

@@ -15,9 +15,9 @@ from typing import ClassVar, Literal
 import av
 import numpy as np
 
-from avrt.data.conversion import SourceItem
-from avrt.data.media import ClipSpec, FrameBudget
+from avrt.data.media.clip import ClipSpec, FrameBudget
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
+from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from avrt.response import format_response
 from data_recipes.recipe import Recipe

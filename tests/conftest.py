@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from avrt.commands import shards as shards_command
-from avrt.data.inputs import InputBuilder, OmniBatch, PromptOptions
-from avrt.data.members import decode_members
+from avrt.data.inputs.preprocessor import OmniBatch, Preprocessor, PromptOptions
 from avrt.data.sample import Sample
-from avrt.data.shards import ShardSet
-from avrt.models.student import Student, StudentOptions, load_student
+from avrt.data.shards.members import decode_members
+from avrt.data.shards.reader import ShardSet
+from avrt.policy.policy import Policy, StudentOptions, load_policy
 from tests.warm import WarmCommands
 
 torch.set_num_threads(1)
@@ -104,15 +104,15 @@ def avrt(
 
 
 @pytest.fixture(scope="session")
-def nano() -> Student:
+def nano() -> Policy:
     """A nano student; tests must not change its weights."""
-    return load_student(StudentOptions(source="nano", dtype="float32"))
+    return load_policy(StudentOptions(source="nano", dtype="float32"))
 
 
 @pytest.fixture
-def builder(nano: Student) -> InputBuilder:
+def builder(nano: Policy) -> Preprocessor:
     """Builds batches with targets for the nano student, sound interleaved into video."""
-    return InputBuilder(nano.processor, nano.ids, PromptOptions(audio_in_video=True), targets=True)
+    return Preprocessor(nano.processor, nano.ids, PromptOptions(audio_in_video=True), targets=True)
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +132,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def batch(builder: InputBuilder, world: Path):
+def batch(builder: Preprocessor, world: Path):
     """Four real samples of nano_world as one batch."""
     shards = ShardSet(world / "train")
     return builder.collate([builder.row(*decode_members(shards.read(i))) for i in (0, 5, 11, 20)])

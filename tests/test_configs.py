@@ -38,7 +38,7 @@ def test_grpo_numbers_of_the_paper():
     model = load("grpo.yaml")["model"]["init_args"]
     assert model["group_size"] == 4
     assert model["rollout"]["temperature"] == 1.0
-    assert model["objective"] == {"clip": 0.2, "beta": 0.01}
+    assert model["loss"] == {"epsilon": 0.2, "beta": 0.01}
     rewards = model["rewards"]
     assert [rewards[k] for k in ("format", "accuracy", "length")] == [1, 1, 1]
     assert rewards["length_shape"] == {"mu": 100, "sigma": 20, "w_min": 200, "w_max": 300, "bonus": 0.2}
@@ -78,7 +78,7 @@ def test_benchmarks_are_declared_whole(name, monkeypatch):
     assert module.benchmark.name == name
     assert module.benchmark.expected == BENCHMARKS[name]
     assert module.benchmark.scorers[0] == "strict"
-    assert module.answers.temperature == 0
+    assert module.generation.temperature == 0
     assert data.prompt.audio_in_video
 
 
@@ -121,11 +121,11 @@ def test_named_protocols_ask_and_score_as_they_say(benchmark, protocol, begins, 
     assert text.endswith(ends)
     assert (module.benchmark.name, module.benchmark.protocol, module.benchmark.rule) == (benchmark, asked_by, rule)
     assert rule in module.benchmark.scorers
-    assert module.answers.temperature == 0
+    assert module.generation.temperature == 0
     assert module.benchmark.needs["audio_seconds"] is None
     if protocol == "dailyomni_authors":
         assert "Choices: ['A. a ball', 'B. a box', 'C. a star']\n" in text
-        assert (module.benchmark.needs["fps"], module.answers.max_new_tokens) == (2.0, 10)
+        assert (module.benchmark.needs["fps"], module.generation.max_new_tokens) == (2.0, 10)
     if protocol == "dailyomni_nemo_rl":
         assert module.benchmark.needs == {"frames": 32, "audio_seconds": None}
         assert not prompt.audio_in_video
@@ -144,7 +144,7 @@ def test_the_recipe_of_intent_train_is_as_published(monkeypatch):
     config = load("grpo.yaml")
     assert data.batch_size * config["trainer"]["devices"] == 32
     assert module.group_size == 8
-    assert (module.objective.beta, module.objective.clip) == (0.01, 0.2)
+    assert (module.loss.beta, module.loss.epsilon) == (0.01, 0.2)
     rewards = load("protocols/nemo_rl_intent_grpo.yaml")["model"]["init_args"]["rewards"]
     assert rewards == {"format": 0.2, "accuracy": 0.8, "length": 0.0}
     text = fill_template(make_sample(), data.prompt.template, data.prompt.choice, data.prompt.instruction)

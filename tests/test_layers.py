@@ -17,6 +17,8 @@ RANKS = {
     "avrt.response": 0,
     "avrt.run_folder": 0,
     "avrt.text": 0,
+    "avrt.files": 0,
+    "avrt.distributed": 0,
     "avrt.wordings": 0,
     "avrt.data": 1,
     "avrt.metrics": 1,
@@ -24,12 +26,13 @@ RANKS = {
     "avrt.evaluation": 2,
     "avrt.models": 2,
     "avrt.rollout": 3,
-    "avrt.training": 4,
-    "avrt.traces": 4,
-    "data_recipes": 4,
-    "avrt.commands": 5,
-    "avrt.cli": 6,
-    "avrt.__main__": 7,
+    "avrt.policy": 4,
+    "avrt.training": 5,
+    "avrt.traces": 5,
+    "data_recipes": 5,
+    "avrt.commands": 6,
+    "avrt.cli": 7,
+    "avrt.__main__": 8,
 }
 FILES = sorted([*(ROOT / "avrt").rglob("*.py"), *(ROOT / "data_recipes").rglob("*.py")])
 

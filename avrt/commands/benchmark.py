@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from avrt.arguments import OneLineErrors
-from avrt.data.manifest import MANIFEST, sha256, write_whole
+from avrt.data.shards.manifest import MANIFEST
 from avrt.errors import AvrtError
 from avrt.evaluation.benchmark import OURS
 from avrt.evaluation.protocol import MASKS, differences
 from avrt.evaluation.records import read_predictions
 from avrt.evaluation.result import RESULT, Result
+from avrt.files import sha256, write_whole
 from avrt.run_folder import is_trained
 
 LOG, COMMAND = "log.txt", "command.json"

@@ -45,7 +45,7 @@ def stages(out: Path, clips: int, *, study: bool = False) -> list[Stage]:
     data, raw = out / "data", str(out / "data" / "clips")
     # Training questions come without reference traces: those that the student learns from are made by the teachers.
     # A quarter of the questions can be told by either sense; of the others, teachers who must guess get few right.
-    untraced = {"train": ("--traces", "none", "--redundant", "0.5", "--both", "0.5", "--questions_per_clip", "8")}
+    missing_trace = {"train": ("--traces", "none", "--redundant", "0.5", "--both", "0.5", "--questions_per_clip", "8")}
     sizes = {"train": clips, "val": max(4, clips // 12), "test": max(4, clips // 5)}
     plan = [
         Stage(
@@ -53,7 +53,7 @@ def stages(out: Path, clips: int, *, study: bool = False) -> list[Stage]:
             f"clips and shards, {split}",
             (
                 *("shards", "nano_world", "--root", raw, "--out", str(data / split), "--split", split),
-                *("--clips", str(n), *untraced.get(split, ())),
+                *("--clips", str(n), *missing_trace.get(split, ())),
             ),
         )
         for split, n in sizes.items()

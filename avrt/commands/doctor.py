@@ -16,13 +16,13 @@ from rich.table import Table
 
 from avrt.arguments import OneLineErrors
 from avrt.commands.phases import GB, advice, element_size, phase_table, run_phases, shape_of
-from avrt.data.datamodule import AVDataModule
-from avrt.data.inputs import InputBuilder, OmniBatch
-from avrt.data.members import decode_members
+from avrt.data.inputs.preprocessor import OmniBatch, Preprocessor
+from avrt.data.loading.datamodule import AVDataModule
+from avrt.data.shards.members import decode_members
 from avrt.errors import AvrtError, BadSampleError
-from avrt.models.footprint import expected_bytes, weight_bytes
-from avrt.models.student import Student, load_student
-from avrt.rollout.parity import Check, check_engine, check_parity
+from avrt.models.memory_estimate import expected_bytes, weight_bytes
+from avrt.policy.parity import Check, check_engine, check_parity
+from avrt.policy.policy import Policy, load_policy
 from avrt.rollout.vllm_engine import VLLMEngine
 from avrt.training.grpo import GRPOModule
 from avrt.training.launch import read_config
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
         raise AvrtError("checks sampling against scoring", where="doctor", remedy="give it --config grpo.yaml")
     console = Console()
     console.print(_machine())
-    student = load_student(module.student_options)
+    student = load_policy(module.student_options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student.to(device)
     batch = first_batch(data, student, options.samples).to(device)
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-def _forecast(module: GRPOModule, student: Student, data: AVDataModule, trainer: Trainer, prompt: int) -> list[str]:
+def _forecast(module: GRPOModule, student: Policy, data: AVDataModule, trainer: Trainer, prompt: int) -> list[str]:
     """What a micro-batch of the configured size should take on this machine, with advice."""
     size, answer = module.group_size, module.rollout_options.max_new_tokens
     saved = (
@@ -94,7 +94,7 @@ def _forecast(module: GRPOModule, student: Student, data: AVDataModule, trainer:
         trained,
         frozen,
         element_size(student),
-        reference=bool(module.objective.beta) and module.student_options.lora is None,
+        reference=bool(module.loss.beta) and module.student_options.lora is None,
         stage=zero.get("stage", 0),
         ranks=trainer.world_size,
         offload="offload_optimizer" in zero,
@@ -108,7 +108,7 @@ def _forecast(module: GRPOModule, student: Student, data: AVDataModule, trainer:
     return [saved, f"expected at these settings: {told}", *advised]
 
 
-def first_batch(data: AVDataModule, student: Student, count: int) -> OmniBatch:
+def first_batch(data: AVDataModule, student: Policy, count: int) -> OmniBatch:
     """The first readable samples of the training shards, or of the others where those are not given.
 
     Raises:
@@ -118,7 +118,7 @@ def first_batch(data: AVDataModule, student: Student, count: int) -> OmniBatch:
     if not locations:
         raise AvrtError("no shards given", where="data.train", remedy="add --data.train DIR")
     shards = data.open(locations[0])
-    builder = InputBuilder(student.processor, student.ids, data.prompt)
+    builder = Preprocessor(student.processor, student.ids, data.prompt)
     rows: list[OmniBatch] = []
     for index in range(len(shards)):
         try:
@@ -132,7 +132,7 @@ def first_batch(data: AVDataModule, student: Student, count: int) -> OmniBatch:
     return builder.collate(rows)
 
 
-def examine(module: GRPOModule, student: Student, batch: OmniBatch, answer_tokens: int, tolerance: float) -> Findings:
+def examine(module: GRPOModule, student: Policy, batch: OmniBatch, answer_tokens: int, tolerance: float) -> Findings:
     """Run the checks as this module would sample and score."""
     begun = time.perf_counter()
     rollout = module.rollout_options.limited(answer_tokens)

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from avrt.data.inputs import OmniBatch
-from avrt.models.footprint import Shape, expected_bytes
+from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.models.memory_estimate import Shape, expected_bytes
 from avrt.models.scoring import Prompts, response_states
-from avrt.models.student import Student
-from avrt.objectives.likelihood import score_tokens
-from avrt.rollout.engine import generate
+from avrt.objectives.token_scores import score_tokens
+from avrt.policy.policy import Policy
+from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions
 
 GB = 1e9
@@ -40,18 +40,18 @@ class Phase:
     expected: int
 
 
-def shape_of(student: Student) -> Shape:
+def shape_of(student: Policy) -> Shape:
     """The student's shape."""
     config = student.thinker.config.text_config
     return Shape.of(config, element_size(student), checkpointing=student.options.gradient_checkpointing)
 
 
-def element_size(student: Student) -> int:
+def element_size(student: Policy) -> int:
     """Bytes of one of its weights."""
     return next(student.text.lm_head.parameters()).element_size()
 
 
-def run_phases(student: Student, batch: OmniBatch, group_size: int, answer: int) -> list[Phase]:
+def run_phases(student: Policy, batch: OmniBatch, group_size: int, answer: int) -> list[Phase]:
     """Sample, score and differentiate one micro-batch whose answers all have `answer` tokens."""
     prompts = Prompts(batch.prompt_ids, batch.prompt_positions, student.encode(batch))
     options = SamplingOptions(max_new_tokens=answer)

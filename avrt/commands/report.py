@@ -12,7 +12,6 @@ from rich.markdown import Markdown
 from avrt.arguments import OneLineErrors
 from avrt.commands.judge import judge_claims
 from avrt.commands.teachers import teacher_runs
-from avrt.data.manifest import write_whole
 from avrt.errors import AvrtError, NothingUsableError
 from avrt.evaluation.benchmark import BenchmarkOptions
 from avrt.evaluation.page import render
@@ -21,6 +20,7 @@ from avrt.evaluation.questions import side_by_side
 from avrt.evaluation.result import figures
 from avrt.evaluation.runs import Run, read_runs
 from avrt.evaluation.study import study_tables
+from avrt.files import write_whole
 from avrt.text import clean, read_json_lines
 from avrt.traces.backend import Backend
 

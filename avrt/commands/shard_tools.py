@@ -16,14 +16,14 @@ from torchvision.io import write_png
 
 from avrt.arguments import OneLineErrors
 from avrt.commands.watch import Watch
-from avrt.data.codecs import to_flac
-from avrt.data.manifest import sha256
-from avrt.data.media import Clip
-from avrt.data.members import decode_members
-from avrt.data.overlap import Overlap, find_overlap, fingerprints
+from avrt.data.media.clip import Clip
+from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Sample
-from avrt.data.shards import ShardSet, index_path, index_tar, load_index
+from avrt.data.shards.members import decode_members
+from avrt.data.shards.overlap import Overlap, find_overlap, fingerprints
+from avrt.data.shards.reader import ShardSet, index_path, index_tar, load_index
 from avrt.errors import AvrtError, BadSampleError
+from avrt.files import sha256
 from avrt.shown import inert, short
 from avrt.text import clean, to_json
 

@@ -23,10 +23,11 @@ from avrt.arguments import OneLineErrors
 from avrt.commands import shard_tools
 from avrt.commands.clip_options import add_clip_options, clip_spec
 from avrt.commands.watch import Watch
-from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.isolation import Limits
-from avrt.data.manifest import MANIFEST, UNTYPED, Manifest, sha256
+from avrt.data.media.isolation import Limits
+from avrt.data.shards.conversion import SourceItem, write_shards
+from avrt.data.shards.manifest import MANIFEST, UNTYPED, Manifest
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
+from avrt.files import sha256
 from avrt.shown import LONGEST, inert
 from data_recipes.recipe import Recipe
 

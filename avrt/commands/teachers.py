@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from avrt.data.shards import ShardSet
+from avrt.data.shards.reader import ShardSet
 from avrt.evaluation.paper import sizes
 from avrt.evaluation.protocol import NANO_WORLD, fingerprint, flatten
 from avrt.evaluation.result import Result

@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from avrt.arguments import OneLineErrors
-from avrt.data.manifest import write_whole
-from avrt.data.shards import ShardSet
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
+from avrt.files import write_whole
 from avrt.text import clean, to_json
-from avrt.traces.export import SPLITS, export_run, write_parquet
 from avrt.traces.folders import RUN, TraceFolder, run_record
 from avrt.traces.matching import counts_of, draw
 from avrt.traces.options import TraceOptions
@@ -29,6 +28,7 @@ from avrt.traces.requests import is_cut_off
 from avrt.traces.store import CallStore, connect, rows
 from avrt.traces.summary import conclude, told_reasons
 from avrt.traces.terminal import inert
+from avrt.traces.to_shards import SPLITS, export_run, write_parquet
 
 CONFIG = "traces.yaml"
 LINE_SECONDS = 30.0

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from avrt.evaluation.statistics import bootstrap
 
-Sense = Literal["hearing", "sight"]
+Sense = Literal["audio", "vision"]
 
 _SOUND_NOUN = (
     r"(?:audio|sounds?|soundtrack|recording|music|melody|song|speech|voices?|voice-?over|narration|dialogue|noises?|"
@@ -30,7 +30,7 @@ _EVIDENCE = (
     r"supports?|points? to|makes? clear|tells?|gets?|grows?|fades?|rises?|stops?|continues?)"
 )
 _CLAIMS: dict[str, tuple[re.Pattern[str], ...]] = {
-    "hearing": tuple(
+    "audio": tuple(
         re.compile(pattern, re.IGNORECASE)
         for pattern in (
             r"\b(?:hear|hears|heard|hearing|audible|audibly|overheard)\b",
@@ -45,7 +45,7 @@ _CLAIMS: dict[str, tuple[re.Pattern[str], ...]] = {
             r"\bacoustic(?:ally)?\b",
         )
     ),
-    "sight": tuple(
+    "vision": tuple(
         re.compile(pattern, re.IGNORECASE)
         for pattern in (
             r"\b(?:see|sees|saw|seen|seeing|visible|visibly|visually)\b",
@@ -76,8 +76,8 @@ def _denial(noun: str, verbs: str, absent: str, lost: str) -> re.Pattern[str]:
 
 
 _DENIED = {
-    "hearing": _denial(_SOUND_NOUN, "hear|heard|listen|audible", "muted?|silent|silence", "muted?|silent"),
-    "sight": _denial(
+    "audio": _denial(_SOUND_NOUN, "hear|heard|listen|audible", "muted?|silent|silence", "muted?|silent"),
+    "vision": _denial(
         _SIGHT_NOUN, "see|seen|watch|observe|visible|look", "blank|black", "blank|dark|(?:all|entirely|just) black"
     ),
 }
@@ -89,11 +89,11 @@ _HYPOTHETICAL = re.compile(
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+|,\s+(?:but|yet|so|and|although|though|whereas|while)\s+", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:think|answer)>")
 HIDDEN: dict[str, tuple[Sense, ...]] = {
-    "a": ("sight",),
-    "a_blank": ("sight",),
-    "v": ("hearing",),
-    "v_silent": ("hearing",),
-    "text": ("hearing", "sight"),
+    "a": ("vision",),
+    "a_blank": ("vision",),
+    "v": ("audio",),
+    "v_silent": ("audio",),
+    "text": ("audio", "vision"),
 }
 """Which senses a mask hides."""
 

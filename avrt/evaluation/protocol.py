@@ -13,12 +13,12 @@ NANO_WORLD = "nano_world"
 
 MASKS: dict[str, dict[str, str]] = {
     "av": {},
-    "a": {"data.prompt.senses": "sound"},
-    "v": {"data.prompt.senses": "sight"},
-    "a_blank": {"data.prompt.senses": "sound", "data.prompt.hidden": "blank"},
-    "v_silent": {"data.prompt.senses": "sight", "data.prompt.hidden": "blank"},
+    "a": {"data.prompt.senses": "audio"},
+    "v": {"data.prompt.senses": "vision"},
+    "a_blank": {"data.prompt.senses": "audio", "data.prompt.masked": "blank"},
+    "v_silent": {"data.prompt.senses": "vision", "data.prompt.masked": "blank"},
     "text": {"data.prompt.senses": "none"},
-    "shuffled": {"data.shuffle_sound": "true"},
+    "shuffled": {"data.shuffle_audio": "true"},
 }
 """Modality masks by name: audio-visual, audio only (frames absent, or blank), visual only (sound absent, or silent),
 text only, and audio-visual with the sound of another clip; each as the options of `avrt test` that it stands for."""
@@ -28,10 +28,10 @@ def mask_name(protocol: Mapping[str, Any]) -> str:
     """The mask that a protocol's options amount to."""
     found = {
         "data.prompt.senses": protocol["prompt.senses"],
-        "data.prompt.hidden": protocol["prompt.hidden"],
-        "data.shuffle_sound": str(protocol["shuffle_sound"]).lower(),
+        "data.prompt.masked": protocol["prompt.masked"],
+        "data.shuffle_audio": str(protocol["shuffle_audio"]).lower(),
     }
-    defaults = {"data.prompt.senses": "both", "data.prompt.hidden": "absent", "data.shuffle_sound": "false"}
+    defaults = {"data.prompt.senses": "both", "data.prompt.masked": "absent", "data.shuffle_audio": "false"}
     for name, options in MASKS.items():
         if {**defaults, **options} == found:
             return name

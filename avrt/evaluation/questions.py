@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from avrt.data.sample import LETTERS
-from avrt.data.shards import ShardSet
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
 from avrt.evaluation.claims import HIDDEN, claims
 from avrt.evaluation.protocol import MASKS
@@ -157,8 +157,8 @@ def media_of(run: Run, prediction: Prediction, *, masked: bool = False) -> tuple
         prediction: The question.
         masked: Show what the run's mask leaves of the clip.
     """
-    from avrt.data.members import decode_members
-    from avrt.data.preview import to_webm
+    from avrt.data.media.webm import to_webm
+    from avrt.data.shards.members import decode_members
 
     try:
         _, clip = decode_members(ShardSet(run.result.environment["shards"]).read(prediction.position))
@@ -166,8 +166,8 @@ def media_of(run: Run, prediction: Prediction, *, masked: bool = False) -> tuple
         return "", "", f"no clip: {error}"
     if masked:
         protocol = run.result.protocol
-        senses: Any = "sight" if protocol.get("shuffle_sound") else protocol.get("prompt.senses", "both")
-        clip = clip.part(senses, blank=protocol.get("prompt.hidden") == "blank")
+        senses: Any = "vision" if protocol.get("shuffle_audio") else protocol.get("prompt.senses", "both")
+        clip = clip.part(senses, blank=protocol.get("prompt.masked") == "blank")
     if clip.frames is None and clip.image is None and clip.audio is None:
         return "", "", "nothing is shown" if masked else "a question without media"
     kind = "audio" if clip.frames is None and clip.image is None else "video"

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from avrt.data.manifest import write_whole
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.errors import AvrtError
+from avrt.files import write_whole
 from avrt.text import clean_all, json_lines, to_json
 
 PREDICTIONS = "predictions.jsonl"

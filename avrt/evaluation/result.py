@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avrt.data.manifest import write_whole
 from avrt.errors import AvrtError
 from avrt.evaluation.benchmark import OURS, BenchmarkOptions
 from avrt.evaluation.cards import misfits
@@ -19,6 +18,7 @@ from avrt.evaluation.records import Prediction
 from avrt.evaluation.scorers import STRICT, Verdict, score
 from avrt.evaluation.statistics import Estimate, bootstrap, majority, pass_at_k
 from avrt.evaluation.yes_no import yes_no_figures
+from avrt.files import write_whole
 from avrt.text import clean_all, to_json
 
 RESULT = "result.json"

@@ -14,7 +14,7 @@ from avrt.evaluation.protocol import fingerprint
 from avrt.evaluation.records import PREDICTIONS, Prediction, read_predictions
 from avrt.evaluation.result import RESULT, Result, correctness
 
-OF_MASK = ("prompt.senses", "prompt.hidden", "shuffle_sound", "shuffle_seed")
+OF_MASK = ("prompt.senses", "prompt.masked", "shuffle_audio", "shuffle_seed")
 OF_STUDENT = ("student.weights", "student.dtype", "student.attention", "seed")
 REPLAY = "replay"
 

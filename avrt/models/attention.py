@@ -15,11 +15,11 @@ from transformers.masking_utils import sdpa_mask
 
 from avrt.models.flex import flex_packed_attention
 from avrt.models.packing import PackedRow, packed_attention
-from avrt.models.prefix import SharedPrompts, shared_attention
+from avrt.models.prefix import SharedPrefix, shared_prefix_attention
 
 # By the name that `StudentOptions.attention` calls it, what transformers is told.
 OURS = {"sdpa": "avrt_sdpa", "flex": "avrt_flex"}
-Layout = PackedRow | SharedPrompts
+Layout = PackedRow | SharedPrefix
 
 
 def attention(
@@ -30,8 +30,8 @@ def attention(
         flex = module.config._attn_implementation == OURS["flex"]
         packed = flex_packed_attention if flex else packed_attention
         return packed(query, key, value, attention_mask, settings["scaling"]), None
-    if isinstance(attention_mask, SharedPrompts):
-        return shared_attention(module.layer_idx, query, key, value, attention_mask, settings["scaling"]), None
+    if isinstance(attention_mask, SharedPrefix):
+        return shared_prefix_attention(module.layer_idx, query, key, value, attention_mask, settings["scaling"]), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class SharedPrompts:
+class SharedPrefix:
     """Prompt caches of B prompts, and which of R answer rows reads which.
 
     Attributes:
@@ -30,7 +30,7 @@ class SharedPrompts:
     filled: Tensor | None = None
     own: Tensor | None = None
 
-    def for_rows(self, owners: Tensor) -> SharedPrompts:
+    def for_rows(self, owners: Tensor) -> SharedPrefix:
         """The same prompts read by other rows.
 
         Args:
@@ -39,7 +39,7 @@ class SharedPrompts:
         used, counts = owners.unique_consecutive(return_counts=True)
         kept = self
         if len(used) < len(self.mask):
-            kept = SharedPrompts([k[used] for k in self.keys], [v[used] for v in self.values], self.mask[used])
+            kept = SharedPrefix([k[used] for k in self.keys], [v[used] for v in self.values], self.mask[used])
         steps = torch.arange(int(counts.max()), device=owners.device)
         filled = steps < counts[:, None]
         if filled.all():
@@ -56,8 +56,8 @@ class SharedPrompts:
         return slots.flatten(0, 1) if self.filled is None else slots[self.filled]
 
 
-def shared_attention(
-    layer: int, query: Tensor, key: Tensor, value: Tensor, prompts: SharedPrompts, scale: float
+def shared_prefix_attention(
+    layer: int, query: Tensor, key: Tensor, value: Tensor, prompts: SharedPrefix, scale: float
 ) -> Tensor:
     """Attention of one new token per row to its shared prompt and to its own tokens so far.
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avrt.data.positions import response_positions
-from avrt.models.features import ClipFeatures
 from avrt.models.packing import pack_groups
-from avrt.models.student import TextModel
+from avrt.models.qwen2_5_omni.positions import response_positions
+from avrt.models.qwen2_5_omni.towers import ClipFeatures
+from avrt.policy.policy import Decoder
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ResponseStates:
 
 
 def response_states(
-    text: TextModel, prompts: Prompts, responses: Sequence[Tensor], *, packed: bool = True
+    text: Decoder, prompts: Prompts, responses: Sequence[Tensor], *, packed: bool = True
 ) -> ResponseStates:
     """Run the policy over prompts followed by responses.
 
@@ -70,7 +70,7 @@ def response_states(
     return run(text, prompts, responses, len(responses) // len(prompts))
 
 
-def _packed_states(text: TextModel, prompts: Prompts, responses: Sequence[Tensor], size: int) -> ResponseStates:
+def _packed_states(text: Decoder, prompts: Prompts, responses: Sequence[Tensor], size: int) -> ResponseStates:
     device = prompts.token_ids[0].device
     tokens: list[Tensor] = []
     places: list[Tensor] = []
@@ -101,7 +101,7 @@ def _packed_states(text: TextModel, prompts: Prompts, responses: Sequence[Tensor
     return ResponseStates(hidden[0, torch.cat(predicted_at)], torch.cat(list(responses)), _owners(responses))
 
 
-def _padded_states(text: TextModel, prompts: Prompts, responses: Sequence[Tensor], size: int) -> ResponseStates:
+def _padded_states(text: Decoder, prompts: Prompts, responses: Sequence[Tensor], size: int) -> ResponseStates:
     prompts = prompts.rows([b for b in range(len(prompts)) for _ in range(size)])
     device = prompts.token_ids[0].device
     inputs = [torch.cat([p, r[:-1]]) for p, r in zip(prompts.token_ids, responses, strict=True)]

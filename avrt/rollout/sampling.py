@@ -47,7 +47,7 @@ class SamplingOptions:
         return self.temperature == 1 and self.top_k == 0 and self.top_p == 1
 
 
-def answer_seed(*parts: object) -> int:
+def completion_seed(*parts: object) -> int:
     """A 63-bit seed from anything with a stable text, e.g. (run seed, step, sample id, answer number)."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
-from avrt.models.prefix import SharedPrompts
-from avrt.models.student import TextModel
+from avrt.models.prefix import SharedPrefix
+from avrt.policy.policy import Decoder
 
 PROMPT_MULTIPLE = 256
 
@@ -22,13 +22,13 @@ PROMPT_MULTIPLE = 256
 class _Buffers:
     """Room for B prompts of up to P tokens and for `steps` tokens of each of their R answers."""
 
-    text: TextModel
-    prompts: SharedPrompts
+    text: Decoder
+    prompts: SharedPrefix
     answers: StaticCache
     rows: int
     steps: int
 
-    def fit(self, text: TextModel, mask: Tensor, rows: int, steps: int) -> bool:
+    def fit(self, text: Decoder, mask: Tensor, rows: int, steps: int) -> bool:
         """Whether another batch can use them."""
         count, length = self.prompts.mask.shape
         return (
@@ -50,7 +50,7 @@ class StaticDecoder:
         self._step = _step
         self._buffers: _Buffers | None = None
 
-    def start(self, text: TextModel, cache: DynamicCache, mask: Tensor, group_size: int, steps: int) -> StaticContext:
+    def start(self, text: Decoder, cache: DynamicCache, mask: Tensor, group_size: int, steps: int) -> StaticContext:
         """Take up a batch's prompts.
 
         Args:
@@ -79,7 +79,7 @@ class StaticDecoder:
 
 
 class StaticContext:
-    """One batch in the buffers; see `GrowingContext`.
+    """One batch in the buffers; see `DynamicContext`.
 
     Args:
         step: Runs one token of every row.
@@ -98,7 +98,7 @@ class StaticContext:
         raise NotImplementedError("rows cannot leave buffers of fixed shape")
 
     def advance(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """See `GrowingContext.advance`."""
+        """See `DynamicContext.advance`."""
         prompts = self._buffers.prompts
         assert prompts.own is not None
         prompts.own[self._count] = True
@@ -107,20 +107,20 @@ class StaticContext:
         return logits.clone()  # a CUDA graph writes its result to the same place each time
 
 
-def _step(text: TextModel, tokens: Tensor, positions: Tensor, prompts: SharedPrompts, answers: StaticCache) -> Tensor:
-    hidden = text.hidden(text.embed_answer(tokens), positions, prompts, answers)
+def _step(text: Decoder, tokens: Tensor, positions: Tensor, prompts: SharedPrefix, answers: StaticCache) -> Tensor:
+    hidden = text.hidden(text.embed_completion(tokens), positions, prompts, answers)
     logits: Tensor = text.lm_head(hidden[:, -1])
     return logits
 
 
-def _allocate(text: TextModel, cache: DynamicCache, mask: Tensor, rows: int, steps: int) -> _Buffers:
+def _allocate(text: Decoder, cache: DynamicCache, mask: Tensor, rows: int, steps: int) -> _Buffers:
     count, length = mask.shape
     length = -(-length // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
 
     def room(like: Tensor) -> Tensor:
         return _fixed(like.new_zeros(count, like.shape[1], length, like.shape[3]))
 
-    prompts = SharedPrompts(
+    prompts = SharedPrefix(
         [room(layer.keys) for layer in cache.layers],
         [room(layer.values) for layer in cache.layers],
         _fixed(mask.new_zeros(count, length, dtype=torch.bool)),

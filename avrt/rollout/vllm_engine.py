@@ -2,7 +2,7 @@
 
 The engine is told the prompts as the student's processor wrote them and prepares the media by itself; what it made of a
 prompt is compared token by token with what the student is trained on. Its log-probabilities are close to the policy's
-but not equal: `policy/sampler_mismatch` says how far off they are, `objective.importance_cap` corrects for it.
+but not equal: `policy/sampler_mismatch` says how far off they are, `loss.importance_sampling_cap` corrects for it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avrt.data.inputs import OmniBatch
+from avrt.data.inputs.preprocessor import OmniBatch
 from avrt.errors import AvrtError
-from avrt.models.export import THINKER_PREFIX, export_student
-from avrt.models.student import Student, TextModel
-from avrt.rollout.engine import Completion
+from avrt.policy.policy import Decoder, Policy
+from avrt.policy.saving import THINKER_PREFIX, export_policy
+from avrt.rollout.native import Completion
 from avrt.rollout.sampling import SamplingOptions
 from avrt.rollout.vllm_process.wire import WireError, receive, send
 
@@ -81,7 +81,7 @@ class VLLMEngine:
         self._asleep = False
         self.version = ""
 
-    def start(self, student: Student) -> None:
+    def start(self, student: Policy) -> None:
         """Start or reach the engine and load the student there.
 
         Raises:
@@ -91,7 +91,7 @@ class VLLMEngine:
         if model is None:
             self._folder = tempfile.TemporaryDirectory(prefix="avrt-vllm-")
             model = str(Path(self._folder.name) / "model")
-            export_student(student, Path(model), full_layout=True)
+            export_policy(student, Path(model), full_layout=True)
         address = self._options.addresses[self._rank] if self._options.addresses else self._launch()
         host, _, port = address.rpartition(":")
         try:
@@ -108,7 +108,7 @@ class VLLMEngine:
 
     def sample(
         self,
-        student: Student,
+        student: Policy,
         batch: OmniBatch,
         options: SamplingOptions,
         seeds: list[int],
@@ -144,7 +144,7 @@ class VLLMEngine:
             for i, finished in enumerate(message["finished"])
         ]
 
-    def push(self, text: TextModel) -> None:
+    def push(self, text: Decoder) -> None:
         """Give the engine the policy's weights as they are now."""
         self._wake_up()
         chunk: dict[str, Tensor] = {}
@@ -217,7 +217,7 @@ class VLLMEngine:
         return reply, found
 
 
-def _weights(text: TextModel) -> Iterator[tuple[str, Tensor]]:
+def _weights(text: Decoder) -> Iterator[tuple[str, Tensor]]:
     """Name in the released checkpoints, and tensor, of everything that is trained."""
     for name, parameter in text.language_model.named_parameters():
         yield f"{THINKER_PREFIX}model.{name}", parameter.detach()
@@ -225,7 +225,7 @@ def _weights(text: TextModel) -> Iterator[tuple[str, Tensor]]:
         yield f"{THINKER_PREFIX}lm_head.{name}", parameter.detach()
 
 
-def _prompt(student: Student, batch: OmniBatch, row: int) -> dict[str, Any]:
+def _prompt(student: Policy, batch: OmniBatch, row: int) -> dict[str, Any]:
     """One prompt as vLLM is asked it: a single placeholder for each medium, and how the processor is to prepare it."""
     clip, ids = batch.clips[row], student.ids
     tokens = batch.prompt_ids[row].tolist()

@@ -11,9 +11,9 @@ from typing import Any
 
 from avrt.errors import AvrtError
 from avrt.text import clean, json_lines
-from avrt.traces.export import TRACES, read_traces, split_of
 from avrt.traces.folders import TraceFolder
 from avrt.traces.store import connect
+from avrt.traces.to_shards import TRACES, read_traces, split_of
 
 NOT_ASKED_FOR = "filter: not among the samples asked for (only)"
 NOT_DRAWN = "filter: not among the traces drawn (as_many_as)"

@@ -43,11 +43,11 @@ class FurtherTeacher(TeacherOptions):
 
     Attributes:
         name: What its analysis goes by in templates: `{NAME_reasoning}`.
-        senses: What it is shown: `sight`, `sound`, or both.
+        senses: What it is shown: `vision`, `audio`, or both.
     """
 
     name: str = "further"
-    senses: tuple[Sense, ...] = ("sound",)
+    senses: tuple[Sense, ...] = ("audio",)
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ class TraceOptions:
     def teachers(self) -> Iterator[tuple[str, TeacherOptions, tuple[Sense, ...]]]:
         """(name, options, senses) of every teacher."""
         if self.visual is not None:
-            yield VISUAL, self.visual, ("sight",)
+            yield VISUAL, self.visual, ("vision",)
         if self.audio is not None:
-            yield AUDIO, self.audio, ("sound",)
+            yield AUDIO, self.audio, ("audio",)
         for teacher in self.further_teachers:
             yield teacher.name, teacher, teacher.senses

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from avrt.errors import AvrtError
 
-Sense = Literal["sight", "sound"]
+Sense = Literal["vision", "audio"]
 # What servers say of a reply that ended at its limit of tokens: OpenAI and vLLM, Anthropic, Mistral, Gemini.
 CUT_OFF = ("length", "max_tokens", "model_length", "max_output_tokens", "max_length")
 
@@ -60,9 +60,9 @@ class Media:
 
         Args:
             raw: What `ShardSet.read` returns.
-            senses: `sight` for frames and pictures, `sound` for sound.
+            senses: `vision` for frames and pictures, `audio` for sound.
         """
-        suffixes = {"sight": "jpg", "sound": "flac"}
+        suffixes = {"vision": "jpg", "audio": "flac"}
         wanted = {suffixes[sense] for sense in senses}
         kept = {name: data for name, data in raw.items() if name.rpartition(".")[2] in wanted}
         return cls({**kept, "clip.json": raw["clip.json"]} if kept else {})

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from avrt.data.shards import ShardSet
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, NothingUsableError
 from avrt.response import parse_response
-from avrt.traces.export import read_traces
 from avrt.traces.filters import STRATEGIES, Verdict
 from avrt.traces.folders import TraceFolder, run_record
 from avrt.traces.requests import CUT_OFF
 from avrt.traces.store import rows
+from avrt.traces.to_shards import read_traces
 
 Count = Callable[[str], int]
 EXAMPLES = 5

@@ -13,7 +13,7 @@ from avrt.traces.batching import BatchingBackend, spoken_text
 from avrt.traces.requests import CallFailedError, Reply, Request
 
 if TYPE_CHECKING:
-    from avrt.data.inputs import OmniBatch
+    from avrt.data.inputs.preprocessor import OmniBatch
 
 
 class StudentBackend(BatchingBackend):
@@ -53,20 +53,20 @@ class StudentBackend(BatchingBackend):
         """See `BatchingBackend.load`."""
         import transformers
 
-        from avrt.data.inputs import InputBuilder, PromptOptions
-        from avrt.models.student import StudentOptions, load_student
+        from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
+        from avrt.policy.policy import StudentOptions, load_policy
 
         transformers.utils.logging.disable_progress_bar()
-        student = load_student(StudentOptions(source=self._source, dtype=self._dtype))
+        student = load_policy(StudentOptions(source=self._source, dtype=self._dtype))
         self._student = student.to(self._device).eval().requires_grad_(False)
         options = PromptOptions(audio_in_video=self._audio_in_video)
-        self._builder = InputBuilder(student.processor, student.ids, options)
+        self._builder = Preprocessor(student.processor, student.ids, options)
 
     def answer(self, requests: list[Request]) -> list[Reply | CallFailedError]:
         """See `BatchingBackend.answer`; all requests share the sampling parameters of the first but for seeds."""
         from avrt.models.scoring import Prompts
-        from avrt.rollout.engine import generate
-        from avrt.rollout.sampling import SamplingOptions, answer_seed
+        from avrt.rollout.native import generate
+        from avrt.rollout.sampling import SamplingOptions, completion_seed
 
         built = [self._build(request) for request in requests]
         rows = [row for row in built if not isinstance(row, CallFailedError)]
@@ -76,7 +76,7 @@ class StudentBackend(BatchingBackend):
         sampling = requests[0].sampling
         options = SamplingOptions(sampling.max_tokens, sampling.temperature, top_p=sampling.top_p)
         tokenizer = self._student.processor.tokenizer
-        seeds = [answer_seed(r.sampling.seed or 0, r.role, r.sample_id, r.number) for r in requests]
+        seeds = [completion_seed(r.sampling.seed or 0, r.role, r.sample_id, r.number) for r in requests]
         seeds = [seed for seed, row in zip(seeds, built, strict=True) if not isinstance(row, CallFailedError)]
         completions = generate(
             self._student.text,
@@ -94,8 +94,8 @@ class StudentBackend(BatchingBackend):
         return [row if isinstance(row, CallFailedError) else next(answered) for row in built]
 
     def _build(self, request: Request) -> OmniBatch | CallFailedError:
-        from avrt.data.media import Clip
-        from avrt.data.members import decode_clip
+        from avrt.data.media.clip import Clip
+        from avrt.data.shards.members import decode_clip
 
         members = request.media.members
         held = {Modality.VIDEO: "0.jpg", Modality.IMAGE: "image.jpg", Modality.AUDIO: "flac"}

@@ -15,7 +15,7 @@ from typing import Any
 import soundfile
 from PIL import Image
 
-from avrt.data.shards import FOR_TEACHERS
+from avrt.data.shards.reader import FOR_TEACHERS
 from avrt.errors import AvrtError
 
 _SIDE = 28

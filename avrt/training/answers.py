@@ -10,12 +10,12 @@ import lightning.pytorch as pl
 import torch
 
 from avrt.data.sample import Sample
+from avrt.distributed import gather_objects
 from avrt.metrics import AnswerMetrics
 from avrt.objectives.rewards import RewardSum
 from avrt.response import parse_response
 from avrt.text import to_json
 from avrt.training.checkpoints import is_trial
-from avrt.training.collectives import gather_objects
 
 PREDICTIONS = "predictions.jsonl"
 

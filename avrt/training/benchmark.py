@@ -12,21 +12,21 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-from avrt.data.inputs import OmniBatch
-from avrt.data.shards import ShardSet
+from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
 from avrt.evaluation.benchmark import BenchmarkOptions
 from avrt.evaluation.protocol import NANO_WORLD, flatten, mask_name
 from avrt.evaluation.records import PREDICTIONS, Journal, Prediction
 from avrt.evaluation.result import Result, figures
-from avrt.models.export import student_from_checkpoint
 from avrt.models.feature_cache import weights_hash
-from avrt.models.student import StudentOptions, load_student
 from avrt.objectives.rewards import RewardOptions
+from avrt.policy.policy import StudentOptions, load_policy
+from avrt.policy.saving import policy_from_checkpoint
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.answers import AnswerBook
+from avrt.training.base import OptimizerOptions, StudentModule
 from avrt.training.strategy import use_cpu
-from avrt.training.task import OptimizerOptions, StudentModule
 
 PACKAGES = ("avrt", "torch", "transformers", "lightning")
 
@@ -41,7 +41,7 @@ class BenchmarkModule(StudentModule):
         student: Which student; with `--ckpt_path` the checkpoint says so itself.
         benchmark: What is asked, and how it is scored.
         label: What the student goes by in results and tables.
-        answers: How answers are generated; greedy by default.
+        generation: How answers are generated; greedy by default.
         rewards: Rewards, whose mean is logged beside accuracy.
         seed: Seed of answers that are drawn.
     """
@@ -51,15 +51,15 @@ class BenchmarkModule(StudentModule):
         student: StudentOptions = StudentOptions(),
         benchmark: BenchmarkOptions = BenchmarkOptions(),
         label: str = "student",
-        answers: SamplingOptions = SamplingOptions(temperature=0.0, max_new_tokens=1024),
+        generation: SamplingOptions = SamplingOptions(temperature=0.0, max_new_tokens=1024),
         rewards: RewardOptions = RewardOptions(),
         seed: int = 0,
     ) -> None:
-        super().__init__(student, OptimizerOptions(), 1, answers, rewards)
-        if benchmark.samples > 1 and answers.temperature == 0:
+        super().__init__(student, OptimizerOptions(), 1, generation, rewards)
+        if benchmark.samples > 1 and generation.temperature == 0:
             raise AvrtError(
                 "several answers per question would all be the same at temperature 0",
-                where="model.answers.temperature",
+                where="model.generation.temperature",
                 remedy="set it to 1.0, or model.benchmark.samples to 1",
             )
         self.benchmark = benchmark
@@ -72,9 +72,9 @@ class BenchmarkModule(StudentModule):
     def load(self) -> None:
         """Load the student: from the checkpoint that was given, or from its source."""
         if self.checkpoint is not None:
-            self.student = student_from_checkpoint(self.checkpoint)
+            self.student = policy_from_checkpoint(self.checkpoint)
         else:
-            self.student = load_student(self.student_options)
+            self.student = load_policy(self.student_options)
 
     def setup(self, stage: str) -> None:
         """Load the student and open the journal.
@@ -109,9 +109,9 @@ class BenchmarkModule(StudentModule):
         """See `StudentModule.answered`."""
         return self._answered.keys()
 
-    def longest_answer(self) -> int:
-        """See `StudentModule.longest_answer`."""
-        return self.answers.max_new_tokens
+    def max_completion_length(self) -> int:
+        """See `StudentModule.max_completion_length`."""
+        return self.generation.max_new_tokens
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """None: nothing is trained."""
@@ -120,7 +120,7 @@ class BenchmarkModule(StudentModule):
     def test_step(self, batch: OmniBatch, batch_idx: int) -> None:
         """Answer a batch and journal the answers, also those of samples that could not be read."""
         count, shards = self.benchmark.samples, self.datamodule.shards("test")
-        completions = self.sample_answers(self.prompts(batch), batch.samples, self.answers, count, self.seed)
+        completions = self.sample_answers(self.prompts(batch), batch.samples, self.generation, count, self.seed)
         predictions = []
         for row, (position, valid) in enumerate(zip(batch.indices, batch.valid.tolist(), strict=True)):
             if position < 0 or position in self._answered:
@@ -189,22 +189,22 @@ class BenchmarkModule(StudentModule):
     def _protocol(self, shards: ShardSet) -> dict[str, Any]:
         """Everything that decides the score, and nothing else: no paths, speeds or numbers of processes."""
         prompt = asdict(self.datamodule.prompt)
-        for name in ("untraced", "max_response_tokens"):
+        for name in ("missing_trace", "max_response_tokens"):
             del prompt[name]  # of no concern without targets
-        sampling = asdict(self.answers)
+        sampling = asdict(self.generation)
         del sampling["decoding"]  # the answers are the same
         options = asdict(self.student.options)
         thinker = self.student.thinker
         return flatten(
             {
                 "prompt": prompt,
-                "shuffle_sound": self.datamodule.shuffle_sound,
+                "shuffle_audio": self.datamodule.shuffle_audio,
                 # what is stored for teachers beside a clip is never asked about
                 "clips": {name: value for name, value in shards.manifest.spec.items() if name != "teacher_budget"},
                 "sampling": sampling,
                 "samples": self.benchmark.samples,
-                "seed": self.seed if self.answers.temperature else 0,
-                "shuffle_seed": self.datamodule.seed if self.datamodule.shuffle_sound else 0,
+                "seed": self.seed if self.generation.temperature else 0,
+                "shuffle_seed": self.datamodule.seed if self.datamodule.shuffle_audio else 0,
                 "scorers": self.benchmark.scorers,
                 "headline": self.benchmark.rule,
                 "student": {

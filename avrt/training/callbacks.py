@@ -13,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
-from avrt.data.inputs import OmniBatch
-from avrt.data.media import SAMPLE_RATE, Clip
+from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.data.media.clip import SAMPLE_RATE, Clip
 from avrt.errors import NothingUsableError
 from avrt.text import clean
 from avrt.training.checkpoints import is_trial
@@ -85,10 +85,10 @@ class CountSamples(pl.Callback):
             for source, count in zip(data.sources, taken, strict=True):
                 pl_module.log(f"data/{source.label}", float(count))
         if data.dropout is not None:
-            lost = torch.tensor([batch.dropped.count("sound"), batch.dropped.count("sight")], device=pl_module.device)
+            lost = torch.tensor([batch.dropped.count("audio"), batch.dropped.count("vision")], device=pl_module.device)
             sound, sight = trainer.strategy.reduce(lost.double(), reduce_op="sum").tolist()
-            pl_module.log("data/dropped_sound", sound)
-            pl_module.log("data/dropped_sight", sight)
+            pl_module.log("data/dropped_audio", sound)
+            pl_module.log("data/dropped_vision", sight)
 
 
 class ReportSkipped(pl.Callback):

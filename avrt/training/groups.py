@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avrt.models.features import ClipFeatures
+from avrt.models.qwen2_5_omni.towers import ClipFeatures
 from avrt.models.scoring import Prompts
-from avrt.rollout.engine import Completion
+from avrt.rollout.native import Completion
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,6 @@ class GroupQueue:
         self.batches = max((share["batches"] for share in shares), default=0)
 
 
-def recorded_logprobs(groups: Sequence[Group]) -> Tensor:
+def sampler_logprobs(groups: Sequence[Group]) -> Tensor:
     """(N,) log-probabilities of all answers' tokens as they were recorded while sampling."""
     return torch.cat([completion.logprobs for group in groups for completion in group.completions])

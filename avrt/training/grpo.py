@@ -11,20 +11,20 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from avrt.data.inputs import OmniBatch
+from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.distributed import gather_objects
 from avrt.errors import AvrtError
 from avrt.models.scoring import Prompts, response_states
-from avrt.models.student import Reference, StudentOptions, TextModel
 from avrt.objectives.advantages import STD_EPSILON, group_advantages
-from avrt.objectives.likelihood import TokenScores, score_tokens
-from avrt.objectives.policy import PolicyLoss, StepTotals, sequence_mean
+from avrt.objectives.policy_loss import PolicyLoss, StepTotals, sequence_mean
 from avrt.objectives.rewards import RewardOptions
-from avrt.rollout.engine import Completion
-from avrt.rollout.sampling import SamplingOptions, answer_seed
+from avrt.objectives.token_scores import TokenScores, score_tokens
+from avrt.policy.policy import Decoder, Reference, StudentOptions
+from avrt.rollout.native import Completion
+from avrt.rollout.sampling import SamplingOptions, completion_seed
 from avrt.rollout.vllm_engine import VLLMEngine, VLLMOptions
-from avrt.training.collectives import gather_objects
-from avrt.training.groups import Group, GroupQueue, join_prompts, recorded_logprobs
-from avrt.training.task import OptimizerOptions, StudentModule
+from avrt.training.base import OptimizerOptions, StudentModule
+from avrt.training.groups import Group, GroupQueue, join_prompts, sampler_logprobs
 
 PATIENCE = 10
 """After how many batches without a single unequal reward a run warns."""
@@ -56,7 +56,7 @@ class GRPOModule(StudentModule):
     """Improve the student on its own answers: AVRT eq. 2-6.
 
     Each step samples `group_size` answers to every question, scores them with the rewards, normalizes within each
-    group, and takes `updates_per_rollout` optimizer steps on the clipped objective with a KL penalty to the student it
+    group, and takes `num_iterations` optimizer steps on the clipped objective with a KL penalty to the student it
     started from.
 
     Args:
@@ -64,22 +64,22 @@ class GRPOModule(StudentModule):
         optimizer: Optimizer and schedule.
         group_size: G, answers per question.
         rollout: How answers are sampled while training.
-        objective: Variant of the loss, clip range, KL weight and estimator.
+        loss: Variant of the loss, clip range, KL weight and estimator.
         rewards: Weights and shapes of the rewards.
         normalize_std: Divide advantages by the group's standard deviation; by default as the objective's variant does.
         unbiased_std: Divide by G - 1 in that deviation's variance, as TRL does; otherwise by G.
         std_epsilon: Added to the deviation, so that next to nothing does not become a large advantage.
-        updates_per_rollout: Optimizer steps on each rollout; with 1 the ratio is 1 and nothing is clipped.
-        drop_cut_off: Leave answers that were cut off out of the loss, so that length alone is not punished (overlong
-            filtering of DAPO, arXiv 2503.14476); their rewards still count in their group's mean.
+        num_iterations: Optimizer steps on each rollout; with 1 the ratio is 1 and nothing is clipped.
+        mask_truncated_completions: Leave answers that were cut off out of the loss, so that length alone is not
+            punished (overlong filtering of DAPO, arXiv 2503.14476); their rewards still count in their group's mean.
         dynamic_sampling: Leave out groups whose rewards are all equal and sample up to this many batches until each
             step is full of others (DAPO). A batch is then no longer a step; groups that wait for the next one are part
             of checkpoints. 0 switches it off.
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
-        share_prompts: Read a prompt once for its whole group, in sampling and in scoring, instead of once per answer;
+        share_prefix: Read a prompt once for its whole group, in sampling and in scoring, instead of once per answer;
             the numbers are the same. Needs the `sdpa` attention.
         vllm: Sample answers by vLLM instead of this project's own engine; not under ZeRO-3, and not with LoRA.
-        answers: How answers are generated in validation, test and prediction.
+        generation: How answers are generated in validation, test and prediction.
         seed: Seed of the sampled answers.
     """
 
@@ -91,21 +91,21 @@ class GRPOModule(StudentModule):
         optimizer: OptimizerOptions = OptimizerOptions(),
         group_size: int = 4,
         rollout: SamplingOptions = SamplingOptions(),
-        objective: PolicyLoss = PolicyLoss(),
+        loss: PolicyLoss = PolicyLoss(),
         rewards: RewardOptions = RewardOptions(),
         normalize_std: bool | None = None,
         unbiased_std: bool = True,
         std_epsilon: float = STD_EPSILON,
-        updates_per_rollout: int = 1,
-        drop_cut_off: bool = False,
+        num_iterations: int = 1,
+        mask_truncated_completions: bool = False,
         dynamic_sampling: int = 0,
         micro_batch_size: int = 1,
-        share_prompts: bool = True,
+        share_prefix: bool = True,
         vllm: VLLMOptions | None = None,
-        answers: SamplingOptions = SamplingOptions(temperature=0.0),
+        generation: SamplingOptions = SamplingOptions(temperature=0.0),
         seed: int = 0,
     ) -> None:
-        super().__init__(student, optimizer, micro_batch_size, answers, rewards)
+        super().__init__(student, optimizer, micro_batch_size, generation, rewards)
         if group_size < 2:
             raise ValueError("group_size must be at least 2: an advantage compares answers with each other")
         if std_epsilon < 0:
@@ -117,12 +117,12 @@ class GRPOModule(StudentModule):
             )
         self.group_size = group_size
         self.rollout_options = rollout
-        self.objective = objective
-        self.normalize_std = objective.normalizes_std if normalize_std is None else normalize_std
+        self.loss = loss
+        self.normalize_std = loss.normalizes_std if normalize_std is None else normalize_std
         self.unbiased_std, self.std_epsilon = unbiased_std, std_epsilon
-        self.updates_per_batch = updates_per_rollout
-        self.drop_cut_off = drop_cut_off
-        self.share_prompts = share_prompts
+        self.num_iterations = num_iterations
+        self.mask_truncated_completions = mask_truncated_completions
+        self.share_prefix = share_prefix
         self.seed = seed
         self.reference: Reference | None = None
         self.vllm_options = vllm
@@ -133,7 +133,7 @@ class GRPOModule(StudentModule):
     def setup(self, stage: str) -> None:
         """Load the student, and copy it as the reference before anything changes it."""
         super().setup(stage)
-        if stage == "fit" and self.reference is None and self.objective.beta:
+        if stage == "fit" and self.reference is None and self.loss.beta:
             self.reference = self.student.make_reference()
         if stage == "fit" and self.vllm_options is not None and self.vllm is None:
             self.vllm = self._start_vllm(self.vllm_options)
@@ -179,9 +179,9 @@ class GRPOModule(StudentModule):
             return
         self.queue.load_state_dict(shares, self.global_rank, self.trainer.world_size, self.device)
 
-    def longest_answer(self) -> int:
-        """See `StudentModule.longest_answer`."""
-        return max(self.rollout_options.max_new_tokens, self.answers.max_new_tokens)
+    def max_completion_length(self) -> int:
+        """See `StudentModule.max_completion_length`."""
+        return max(self.rollout_options.max_new_tokens, self.generation.max_new_tokens)
 
     def training_step(self, batch: OmniBatch, batch_idx: int) -> dict[str, Any]:
         """Sample, reward, and update."""
@@ -208,7 +208,7 @@ class GRPOModule(StudentModule):
     def _sample_by_vllm(self, engine: VLLMEngine, batch: OmniBatch, *seed: int) -> list[Completion]:
         """Answers by the other engine, which is given the weights first; they change with every step."""
         engine.push(self.student.text)
-        seeds = [answer_seed(*seed, sample.id, g) for sample in batch.samples for g in range(self.group_size)]
+        seeds = [completion_seed(*seed, sample.id, g) for sample in batch.samples for g in range(self.group_size)]
         completions = engine.sample(self.student, batch, self.rollout_options, seeds, self.group_size)
         engine.rest()
         return completions
@@ -248,7 +248,7 @@ class GRPOModule(StudentModule):
         completions = [completion for group in groups for completion in group.completions]
         lengths = torch.tensor([len(c.token_ids) for c in completions], device=self.device)
         counted = torch.tensor([g.valid for g in groups], device=self.device).repeat_interleave(size)
-        if self.drop_cut_off:
+        if self.mask_truncated_completions:
             counted = counted & torch.tensor([c.finished for c in completions], device=self.device)
         sums = self.sums({"answers": counted.sum(), "tokens": (lengths * counted).sum()})
         totals = StepTotals(max(1.0, sums["answers"]), max(1.0, sums["tokens"]), self.rollout_options.max_new_tokens)
@@ -261,7 +261,7 @@ class GRPOModule(StudentModule):
             owners = join_prompts(mine)
             tokens = [completions[i].token_ids for i in answers]
             scores, sequence = self._score(self.student.text, owners, tokens)
-            recorded = recorded_logprobs(mine)
+            recorded = sampler_logprobs(mine)
             if rows[0] not in first_pass:
                 # A fresh group's policy has not changed since it sampled, so these are the old log-probabilities too.
                 fresh = torch.tensor([g.fresh for g in mine], device=self.device).repeat_interleave(size)[sequence]
@@ -270,28 +270,28 @@ class GRPOModule(StudentModule):
             old, reference = first_pass[rows[0]]
             advantages = torch.cat([group.advantages for group in mine])[sequence]
             count = len(answers)
-            token_loss, metrics = self.objective(scores.logprobs, old, reference, advantages, sequence, count, recorded)
+            token_loss, metrics = self.loss(scores.logprobs, old, reference, advantages, sequence, count, recorded)
             valid = counted[answers].float()
-            share = self.objective.average(token_loss, sequence, valid, totals)
+            share = self.loss.average(token_loss, sequence, valid, totals)
             measured["loss"] += share.detach()
             metrics["mismatch"] = (old - recorded).abs()
             for name, values in {**metrics, "entropy": scores.entropy}.items():
                 measured[name] += (sequence_mean(values, sequence, count) * valid).sum()
             return share
 
-        for _ in range(self.updates_per_batch):
+        for _ in range(self.num_iterations):
             self.update(self.micro_rows(len(groups)), loss)
         measured["learned"] = counted.sum()
         return measured
 
-    def _score(self, text: TextModel, prompts: Prompts, tokens: list[Tensor]) -> tuple[TokenScores, Tensor]:
-        states = response_states(text, prompts, tokens, packed=self.share_prompts and text.takes_layouts)
+    def _score(self, text: Decoder, prompts: Prompts, tokens: list[Tensor]) -> tuple[TokenScores, Tensor]:
+        states = response_states(text, prompts, tokens, packed=self.share_prefix and text.supports_packing)
         chunks = self.projection_chunks(len(states.targets))
         return score_tokens(states.hidden, states.targets, text.lm_head, chunks=chunks), states.rows
 
     @torch.no_grad()
     def _reference_logprobs(self, prompts: Prompts, tokens: list[Tensor]) -> Tensor | None:
-        if not self.objective.beta:
+        if not self.loss.beta:
             return None
         with self.student.reference_policy(self.reference) as text:
             return self._score(text, prompts, tokens)[0].logprobs
@@ -350,7 +350,7 @@ class GRPOModule(StudentModule):
             )
 
     def _log_update(self, measured: dict[str, Tensor]) -> None:
-        sums, passes = self.sums(dict(measured)), self.updates_per_batch
+        sums, passes = self.sums(dict(measured)), self.num_iterations
         learned = max(1.0, sums["learned"]) * passes
         self.log("train/loss", sums["loss"] / passes)
         self.log("policy/kl", sums["kl"] / learned, prog_bar=True)
@@ -358,7 +358,7 @@ class GRPOModule(StudentModule):
         self.log("policy/ratio", sums["ratio"] / learned)
         self.log("policy/entropy", sums["entropy"] / learned, prog_bar=True)
         self.log("policy/sampler_mismatch", sums["mismatch"] / learned)
-        if self.objective.importance_cap:
+        if self.loss.importance_sampling_cap:
             self.log("policy/importance", sums["importance"] / learned)
         schedule = self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)

@@ -25,14 +25,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from avrt.arguments import OneLineErrors
-from avrt.data.datamodule import AVDataModule
+from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
+from avrt.training.base import StudentModule
 from avrt.training.benchmark import BenchmarkModule
 from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, ShowRollouts
 from avrt.training.checkpoints import RunCheckpoint, find_checkpoint, is_trial
-from avrt.training.refusals import check_trainer_options, plain_error
-from avrt.training.task import StudentModule
 from avrt.training.texts import texts_kept
+from avrt.training.unsupported import check_trainer_options, plain_error
 
 STOP_WITH_PARENT = "AVRT_STOP_WITH_PARENT"
 """Set in the environment of runs that must not outlive the process that started them."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from avrt.data.plans import Plan
+from avrt.data.loading.plans import Plan
 from avrt.errors import AvrtError
 
 _TAG, _UNIVERSAL = "checkpoint", "universal"

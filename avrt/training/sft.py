@@ -7,25 +7,25 @@ import time
 import torch
 from torch import Tensor
 
-from avrt.data.inputs import OmniBatch
+from avrt.data.inputs.preprocessor import OmniBatch
 from avrt.models.scoring import response_states
-from avrt.models.student import StudentOptions
-from avrt.objectives.likelihood import response_loss, score_tokens
 from avrt.objectives.rewards import RewardOptions
+from avrt.objectives.token_scores import response_loss, score_tokens
+from avrt.policy.policy import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
-from avrt.training.task import OptimizerOptions, StudentModule
+from avrt.training.base import OptimizerOptions, StudentModule
 
 
 class SFTModule(StudentModule):
     """Fine-tune the student's text model on traces: AVRT eq. 1, loss on response tokens only.
 
-    A sample without a trace is learned as its bare answer, unless `data.prompt.untraced` refuses it.
+    A sample without a trace is learned as its bare answer, unless `data.prompt.missing_trace` refuses it.
 
     Args:
         student: Which student.
         optimizer: Optimizer and schedule.
         micro_batch_size: Samples per forward and backward pass.
-        answers: How answers are generated in validation, test and prediction.
+        generation: How answers are generated in validation, test and prediction.
         rewards: Rewards reported in evaluation.
     """
 
@@ -36,10 +36,10 @@ class SFTModule(StudentModule):
         student: StudentOptions = StudentOptions(),
         optimizer: OptimizerOptions = OptimizerOptions(),
         micro_batch_size: int = 1,
-        answers: SamplingOptions = SamplingOptions(temperature=0.0),
+        generation: SamplingOptions = SamplingOptions(temperature=0.0),
         rewards: RewardOptions = RewardOptions(),
     ) -> None:
-        super().__init__(student, optimizer, micro_batch_size, answers, rewards)
+        super().__init__(student, optimizer, micro_batch_size, generation, rewards)
 
     def training_step(self, batch: OmniBatch, batch_idx: int) -> None:
         """One optimizer step over the batch's micro-batches."""
@@ -53,7 +53,7 @@ class SFTModule(StudentModule):
         def loss(rows: list[int]) -> Tensor:
             nonlocal loss_sum, correct
             states = response_states(
-                text, prompts.rows(rows), [batch.response_ids[i] for i in rows], packed=text.takes_layouts
+                text, prompts.rows(rows), [batch.response_ids[i] for i in rows], packed=text.supports_packing
             )
             chunks = self.projection_chunks(len(states.targets))
             scores = score_tokens(states.hidden, states.targets, text.lm_head, chunks=chunks)
@@ -72,7 +72,7 @@ class SFTModule(StudentModule):
                 "correct": correct,
                 "tokens": prompt_tokens + sum(counted),
                 "samples": batch.valid.sum(),
-                "untraced": sum(s.trace is None for s in batch.samples),
+                "missing_trace": sum(s.trace is None for s in batch.samples),
                 "skipped": len(batch.skipped),
             }
         )
@@ -83,14 +83,14 @@ class SFTModule(StudentModule):
         self.log("train/lr", schedule.get_last_lr()[0])
         self.log("train/tokens_per_second", sums["tokens"] / seconds, prog_bar=True)
         self.log("train/samples", sums["samples"])
-        self.log("train/untraced_samples", sums["untraced"])
+        self.log("train/untraced_samples", sums["missing_trace"])
         self.log("train/skipped_samples", sums["skipped"])
 
     def validation_step(self, batch: OmniBatch, batch_idx: int) -> None:
         """Loss per response token under teacher forcing, beside the greedy answers."""
         super().validation_step(batch, batch_idx)
         prompts, text = self.prompts(batch), self.student.text
-        states = response_states(text, prompts, batch.response_ids, packed=text.takes_layouts)
+        states = response_states(text, prompts, batch.response_ids, packed=text.supports_packing)
         chunks = self.projection_chunks(len(states.targets))
         scores = score_tokens(states.hidden, states.targets, text.lm_head, chunks=chunks)
         weights = batch.valid[states.rows].float()

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from avrt.data.conversion import load_clip
-from avrt.data.isolation import IsolatedPool, Limits
-from avrt.data.media import ClipSpec, FrameBudget
-from avrt.data.members import encode_clip
+from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.isolation import IsolatedPool, Limits
 from avrt.data.sample import Modality
+from avrt.data.shards.conversion import load_clip
+from avrt.data.shards.members import encode_clip
 from avrt.errors import BadSampleError
 from tests.data.zoo import REFUSED, build
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.isolation import Limits
-from avrt.data.manifest import JOURNAL, MANIFEST, Manifest
-from avrt.data.media import ClipSpec, FrameBudget
+from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.isolation import Limits
 from avrt.data.sample import Modality
-from avrt.data.shards import ShardSet
+from avrt.data.shards.conversion import SourceItem, write_shards
+from avrt.data.shards.manifest import JOURNAL, MANIFEST, Manifest
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
 from tests.conftest import make_clip, make_sample
 

@@ -6,12 +6,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.media import ClipSpec
-from avrt.data.mixture import Curriculum, Mixture, MixtureSource
-from avrt.data.plans import EpochPlan
-from avrt.data.shards import ShardSet
-from avrt.data.stream import BatchStream
+from avrt.data.loading.mixture import Curriculum, Mixture, MixtureSource
+from avrt.data.loading.plans import EpochPlan
+from avrt.data.loading.stream import BatchStream
+from avrt.data.media.clip import ClipSpec
+from avrt.data.shards.conversion import SourceItem, write_shards
+from avrt.data.shards.reader import ShardSet
 from tests.conftest import make_sample
 
 CASES = 320

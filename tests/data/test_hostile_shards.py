@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from avrt.data.codecs import from_flac, from_jpeg
-from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.media import ClipSpec
-from avrt.data.members import decode_members
-from avrt.data.shards import ShardSet, index_path, index_tar
+from avrt.data.media.clip import ClipSpec
+from avrt.data.media.codecs import from_flac, from_jpeg
+from avrt.data.shards.conversion import SourceItem, write_shards
+from avrt.data.shards.members import decode_members
+from avrt.data.shards.reader import ShardSet, index_path, index_tar
 from avrt.errors import AvrtError, BadSampleError
 from tests.conftest import make_sample
 

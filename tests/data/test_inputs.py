@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from avrt.data.inputs import InputBuilder, PromptOptions
-from avrt.data.media import Clip
+from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
+from avrt.data.media.clip import Clip
 from avrt.errors import BadSampleError
 from tests.conftest import make_sample
 
@@ -131,9 +131,9 @@ def test_control_tokens_in_a_question_are_refused(builder, text):
 
 
 def test_limits_and_missing_trace_name_the_sample(nano):
-    builder = InputBuilder(nano.processor, nano.ids, PromptOptions(max_prompt_tokens=20), targets=True)
+    builder = Preprocessor(nano.processor, nano.ids, PromptOptions(max_prompt_tokens=20), targets=True)
     with pytest.raises(BadSampleError, match=r"'q'.*max_prompt_tokens"):
         builder.row(make_sample(question="what " * 50), Clip())
-    builder = InputBuilder(nano.processor, nano.ids, PromptOptions(untraced="refuse"), targets=True)
+    builder = Preprocessor(nano.processor, nano.ids, PromptOptions(missing_trace="refuse"), targets=True)
     with pytest.raises(BadSampleError, match=r"'q'.*no trace"):
         builder.row(make_sample(trace=None), Clip())

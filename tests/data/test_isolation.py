@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from avrt.data.isolation import IsolatedPool, Limits
+from avrt.data.media.isolation import IsolatedPool, Limits
 from avrt.errors import AvrtError, BadSampleError
 
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from avrt.data.conversion import load_clip
-from avrt.data.decode import decode_video
-from avrt.data.media import ClipSpec, FrameBudget
+from avrt.data.media.audio import decode_audio
+from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.decode import decode_video
 from avrt.data.sample import Modality
-from avrt.data.sound import decode_audio
+from avrt.data.shards.conversion import load_clip
 from tests.data.test_seen import _film, _steps
 
 SPEC = ClipSpec(budget=FrameBudget(56 * 56, 112 * 112))

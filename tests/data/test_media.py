@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from avrt.data.codecs import from_flac, from_jpeg, to_flac, to_jpeg
-from avrt.data.decode import decode_still, decode_video
-from avrt.data.media import Clip, ClipSpec, FrameBudget
-from avrt.data.sound import decode_audio
+from avrt.data.media.audio import decode_audio
+from avrt.data.media.clip import Clip, ClipSpec, FrameBudget
+from avrt.data.media.codecs import from_flac, from_jpeg, to_flac, to_jpeg
+from avrt.data.media.decode import decode_still, decode_video
 from avrt.errors import BadSampleError
 from tests.conftest import make_clip
 

@@ -5,12 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.dropout import ModalityDropout
-from avrt.data.media import Clip, ClipSpec
-from avrt.data.mixture import Curriculum, Mixture, MixtureSource
-from avrt.data.order import SampleOrder, Source
-from avrt.data.shards import ShardSet
+from avrt.data.loading.dropout import ModalityDropout
+from avrt.data.loading.mixture import Curriculum, Mixture, MixtureSource
+from avrt.data.loading.order import SampleOrder, Source
+from avrt.data.media.clip import Clip, ClipSpec
+from avrt.data.shards.conversion import SourceItem, write_shards
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from tests.conftest import make_sample
 from tests.data.test_inputs import clip_of
@@ -160,21 +160,21 @@ def test_senseless_mixtures_say_what_is_wrong(world):
 
 
 def test_dropout_takes_what_it_says_and_never_everything():
-    clip, dropout = clip_of(), ModalityDropout(sound=0.3, sight=0.2, seed=4)
+    clip, dropout = clip_of(), ModalityDropout(audio=0.3, vision=0.2, seed=4)
     outcomes = [dropout.apply(clip, epoch, i) for epoch in range(2) for i in range(1000)]
     lost = Counter(what for _, what in outcomes)
-    assert lost["sound"] / 2000 == pytest.approx(0.3, abs=0.04)
-    assert lost["sight"] / 2000 == pytest.approx(0.2, abs=0.04)
+    assert lost["audio"] / 2000 == pytest.approx(0.3, abs=0.04)
+    assert lost["vision"] / 2000 == pytest.approx(0.2, abs=0.04)
     for part, what in outcomes:
-        assert (part.audio is None) == (what == "sound")
-        assert (part.frames is None) == (what == "sight")
+        assert (part.audio is None) == (what == "audio")
+        assert (part.frames is None) == (what == "vision")
     assert [what for _, what in outcomes[:1000]] != [what for _, what in outcomes[1000:]]
     assert [dropout.apply(clip, 1, i)[1] for i in range(1000)] == [what for _, what in outcomes[1000:]]
-    everything = ModalityDropout(sound=0.5, sight=0.5)
-    for single in (Clip(audio=clip.audio), clip.part("sight")):
+    everything = ModalityDropout(audio=0.5, vision=0.5)
+    for single in (Clip(audio=clip.audio), clip.part("vision")):
         assert all(everything.apply(single, 0, i)[1] is None for i in range(50))
-    with pytest.raises(ValueError, match="sound \\+ sight"):
-        ModalityDropout(sound=0.7, sight=0.7)
+    with pytest.raises(ValueError, match="audio \\+ vision"):
+        ModalityDropout(audio=0.7, vision=0.7)
 
 
 def test_a_curriculum_follows_the_labels_of_the_shards(tmp_path):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from avrt.commands import shards as shards_command
-from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.media import Clip, ClipSpec
-from avrt.data.overlap import (
+from avrt.data.media.clip import Clip, ClipSpec
+from avrt.data.sample import Modality
+from avrt.data.shards.conversion import SourceItem, write_shards
+from avrt.data.shards.overlap import (
     MAX_BIT_ERRORS,
     MAX_FRAME_BITS,
     find_overlap,
@@ -18,8 +19,7 @@ from avrt.data.overlap import (
     sound_words,
     video_of,
 )
-from avrt.data.sample import Modality
-from avrt.data.shards import ShardSet
+from avrt.data.shards.reader import ShardSet
 from tests.conftest import make_sample
 from tests.data.zoo import transcode
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from avrt.data.order import SampleOrder, Source
-from avrt.data.plans import BlockPlan, EpochPlan
+from avrt.data.loading.order import SampleOrder, Source
+from avrt.data.loading.plans import BlockPlan, EpochPlan
 
 
 def epoch_plan(samples, batch_size, world_size):

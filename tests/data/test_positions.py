@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from avrt.data.media import Clip
-from avrt.data.positions import ClipLayout, TokenIds, audio_token_count, expand_prompt, response_positions
+from avrt.data.media.clip import Clip
+from avrt.models.qwen2_5_omni.positions import (
+    ClipLayout,
+    TokenIds,
+    audio_token_count,
+    expand_prompt,
+    response_positions,
+)
 
 IDS = TokenIds(image=101, video=102, audio=103, audio_bos=104, audio_eos=105)
 FLOAT32_SECONDS = 9.28  # of 16 frames: steps of two frames at multiples of 29 positions, but for rounding

@@ -8,12 +8,12 @@ from collections import Counter
 
 import pytest
 
-from avrt.data import remote
-from avrt.data.manifest import Manifest
-from avrt.data.mixture import Curriculum, Mixture, MixtureSource
-from avrt.data.plans import EpochPlan
-from avrt.data.shards import ShardSet
-from avrt.data.stream import BatchStream
+from avrt.data.loading.mixture import Curriculum, Mixture, MixtureSource
+from avrt.data.loading.plans import EpochPlan
+from avrt.data.loading.stream import BatchStream
+from avrt.data.shards import remote
+from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from tests.data.web import Weather, serving
 
@@ -27,7 +27,7 @@ def quick(monkeypatch):
 def stored(world, tmp_path_factory):
     """The training shards in small tars, to be served."""
     from avrt.data.sample import Sample
-    from avrt.data.writer import ShardWriter
+    from avrt.data.shards.writer import ShardWriter
 
     source, folder = ShardSet(world / "train"), tmp_path_factory.mktemp("stored") / "shards"
     with ShardWriter(folder, source.manifest.spec, samples_per_shard=6) as writer:

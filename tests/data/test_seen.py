@@ -8,12 +8,12 @@ import pytest
 import soundfile
 from PIL import Image
 
-from avrt.data.conversion import load_clip
-from avrt.data.decode import decode_still, decode_video
-from avrt.data.media import ClipSpec, FrameBudget
-from avrt.data.orientation import Orientation
+from avrt.data.media.audio import decode_audio
+from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.decode import decode_still, decode_video
+from avrt.data.media.orientation import Orientation
 from avrt.data.sample import Modality
-from avrt.data.sound import decode_audio
+from avrt.data.shards.conversion import load_clip
 from avrt.errors import BadSampleError
 
 SPEC = ClipSpec(budget=FrameBudget(56 * 56, 112 * 112))

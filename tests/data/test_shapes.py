@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from avrt.data.decode import decode_video
-from avrt.data.media import ClipSpec, FrameBudget
+from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.decode import decode_video
 
 SPEC = ClipSpec(budget=FrameBudget(56 * 56, 112 * 112))
 

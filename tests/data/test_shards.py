@@ -6,14 +6,15 @@ import pytest
 import torch
 import webdataset
 
-from avrt.data.codecs import to_flac
-from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.manifest import Manifest, sha256
-from avrt.data.media import ClipSpec, FrameBudget
-from avrt.data.members import decode_members
+from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Modality, Sample
-from avrt.data.shards import ShardSet, index_path
+from avrt.data.shards.conversion import SourceItem, write_shards
+from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.members import decode_members
+from avrt.data.shards.reader import ShardSet, index_path
 from avrt.errors import AvrtError, BadSampleError
+from avrt.files import sha256
 from tests.conftest import make_clip, make_sample
 
 SPEC = ClipSpec(budget=FrameBudget(56 * 56, 112 * 112))
@@ -79,7 +80,7 @@ def test_odd_files_are_used_where_possible_and_otherwise_counted_and_named(tmp_p
 
 
 def test_sound_only_and_picture_with_sound(tmp_path):
-    from avrt.data.codecs import to_jpeg
+    from avrt.data.media.codecs import to_jpeg
 
     sound, picture = tmp_path / "s.flac", tmp_path / "p.jpg"
     sound.write_bytes(to_flac(torch.sin(torch.arange(20_000) / 5) * 0.3))

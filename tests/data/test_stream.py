@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
-from avrt.data.order import SampleOrder, Source
-from avrt.data.plans import BlockPlan, EpochPlan
-from avrt.data.shards import ShardSet
-from avrt.data.stream import BatchStream
+from avrt.data.loading.order import SampleOrder, Source
+from avrt.data.loading.plans import BlockPlan, EpochPlan
+from avrt.data.loading.stream import BatchStream
+from avrt.data.shards.reader import ShardSet
 
 
 def plan_of(samples, batch, ranks=1, **order):

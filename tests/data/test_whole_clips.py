@@ -15,16 +15,16 @@ from transformers import WhisperFeatureExtractor
 from avrt.arguments import OneLineErrors
 from avrt.commands import shards as shards_command
 from avrt.commands.clip_options import add_clip_options, clip_spec
-from avrt.data.conversion import load_clip
-from avrt.data.decode import decode_still, decode_video
-from avrt.data.features import Featurizer
-from avrt.data.inputs import InputBuilder, PromptOptions
-from avrt.data.manifest import Manifest
-from avrt.data.media import ClipSpec, FrameBudget
-from avrt.data.members import decode_members, encode_clip
+from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
+from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.decode import decode_still, decode_video
 from avrt.data.sample import Modality
-from avrt.data.shards import ShardSet
+from avrt.data.shards.conversion import load_clip
+from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.members import decode_members, encode_clip
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
+from avrt.models.qwen2_5_omni.media_inputs import Featurizer
 from tests.conftest import make_clip, make_sample
 
 SMALL = FrameBudget(56 * 56, 56 * 56)
@@ -130,7 +130,7 @@ def test_an_odd_number_of_frames_keeps_the_clock(nano, tmp_path, frames):
     path = make_clip(tmp_path / "a.mp4", frames=40, sound_seconds=4.0)
     clip = load_clip({Modality.VIDEO: path}, ClipSpec(frames=frames, budget=SMALL))
     steps = (frames + 1) // 2
-    row = InputBuilder(nano.processor, nano.ids, PromptOptions(audio_in_video=True)).row(
+    row = Preprocessor(nano.processor, nano.ids, PromptOptions(audio_in_video=True)).row(
         make_sample(media=("video", "audio")), clip
     )
     assert row.grids.tolist() == [[steps, 2, 4]]
@@ -271,7 +271,7 @@ def test_teachers_pictures_lie_beside_the_students(tmp_path):
     shards = ShardSet(tmp_path / "shards")
     assert shards.manifest.spec["teacher_budget"] == {"min_pixels": 3136, "max_pixels": 802_816}
     assert not [name for i in range(2) for name in shards.read(i) if name.startswith("teacher.")]
-    from avrt.data.codecs import from_jpeg
+    from avrt.data.media.codecs import from_jpeg
 
     video, still = shards.read(0, teachers=True), shards.read(1, teachers=True)
     assert {name for name in video if name.startswith("teacher.")} == {f"teacher.{i}.jpg" for i in range(8)}
@@ -303,7 +303,7 @@ def test_older_shards_are_read_and_say_what_held_then(tmp_path):
 
 def test_a_prompt_that_does_not_fit_says_what_to_do(nano, tmp_path):
     clip = load_clip({Modality.VIDEO: make_clip(tmp_path / "a.mp4")}, ClipSpec(fps=5.0, budget=SMALL))
-    builder = InputBuilder(nano.processor, nano.ids, PromptOptions(max_prompt_tokens=100))
+    builder = Preprocessor(nano.processor, nano.ids, PromptOptions(max_prompt_tokens=100))
     with pytest.raises(BadSampleError, match=r"limit 100 \(make shards with fewer frames, smaller ones or less sound"):
         builder.row(make_sample(media=("video", "audio")), clip)
-    assert len(InputBuilder(nano.processor, nano.ids, PromptOptions()).row(make_sample(), clip).prompt_ids[0]) > 100
+    assert len(Preprocessor(nano.processor, nano.ids, PromptOptions()).row(make_sample(), clip).prompt_ids[0]) > 100

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from avrt.data.decode import decode_still, decode_video
-from avrt.data.media import Clip, ClipSpec, FrameBudget
-from avrt.data.sound import decode_audio
+from avrt.data.media.audio import decode_audio
+from avrt.data.media.clip import Clip, ClipSpec, FrameBudget
+from avrt.data.media.decode import decode_still, decode_video
 from tests.conftest import make_clip
 from tests.data.zoo import ANIMALS, REFUSED, SPEC, build, outcome_of
 

@@ -20,11 +20,11 @@ import soundfile
 import torch
 from PIL import Image
 
-from avrt.data.codecs import to_jpeg
-from avrt.data.conversion import load_clip
-from avrt.data.decode import decode_video
-from avrt.data.media import Clip, ClipSpec, FrameBudget
+from avrt.data.media.clip import Clip, ClipSpec, FrameBudget
+from avrt.data.media.codecs import to_jpeg
+from avrt.data.media.decode import decode_video
 from avrt.data.sample import Modality
+from avrt.data.shards.conversion import load_clip
 from avrt.errors import BadSampleError
 
 SPEC = ClipSpec(budget=FrameBudget(56 * 56, 224 * 224))

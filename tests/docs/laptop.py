@@ -11,7 +11,7 @@ import sys
 
 from avrt.cli import main
 
-ANSWERS = ("--model.answers.max_new_tokens", "8")
+ANSWERS = ("--model.generation.max_new_tokens", "8")
 ONE_CPU = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.precision", "32-true"),
     *("--model.student.dtype", "float32", "--data.num_workers", "0", *ANSWERS),

@@ -12,8 +12,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from avrt.models.export import export_student
-from avrt.models.student import StudentOptions, load_student
+from avrt.policy.policy import StudentOptions, load_policy
+from avrt.policy.saving import export_policy
 from data_recipes.nano_world import SOUNDS, THINGS, Scene, render
 
 CHOICES = ("the true one", "another one", "a third one", "none of them")
@@ -38,7 +38,7 @@ def released_students(hub: Path) -> None:
     for name in RELEASED:
         folder = hub / f"models--{name.replace('/', '--')}"
         snapshot = folder / "snapshots" / _REVISION
-        export_student(load_student(StudentOptions(source="nano", dtype="float32")), snapshot)
+        export_policy(load_policy(StudentOptions(source="nano", dtype="float32")), snapshot)
         (folder / "refs").mkdir()
         (folder / "refs" / "main").write_text(_REVISION)
 

@@ -9,7 +9,7 @@ from avrt.evaluation.result import Result, figures
 from tests.conftest import make_sample
 
 QWEN_3B, QWEN_7B = 4_700_000_000, 8_900_000_000
-SENSES = {"av": "both", "a": "sound", "v": "sight", "text": "none"}
+SENSES = {"av": "both", "a": "audio", "v": "vision", "text": "none"}
 
 
 def questions(number: int, **fields):
@@ -24,8 +24,8 @@ def make_run(
     """One run: `answer(i, sample)` gives each answer; `declared` are fields of `BenchmarkOptions`."""
     benchmark = BenchmarkOptions(name=name, **declared)
     protocol = flatten({
-        "prompt": {"senses": SENSES[mask], "hidden": "absent", "audio_in_video": True, **(prompt or {})},
-        "shuffle_sound": False,
+        "prompt": {"senses": SENSES[mask], "masked": "absent", "audio_in_video": True, **(prompt or {})},
+        "shuffle_audio": False,
         "clips": clips or {"frames": 8, "fps": None, "audio_seconds": None},
         "student": {"weights": weights},
     })  # fmt: skip

@@ -9,7 +9,7 @@ import shutil
 import av
 import pytest
 
-from avrt.data.shards import ShardSet
+from avrt.data.shards.reader import ShardSet
 from avrt.evaluation.benchmark import BenchmarkOptions
 from avrt.evaluation.paper import published
 from avrt.evaluation.protocol import flatten
@@ -27,10 +27,10 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 def make_run(folder, world, student, mask, answer, **protocol):
     """A run whose answers are made by a rule, written by the code that writes real ones."""
     shards = ShardSet(world / "test")
-    senses = {"av": "both", "a": "sound", "v": "sight", "text": "none", "shuffled": "both"}[mask]
+    senses = {"av": "both", "a": "audio", "v": "vision", "text": "none", "shuffled": "both"}[mask]
     record = flatten({
-        "prompt": {"senses": senses, "hidden": "absent", "system_prompt": "", **protocol},
-        "shuffle_sound": mask == "shuffled",
+        "prompt": {"senses": senses, "masked": "absent", "system_prompt": "", **protocol},
+        "shuffle_audio": mask == "shuffled",
     })  # fmt: skip
     journal = Journal(folder, record)
     journal.add([
@@ -127,7 +127,7 @@ ODD = "half \ud83d, line\u2028para\u2029next\x85nul\0 bom\ufeff a$b$ {x} \\frac 
 
 def test_odd_texts_reach_every_format(tmp_path):
     options, record = BenchmarkOptions(name=ODD), {"prompt.system_prompt": ODD}
-    record |= {"prompt.senses": "sound", "prompt.hidden": "absent", "shuffle_sound": False}
+    record |= {"prompt.senses": "audio", "prompt.masked": "absent", "shuffle_audio": False}
     journal = Journal(tmp_path / "runs", record)
     sample = make_sample(ODD, question=ODD, choices=(ODD, "b", "c"), question_type=ODD, metadata={ODD: [ODD]})
     journal.add([Prediction.of(sample, 0, responses=(ODD,), finished=(True,))])
@@ -198,8 +198,8 @@ def test_a_judge_is_asked_about_hidden_senses_only(report, tmp_path):
         asked = {r["prompt"] for r in server.records("request")}
     table = list(csv.DictReader((tmp_path / "out" / "judge.csv").open()))
     assert [(row["run"], row["hidden"]) for row in table] == [
-        ("sft_rl / nano_world / a", "sight"), ("sft_rl / nano_world / text", "hearing"),
-        ("sft_rl / nano_world / text", "sight"), ("sft_rl / nano_world / v", "hearing"),
+        ("sft_rl / nano_world / a", "vision"), ("sft_rl / nano_world / text", "audio"),
+        ("sft_rl / nano_world / text", "vision"), ("sft_rl / nano_world / v", "audio"),
     ]  # fmt: skip
     assert all(row["judge: claimed %"].startswith("50.0") for row in table)
     assert all(row["agree %"] == "100.0" and row["not judged"] == "0" for row in table)

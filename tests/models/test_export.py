@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.errors import AvrtError
-from avrt.models.export import export_student, student_from_checkpoint
-from avrt.models.student import LoraOptions, StudentOptions, load_student
+from avrt.policy.policy import LoraOptions, StudentOptions, load_policy
+from avrt.policy.saving import export_policy, policy_from_checkpoint
 
 
 def logits(thinker, ids):
@@ -18,7 +18,7 @@ def logits(thinker, ids):
 
 @pytest.mark.parametrize("full_layout", [False, True])
 def test_round_trip(nano, tmp_path, full_layout):
-    export_student(nano, tmp_path, full_layout=full_layout)
+    export_policy(nano, tmp_path, full_layout=full_layout)
     loaded, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
@@ -27,14 +27,14 @@ def test_round_trip(nano, tmp_path, full_layout):
     processor = Qwen2_5OmniProcessor.from_pretrained(tmp_path)
     text = "<think>The frames show a box.</think>"
     assert processor.tokenizer.encode(text) == nano.processor.tokenizer.encode(text)
-    again = load_student(StudentOptions(source=str(tmp_path), dtype="float32"))
+    again = load_policy(StudentOptions(source=str(tmp_path), dtype="float32"))
     assert again.ids == nano.ids
     with pytest.raises(AvrtError, match="already holds a model"):
-        export_student(nano, tmp_path)
+        export_policy(nano, tmp_path)
 
 
 def test_full_layout_is_that_of_the_released_checkpoints(nano, tmp_path):
-    export_student(nano, tmp_path, full_layout=True)
+    export_policy(nano, tmp_path, full_layout=True)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["model_type"] == "qwen2_5_omni"
     assert config["thinker_config"]["text_config"]["tie_word_embeddings"] is False
@@ -43,14 +43,14 @@ def test_full_layout_is_that_of_the_released_checkpoints(nano, tmp_path):
 
 def test_adapters_are_merged(tmp_path):
     pytest.importorskip("peft")
-    student = load_student(StudentOptions(source="nano", dtype="float32", lora=LoraOptions(rank=4)))
+    student = load_policy(StudentOptions(source="nano", dtype="float32", lora=LoraOptions(rank=4)))
     with torch.no_grad():
         for name, p in student.named_parameters():
             if "lora_B" in name:
                 p.normal_(0, 0.1)
     ids = torch.arange(20, 60)[None]
     expected = logits(student.thinker, ids)
-    export_student(student, tmp_path)
+    export_policy(student, tmp_path)
     loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path)
     assert torch.allclose(logits(loaded, ids), expected, atol=1e-4)
 
@@ -58,4 +58,4 @@ def test_adapters_are_merged(tmp_path):
 def test_incomplete_checkpoint_is_refused(tmp_path):
     (tmp_path / "checkpoint").mkdir()
     with pytest.raises(AvrtError, match="not a complete DeepSpeed checkpoint"):
-        student_from_checkpoint(tmp_path)
+        policy_from_checkpoint(tmp_path)

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from avrt.data.media import Clip
+from avrt.data.media.clip import Clip
 from avrt.models.feature_cache import FeatureCacheOptions
-from avrt.models.student import StudentOptions, load_student
+from avrt.policy.policy import StudentOptions, load_policy
 from tests.conftest import make_sample
 from tests.training.runs import SMALL, fit
 
 
 def cached_student(folder, gigabytes=1.0, seed=0):
     options = FeatureCacheOptions(str(folder), gigabytes)
-    return load_student(StudentOptions(source="nano", dtype="float32", feature_cache=options, seed=seed))
+    return load_policy(StudentOptions(source="nano", dtype="float32", feature_cache=options, seed=seed))
 
 
 def tower_runs(student):

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from avrt.data.media import Clip
-from avrt.models import features as features_module
-from avrt.models.export import export_student
-from avrt.models.features import ClipFeatures, embed_tokens, encode_clips
+from avrt.data.media.clip import Clip
+from avrt.models.qwen2_5_omni import towers as features_module
+from avrt.models.qwen2_5_omni.towers import ClipFeatures, embed_tokens, encode_clips
 from avrt.models.scoring import Prompts, response_states
-from avrt.models.student import StudentOptions, load_student
+from avrt.policy.policy import StudentOptions, load_policy
+from avrt.policy.saving import export_policy
 from tests.conftest import make_sample, stock_media
 
 
@@ -81,8 +81,8 @@ def test_features_follow_picture_and_sound(nano, batch):
 
 def test_towers_and_text_model_have_one_type(nano, batch, tmp_path):
     """Also where the files hold another: a tower left in it would give features that the text model cannot take."""
-    export_student(nano, tmp_path / "model")  # float32
-    student = load_student(StudentOptions(source=str(tmp_path / "model"), dtype="bfloat16"))
+    export_policy(nano, tmp_path / "model")  # float32
+    student = load_policy(StudentOptions(source=str(tmp_path / "model"), dtype="bfloat16"))
     assert {p.dtype for p in student.thinker.parameters()} == {torch.bfloat16}
     features = student.encode(batch)
     exact = nano.encode(batch)
@@ -140,7 +140,7 @@ def test_wrong_number_of_placeholders_is_an_error(nano, batch):
 
 def test_towers_in_bfloat16_take_float32_inputs(batch):
     """A feature extractor makes float32, whatever the towers are; the features have the towers' type."""
-    student = load_student(StudentOptions(source="nano", dtype="bfloat16"))
+    student = load_policy(StudentOptions(source="nano", dtype="bfloat16"))
     features = student.encode(batch)
     for rows in (features.vision, features.audio):
         assert {part.dtype for part in rows if part is not None} == {torch.bfloat16}

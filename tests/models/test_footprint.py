@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from avrt.commands.phases import advice
-from avrt.models.footprint import Shape, expected_bytes, weight_bytes
+from avrt.models.memory_estimate import Shape, expected_bytes, weight_bytes
 
 SHAPE = Shape(hidden=10, intermediate=30, layers=3, key_value=4, vocabulary=100, bytes=2, checkpointing=False)
 
@@ -53,9 +53,9 @@ def test_forecast_and_measurement_agree_within_a_factor_of_two(checkpointing):
         "import torch; torch.set_num_threads(1)\n"
         "from dataclasses import replace\nfrom measuring import scaled_student, make_batch\n"
         "from avrt.commands.phases import run_phases\n"
-        "from avrt.models.student import Student\nmade = scaled_student(8)\n"
+        "from avrt.policy.policy import Policy\nmade = scaled_student(8)\n"
         f"options = replace(made.options, gradient_checkpointing={checkpointing})\n"
-        "student = Student(made.thinker, made.processor, options)\n"
+        "student = Policy(made.thinker, made.processor, options)\n"
         "for phase in run_phases(student, make_batch(student, 700), 4, 100):\n"
         "    print(phase.name, phase.measured, phase.expected)\n"
     )

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from avrt.data.media import Clip
+from avrt.data.media.clip import Clip
 from avrt.models.flex import flex_packed_attention
 from avrt.models.packing import pack_groups, packed_attention
 from avrt.models.scoring import Prompts, response_states
-from avrt.models.student import StudentOptions, load_student
-from avrt.objectives.likelihood import score_tokens
+from avrt.objectives.token_scores import score_tokens
+from avrt.policy.policy import StudentOptions, load_policy
 from tests.conftest import make_sample
 
 
@@ -36,7 +36,7 @@ def ragged(lengths, seed=0):
 )
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_equal_to_separate_rows_with_gradients(mixed, lengths, checkpointing):
-    student = load_student(StudentOptions(source="nano", dtype="float32", gradient_checkpointing=checkpointing)).train()
+    student = load_policy(StudentOptions(source="nano", dtype="float32", gradient_checkpointing=checkpointing)).train()
     responses = ragged(lengths)
     weights = torch.randn(sum(lengths), generator=torch.Generator().manual_seed(1))
     results = []
@@ -59,8 +59,8 @@ def test_equal_to_separate_rows_with_gradients(mixed, lengths, checkpointing):
 
 def test_bfloat16_stays_within_its_own_rounding(mixed):
     """Both ways round differently; neither is further from float32 than the other by more than a factor of two."""
-    exact = load_student(StudentOptions(source="nano", dtype="float32"))
-    rounded = load_student(StudentOptions(source="nano", dtype="bfloat16"))
+    exact = load_policy(StudentOptions(source="nano", dtype="float32"))
+    rounded = load_policy(StudentOptions(source="nano", dtype="bfloat16"))
     responses = ragged([5, 17, 1, 9, 12, 3])
 
     def logprobs(student, packed):
@@ -107,7 +107,7 @@ def test_attention_against_a_dense_mask(attend):
 
 def test_flex_attention_scores_like_the_two_part_attention(nano, mixed):
     """Three groups in a row, through the whole model; without gradients, which FlexAttention has on a GPU only."""
-    flexible = load_student(StudentOptions(source="nano", dtype="float32", attention="flex"))
+    flexible = load_policy(StudentOptions(source="nano", dtype="float32", attention="flex"))
     prompts = Prompts(mixed.prompt_ids, mixed.prompt_positions, nano.encode(mixed)).rows([0, 1, 2])
     answers = ragged([6, 1, 0, 3, 5, 9])
     with torch.no_grad():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avrt.models.prefix import SharedPrompts, shared_attention
+from avrt.models.prefix import SharedPrefix, shared_prefix_attention
 
 
 def caches(count=3, groups=2, length=5, width=4, dtype=torch.float32):
@@ -11,7 +11,7 @@ def caches(count=3, groups=2, length=5, width=4, dtype=torch.float32):
     keys, values = ([torch.randn(count, groups, length, width, generator=generator).to(dtype) for _ in range(2)]
                     for _ in range(2))  # fmt: skip
     mask = torch.tensor([[False, True, True, True, True], [True] * 5, [False, False, False, True, True]])
-    return SharedPrompts(keys, values, mask[:count])
+    return SharedPrefix(keys, values, mask[:count])
 
 
 def dense(layer, query, key, value, prompts, owners, scale, own=None):
@@ -47,8 +47,8 @@ def test_each_row_attends_to_its_prompt_and_to_itself(owners, layer, dtype, boun
     query = torch.randn(len(owners), 4, 1, 4, generator=generator).to(dtype)
     key, value = (torch.randn(len(owners), 2, 3, 4, generator=generator).to(dtype) for _ in range(2))
     for own in (None, torch.tensor([True, True, False])):
-        held = SharedPrompts(prompts.keys, prompts.values, prompts.mask, prompts.slots, prompts.filled, own)
-        actual = shared_attention(layer, query, key, value, held, 0.7)
+        held = SharedPrefix(prompts.keys, prompts.values, prompts.mask, prompts.slots, prompts.filled, own)
+        actual = shared_prefix_attention(layer, query, key, value, held, 0.7)
         expected = dense(layer, query, key, value, everything, owners, 0.7, own)
         assert actual.dtype == dtype
         assert (actual.double() - expected).abs().max() < bound

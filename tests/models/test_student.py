@@ -5,7 +5,7 @@ import torch
 
 from avrt.errors import AvrtError
 from avrt.models.scoring import Prompts, response_states
-from avrt.models.student import LoraOptions, StudentOptions, load_student
+from avrt.policy.policy import LoraOptions, StudentOptions, load_policy
 
 
 def nano_options(**changes):
@@ -39,16 +39,16 @@ def test_towers_stay_in_evaluation_mode(nano):
 def test_same_seed_same_weights_and_global_random_state_untouched():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    one, two = load_student(nano_options()), load_student(nano_options())
+    one, two = load_policy(nano_options()), load_policy(nano_options())
     assert torch.equal(before, torch.get_rng_state())
-    other = load_student(nano_options(seed=1))
+    other = load_policy(nano_options(seed=1))
     same = [torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True)]
     assert all(same)
     assert not torch.equal(one.thinker.lm_head.weight, other.thinker.lm_head.weight)
 
 
 def test_reference_is_a_frozen_copy(batch):
-    student = load_student(nano_options())
+    student = load_policy(nano_options())
     reference = student.make_reference()
     before = logits(student, batch)
     with torch.no_grad():
@@ -64,8 +64,8 @@ def test_reference_is_a_frozen_copy(batch):
 
 def test_lora_trains_adapters_and_the_reference_is_the_student_without_them(batch):
     pytest.importorskip("peft")
-    student = load_student(nano_options(lora=LoraOptions(rank=4)))
-    plain = load_student(nano_options())
+    student = load_policy(nano_options(lora=LoraOptions(rank=4)))
+    plain = load_policy(nano_options())
     trained = [name for name, p in student.named_parameters() if p.requires_grad]
     assert trained
     assert all("lora_" in name and "language_model" in name for name in trained)
@@ -85,7 +85,7 @@ def test_lora_trains_adapters_and_the_reference_is_the_student_without_them(batc
 def test_gradient_checkpointing_changes_nothing(batch):
     gradients = []
     for checkpointing in (False, True):
-        student = load_student(nano_options(gradient_checkpointing=checkpointing)).train()
+        student = load_policy(nano_options(gradient_checkpointing=checkpointing)).train()
         logits(student, batch).square().mean().backward()
         gradients.append(student.thinker.model.language_model.layers[0].mlp.up_proj.weight.grad)
     assert torch.allclose(gradients[0], gradients[1], atol=1e-7)
@@ -96,5 +96,5 @@ def test_gradient_checkpointing_changes_nothing(batch):
 )
 def test_unusable_source_is_one_clear_error(source, message):
     with pytest.raises(AvrtError, match=message) as caught:
-        load_student(StudentOptions(source=source))
+        load_policy(StudentOptions(source=source))
     assert "\n" not in str(caught.value)

@@ -18,8 +18,8 @@ NANO = ["tests/models/test_scoring.py", "tests/models/test_packing.py", "tests/m
 
 MODULES: dict[str, list[str]] = {
     "avrt.objectives.advantages": ["tests/objectives/test_advantages.py"],
-    "avrt.objectives.likelihood": ["tests/objectives/test_likelihood.py"],
-    "avrt.objectives.policy": ["tests/objectives/test_policy.py"],
+    "avrt.objectives.token_scores": ["tests/objectives/test_likelihood.py"],
+    "avrt.objectives.policy_loss": ["tests/objectives/test_policy.py"],
     "avrt.objectives.rewards": ["tests/objectives/test_rewards.py"],
     "avrt.response": ["tests/test_response.py"],
     "avrt.choices": ["tests/test_choices.py", "tests/evaluation/test_scorers.py"],
@@ -33,17 +33,17 @@ MODULES: dict[str, list[str]] = {
     "avrt.models.packing": ["tests/models/test_packing.py", "tests/models/test_scoring.py"],
     "avrt.models.prefix": ["tests/models/test_prefix.py", "tests/rollout/test_engine.py"],
     "avrt.models.scoring": NANO,
-    "avrt.models.features": ["tests/models/test_features.py"],
-    "avrt.data.positions": ["tests/data/test_positions.py"],
-    "avrt.data.order": ["tests/data/test_order.py"],
-    "avrt.data.plans": ["tests/data/test_plans.py"],
-    "avrt.data.decode": [
+    "avrt.models.qwen2_5_omni.towers": ["tests/models/test_features.py"],
+    "avrt.models.qwen2_5_omni.positions": ["tests/data/test_positions.py"],
+    "avrt.data.loading.order": ["tests/data/test_order.py"],
+    "avrt.data.loading.plans": ["tests/data/test_plans.py"],
+    "avrt.data.media.decode": [
         "tests/data/test_seen.py",
         "tests/data/test_shapes.py",
         "tests/data/test_media.py",
         "tests/data/test_zoo.py",
     ],
-    "avrt.data.sound": [
+    "avrt.data.media.audio": [
         "tests/data/test_seen.py",
         "tests/data/test_levels.py",
         "tests/data/test_media.py",
@@ -53,7 +53,7 @@ MODULES: dict[str, list[str]] = {
     "avrt.traces.filters": ["tests/traces/test_filters.py"],
     "avrt.traces.checks": ["tests/traces/test_checks.py", "tests/traces/test_rules.py"],
     "avrt.rollout.sampling": ["tests/rollout/test_sampling.py"],
-    "avrt.rollout.engine": ["tests/rollout/test_engine.py", "tests/rollout/test_static.py"],
+    "avrt.rollout.native": ["tests/rollout/test_engine.py", "tests/rollout/test_static.py"],
     "avrt.training.resume": ["tests/training/test_stopped_runs.py"],
     "avrt.training.groups": ["tests/training/test_groups.py"],
 }

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from avrt.models.scoring import Prompts, response_states
-from avrt.objectives.likelihood import chunk_count, response_loss, score_tokens
+from avrt.objectives.token_scores import chunk_count, response_loss, score_tokens
 from tests.conftest import stock_media
 
 

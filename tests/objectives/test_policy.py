@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from avrt.objectives.policy import PolicyLoss, StepTotals, kl_divergence, sequence_mean
+from avrt.objectives.policy_loss import PolicyLoss, StepTotals, kl_divergence, sequence_mean
 
 ONE = torch.zeros(1, dtype=torch.long)
 
@@ -79,12 +79,14 @@ GSPO = 1.5**0.5  # geometric mean of 1.5 and 1.0
         pytest.param(PolicyLoss("dr_grpo", beta=0), (-2.2 + 0.8) / 8, [0, -1 / 8, 0], id="dr_grpo"),
         # clip from above at 1.6, so the first token is not clipped; mean over 3 tokens
         pytest.param(
-            PolicyLoss("dapo", clip_high=0.6, beta=0), (-1.5 - 1.0 + 0.8) / 3, [-1.5 / 3, -1 / 3, 0], id="dapo"
+            PolicyLoss("dapo", epsilon_high=0.6, beta=0), (-1.5 - 1.0 + 0.8) / 3, [-1.5 / 3, -1 / 3, 0], id="dapo"
         ),
         # one ratio of 1.2247 for the first answer: clipped at 1.2; wide clip below leaves 0.5 as it is
-        pytest.param(PolicyLoss("gspo", clip=0.6, clip_high=0.2, beta=0), (-1.2 + 0.5) / 2, [0, 0, 0.25], id="gspo"),
         pytest.param(
-            PolicyLoss("gspo", clip=0.6, clip_high=0.5, beta=0),
+            PolicyLoss("gspo", epsilon=0.6, epsilon_high=0.2, beta=0), (-1.2 + 0.5) / 2, [0, 0, 0.25], id="gspo"
+        ),
+        pytest.param(
+            PolicyLoss("gspo", epsilon=0.6, epsilon_high=0.5, beta=0),
             (-GSPO + 0.5) / 2,
             [-GSPO / 4, -GSPO / 4, 0.25],
             id="gspo-unclipped",
@@ -107,9 +109,9 @@ def test_variants_by_hand(objective, expected, gradient):
     assert logprobs.grad.tolist() == pytest.approx(gradient)
 
 
-@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
-def test_shares_of_micro_batches_add_up_and_invalid_answers_weigh_nothing(variant):
-    objective = PolicyLoss(variant, beta=0)
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
+def test_shares_of_micro_batches_add_up_and_invalid_answers_weigh_nothing(loss_type):
+    objective = PolicyLoss(loss_type, beta=0)
     token_loss = torch.tensor([1.0, 2.0, 5.0, 100.0])
     sequences, valid = torch.tensor([0, 0, 1, 2]), torch.tensor([1.0, 1.0, 0.0])
     whole = objective.average(token_loss, sequences, valid, TOTALS)
@@ -134,13 +136,13 @@ def test_importance_correction_weighs_the_policy_term_and_is_truncated():
     sampler = torch.log(torch.tensor([0.2, 0.1]))
     pi = old.clone().requires_grad_()
     sequences, advantages = torch.tensor([0, 0]), torch.tensor([1.0, 1.0])
-    objective = PolicyLoss(beta=0.0, importance_cap=2.0)
+    objective = PolicyLoss(beta=0.0, importance_sampling_cap=2.0)
     loss, metrics = objective(pi, old, None, advantages, sequences, 1, sampler)
     assert metrics["importance"].tolist() == pytest.approx([1.5, 2.0])
     assert loss.tolist() == pytest.approx([-1.5, -2.0])
     loss.sum().backward()
     assert pi.grad.tolist() == pytest.approx([-1.5, -2.0])
-    with_kl, _ = PolicyLoss(beta=1.0, importance_cap=2.0)(pi, old, old - 1, advantages, sequences, 1, sampler)
+    with_kl, _ = PolicyLoss(beta=1.0, importance_sampling_cap=2.0)(pi, old, old - 1, advantages, sequences, 1, sampler)
     assert with_kl.tolist() == pytest.approx([-1.5 + math.exp(-1), -2.0 + math.exp(-1)])
     plain, metrics = PolicyLoss(beta=0.0)(pi, old, None, advantages, sequences, 1, sampler)
     assert plain.tolist() == pytest.approx([-1.0, -1.0])
@@ -148,7 +150,7 @@ def test_importance_correction_weighs_the_policy_term_and_is_truncated():
 
 
 @pytest.mark.parametrize(
-    ("variant", "expected"),
+    ("loss_type", "expected"),
     [
         # valid answers: tokens 1 and 2 (mean 1.5, sum 3) and 5; the answer of 100 and 300 counts for nothing
         ("grpo", (1.5 + 5) / 2),
@@ -158,10 +160,10 @@ def test_importance_correction_weighs_the_policy_term_and_is_truncated():
         ("dr_grpo", (1 + 2 + 5) / (2 * 4)),
     ],
 )
-def test_answers_that_are_not_valid_weigh_nothing_by_hand(variant, expected):
+def test_answers_that_are_not_valid_weigh_nothing_by_hand(loss_type, expected):
     token_loss = torch.tensor([100.0, 1.0, 2.0, 5.0, 300.0], requires_grad=True)
     sequences, valid = torch.tensor([0, 1, 1, 2, 0]), torch.tensor([0.0, 1.0, 1.0])
-    loss = PolicyLoss(variant, beta=0).average(token_loss, sequences, valid, TOTALS)
+    loss = PolicyLoss(loss_type, beta=0).average(token_loss, sequences, valid, TOTALS)
     assert loss.item() == pytest.approx(expected)
     loss.backward()
     assert token_loss.grad[[0, 4]].tolist() == [0.0, 0.0]
@@ -172,9 +174,9 @@ def test_answers_that_are_not_valid_weigh_nothing_by_hand(variant, expected):
     ("objective", "clipped"),
     [
         (PolicyLoss("cispo", beta=0), [1, 0, 0]),  # whatever the advantage: only from above
-        (PolicyLoss("cispo", clip_high=0.6, beta=0), [0, 0, 0]),
+        (PolicyLoss("cispo", epsilon_high=0.6, beta=0), [0, 0, 0]),
         (PolicyLoss("grpo", beta=0), [1, 0, 1]),
-        (PolicyLoss("gspo", clip=0.6, clip_high=0.2, beta=0), [1, 1, 0]),
+        (PolicyLoss("gspo", epsilon=0.6, epsilon_high=0.2, beta=0), [1, 1, 0]),
     ],
 )
 def test_which_tokens_are_told_to_be_clipped(objective, clipped):
@@ -182,21 +184,21 @@ def test_which_tokens_are_told_to_be_clipped(objective, clipped):
     assert metrics["clipped"].tolist() == clipped
 
 
-@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
-def test_metrics_carry_no_gradient_and_tell_the_ratio(variant):
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
+def test_metrics_carry_no_gradient_and_tell_the_ratio(loss_type):
     pi, old = RATIOS.log().requires_grad_(), torch.zeros(3, requires_grad=True)
-    objective = PolicyLoss(variant, beta=0.1, importance_cap=2.0)
+    objective = PolicyLoss(loss_type, beta=0.1, importance_sampling_cap=2.0)
     _, metrics = objective(pi, old, torch.full((3,), -1.0), ADVANTAGES, SEQUENCES, 2, torch.full((3,), -0.5))
     assert set(metrics) == {"ratio", "clipped", "kl", "importance"}
     assert not any(value.requires_grad for value in metrics.values())
-    assert metrics["ratio"].tolist() == pytest.approx([GSPO, GSPO, 0.5] if variant == "gspo" else [1.5, 1.0, 0.5])
+    assert metrics["ratio"].tolist() == pytest.approx([GSPO, GSPO, 0.5] if loss_type == "gspo" else [1.5, 1.0, 0.5])
     assert metrics["importance"].tolist() == pytest.approx([math.exp(0.5)] * 3)
 
 
 def test_defaults_are_those_of_the_paper():
     objective = PolicyLoss()
-    assert (objective.variant, objective.clip, objective.clip_high) == ("grpo", 0.2, None)
-    assert (objective.beta, objective.kl, objective.importance_cap) == (0.01, "k3", 0.0)
+    assert (objective.loss_type, objective.epsilon, objective.epsilon_high) == ("grpo", 0.2, None)
+    assert (objective.beta, objective.kl, objective.importance_sampling_cap) == (0.01, "k3", 0.0)
     assert objective.normalizes_std
 
 
@@ -204,7 +206,7 @@ def test_no_correction_without_the_samplers_log_probabilities_and_none_without_a
     sampler = torch.full((3,), -0.5)
     arguments = (RATIOS.log(), torch.zeros(3), None, ADVANTAGES, SEQUENCES, 2)
     plain, _ = PolicyLoss(beta=0)(*arguments)
-    for objective, recorded in ((PolicyLoss(beta=0), sampler), (PolicyLoss(beta=0, importance_cap=2.0), None)):
+    for objective, recorded in ((PolicyLoss(beta=0), sampler), (PolicyLoss(beta=0, importance_sampling_cap=2.0), None)):
         loss, metrics = objective(*arguments, recorded)
         assert torch.equal(loss, plain)
         assert "importance" not in metrics
@@ -213,7 +215,7 @@ def test_no_correction_without_the_samplers_log_probabilities_and_none_without_a
 def test_on_policy_nothing_counts_as_clipped_even_without_room_above():
     """A ratio of exactly 1 at a bound of exactly 1 is not beyond it."""
     logprobs = torch.tensor([-1.0, -2.0])
-    for variant in ("grpo", "cispo"):
-        loss = PolicyLoss(clip_high=0.0, beta=0.0, variant=variant)
+    for loss_type in ("grpo", "cispo"):
+        loss = PolicyLoss(epsilon_high=0.0, beta=0.0, loss_type=loss_type)
         _, metrics = loss(logprobs, logprobs, None, torch.ones(2), torch.zeros(2, dtype=torch.long), 1)
         assert metrics["clipped"].tolist() == [0, 0]

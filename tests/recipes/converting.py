@@ -4,9 +4,9 @@ import json
 from dataclasses import replace
 
 from avrt.commands.shards import recipes
-from avrt.data.conversion import SourceItem, write_shards
-from avrt.data.media import FrameBudget
-from avrt.data.shards import ShardSet
+from avrt.data.media.clip import FrameBudget
+from avrt.data.shards.conversion import SourceItem, write_shards
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import BadSampleError
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import soundfile
 
 from avrt.commands import shards as shards_command
-from avrt.data.manifest import Manifest
-from avrt.data.shards import ShardSet
+from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import NothingUsableError
 from tests.recipes.test_labels import (
     avqa,

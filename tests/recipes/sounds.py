@@ -10,8 +10,8 @@ import numpy as np
 import soundfile
 
 from avrt.commands import shards as shards_command
-from avrt.data.members import decode_members
-from avrt.data.shards import ShardSet
+from avrt.data.shards.members import decode_members
+from avrt.data.shards.reader import ShardSet
 
 _SPAN = re.compile(r"([\d:]+)\s*,\s*([\d:]+)")
 

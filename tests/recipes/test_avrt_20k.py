@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from avrt.data.shards import ShardSet
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import BadSampleError
 from data_recipes.avrt_20k import AVRT20K
 from tests.conftest import avrt, make_clip

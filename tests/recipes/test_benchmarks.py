@@ -8,10 +8,10 @@ import soundfile
 import torch
 
 from avrt.commands import shards as shards_command
-from avrt.data.codecs import to_jpeg
-from avrt.data.conversion import SourceItem
+from avrt.data.media.codecs import to_jpeg
 from avrt.data.sample import Modality, Relation
-from avrt.data.shards import ShardSet
+from avrt.data.shards.conversion import SourceItem
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import BadSampleError, NothingUsableError
 from data_recipes.avqa import AVQA
 from data_recipes.mmar import MMAR

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from avrt.commands import shards as shards_command
-from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality
-from avrt.data.shards import ShardSet
+from avrt.data.shards.conversion import SourceItem
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
 from data_recipes.dailyomni import DailyOmni
 from tests.conftest import make_clip

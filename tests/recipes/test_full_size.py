@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avrt.data.shards import ShardSet
+from avrt.data.shards.reader import ShardSet
 from tests.conftest import make_clip
 
 ROWS, NAMES = 40_127, 60

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from avrt.data.conversion import SourceItem
+from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from data_recipes.avqa import AVQA
 from data_recipes.avqa_r1 import AVQAR1

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Relation
+from avrt.data.shards.conversion import SourceItem
 from avrt.errors import AvrtError
 from data_recipes.avhbench import AVHBench
 from data_recipes.intentbench import IntentBench

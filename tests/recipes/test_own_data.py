@@ -7,9 +7,9 @@ import pyarrow.parquet
 import pytest
 
 from avrt.commands import shards as shards_command
-from avrt.data.conversion import SourceItem
 from avrt.data.sample import Modality, Relation
-from avrt.data.shards import ShardSet
+from avrt.data.shards.conversion import SourceItem
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
 from data_recipes.folder import Folder
 from data_recipes.music_avqa import MusicAVQA

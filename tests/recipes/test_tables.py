@@ -9,9 +9,9 @@ import pyarrow.parquet
 import pytest
 
 from avrt.commands import shards as shards_command
-from avrt.data.conversion import SourceItem
-from avrt.data.manifest import Manifest
-from avrt.data.shards import ShardSet
+from avrt.data.shards.conversion import SourceItem
+from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
 from avrt.shown import inert, short
 from data_recipes.folder import Folder
@@ -84,8 +84,8 @@ def test_odd_texts_are_used_in_every_field_and_can_be_read_again(root, capsys):
 
 def test_resumed_shards_with_odd_texts_are_the_same(root, tmp_path):
     write(root, [{**ROW, "id": f"{i}\ud83d"} for i in range(5)] + [{**ROW, "id": "x", "answer": "\ud83d"}] * 2)
-    from avrt.data.conversion import write_shards
-    from avrt.data.media import ClipSpec
+    from avrt.data.media.clip import ClipSpec
+    from avrt.data.shards.conversion import write_shards
 
     def stopped():
         yield from list(Folder().items(root))[:5]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from avrt.data.manifest import Manifest
+from avrt.data.shards.manifest import Manifest
 from tests.conftest import make_clip
 from tests.recipes.sounds import dated_seconds, heard_seconds, write_sounds
 

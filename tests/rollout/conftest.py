@@ -2,7 +2,7 @@
 
 import pytest
 
-from avrt.data.media import Clip
+from avrt.data.media.clip import Clip
 from avrt.models.scoring import Prompts
 from tests.conftest import make_sample
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from avrt.models.scoring import response_states
-from avrt.models.student import StudentOptions, load_student
-from avrt.objectives.likelihood import score_tokens
-from avrt.rollout.engine import generate
+from avrt.objectives.token_scores import score_tokens
+from avrt.policy.policy import StudentOptions, load_policy
+from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions
 from tests.conftest import stock_media
 
@@ -51,7 +51,7 @@ def test_shared_prompts_give_the_answers_of_copied_ones(nano, uneven, group_size
     frequent = sample(nano, uneven, seeds, eos=-1, group_size=group_size)[0].token_ids.mode().values.item()
     shared, copied = (
         generate(
-            nano.text, uneven, options, eos_token_id=frequent, seeds=seeds, group_size=group_size, share_prompts=share
+            nano.text, uneven, options, eos_token_id=frequent, seeds=seeds, group_size=group_size, share_prefix=share
         )
         for share in (True, False)
     )
@@ -89,7 +89,7 @@ def test_a_prompt_is_kept_once_or_for_each_answer_as_asked(nano, prompts, share)
     hook = nano.text.language_model.register_forward_hook(look, with_kwargs=True)
     try:
         options = SamplingOptions(max_new_tokens=3)
-        generate(nano.text, prompts, options, eos_token_id=-1, seeds=list(range(8)), group_size=2, share_prompts=share)
+        generate(nano.text, prompts, options, eos_token_id=-1, seeds=list(range(8)), group_size=2, share_prefix=share)
     finally:
         hook.remove()
     length = len(prompts.token_ids[0])
@@ -97,8 +97,8 @@ def test_a_prompt_is_kept_once_or_for_each_answer_as_asked(nano, prompts, share)
 
 
 def test_an_attention_that_takes_no_layouts_gets_copied_prompts(nano, uneven):
-    plain = load_student(StudentOptions(source="nano", dtype="float32", attention="eager"))
-    assert not plain.text.takes_layouts
+    plain = load_policy(StudentOptions(source="nano", dtype="float32", attention="eager"))
+    assert not plain.text.supports_packing
     for ours, theirs in zip(*(sample(s, uneven, [0] * 4, tokens=8) for s in (plain, nano)), strict=True):
         assert ours.token_ids.tolist() == theirs.token_ids.tolist()
 

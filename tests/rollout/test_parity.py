@@ -2,10 +2,10 @@
 
 import torch
 
-from avrt.data.inputs import InputBuilder, PromptOptions
-from avrt.data.media import Clip
+from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
+from avrt.data.media.clip import Clip
 from avrt.models.scoring import Prompts, response_states
-from avrt.rollout.parity import check_parity
+from avrt.policy.parity import check_parity
 from avrt.rollout.sampling import SamplingOptions
 from tests.conftest import make_sample
 
@@ -51,7 +51,7 @@ def test_a_dropped_frame_rate_is_caught(nano, builder, batch):
 
 
 def test_audio_in_video_lost_in_scoring_is_caught(nano, batch):
-    apart = InputBuilder(nano.processor, nano.ids, PromptOptions(audio_in_video=False))
+    apart = Preprocessor(nano.processor, nano.ids, PromptOptions(audio_in_video=False))
     lost = apart.collate([apart.row(s, c) for s, c in zip(batch.samples, batch.clips, strict=True)])
 
     def score(text, prompts, tokens):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from avrt.rollout.sampling import SamplingOptions, answer_seed, draw, truncate, uniforms
+from avrt.rollout.sampling import SamplingOptions, completion_seed, draw, truncate, uniforms
 
 
 def chi_square(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
@@ -113,7 +113,7 @@ def test_the_defaults_are_the_documented_ones():
 
 
 def test_seeds_have_63_bits_and_numbers_53():
-    seeds = [answer_seed(i) for i in range(300)]
+    seeds = [completion_seed(i) for i in range(300)]
     assert max(seeds) < 2**63
     assert max(seeds) > 2**62  # and use them all
     numbers = uniforms([7], 1000, torch.device("cpu"))[0]
@@ -137,8 +137,8 @@ def test_a_token_of_no_probability_is_never_drawn():
 
 
 def test_seeds_are_stable_and_depend_on_every_part():
-    assert answer_seed(0, 3, "clip", 1) == answer_seed(0, 3, "clip", 1)
-    seeds = {answer_seed(a, b, c, d) for a in (0, 1) for b in (0, 1) for c in ("x", "y") for d in (0, 1)}
+    assert completion_seed(0, 3, "clip", 1) == completion_seed(0, 3, "clip", 1)
+    seeds = {completion_seed(a, b, c, d) for a in (0, 1) for b in (0, 1) for c in ("x", "y") for d in (0, 1)}
     assert len(seeds) == 16
     both = uniforms([5, 6], 4, torch.device("cpu"))
     assert torch.equal(both[1], uniforms([6], 4, torch.device("cpu"))[0])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avrt.rollout.engine import generate
+from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions
 from avrt.rollout.static import StaticDecoder
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from avrt.data.media import Clip
+from avrt.data.media.clip import Clip
 from avrt.errors import AvrtError
 from avrt.models.scoring import Prompts, response_states
-from avrt.objectives.likelihood import score_tokens
+from avrt.objectives.token_scores import score_tokens
 from avrt.rollout.sampling import SamplingOptions
 from avrt.rollout.vllm_engine import WORKER, VLLMEngine, VLLMOptions
 from tests.conftest import avrt, make_sample
@@ -97,7 +97,8 @@ def test_grpo_learns_from_answers_of_vllm(nano, world, tmp_path, monkeypatch, pl
         steps = fit(
             "grpo", world, tmp_path, *SMALL, *where, "--model.vllm.settings", json.dumps(SETTINGS),
             "--data.batch_size", 4, "--model.group_size", 2, "--model.rollout.max_new_tokens", 16,
-            "--model.objective.importance_cap", 2.0, "--model.optimizer.lr", 1e-2, "--model.optimizer.warmup_steps", 1,
+            "--model.loss.importance_sampling_cap", 2.0,
+            "--model.optimizer.lr", 1e-2, "--model.optimizer.warmup_steps", 1,
             "--trainer.max_steps", 3,
         )  # fmt: skip
         if worker is not None:

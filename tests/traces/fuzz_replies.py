@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from avrt.data.shards import ShardSet
+from avrt.data.shards.reader import ShardSet
 from avrt.traces.store import rows
 from tests.conftest import avrt
 from tests.traces.servers import serving, write_config, write_questions

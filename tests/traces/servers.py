@@ -17,10 +17,10 @@ import numpy as np
 import torch
 import yaml
 
-from avrt.data.media import Clip, ClipSpec
-from avrt.data.members import encode_clip
+from avrt.data.media.clip import Clip, ClipSpec
 from avrt.data.sample import Modality, Sample
-from avrt.data.writer import ShardWriter
+from avrt.data.shards.members import encode_clip
+from avrt.data.shards.writer import ShardWriter
 
 SCRIPT = Path(__file__).with_name("teacher_server.py")
 

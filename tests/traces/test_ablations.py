@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from avrt.data.sample import Modality
-from avrt.data.shards import ShardSet
-from avrt.data.writer import ShardWriter
+from avrt.data.shards.reader import ShardSet
+from avrt.data.shards.writer import ShardWriter
 from avrt.traces.store import RESULTS, rows
 from tests.conftest import avrt
 from tests.traces.servers import serving, write_config, write_questions

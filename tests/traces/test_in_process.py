@@ -6,9 +6,9 @@ import pytest
 import torch
 import transformers
 
-from avrt.data.shards import ShardSet
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
-from avrt.models.nano import nano_processor
+from avrt.models.qwen2_5_omni.nano import nano_processor
 from avrt.traces.batching import spoken_text
 from avrt.traces.reading import read_analysis
 from avrt.traces.requests import CallFailedError, Media, Request, Sampling
@@ -121,7 +121,7 @@ def requests(world, senses, **sampling):
     ]
 
 
-@pytest.mark.parametrize(("takes", "senses"), [("text", ()), ("image", ("sight",)), ("audio", ("sound",))])
+@pytest.mark.parametrize(("takes", "senses"), [("text", ()), ("image", ("vision",)), ("audio", ("audio",))])
 def test_batches_equal_single_requests(takes, senses, world, request):
     folder = request.getfixturevalue(f"{takes}_model")
     asked = requests(world, senses)
@@ -168,7 +168,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         StudentBackend("nowhere")
 
 
-@pytest.mark.parametrize(("teacher", "sense", "field"), [("visual", "sight", "thing"), ("audio", "sound", "sound")])
+@pytest.mark.parametrize(("teacher", "sense", "field"), [("visual", "vision", "thing"), ("audio", "audio", "sound")])
 def test_the_nano_teachers_perceive_clips_that_they_were_not_trained_on(teacher, sense, field, world):
     shards = ShardSet(world / "train")
     samples = [shards.sample(i) for i in range(40)]
@@ -190,7 +190,7 @@ def test_the_nano_teachers_perceive_clips_that_they_were_not_trained_on(teacher,
 
 
 def test_one_damaged_sample_costs_no_other(world):
-    good, bad = requests(world, ("sound",))[:2]
+    good, bad = requests(world, ("audio",))[:2]
     broken = Request("t", "bad", "", "p", Sampling(max_tokens=5), Media({**bad.media.members, "flac": b"no flac"}))
     replies = ask(StudentBackend("nano/teachers/audio"), [good, broken])
     assert replies[0].text

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from avrt.commands import shards as shards_command
-from avrt.models.export import export_student
-from avrt.models.student import StudentOptions, load_student
+from avrt.policy.policy import StudentOptions, load_policy
+from avrt.policy.saving import export_policy
 from avrt.traces.store import rows
 from avrt.traces.student_backend import find_model
 from tests.conftest import avrt
@@ -41,8 +41,8 @@ def world(tmp_path_factory):
 def served(request, tmp_path):
     """(teacher's name, URL) of a vLLM server with that teacher."""
     name, port = request.param, free_port()
-    student = load_student(StudentOptions(source=str(find_model(f"nano/teachers/{name}")), dtype="float32"))
-    export_student(student, tmp_path / name, full_layout=True)
+    student = load_policy(StudentOptions(source=str(find_model(f"nano/teachers/{name}")), dtype="float32"))
+    export_policy(student, tmp_path / name, full_layout=True)
     command = [
         str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(tmp_path / name),
         "--served-model-name", name, "--port", str(port), "--host", "127.0.0.1", "--dtype", "float32",
@@ -93,6 +93,6 @@ def test_a_real_server_looks_listens_and_writes(served, world, tmp_path):
 
 
 def truth(world, field):
-    from avrt.data.shards import ShardSet
+    from avrt.data.shards.reader import ShardSet
 
     return {sample.id: sample.metadata[field] for sample in ShardSet(world).samples()}

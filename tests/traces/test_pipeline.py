@@ -13,9 +13,9 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from avrt.data.members import decode_members
-from avrt.data.shards import ShardSet
-from avrt.data.writer import ShardWriter
+from avrt.data.shards.members import decode_members
+from avrt.data.shards.reader import ShardSet
+from avrt.data.shards.writer import ShardWriter
 from avrt.traces.store import rows
 from tests.conftest import avrt
 from tests.traces.servers import free_port, serving, write_config, write_questions
@@ -122,7 +122,7 @@ def test_more_teachers_votes_and_thinking_in_a_field_of_its_own(questions, tmp_p
         config = yaml.safe_load(write_config(tmp_path / "c.yaml", server.url).read_text())
         third = json.loads(json.dumps(config["audio"]))
         third["backend"]["init_args"]["model"] = "audio-thinking"
-        third.update(name="music", senses=["sound", "sight"], samples=3, sampling={"temperature": 0.7, "seed": 5})
+        third.update(name="music", senses=["audio", "vision"], samples=3, sampling={"temperature": 0.7, "seed": 5})
         config["further_teachers"] = [third]
         config["merger"]["template"] = "merger_any.txt"
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))

@@ -103,11 +103,11 @@ def test_media_are_split_by_sense():
         "clip.json": b"{}",
         "json": b"",
     }
-    assert Media.of(raw, ("sight",)).pictures == [b"a", b"b", b"c", b"d"]
-    assert Media.of(raw, ("sight",)).sound is None
-    assert Media.of(raw, ("sound",)).pictures == []
-    assert Media.of(raw, ("sound",)).sound == b"s"
-    assert not Media.of({"clip.json": b"{}"}, ("sound",))
+    assert Media.of(raw, ("vision",)).pictures == [b"a", b"b", b"c", b"d"]
+    assert Media.of(raw, ("vision",)).sound is None
+    assert Media.of(raw, ("audio",)).pictures == []
+    assert Media.of(raw, ("audio",)).sound == b"s"
+    assert not Media.of({"clip.json": b"{}"}, ("audio",))
 
 
 def test_a_full_disk_ends_with_a_clear_message_and_keeps_what_was_done(tmp_path):

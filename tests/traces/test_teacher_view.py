@@ -9,8 +9,8 @@ import soundfile
 import torch
 from PIL import Image
 
-from avrt.data.media import Clip
-from avrt.data.members import decode_members, encode_clip
+from avrt.data.media.clip import Clip
+from avrt.data.shards.members import decode_members, encode_clip
 from avrt.errors import AvrtError
 from avrt.traces.requests import Media
 from avrt.traces.teacher_view import ShownOptions, shown
@@ -43,7 +43,7 @@ def test_by_default_ten_seconds_and_eight_frames():
     whole, _ = soundfile.read(io.BytesIO(raw["flac"]), dtype="int16")
     assert (len(sound), rate) == (160_000, 16_000)
     assert np.array_equal(sound, whole[:160_000])
-    assert Media.of(members, ("sight",)).pictures == [raw[f"{i}.jpg"] for i in (0, 7, 15, 22, 30, 37, 45, 52)]
+    assert Media.of(members, ("vision",)).pictures == [raw[f"{i}.jpg"] for i in (0, 7, 15, 22, 30, 37, 45, 52)]
     _, clip = decode_members(members)
     assert clip.timestamps == tuple(i * 0.5 for i in (0, 7, 15, 22, 30, 37, 45, 52))
     assert clip.seconds_per_frame == 30 / 8
@@ -61,14 +61,14 @@ def test_pictures_for_teachers_take_the_place_of_the_students():
     raw = raw_of(frames=8, larger=True)
     members = shown(raw, ShownOptions())
     assert not [name for name in members if name.startswith("teacher.")]
-    assert Media.of(members, ("sight",)).pictures == [raw[f"teacher.{i}.jpg"] for i in range(8)]
+    assert Media.of(members, ("vision",)).pictures == [raw[f"teacher.{i}.jpg"] for i in range(8)]
 
 
 @pytest.mark.parametrize(("most", "size"), [(112 * 168, (168, 112)), (10_000, (112, 56)), (784, (28, 28))])
 def test_pictures_have_at_most_so_many_pixels(most, size):
     raw = raw_of(frames=8, larger=True)
     members = shown(raw, ShownOptions(max_pixels=most))
-    for i, jpeg in enumerate(Media.of(members, ("sight",)).pictures):
+    for i, jpeg in enumerate(Media.of(members, ("vision",)).pictures):
         with Image.open(io.BytesIO(jpeg)) as picture:
             assert picture.size == size
             assert np.asarray(picture).mean() == pytest.approx(4 * i, abs=2)
@@ -89,7 +89,7 @@ def test_limits_that_leave_nothing_are_refused(changes):
 
 def test_a_run_shows_teachers_no_more(tmp_path):
     """As the server receives it; with the limits off, all that the shard holds."""
-    from avrt.data.writer import ShardWriter
+    from avrt.data.shards.writer import ShardWriter
 
     raw = raw_of(seconds=12.0, frames=12)
     choices = ("option 0 of 0", "the true one of 0", "option 2 of 0", "option 3 of 0")

@@ -20,9 +20,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from avrt.data.datamodule import AVDataModule
-from avrt.data.inputs import OmniBatch, PromptOptions
-from avrt.models.student import StudentOptions
+from avrt.data.inputs.preprocessor import OmniBatch, PromptOptions
+from avrt.data.loading.datamodule import AVDataModule
+from avrt.policy.policy import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import RunCheckpoint, complete_checkpoints
 from avrt.training.grpo import GRPOModule
@@ -110,7 +110,7 @@ def module_of(case: Case) -> pl.LightningModule:
         group_size=2,
         rollout=SamplingOptions(max_new_tokens=3),
         micro_batch_size=8,
-        updates_per_rollout=case.updates,
+        num_iterations=case.updates,
         dynamic_sampling=case.dynamic,
     )
 

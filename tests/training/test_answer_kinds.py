@@ -10,10 +10,10 @@ import soundfile
 
 from avrt.cli import main
 from avrt.commands.shards import recipes
-from avrt.data.conversion import write_shards
-from avrt.data.inputs import InputBuilder, PromptOptions
-from avrt.data.media import Clip, FrameBudget
+from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
+from avrt.data.media.clip import Clip, FrameBudget
 from avrt.data.sample import Evidence, Relation
+from avrt.data.shards.conversion import write_shards
 from avrt.evaluation.records import read_predictions
 from avrt.evaluation.result import Result
 from avrt.prompts import INSTRUCTION, SEVERAL_INSTRUCTION
@@ -34,7 +34,7 @@ def test(tmp_path, monkeypatch):
         assert manifest.samples == sum(len(rows) for rows in files.values()) - len(manifest.skipped)
         out = tmp_path / "out"
         words = f"test --config {name}.yaml --data.num_workers 0 --model.student.source nano --trainer.accelerator cpu"
-        words += " --model.student.dtype float32 --model.answers.max_new_tokens 4"
+        words += " --model.student.dtype float32 --model.generation.max_new_tokens 4"
         words += " --trainer.devices 1"
         folders = ["--data.test", str(tmp_path / "shards"), "--trainer.default_root_dir", str(out)]
         monkeypatch.setattr(sys, "argv", ["avrt", *words.split(), *folders])
@@ -88,7 +88,7 @@ def test_several_letters(test, tmp_path):
 def test_the_prompt_asks_for_all_right_choices_and_tells_none(nano):
     seen = Evidence(Relation.VIEW, "a purple giraffe", "so it is the zoo")
     several = make_sample(answer=(0, 2), several=True, trace=None, evidence=(seen,))
-    builder = InputBuilder(nano.processor, nano.ids, PromptOptions(), targets=True)
+    builder = Preprocessor(nano.processor, nano.ids, PromptOptions(), targets=True)
     row, one = (builder.collate([builder.row(sample, Clip())]) for sample in (several, make_sample(trace=None)))
     text = nano.processor.tokenizer.decode(row.prompt_ids[0])
     assert SEVERAL_INSTRUCTION in text
@@ -101,7 +101,7 @@ def test_the_prompt_asks_for_all_right_choices_and_tells_none(nano):
 
 def test_an_own_instruction_for_several_letters(nano):
     options = PromptOptions(several_instruction="Name all that fit.")
-    builder = InputBuilder(nano.processor, nano.ids, options, targets=False)
+    builder = Preprocessor(nano.processor, nano.ids, options, targets=False)
     batch = builder.collate([builder.row(make_sample(answer=(0,), several=True, trace=None), Clip())])
     text = nano.processor.tokenizer.decode(batch.prompt_ids[0])
     assert text.count("Name all that fit.") == 1

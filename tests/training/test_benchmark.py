@@ -17,7 +17,7 @@ from avrt.evaluation.result import Result
 from tests.conftest import avrt
 
 NANO = ("--config", "avqa.yaml", "--config", "nano/benchmark.yaml", "--data.num_workers", 0)
-SHORT = ("--model.answers.max_new_tokens", 12, "--data.eval_batch_size", 3)
+SHORT = ("--model.generation.max_new_tokens", 12, "--data.eval_batch_size", 3)
 
 
 def ask(world, folder, *extra, split="test", **settings):
@@ -84,7 +84,7 @@ def grid(world, tmp_path_factory):
         "masks": list(MASKS),
         "jobs": 2,
         "out": str(folder / "runs"),
-        "arguments": ["--data.num_workers", "0", "--model.answers.max_new_tokens", "6"],
+        "arguments": ["--data.num_workers", "0", "--model.generation.max_new_tokens", "6"],
     }
     (folder / "grid.yaml").write_text(yaml.safe_dump(settings))
     avrt("benchmark", "--config", folder / "grid.yaml")
@@ -97,7 +97,7 @@ def test_a_grid_runs_every_mask_each_once(grid):
     assert all(result.mask == name for name, result in results.items())
     assert len({result.fingerprint for result in results.values()}) == len(MASKS)
     assert set(differences(results["av"].protocol, results["a"].protocol)) == {"prompt.senses"}
-    assert set(results["text"].honesty) == {"hearing", "sight"}
+    assert set(results["text"].honesty) == {"audio", "vision"}
     again = avrt("benchmark", "--config", grid / "grid.yaml")
     assert f"{len(MASKS) + 2} of {len(MASKS) + 2} cells are finished already" in again.stdout
     changed = avrt(
@@ -187,7 +187,7 @@ def test_replay_gives_the_same_figures_and_notices_other_ones(grid):
     ("option", "value", "told"),
     [
         ("--model.benchmark.official", "nonsense", "nonsense: no such scorer (one of strict"),
-        ("--model.answers.top_p", "3", "out of range"),
+        ("--model.generation.top_p", "3", "out of range"),
         ("--data.prompt.template", "{quest}", "placeholder that is not known: 'quest'"),
         ("--model.benchmark.samples", "3", "the same at temperature 0"),
     ],

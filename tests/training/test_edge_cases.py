@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from avrt.data.manifest import Manifest
-from avrt.data.shards import ShardSet
-from avrt.data.writer import ShardWriter
+from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.reader import ShardSet
+from avrt.data.shards.writer import ShardWriter
 from tests.conftest import avrt
 from tests.training.runs import SMALL, fit, fit_arguments
 
@@ -33,7 +33,7 @@ def test_answers_that_never_end_are_cut_off_and_counted(world, tmp_path):
     assert all(abs(s["train/loss"]) < 1e-6 for s in steps.values())
     filtered = fit(
         "grpo", world, tmp_path / "filtered", *SHORT, "--model.rollout.max_new_tokens", 3, "--trainer.max_steps", 2,
-        "--model.drop_cut_off", "true",
+        "--model.mask_truncated_completions", "true",
     )  # fmt: skip
     assert all(s["train/loss"] == 0.0 for s in filtered.values())
 
@@ -66,7 +66,7 @@ def test_a_prompt_that_is_too_long_costs_its_own_sample(world, tmp_path):
     [
         ("sft", "--data.prompt.max_prompt_tokens", 17_000, "max_prompt_tokens: prompts of 17000"),
         ("grpo", "--data.prompt.max_prompt_tokens", 17_000, "max_prompt_tokens: prompts of 17000"),
-        ("sft", "--model.answers.max_new_tokens", 16_384, "answers of 16384 tokens leave no room for a prompt"),
+        ("sft", "--model.generation.max_new_tokens", 16_384, "answers of 16384 tokens leave no room for a prompt"),
     ],
 )
 def test_limits_that_exceed_the_models_context_are_refused_before_training(

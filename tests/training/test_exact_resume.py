@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from avrt.data.inputs import OmniBatch
-from avrt.data.shards import ShardSet
+from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.data.shards.reader import ShardSet
 from avrt.training.sft import SFTModule
 from tests.training.runs import fit_arguments
 

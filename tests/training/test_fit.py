@@ -48,7 +48,7 @@ def test_micro_batches_do_not_change_the_step(sft_run, world, tmp_path, micro, s
 def test_answers_that_were_cut_off_can_be_left_out_of_the_loss(world, tmp_path):
     """Three tokens end no answer of a random student, so nothing is left to learn from; the KL penalty goes too."""
     shared = (*SMALL, "--data.batch_size", 4, "--model.rollout.max_new_tokens", 3, "--trainer.max_steps", 2,
-              "--model.drop_cut_off", "true", "--model.rewards.extra",
+              "--model.mask_truncated_completions", "true", "--model.rewards.extra",
               '[{"function": "tests.training.test_shared_prompts.talkative"}]')  # fmt: skip
     steps = fit("grpo", world, tmp_path, *shared)
     for values in steps.values():
@@ -61,7 +61,7 @@ def test_answers_that_were_cut_off_can_be_left_out_of_the_loss(world, tmp_path):
 def test_grpo_two_processes_under_zero3_equal_one(world, tmp_path):
     """Sampling, rewards, reference and update under partitioned parameters; 2 updates on each rollout."""
     shared = (*SMALL, "--model.group_size", 4, "--model.rollout.max_new_tokens", 24, "--trainer.max_steps", 4,
-              "--model.updates_per_rollout", 2)  # fmt: skip
+              "--model.num_iterations", 2)  # fmt: skip
     one = fit("grpo", world, tmp_path / "one", *shared, "--data.batch_size", 4)
     two = fit(
         "grpo", world, tmp_path / "two", *shared, "--data.batch_size", 2, "--trainer.devices", 2,

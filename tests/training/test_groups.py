@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from avrt.models.features import ClipFeatures
+from avrt.models.qwen2_5_omni.towers import ClipFeatures
 from avrt.models.scoring import Prompts
-from avrt.rollout.engine import Completion
-from avrt.training.groups import Group, GroupQueue, join_prompts, recorded_logprobs
+from avrt.rollout.native import Completion
+from avrt.training.groups import Group, GroupQueue, join_prompts, sampler_logprobs
 from tests.training.runs import SMALL, fit
 
 COIN = '[{"function": "tests.training.test_groups.coin", "weight": 1.0}]'
@@ -155,7 +155,7 @@ def test_joining_keeps_the_order():
     assert [int(p[0]) for p in joined.positions] == [30, 50]
     assert [float(v[0, 0]) for v in joined.features.vision] == [3.0, 5.0]
     assert [float(a[0, 0]) for a in joined.features.audio] == [-3.0, -5.0]
-    assert recorded_logprobs(groups).tolist() == [-0.5, -3.0, -0.5, -5.0]
+    assert sampler_logprobs(groups).tolist() == [-0.5, -3.0, -0.5, -5.0]
 
 
 def test_waiting_groups_survive_in_a_checkpoint_and_are_dealt_to_other_ranks():
@@ -178,7 +178,7 @@ def test_waiting_groups_survive_in_a_checkpoint_and_are_dealt_to_other_ranks():
     assert loaded(3) == [[0, 10], [1, 11], [2, 12]]
     again = GroupQueue(patience=9)
     again.load_state_dict(shares, 1, 2, torch.device("cpu"))
-    assert recorded_logprobs(again.take(3, 3, group(99))).tolist() == [-0.5, -10.0, -0.5, -11.0, -0.5, -12.0]
+    assert sampler_logprobs(again.take(3, 3, group(99))).tolist() == [-0.5, -10.0, -0.5, -11.0, -0.5, -12.0]
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -228,7 +228,7 @@ def test_a_reward_that_never_differs_does_not_stop_training(world, tmp_path):
     steps = fit(
         "grpo", world, tmp_path, *SMALL, *options, *rewards, "--model.rewards.accuracy", 0,
         "--model.dynamic_sampling", 2,
-        "--model.objective.beta", 0, "--trainer.max_steps", 2,
+        "--model.loss.beta", 0, "--trainer.max_steps", 2,
     )  # fmt: skip
     assert all(s["train/loss"] == 0 for s in steps.values() if "train/loss" in s)
     assert {s["advantage/equal_groups"] for s in steps.values() if "advantage/equal_groups" in s} == {1.0}

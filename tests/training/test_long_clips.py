@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from avrt.commands import shards as shards_command
-from avrt.data.inputs import InputBuilder, PromptOptions
-from avrt.data.members import decode_members
-from avrt.data.shards import ShardSet
+from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
+from avrt.data.shards.members import decode_members
+from avrt.data.shards.reader import ShardSet
 from avrt.evaluation.result import Result
 from tests.conftest import avrt, make_clip
 from tests.training.runs import fit
@@ -47,7 +47,7 @@ def long_clips(tmp_path_factory):
 
 def row_of(nano, shards, name):
     index = [sample.id for sample in shards.samples()].index(name)
-    builder = InputBuilder(nano.processor, nano.ids, PromptOptions(audio_in_video=True, system_prompt=""))
+    builder = Preprocessor(nano.processor, nano.ids, PromptOptions(audio_in_video=True, system_prompt=""))
     return builder.row(*decode_members(shards.read(index)))
 
 
@@ -95,7 +95,7 @@ def test_a_minutes_positions_by_hand(nano, long_clips):
 
 def test_long_clips_are_asked_and_the_protocol_tells_how_they_were_taken(long_clips, tmp_path):
     avrt(
-        "test", *NANO, "--model.answers.max_new_tokens", 4, "--data.eval_batch_size", 5,
+        "test", *NANO, "--model.generation.max_new_tokens", 4, "--data.eval_batch_size", 5,
         "--data.test", long_clips / "train", "--trainer.default_root_dir", tmp_path,
     )  # fmt: skip
     result = Result.load(tmp_path / "result.json")

@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from avrt.data.media import Clip, ClipSpec
-from avrt.data.members import clip_media, encode_clip
-from avrt.data.writer import ShardWriter
+from avrt.data.media.clip import Clip, ClipSpec
+from avrt.data.shards.members import clip_media, encode_clip
+from avrt.data.shards.writer import ShardWriter
 from tests.conftest import make_sample
 from tests.training.runs import fit
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from avrt.data.shards import ShardSet
+from avrt.data.shards.reader import ShardSet
 from tests.training.runs import SMALL, fit, fit_and_kill
 from tests.training.test_exact_resume import EPOCHS, entries, run
 

@@ -10,12 +10,12 @@ import pytest
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.trainer.states import TrainerFn
 
-from avrt.data.manifest import Manifest
-from avrt.data.writer import ShardWriter
+from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.writer import ShardWriter
 from avrt.errors import AvrtError
 from avrt.run_folder import complete_checkpoints
 from avrt.training.checkpoints import LAST, LAST_OR_NEW, find_checkpoint
-from avrt.training.refusals import check_trainer_options, plain_error
+from avrt.training.unsupported import check_trainer_options, plain_error
 from tests.conftest import avrt
 from tests.training.runs import SMALL, fit, fit_arguments, logged
 from tests.training.test_edge_cases import SHORT, rewritten
@@ -95,7 +95,7 @@ def test_a_trial_run_leaves_nothing_behind(world, tmp_path):
         "test", "--config", "sft.yaml", "--config", "nano/sft.yaml", "--data.test", world / "val",
         "--data.num_workers", 0,
         "--trainer.fast_dev_run", "true", "--trainer.default_root_dir", tmp_path / "run",
-        "--model.answers.max_new_tokens", 2,
+        "--model.generation.max_new_tokens", 2,
     )  # fmt: skip
     assert not list(tmp_path.rglob("predictions.jsonl"))
 
@@ -117,7 +117,7 @@ def test_texts_stay_texts(world, tmp_path):
     done = avrt(
         "predict", "--config", "sft.yaml", "--config", "nano/sft.yaml", "--data.ask.clip", clip,
         "--data.ask.question", "Look closely: is it a dog?", "--data.ask.choices", "[yes, no, 1.0]",
-        "--data.prompt.instruction=Note: be short", "--model.answers.max_new_tokens", 2,
+        "--data.prompt.instruction=Note: be short", "--model.generation.max_new_tokens", 2,
         "--trainer.default_root_dir", tmp_path,
     )  # fmt: skip
     assert done.returncode == 0
@@ -177,6 +177,6 @@ def test_a_student_with_tied_embeddings_can_be_exported(world, tmp_path):
     assert config["text_config"]["tie_word_embeddings"] is True
     avrt(
         "validate", "--config", "sft.yaml", "--config", "nano/sft.yaml", "--data.val", world / "val",
-        "--data.num_workers", 0, "--model.answers.max_new_tokens", 2, "--model.student.source", tmp_path / "out",
+        "--data.num_workers", 0, "--model.generation.max_new_tokens", 2, "--model.student.source", tmp_path / "out",
         "--trainer.default_root_dir", tmp_path / "check",
     )  # fmt: skip

@@ -20,7 +20,7 @@ def test_grpo_with_shared_and_with_copied_prompts_learns_the_same(world, tmp_pat
     """At a small rate: once rounding has tipped a single token, all later answers differ."""
     options = (*TALKATIVE, "--trainer.max_steps", 20)
     shared = fit("grpo", world, tmp_path / "shared", *options)
-    copied = fit("grpo", world, tmp_path / "copied", *options, "--model.share_prompts", "false")
+    copied = fit("grpo", world, tmp_path / "copied", *options, "--model.share_prefix", "false")
     assert len(shared) == 20
     for step, values in shared.items():
         for name in ("rewards/total/mean", "rewards/total/std", "completions/tokens", "policy/entropy"):

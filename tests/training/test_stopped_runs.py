@@ -12,9 +12,9 @@ from dataclasses import asdict
 import pytest
 
 from avrt.commands import shards as shards_command
-from avrt.data.order import SampleOrder, Source
-from avrt.data.plans import EpochPlan
-from avrt.data.shards import ShardSet
+from avrt.data.loading.order import SampleOrder, Source
+from avrt.data.loading.plans import EpochPlan
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.training.resume import made_by, make_universal, place_loops
 from tests.training.stopping import WHYS, Case

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from avrt.models.export import student_from_checkpoint
+from avrt.policy.saving import policy_from_checkpoint
 from tests.conftest import avrt
 from tests.training.runs import SMALL, fit
 
@@ -20,7 +20,7 @@ def checkpoint(world, tmp_path_factory):
 
 def test_export_has_the_logits_of_the_checkpoint_and_can_be_tested_and_asked(checkpoint, world, tmp_path):
     avrt("export", "--ckpt_path", checkpoint, "--out", tmp_path / "model")
-    student = student_from_checkpoint(checkpoint)
+    student = policy_from_checkpoint(checkpoint)
     loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path / "model")
     ids = torch.arange(20, 90)[None]
     with torch.no_grad():

@@ -1,0 +1,248 @@
+"""The LightningDataModule: shard folders for fitting, validation, test and prediction, or one clip to ask about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
+
+from avrt.data.inputs.preprocessor import OmniBatch, Preprocessor, PromptOptions, missing_target
+from avrt.data.loading.dropout import ModalityDropout
+from avrt.data.loading.mixture import Curriculum, Mixture, MixtureSource
+from avrt.data.loading.plans import BlockPlan, EpochPlan
+from avrt.data.loading.shuffled_audio import ShuffledAudio
+from avrt.data.loading.stream import BatchStream, SampleSource
+from avrt.data.media.clip import ClipSpec
+from avrt.data.sample import Modality, Sample
+from avrt.data.shards.conversion import load_clip
+from avrt.data.shards.members import clip_media
+from avrt.data.shards.reader import ShardSet
+from avrt.errors import AvrtError, NothingUsableError
+
+Location = str | Path
+NAMED = 10
+"""How many unusable samples a message names."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question about one media file, for `avrt predict`.
+
+    Attributes:
+        clip: A video, picture or sound file.
+        question: The question.
+        choices: 2 to 26 options.
+        spec: What is taken from the clip; all of its sound by default.
+    """
+
+    clip: Path
+    question: str
+    choices: list[str]
+    spec: ClipSpec = field(default_factory=lambda: ClipSpec(audio_seconds=None))
+
+
+class OneBatch:
+    """A loader of a single batch; a list would be taken for several loaders.
+
+    Args:
+        batch: The batch.
+    """
+
+    def __init__(self, batch: OmniBatch) -> None:
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[OmniBatch]:
+        yield self._batch
+
+
+class AVDataModule(pl.LightningDataModule):
+    """Batches from shard folders.
+
+    Model inputs need the student's processor: it is taken from the trainer's module, which has `student` (with
+    `processor` and `ids`), `needs_traces`, `needs_answers`, `prompt_limit()`, and `answered()`, which tells the test
+    samples that need no answer any more.
+
+    Args:
+        train: Shards to train on: a folder, an address (`https://...`, `s3://...`), or several of them with weights.
+        val: Shards to validate on; a folder or an address, like the following.
+        test: Shards to test on.
+        predict: Shards to answer; or give `ask`.
+        ask: One question about one file, to answer with `avrt predict`.
+        batch_size: Samples per rank and optimizer step; the module splits them into micro-batches.
+        eval_batch_size: Samples per rank and step in validation, test and prediction.
+        num_workers: Processes per rank that decode ahead.
+        seed: Seed of the order of training samples.
+        shuffle: Whether training samples are shuffled anew each epoch.
+        shuffle_audio: In evaluation, give each question the sound of another clip.
+        shard_window: Shuffle shards, and samples only within so many neighbouring shards, so that few shards are in use
+            at a time; 0 shuffles all samples.
+        dropout: Take sound or pictures from training samples at random.
+        curriculum: Begin epochs with easy samples.
+        cache: Where copies of remote shards are kept; by default in the user's cache folder.
+        cache_gigabytes: How much to keep of each remote folder; 0 for everything. Needs a `shard_window`.
+        fetch_ahead: Remote shards are copied while a rank still has so many samples to read before they are needed; 0
+            copies each when its first sample is read.
+        prompt: How samples are put to the student.
+    """
+
+    def __init__(
+        self,
+        train: list[MixtureSource] | Location | None = None,
+        val: Location | None = None,
+        test: Location | None = None,
+        predict: Location | None = None,
+        ask: Ask | None = None,
+        batch_size: int = 8,
+        eval_batch_size: int = 16,
+        num_workers: int = 2,
+        seed: int = 0,
+        shuffle: bool = True,
+        shuffle_audio: bool = False,
+        shard_window: int = 0,
+        dropout: ModalityDropout | None = None,
+        curriculum: Curriculum | None = None,
+        cache: Path | None = None,
+        cache_gigabytes: float = 0.0,
+        fetch_ahead: int = 256,
+        prompt: PromptOptions | None = None,
+    ) -> None:
+        super().__init__()
+        self.sources = train if isinstance(train, list) else [MixtureSource(str(train))] if train else []
+        self.folders = {"val": val, "test": test, "predict": predict}
+        self.ask = ask
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.shuffle = shuffle
+        self.shuffle_audio = shuffle_audio
+        self.shard_window = shard_window
+        self.dropout = dropout
+        self.curriculum = curriculum or Curriculum()
+        self.cache = cache
+        self.cache_gigabytes = cache_gigabytes
+        self.fetch_ahead = fetch_ahead
+        self.prompt = prompt or PromptOptions()
+        self.mixture: Mixture | None = None
+        self.train_state: dict[str, int] | None = None  # where a resumed run's training data go on
+        self._shards: dict[str, ShardSet] = {}
+        self._train_plan: EpochPlan | None = None
+
+    def setup(self, stage: str) -> None:
+        """Open the shard folders that a stage needs.
+
+        Raises:
+            AvrtError: If one is not given or holds no shards.
+        """
+        if stage == "fit":
+            if not self.sources:
+                raise AvrtError("no shards given", where="data.train", remedy="add --data.train DIR")
+            self.mixture = Mixture(self.sources, [self.open(source.shards) for source in self.sources])
+            self._name_unusable(self.mixture)
+        split = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}[stage]
+        location = self.folders[split]
+        if location is not None:
+            self._shards[split] = self.open(location)
+            if not len(self._shards[split]):
+                raise NothingUsableError("holds no samples", where=location, remedy=f"set data.{split} to other shards")
+        elif stage != "fit" and not (split == "predict" and self.ask is not None):
+            raise AvrtError("no shards given", where=f"data.{split}", remedy=f"add --data.{split} DIR")
+
+    def _name_unusable(self, mixture: Mixture) -> None:
+        """Say before the run begins which training samples lack what it needs; they are left out of their batches."""
+        module: Any = self.trainer.lightning_module if self.trainer is not None else None
+        if module is None:
+            return
+        traces, answers = module.needs_traces, module.needs_answers
+        lacking = mixture.lacking(lambda s: missing_target(s, self.prompt, traces=traces, answers=answers))
+        if not lacking:
+            return
+        why, count = next(iter(lacking.values())), len(mixture)
+        if len(lacking) == count:
+            raise NothingUsableError(f"none of the {count} samples can be trained on: {why}", where="data.train")
+        names = ", ".join(list(lacking)[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
+        rank_zero_warn(f"{len(lacking)} of {count} training samples are left out, the first {why}: {names}")
+
+    def open(self, location: Location) -> ShardSet:
+        """Open a shard folder or address."""
+        return ShardSet(location, self.cache, self.cache_gigabytes)
+
+    def question_types(self, split: str) -> list[str]:
+        """The question types of a split, sorted."""
+        return sorted(self._shards[split].manifest.question_types) if split in self._shards else []
+
+    @property
+    def train_plan(self) -> EpochPlan:
+        """Which training sample goes where."""
+        assert self.trainer is not None
+        assert self.mixture is not None
+        if self._train_plan is None:
+            order = self.mixture.order(self.seed, self.shuffle, self.shard_window, self.curriculum)
+            self._train_plan = EpochPlan(order, self.batch_size, self.trainer.world_size)
+        return self._train_plan
+
+    def train_dataloader(self) -> BatchStream:
+        """The training batches; resumable."""
+        assert self.trainer is not None
+        assert self.mixture is not None
+        rank, builder = self.trainer.global_rank, self._builder("train")
+        stream = BatchStream(
+            self.mixture, self.train_plan, rank, builder, self.num_workers, self.dropout, self.fetch_ahead
+        )
+        if self.train_state is not None:
+            stream.load_state_dict(self.train_state)
+        return stream
+
+    def val_dataloader(self) -> BatchStream | list[OmniBatch]:
+        """The validation batches, in order; none if no folder is given."""
+        return self._stream("val") if "val" in self._shards else []
+
+    def test_dataloader(self) -> BatchStream:
+        """The test batches, in order."""
+        return self._stream("test")
+
+    def predict_dataloader(self) -> BatchStream | OneBatch:
+        """The batches to answer: a shard folder's, or the one question of `ask`."""
+        if self.ask is None:
+            return self._stream("predict")
+        return OneBatch(self._asked(self.ask))
+
+    def shards(self, split: str) -> ShardSet:
+        """The opened shards of a split."""
+        return self._shards[split]
+
+    def _stream(self, split: str) -> BatchStream:
+        assert self.trainer is not None
+        shards = self._shards[split]
+        source: SampleSource = ShuffledAudio(shards, self.seed) if self.shuffle_audio else shards
+        module: Any = self.trainer.lightning_module
+        done = module.answered() if split == "test" else ()
+        plan = BlockPlan(len(shards), self.eval_batch_size, self.trainer.world_size, frozenset(done))
+        rank, builder = self.trainer.global_rank, self._builder(split)
+        return BatchStream(source, plan, rank, builder, self.num_workers, fetch_ahead=self.fetch_ahead)
+
+    def _builder(self, split: str) -> Preprocessor:
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        targets = split in ("train", "val") and module.needs_traces
+        answers = split == "train" and module.needs_answers
+        options = replace(self.prompt, max_prompt_tokens=module.prompt_limit())
+        return Preprocessor(module.student.processor, module.student.ids, options, targets, answers)
+
+    def _asked(self, ask: Ask) -> OmniBatch:
+        if not ask.clip.is_file():
+            raise AvrtError("no such file", where=ask.clip, remedy="set data.ask.clip to a video, picture or sound")
+        clip = load_clip({Modality.named(ask.clip.name): ask.clip}, ask.spec)
+        sample = Sample(
+            id=ask.clip.name, question=ask.question, choices=tuple(ask.choices), answer=None, media=clip_media(clip)
+        )
+        assert self.trainer is not None
+        builder = self._builder("predict")
+        return builder.row(sample, clip) if self.trainer.is_global_zero else builder.filler()

@@ -1,0 +1,201 @@
+"""Converting a dataset: what a recipe finds is decoded once and packed into shards; what cannot be used is named.
+
+Clips are decoded in processes of their own and written by this one in the recipe's order, so that the shards are the
+same bytes for any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from avrt.data.media.clip import Clip, ClipSpec
+from avrt.data.media.decode import decode_audio, decode_for_teachers, decode_still, decode_video
+from avrt.data.media.isolation import IsolatedPool, Limits
+from avrt.data.sample import Modality, Sample
+from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.members import clip_media, encode_clip
+from avrt.data.shards.writer import ShardWriter
+from avrt.errors import BadSampleError
+
+RUN_LENGTH = 64
+"""Questions about one clip that are taken together at most, which bounds what waits for the clip."""
+
+
+@dataclass(frozen=True)
+class SourceItem:
+    """A question with the media files that it is about, as a recipe finds them.
+
+    Attributes:
+        sample: The question; its `media` is filled in from what could be decoded.
+        files: For each modality the file to take it from. Sound of a video needs no entry of its own.
+        notes: What had to be worked around in its row.
+    """
+
+    sample: Sample
+    files: Mapping[Modality, Path]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """A clip ready to be written.
+
+    Attributes:
+        media: What it carries.
+        members: Its members; see `encode_clip`.
+        notes: What had to be worked around.
+    """
+
+    media: tuple[Modality, ...]
+    members: Mapping[str, bytes]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Run:
+    """Neighbouring items about the same files; errors among them stay where they are."""
+
+    files: Mapping[Modality, Path]
+    spec: ClipSpec
+    items: list[SourceItem | BadSampleError] = field(default_factory=list)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The questions stay here: a process is told no more than what to decode."""
+        return {"files": dict(self.files), "spec": self.spec, "items": []}
+
+
+def load_clip(files: Mapping[Modality, Path], spec: ClipSpec) -> Clip:
+    """Decode every file of an item into one clip.
+
+    Raises:
+        BadSampleError: If a file is missing, or nothing of the media that the item names can be used.
+    """
+    for file in files.values():
+        if not file.is_file():
+            raise BadSampleError(f"media file is missing: {file.name}")
+    try:
+        return _load(files, spec)
+    except (BadSampleError, MemoryError):
+        raise
+    except Exception as error:  # the libraries that read files raise anything when one is damaged
+        if "can't allocate memory" in str(error):
+            raise MemoryError(str(error)) from None
+        raise BadSampleError(f"cannot be decoded: {error or type(error).__name__}", remedy="it is damaged") from None
+
+
+def _load(files: Mapping[Modality, Path], spec: ClipSpec) -> Clip:
+    clip = Clip()
+    if (path := files.get(Modality.VIDEO)) is not None:
+        clip = decode_video(path, spec)
+    notes: list[str] = clip.info.setdefault("notes", [])
+    if (path := files.get(Modality.IMAGE)) is not None:
+        clip.image = decode_still(path, spec, notes)
+        if clip.frames is None:
+            clip.for_teachers = decode_for_teachers(path, spec, clip.image)
+        clip.info.setdefault("height", clip.image.shape[-2])
+        clip.info.setdefault("width", clip.image.shape[-1])
+    if (path := files.get(Modality.AUDIO)) is not None:
+        try:
+            clip.audio = decode_audio(path, spec, notes=notes)
+        except BadSampleError as error:
+            if clip.frames is None and clip.image is None:
+                raise
+            notes.append(error.what)
+    return clip
+
+
+def write_shards(
+    items: Iterable[SourceItem | BadSampleError],
+    folder: Path,
+    spec: ClipSpec,
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    samples_per_shard: int = 256,
+    keep_original: bool = False,
+    workers: int = 0,
+    limits: Limits | None = None,
+    resume: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Manifest:
+    """Decode items and write them to shards; what cannot be used is counted and named in the manifest.
+
+    Args:
+        items: What a recipe yields; an error in place of an item stands for a sample that the recipe could not read.
+        folder: Where to.
+        spec: What to take from each clip.
+        recipe: Recorded in the manifest.
+        samples_per_shard: Size of a shard.
+        keep_original: Store the source video, or else image or sound, beside its decoded form.
+        workers: Processes that decode; 0 decodes in this one, where a hostile file can hang or crash it.
+        limits: What one clip may cost in a process.
+        resume: Go on where an earlier call with the same arguments was stopped.
+        progress: Told how many items are done, counting those of earlier calls.
+
+    Raises:
+        AvrtError: If the folder already holds shards, or unfinished ones that were begun with other arguments.
+    """
+    with ExitStack() as stack:
+        origin = {**(recipe or {}), "keep_original": keep_original} if keep_original else recipe
+        writer = stack.enter_context(ShardWriter(folder, asdict(spec), origin, samples_per_shard, resume=resume))
+        runs = _runs(islice(items, writer.consumed, None), spec)
+        if workers:
+            pool = stack.enter_context(IsolatedPool(_encode, workers, limits or Limits()))
+            encoded = pool.map(runs)
+        else:
+            encoded = ((run, _encode_here(run)) for run in runs)
+        for run, clip in encoded:
+            for item in run.items:
+                _write(writer, item, clip, keep_original)
+            if progress is not None:
+                progress(writer.consumed)
+    return writer.manifest
+
+
+def _runs(items: Iterable[SourceItem | BadSampleError], spec: ClipSpec) -> Iterator[_Run]:
+    run = _Run({}, spec)
+    for item in items:
+        if isinstance(item, SourceItem) and run.items and (item.files != run.files or len(run.items) >= RUN_LENGTH):
+            yield run
+            run = _Run(item.files, spec)
+        elif isinstance(item, SourceItem) and not run.items:
+            run = _Run(item.files, spec)
+        run.items.append(item)
+    if run.items:
+        yield run
+
+
+def _encode(run: _Run) -> EncodedClip:
+    clip = load_clip(run.files, run.spec)
+    return EncodedClip(clip_media(clip), encode_clip(clip), tuple(clip.info.get("notes", ())))
+
+
+def _encode_here(run: _Run) -> EncodedClip | BadSampleError:
+    try:
+        return _encode(run)
+    except BadSampleError as error:
+        return error
+
+
+def _write(
+    writer: ShardWriter, item: SourceItem | BadSampleError, clip: EncodedClip | BadSampleError, keep_original: bool
+) -> None:
+    try:
+        if isinstance(item, BadSampleError):
+            raise item
+        if isinstance(clip, BadSampleError):
+            raise BadSampleError(clip.what, where=clip.where or item.sample.id, remedy=clip.remedy)
+        original = _original(item) if keep_original else {}
+        writer.write(replace(item.sample, media=clip.media), {**clip.members, **original}, (*item.notes, *clip.notes))
+    except BadSampleError as error:
+        name = item.sample.id if isinstance(item, SourceItem) else item.where or f"item {writer.consumed}"
+        writer.skip(name, str(error))
+
+
+def _original(item: SourceItem) -> dict[str, bytes]:
+    source = next((item.files[m] for m in Modality if m in item.files), None)
+    return {} if source is None else {f"original{source.suffix.lower()}": source.read_bytes()}

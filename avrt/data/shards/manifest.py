@@ -1,0 +1,108 @@
+"""The manifest of a shard folder: what the shards hold, how they were made, what was left out and why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import avrt
+from avrt.errors import AvrtError
+from avrt.files import write_whole
+from avrt.text import to_json
+
+MANIFEST = "manifest.json"
+JOURNAL = "progress.jsonl"
+FORMAT_VERSION = 1
+UNTYPED = "other"
+SOUND_CUT = "sound cut"
+"""What a note begins with where a clip has more sound than was taken."""
+
+
+@dataclass
+class Manifest:
+    """What a folder of shards holds and how it came about.
+
+    Attributes:
+        recipe: Name of the recipe and its arguments.
+        spec: The `ClipSpec` in use, as a dictionary; read from older shards, it is completed with what held then.
+        shards: For each tar its file name, number of samples, bytes and sha256.
+        counts: How many samples carry each modality.
+        labels: How many samples have an `answer`, and how many a `trace`; empty where older shards do not say.
+        question_types: Samples of each question type.
+        skipped: Name of a row, sample or file -> why it was left out; one that is left out again has a number behind
+            its name, so that there are as many entries as there are rows.
+        notes: Sample id -> what had to be worked around.
+    """
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    question_types: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples over all shards."""
+        return sum(int(shard["samples"]) for shard in self.shards)
+
+    @property
+    def sound_cut(self) -> int:
+        """How many samples have more sound than was taken."""
+        return sum(any(note.startswith(SOUND_CUT) for note in notes) for notes in self.notes.values())
+
+    def save(self, folder: Path) -> None:
+        """Write `manifest.json` into `folder`, whole or not at all."""
+        totals = {"samples": self.samples, "sound_cut": self.sound_cut}
+        record = {"format": FORMAT_VERSION, "avrt": avrt.__version__, **totals, **asdict(self)}
+        write_whole(folder / MANIFEST, to_json(record, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read the manifest of a shard folder.
+
+        Raises:
+            AvrtError: If there is none, or it cannot be read.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            unfinished = (folder / JOURNAL).exists()
+            remedy = "finish them with --resume" if unfinished else "make them with: avrt shards RECIPE --out DIR"
+            raise AvrtError("unfinished shards" if unfinished else "no shards here", where=folder, remedy=remedy)
+        return cls.parse(path.read_bytes(), path)
+
+    @classmethod
+    def parse(cls, data: bytes, where: object) -> Manifest:
+        """Read a manifest's bytes.
+
+        Raises:
+            AvrtError: If they are none.
+        """
+        try:
+            record = json.loads(data)
+            version = record["format"]
+            fields = {
+                name: record.get(name, {}) if name == "labels" else record[name] for name in cls.__dataclass_fields__
+            }
+            manifest = cls(**{**fields, "spec": _completed(fields["spec"])})
+            if not all(
+                int(s["samples"]) > 0 and int(s["bytes"]) > 0 and s["file"] and s["sha256"] for s in manifest.shards
+            ):
+                raise ValueError("field 'shards' has an entry without samples, bytes, file or sha256")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise AvrtError(f"not a shard manifest: {error!r}", where=where, remedy="make the shards again") from None
+        if version != FORMAT_VERSION:
+            raise AvrtError(f"shard format {version}, this avrt reads {FORMAT_VERSION}", where=where)
+        return manifest
+
+
+def _completed(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec with the fields that earlier versions lack: they took stills at the size of frames, and no rate."""
+    if "budget" not in spec:
+        return spec
+    before = {"fps": None, "max_frames": 768, "total_pixels": None, "teacher_budget": None}
+    return {**before, "still_budget": spec["budget"], **spec}

@@ -1,0 +1,89 @@
+"""The members of a sample in a shard: numbered JPEG frames, `image.jpg`, `flac`, `clip.json`, and the record `json`.
+
+Where teachers get pictures of another size, these lie beside the student's as `teacher.0.jpg`, ... or
+`teacher.image.jpg`; no student reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from math import isfinite
+from typing import Any
+
+import torch
+
+from avrt.data.media.clip import Clip
+from avrt.data.media.codecs import from_flac, from_jpeg, to_flac, to_jpeg
+from avrt.data.sample import Modality, Sample
+from avrt.data.shards.reader import FOR_TEACHERS
+from avrt.errors import BadSampleError
+
+
+def clip_media(clip: Clip) -> tuple[Modality, ...]:
+    """Which modalities a clip really carries."""
+    present = {Modality.VIDEO: clip.frames, Modality.IMAGE: clip.image, Modality.AUDIO: clip.audio}
+    return tuple(m for m, data in present.items() if data is not None)
+
+
+def encode_clip(clip: Clip) -> dict[str, bytes]:
+    """The members of a clip, all but the record (`json`) of the question about it."""
+    members: dict[str, bytes] = {}
+    if clip.frames is not None:
+        members.update({f"{i}.jpg": to_jpeg(frame) for i, frame in enumerate(clip.frames)})
+    if clip.image is not None:
+        members["image.jpg"] = to_jpeg(clip.image)
+    if clip.for_teachers is not None:
+        names = ["image"] if clip.frames is None else [str(i) for i in range(len(clip.frames))]
+        pictures = zip(names, clip.for_teachers, strict=True)
+        members.update({f"{FOR_TEACHERS}{name}.jpg": to_jpeg(picture) for name, picture in pictures})
+    if clip.audio is not None:
+        members["flac"] = to_flac(clip.audio)
+    info = {"timestamps": clip.timestamps, "seconds_per_frame": clip.seconds_per_frame, **clip.info}
+    members["clip.json"] = json.dumps(info, sort_keys=True).encode()
+    return members
+
+
+def decode_members(raw: Mapping[str, Any]) -> tuple[Sample, Clip]:
+    """Turn the raw members of one sample into its record and clip.
+
+    Raises:
+        BadSampleError: If a member is missing or damaged; the message names shard and key.
+    """
+    where = f"{raw.get('__url__', 'shard')}, sample {raw.get('__key__')}"
+    try:
+        sample = Sample.from_json(raw["json"])
+        clip = decode_clip(raw, sample.media)
+    except BadSampleError as error:
+        raise BadSampleError(str(error), where=where) from None
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
+        raise BadSampleError(f"damaged: {error!r}", where=where) from None
+    return sample, clip
+
+
+def decode_clip(members: Mapping[str, bytes], media: Collection[Modality]) -> Clip:
+    """A clip from its members.
+
+    Args:
+        members: As `encode_clip` makes them.
+        media: Which modalities to decode; their members have to be there.
+
+    Raises:
+        BadSampleError: If a picture or sound is damaged.
+        KeyError: If a member is missing.
+    """
+    info = json.loads(members["clip.json"])
+    times, spacing = info.pop("timestamps"), info.pop("seconds_per_frame")
+    if not all(isinstance(number, (int, float)) and isfinite(number) for number in [*times, spacing or 0.0]):
+        raise BadSampleError("'timestamps' or 'seconds_per_frame' are no finite numbers")
+    if spacing is not None and spacing <= 0:
+        raise BadSampleError(f"'seconds_per_frame' is {spacing}")
+    clip = Clip(timestamps=tuple(times), seconds_per_frame=spacing)
+    clip.info = info
+    if Modality.VIDEO in media:
+        clip.frames = torch.stack([from_jpeg(members[f"{i}.jpg"]) for i in range(len(clip.timestamps))])
+    if Modality.IMAGE in media:
+        clip.image = from_jpeg(members["image.jpg"])
+    if Modality.AUDIO in media:
+        clip.audio = from_flac(members["flac"])
+    return clip

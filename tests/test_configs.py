@@ -119,7 +119,11 @@ def test_named_protocols_ask_and_score_as_they_say(benchmark, protocol, begins, 
     text = fill_template(make_sample(), prompt.template, prompt.choice, prompt.instruction)
     assert text.startswith(begins)
     assert text.endswith(ends)
-    assert (module.benchmark.name, module.benchmark.protocol, module.benchmark.rule) == (benchmark, asked_by, rule)
+    assert (module.benchmark.name, module.benchmark.protocol, module.benchmark.headline_scorer) == (
+        benchmark,
+        asked_by,
+        rule,
+    )
     assert rule in module.benchmark.scorers
     assert module.generation.temperature == 0
     assert module.benchmark.needs["audio_seconds"] is None

@@ -1,4 +1,4 @@
-"""`avrt benchmark --config GRID`: students x benchmarks x modality masks, each cell an `avrt test` of its own."""
+"""`avrt benchmark --config GRID`: students x benchmarks x modality masks, each cell one `avrt test`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from rich.table import Table
 from avrt.arguments import OneLineErrors
 from avrt.data.shards.manifest import MANIFEST
 from avrt.errors import AvrtError
-from avrt.evaluation.benchmark import OURS
+from avrt.evaluation.benchmark_options import OURS
+from avrt.evaluation.benchmark_runs import REPLAY
+from avrt.evaluation.predictions import PREDICTIONS, read_predictions
 from avrt.evaluation.protocol import MASKS, differences
-from avrt.evaluation.records import read_predictions
 from avrt.evaluation.result import RESULT, Result
+from avrt.evaluation.statistics import percent
 from avrt.files import sha256, write_whole
 from avrt.run_folder import is_trained
 
@@ -31,12 +33,12 @@ LOG, COMMAND = "log.txt", "command.json"
 
 @dataclass(frozen=True)
 class ProtocolSpec:
-    """A way of asking a benchmark's questions.
+    """A protocol by which a benchmark's questions are asked.
 
     Attributes:
-        config: The overlay, such as `protocols/dailyomni_authors.yaml`; None for ours.
-        shards: Shards that were made for it, where they are others than the benchmark's.
-        students: Labels of the students that are asked this way, where not all are.
+        config: The overlay, such as `protocols/dailyomni_authors.yaml`; None for our own protocol.
+        shards: Shards for this protocol, where it needs others than the benchmark's.
+        students: Labels of the students to ask by this protocol; None for all.
     """
 
     config: str | None = None
@@ -45,7 +47,7 @@ class ProtocolSpec:
 
     @property
     def name(self) -> str:
-        """What its cells are called."""
+        """The protocol's name in the folders of the grid."""
         return OURS if self.config is None else Path(self.config).stem
 
 
@@ -54,11 +56,11 @@ class BenchmarkSpec:
     """A benchmark of the grid.
 
     Attributes:
-        config: Its configuration, or several that are merged.
+        config: Its configurations, which are merged in this order.
         shards: Its shards.
-        masks: Its masks, where they are others than the grid's.
-        protocols: How it is asked, each way in cells of its own: `avrt` for ours, the name of an overlay, or an overlay
-            with its shards and students.
+        masks: Its masks; None for the grid's.
+        protocols: The protocols to ask it by: `avrt` for our own, the name of an overlay, or an overlay with its shards
+            and students.
     """
 
     config: list[str]
@@ -68,20 +70,20 @@ class BenchmarkSpec:
 
     @property
     def asked(self) -> list[ProtocolSpec]:
-        """The protocols, those that are only named as well."""
+        """The protocols, with names resolved."""
         return [p if isinstance(p, ProtocolSpec) else ProtocolSpec(None if p == OURS else p) for p in self.protocols]
 
 
 @dataclass(frozen=True)
 class GridOptions:
-    """What is run.
+    """A grid of benchmark runs.
 
     Attributes:
-        students: Label -> a model's folder or id, a training run or checkpoint, or `nano`. Labels that the paper's
-            tables know fill them in: base, rl_only, sft, sft_rl, and others (see `avrt report --help`).
+        students: Label -> a model's folder or id, a training run or checkpoint, or `nano`. The labels base, rl_only,
+            sft, sft_rl and others (see `avrt report --help`) fill rows of the paper's tables.
         benchmarks: Label -> configuration and shards.
         masks: Modality masks: av, a, v, a_blank, v_silent, text, shuffled.
-        out: Folder for everything; one below it per cell.
+        out: Output folder; each cell gets a folder below it.
         jobs: How many cells run at a time.
         devices: Processes per cell.
         arguments: Further arguments of `avrt test`, for every cell.
@@ -96,11 +98,11 @@ class GridOptions:
     arguments: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Refuse masks and students that do not exist, and ways of asking that go by one name."""
+        """Check that masks and students exist and that the protocols of a benchmark have different names."""
         for label, spec in self.benchmarks.items():
             names = [protocol.name for protocol in spec.asked]
             if repeated := [name for name in names if names.count(name) > 1]:
-                raise AvrtError(f"two protocols are called {repeated[0]}", where=f"benchmarks.{label}.protocols")
+                raise AvrtError(f"two protocols have the name {repeated[0]}", where=f"benchmarks.{label}.protocols")
             for student in (s for protocol in spec.asked for s in protocol.students or ()):
                 if student not in self.students:
                     raise AvrtError(f"no such student: {student}", where=f"benchmarks.{label}.protocols")
@@ -116,8 +118,8 @@ class Cell:
     Attributes:
         name: student/benchmark/mask, with the protocol before the mask where it is not ours.
         folder: Where it writes.
-        shards: What it asks about.
-        command: Its arguments.
+        shards: The shards with its questions.
+        command: The arguments of `avrt`.
     """
 
     name: str
@@ -137,7 +139,9 @@ def main(arguments: list[str]) -> None:
     """
     parser = OneLineErrors(prog="avrt benchmark", description=__doc__)
     parser.add_argument("--config", action="config", help="a grid; several are merged")
-    parser.add_argument("--replay", type=str | None, default=None, help="repeat the run of a result file, and compare")
+    parser.add_argument(
+        "--replay", type=str | None, default=None, help="repeat the run of a result file and compare the two"
+    )
     if any(a == "--replay" or a.startswith("--replay=") for a in arguments):
         parser.add_argument("--out", type=str | None, default=None, help="folder of the repeated run")
         replay_options = parser.parse_args(arguments)
@@ -149,11 +153,11 @@ def main(arguments: list[str]) -> None:
     console = Console()
     run_grid(options, console)
     console.print(overview(options))
-    console.print(f"tables and page: avrt report {options.out} --out report", highlight=False)
+    console.print(f"for tables and an HTML report: avrt report {options.out} --out report", highlight=False)
 
 
 def cells(options: GridOptions) -> Iterator[Cell]:
-    """Every cell, students outermost, so that what can be compared lies together."""
+    """Every cell of the grid, by student, benchmark, protocol and mask."""
     for student, source in options.students.items():
         for benchmark, spec in options.benchmarks.items():
             for protocol in spec.asked:
@@ -163,6 +167,7 @@ def cells(options: GridOptions) -> Iterator[Cell]:
 
 
 def _cell(options: GridOptions, student: str, source: str, benchmark: str, protocol: ProtocolSpec, mask: str) -> Cell:
+    """The `avrt test` command of one cell."""
     spec = options.benchmarks[benchmark]
     parts = [student, benchmark, *([] if protocol.config is None else [protocol.name]), mask]
     folder, shards = Path(options.out, *parts), protocol.shards or spec.shards
@@ -178,7 +183,7 @@ def _cell(options: GridOptions, student: str, source: str, benchmark: str, proto
 
 
 def run_grid(options: GridOptions, console: Console) -> None:
-    """Run what is not finished yet, `jobs` cells at a time.
+    """Run the cells without a result, `jobs` at a time.
 
     Raises:
         AvrtError: If any cell fails; the message names them.
@@ -186,7 +191,7 @@ def run_grid(options: GridOptions, console: Console) -> None:
     todo = [cell for cell in cells(options) if not finished(cell)]
     total = sum(1 for _ in cells(options))
     if len(todo) < total:
-        console.print(f"{total - len(todo)} of {total} cells are finished already", highlight=False)
+        console.print(f"{total - len(todo)} of {total} cells are already finished", highlight=False)
     begun = time.perf_counter()
     failed: list[str] = []
     with ThreadPoolExecutor(max_workers=max(1, options.jobs)) as pool:
@@ -201,7 +206,7 @@ def run_grid(options: GridOptions, console: Console) -> None:
         raise AvrtError(
             f"{len(failed)} of {len(todo)} cells failed: {', '.join(failed)}",
             where=options.out,
-            remedy="see log.txt in each; run the same command again, finished answers are kept",
+            remedy="see log.txt in each; run the same command again, answers so far are kept",
         )
 
 
@@ -209,13 +214,12 @@ def finished(cell: Cell) -> bool:
     """Whether a cell has its result.
 
     Raises:
-        AvrtError: If the folder was filled by another command or from other shards, whose result would pass for this
-            one's.
+        AvrtError: If the folder holds the result of another command or of other shards.
     """
     record = cell.folder / COMMAND
     if record.is_file() and json.loads(record.read_bytes()) != list(cell.command):
         raise AvrtError(
-            "was made by another command than this grid's, see command.json in it",
+            "holds the result of another command than this grid's, see command.json in it",
             where=cell.folder,
             remedy="choose another out, or delete the folder",
         )
@@ -224,7 +228,7 @@ def finished(cell: Cell) -> bool:
         return False
     if manifest.is_file() and Result.load(result).protocol["data.manifest"] != sha256(manifest)[:16]:
         raise AvrtError(
-            f"was made from other shards than those that lie in {cell.shards} now",
+            f"holds the result of other shards than those now in {cell.shards}",
             where=cell.folder,
             remedy="choose another out, or delete the folder",
         )
@@ -243,8 +247,8 @@ def _run(cell: Cell) -> tuple[Cell, int]:
 
 def _headline(cell: Cell) -> str:
     result = Result.load(cell.folder / RESULT)
-    told = f"{100 * result.score['accuracy']:.1f} % of {result.score['count']}, {result.headline} rule"
-    return told + (f", a nano student on {result.benchmark}" if result.miniature else "")
+    headline = f"{percent(result.accuracy.mean)} % of {result.accuracy.count}, {result.headline} rule"
+    return headline + (f", a nano student on {result.benchmark}" if result.miniature else "")
 
 
 def _last_lines(cell: Cell) -> str:
@@ -252,33 +256,32 @@ def _last_lines(cell: Cell) -> str:
 
 
 def overview(options: GridOptions) -> Table:
-    """Accuracy by each cell's own rule, by the strict and the official one, and the share of unparsable answers."""
-    table = Table(title="accuracy %, with the 95 % interval of the cell's own rule; unread % is by that rule too")
-    for column in ("run", "asked by", "n", "rule", "right", "95 %", "strict", "official", "unread %", "failed"):
+    """Every cell's accuracy by its headline, strict and official scorers, and its share of unparsable answers."""
+    table = Table(title="accuracy %: by the headline rule with its 95 % interval, strict and official")
+    for column in ("run", "asked by", "n", "rule", "headline", "strict", "official", "unparsable %", "failed"):
         table.add_column(column, justify="left" if column in ("run", "asked by", "rule") else "right")
     for cell in cells(options):
         result = Result.load(cell.folder / RESULT)
-        own, strict = result.score, next(iter(result.scores.values()))
-        official = result.scores[result.official] if result.official else None
+        official = result.official_accuracy
         table.add_row(
-            f"{result.own_name} / {result.benchmark} / {result.mask}", result.asked_by, str(own["count"]),
-            result.headline, f"{100 * own['accuracy']:.1f}", f"{100 * own['low']:.0f}-{100 * own['high']:.0f}",
-            f"{100 * strict['accuracy']:.1f}", f"{100 * official['accuracy']:.1f}" if official else "-",
-            f"{100 * own['unparsable_share']:.1f}", str(result.counts["failed"]),
+            f"{result.display_name} / {result.benchmark} / {result.mask}", result.asked_by, str(result.accuracy.count),
+            result.headline, result.accuracy.percent(), percent(result.strict_accuracy.mean),
+            percent(official.mean) if official else "-", percent(result.headline_score["unparsable_share"]),
+            str(result.counts["failed"]),
         )  # fmt: skip
     return table
 
 
 def replay(path: Path, out: str | None) -> None:
-    """Run a result's configuration again in another folder, and compare protocol, answers and scores.
+    """Run a result's configuration again in another folder and compare protocol, answers and scores.
 
     Raises:
         AvrtError: If the run fails, or anything differs.
     """
     first = Result.load(path)
     if not first.config:
-        raise AvrtError("does not say how it was made", where=path)
-    folder = Path(out) if out else path.parent / "replay"
+        raise AvrtError("holds no configuration to run again", where=path)
+    folder = Path(out) if out else path.parent / REPLAY
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".yaml", delete=False) as stream:
         stream.write(first.config)
     source = first.environment["source"]
@@ -292,18 +295,14 @@ def replay(path: Path, out: str | None) -> None:
     second = Result.load(folder / RESULT)
     console = Console()
     if changed := differences(first.protocol, second.protocol):
-        told = "; ".join(f"{key}: {old!r} then, {new!r} now" for key, (old, new) in changed.items())
-        raise AvrtError(f"the protocol is another: {told}", where=folder)
-    pairs = zip(
-        read_predictions(path.parent / "predictions.jsonl"), read_predictions(folder / "predictions.jsonl"), strict=True
-    )
-    moved = [a.id for a, b in pairs if a.responses != b.responses]
-    if first.scores != second.scores or moved:
-        raise AvrtError(
-            f"{len(moved)} answers differ, e.g. {moved[:1]}; "
-            + ", ".join(
-                f"{k}: {first.scores[k]['accuracy']} then, {v['accuracy']} now" for k, v in second.scores.items()
-            ),
-            where=folder,
+        fields = "; ".join(f"{key}: {old!r} then, {new!r} now" for key, (old, new) in changed.items())
+        raise AvrtError(f"the protocol differs: {fields}", where=folder)
+    pairs = zip(read_predictions(path.parent / PREDICTIONS), read_predictions(folder / PREDICTIONS), strict=True)
+    changed_answers = [a.id for a, b in pairs if a.responses != b.responses]
+    if first.scores != second.scores or changed_answers:
+        scores = ", ".join(
+            f"{name}: {first.scores[name]['accuracy']} then, {score['accuracy']} now"
+            for name, score in second.scores.items()
         )
+        raise AvrtError(f"{len(changed_answers)} answers differ, e.g. {changed_answers[:1]}; {scores}", where=folder)
     console.print(f"the same {first.counts['questions']} answers and figures as {path}", highlight=False)

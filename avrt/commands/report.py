@@ -1,4 +1,4 @@
-"""`avrt report RUNS --out DIR`: the paper's tables and more from benchmark results, and one page to look at."""
+"""`avrt report RUNS --out DIR`: the paper's tables and further ones from benchmark results, and an HTML report."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from avrt.arguments import OneLineErrors
-from avrt.commands.judge import judge_claims
+from avrt.commands.judge import judge_hallucination
 from avrt.commands.teachers import teacher_runs
 from avrt.errors import AvrtError, NothingUsableError
-from avrt.evaluation.benchmark import BenchmarkOptions
-from avrt.evaluation.page import render
+from avrt.evaluation.benchmark_runs import BenchmarkRun, read_runs
+from avrt.evaluation.comparison_tables import comparison_tables
+from avrt.evaluation.html_report import render
 from avrt.evaluation.paper import paper_tables, published
 from avrt.evaluation.questions import side_by_side
-from avrt.evaluation.result import figures
-from avrt.evaluation.runs import Run, read_runs
-from avrt.evaluation.study import study_tables
+from avrt.evaluation.result import DIFFICULTY, group_records, mean_credits
 from avrt.files import write_whole
 from avrt.text import clean, read_json_lines
 from avrt.traces.backend import Backend
@@ -32,42 +31,20 @@ def main(arguments: list[str]) -> None:
 
     Args:
         arguments: What follows `avrt report`.
+
+    Raises:
+        NothingUsableError: If no question of any run could be asked; the report is written all the same.
     """
-    labels = sorted({row["student"] for table in published() for row in table["rows"] if "student" in row})
-    parser = OneLineErrors(
-        prog="avrt report", description=f"{__doc__} Labels that the paper's tables know: {', '.join(labels)}."
-    )
-    parser.add_argument("runs", type=str, help="folder with results of avrt test or avrt benchmark")
-    parser.add_argument("--out", type=str, default="report", help="folder for the report")
-    parser.add_argument(
-        "--stand_in",
-        type=dict[str, str],
-        default={},
-        help='the paper\'s benchmark -> ours: {"omnibench": "nano_world"}',
-    )
-    parser.add_argument("--difficulty", type=str | None, default=None, help="difficulty.jsonl of avrt traces")
-    parser.add_argument(
-        "--teachers", type=str, nargs="+", default=[], help="trace folders over benchmarks: the teachers' own rows"
-    )
-    parser.add_argument(
-        "--figure3", type=str, nargs="+", default=[], help="ids of questions shown under every mask side by side"
-    )
-    parser.add_argument(
-        "--training", type=dict[str, str], default={}, help="name -> folder of a training run: its curves"
-    )
-    parser.add_argument("--examples", type=int, default=4, help="questions of each benchmark shown with their clip")
-    parser.add_argument(
-        "--judge", type=Backend | None, default=None, help="a language model asked about claimed senses"
-    )
+    parser = _parser()
     options = parser.instantiate_classes(parser.parse_args(arguments))
     runs = read_runs(Path(options.runs))
     if options.difficulty is not None:
         runs = with_difficulty(runs, Path(options.difficulty))
     teachers = [run for folder in options.teachers for run in teacher_runs(Path(folder))]
-    of_paper, further = paper_tables([*runs, *teachers], options.stand_in), study_tables(runs)
+    of_paper, further = paper_tables([*runs, *teachers], options.stand_in), comparison_tables(runs)
     questions = side_by_side(runs, options.figure3)
     if options.judge is not None:
-        further.append(judge_claims(runs, options.judge))
+        further.append(judge_hallucination(runs, options.judge))
     tables = [*of_paper, *further]
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -83,38 +60,60 @@ def main(arguments: list[str]) -> None:
         console.print(Markdown(table.markdown()))
     if all(run.result.counts["failed"] >= run.result.counts["questions"] for run in runs):
         raise NothingUsableError(
-            "no run has a question with a known answer that could be asked, so its figures say nothing",
+            "no run has a question with a known answer that could be asked, so there is nothing to report",
             where=options.runs,
             remedy="see the error of each line of predictions.jsonl",
         )
     console.print(f"{len(tables)} tables as Markdown, CSV and LaTeX, and report.html: {out}", highlight=False)
 
 
-def with_difficulty(runs: Sequence[Run], path: Path) -> list[Run]:
-    """Label questions with the difficulty that the teachers' verdicts gave them, and score again.
+def _parser() -> OneLineErrors:
+    """The options of the command."""
+    labels = sorted({row["student"] for table in published() for row in table["rows"] if "student" in row})
+    parser = OneLineErrors(
+        prog="avrt report",
+        description=f"{__doc__} Labels of students that fill rows of the paper's tables: {', '.join(labels)}.",
+    )
+    add = parser.add_argument
+    add("runs", type=str, help="folder with results of avrt test or avrt benchmark")
+    add("--out", type=str, default="report", help="folder for the report")
+    add(
+        "--stand_in",
+        type=dict[str, str],
+        default={},
+        help='a benchmark of the paper -> the one that ran in its place: {"omnibench": "nano_world"}',
+    )
+    add("--difficulty", type=str | None, default=None, help="difficulty.jsonl of avrt traces")
+    add("--teachers", type=str, nargs="+", default=[], help="trace folders of benchmarks, for rows of the teachers")
+    add("--figure3", type=str, nargs="+", default=[], help="ids of questions to show under every mask side by side")
+    add("--training", type=dict[str, str], default={}, help="name -> folder of a training run, for its curves")
+    add("--examples", type=int, default=4, help="how many questions of each benchmark to show with their clip")
+    add("--judge", type=Backend | None, default=None, help="a language model that judges modality hallucination")
+    return parser
+
+
+def with_difficulty(runs: Sequence[BenchmarkRun], path: Path) -> list[BenchmarkRun]:
+    """Add to each question its difficulty by the teachers' verdicts, and to each result its accuracy by difficulty.
 
     Raises:
-        AvrtError: If the file is missing or is no list of labels.
+        AvrtError: If the file is missing or not a list of difficulty labels.
     """
     try:
-        labels = {clean(row["id"]): clean(row["difficulty"]) for row in read_json_lines(path)}
+        labels = {clean(row["id"]): clean(row[DIFFICULTY]) for row in read_json_lines(path)}
     except OSError:
         raise AvrtError("no such file", where=path) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AvrtError(f"no list of difficulty labels: {error}", where=path) from None
-    found = []
+        raise AvrtError(f"not a list of difficulty labels: {error}", where=path) from None
+    labelled = []
     for run in runs:
         predictions = [
-            replace(p, metadata={**p.metadata, "difficulty": labels[p.id]}) if p.id in labels else p
+            replace(p, metadata={**p.metadata, DIFFICULTY: labels[p.id]}) if p.id in labels else p
             for p in run.predictions
         ]
-        declared = BenchmarkOptions(
-            name=run.result.benchmark, official=run.result.official, headline=run.result.headline
-        )
-        groups = figures(predictions, declared, run.result.protocol, run.result.mask)["groups"]
-        result = replace(run.result, groups={**run.result.groups, "difficulty": groups["difficulty"]})
-        found.append(replace(run, result=result, predictions=predictions))
-    return found
+        run = replace(run, predictions=predictions)
+        groups = group_records(run.known, mean_credits(run.known, run.result.headline), DIFFICULTY)
+        labelled.append(replace(run, result=replace(run.result, groups={**run.result.groups, DIFFICULTY: groups})))
+    return labelled
 
 
 def training_curves(folders: Mapping[str, Path]) -> dict[str, dict[str, list[tuple[int, float]]]]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from avrt.data.shards.reader import ShardSet
+from avrt.evaluation.benchmark_runs import BenchmarkRun
 from avrt.evaluation.paper import sizes
 from avrt.evaluation.protocol import NANO_WORLD, fingerprint, flatten
 from avrt.evaluation.result import Result
-from avrt.evaluation.runs import Run
 from avrt.evaluation.statistics import bootstrap
 from avrt.traces.filters import AUDIO, VISUAL
 from avrt.traces.folders import TraceFolder, run_record
@@ -24,7 +24,7 @@ PAPERS = {VISUAL: "kimi-vl", AUDIO: "audio-flamingo-3-think"}
 _NANO = re.compile(rf"(?:{VISUAL}|{AUDIO}|nano\S*)@")
 
 
-def teacher_runs(folder: Path) -> list[Run]:
+def teacher_runs(folder: Path) -> list[BenchmarkRun]:
     """A run for each teacher, by its verdicts on the questions of the shards that its traces were made from.
 
     A question that a teacher has no verdict on counts as wrong, as one does that could not be asked.
@@ -48,10 +48,7 @@ def teacher_runs(folder: Path) -> list[Run]:
     for teacher in dict.fromkeys(row["teacher"] for row in found):
         right = {row["sample"]: bool(row["correct"]) for row in found if row["teacher"] == teacher}
         estimate = bootstrap([float(right.get(name, False)) for name in known])
-        score = {
-            "accuracy": estimate.mean, "low": estimate.low, "high": estimate.high, "count": estimate.count,
-            "right": sum(right.get(name, False) for name in known),
-        }  # fmt: skip
+        score = {**estimate.to_record(), "right": sum(right.get(name, False) for name in known)}
         protocol = flatten({"clips": shards.manifest.spec, "data": {"manifest": shards.digest[:16]}})
         result = Result(
             student=f"{teacher}_teacher",
@@ -70,7 +67,7 @@ def teacher_runs(folder: Path) -> list[Run]:
             asked_by=ASKED_BY,
             environment=_identity(teacher, {row["model"] for row in found if row["teacher"] == teacher}, benchmark),
         )  # fmt: skip
-        runs.append(Run(folder, result, []))
+        runs.append(BenchmarkRun(folder, result, []))
     return runs
 
 

@@ -1,4 +1,4 @@
-"""Protocol cards: what is known of how a figure came about, and where a run of ours differs, in short phrases."""
+"""Protocol cards: what is known about how a published figure was measured, and where our runs differ."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ ASKED_BY, RULE, COMPLETE = "asked_by", "rule", "complete"
 
 @dataclass(frozen=True)
 class Card:
-    """How a published figure came about, as far as its source says.
+    """How a published figure was measured, as far as its source says.
 
     Attributes:
-        name: What it goes by, such as `nemo_rl`.
-        source: Whose figures these are.
+        name: Its name, such as `nemo_rl`.
+        source: The publication.
         asserts: What is known: `asked_by`, `rule`, `complete` (every question of the benchmark), `frames` or `fps`,
-            `audio_seconds` (null for all of it), `audio_in_video`.
-        silent: What the source does not say, in words.
+            `audio_seconds` (null for all), `audio_in_video`.
+        silent: What the source does not say, as text.
     """
 
     name: str
@@ -28,12 +28,12 @@ class Card:
     silent: str = ""
 
     def differences(self, result: Any, unasserted: tuple[str, ...] = (), size: int | None = None) -> list[str]:
-        """What of the card a result does not share; nothing if the two figures are alike in all that is known.
+        """Where a result differs from the card; empty if they agree in everything that is known.
 
         Args:
             result: An `avrt.evaluation.result.Result`.
-            unasserted: Fields of the card that do not matter here.
-            size: Questions of the benchmark when complete, where the result does not say.
+            unasserted: Fields of the card to ignore.
+            size: Number of questions of the complete benchmark, where the result does not say.
         """
         wanted = {key: value for key, value in self.asserts.items() if key not in unasserted}
         found = []
@@ -43,20 +43,20 @@ class Card:
                 found.append(f"{asked:,} of {expected:,} questions")
         if ASKED_BY in wanted and result.asked_by != wanted[ASKED_BY]:
             found.append(f"asked by {result.asked_by}, not {wanted[ASKED_BY]}")
-        found += misfits(wanted, result.protocol)
+        found += shard_mismatches(wanted, result.protocol)
         if INTERLEAVED in wanted:
             found += _placement(wanted[INTERLEAVED], result.protocol.get("prompt.audio_in_video"))
         if RULE in wanted and result.headline != wanted[RULE]:
             found.append(f"{result.headline} rule, not {wanted[RULE]}")
-        return list(dict.fromkeys([*found, *result.unfit]))
+        return list(dict.fromkeys([*found, *result.shard_mismatches]))
 
 
-def misfits(needs: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[str]:
-    """Where shards took something else from the clips than a way of asking needs.
+def shard_mismatches(needs: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[str]:
+    """Where shards hold something else of their clips than a protocol needs.
 
     Args:
-        needs: `frames` or `fps`, and `audio_seconds`; what is not named may be anything.
-        protocol: A result's protocol, which holds the shards' `ClipSpec` under `clips.`, and what their clips carry.
+        needs: `frames` or `fps`, and `audio_seconds`; a missing key allows anything.
+        protocol: A result's protocol, with the shards' `ClipSpec` under `clips.` and the media of their clips.
     """
     found = []
     carried = protocol.get("data.media", ["video", "audio"])
@@ -69,7 +69,7 @@ def misfits(needs: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[str]:
         wanted = _sound(needs[SOUND])
         taken = _sound(protocol[f"clips.{SOUND}"]) if f"clips.{SOUND}" in protocol else "an unrecorded length"
         if wanted != taken:
-            found.append(f"{taken} of sound, not {wanted}")
+            found.append(f"{taken} of audio, not {wanted}")
     return found
 
 
@@ -85,6 +85,6 @@ def _sound(seconds: float | None) -> str:
 
 def _placement(wanted: bool, taken: bool | None) -> list[str]:
     if taken is None:
-        return ["unrecorded place of the sound"]
-    told = {True: "sound in the video", False: "sound as an item of its own"}
-    return [] if taken == wanted else [f"{told[taken]}, not {told[wanted].removeprefix('sound ')}"]
+        return ["unrecorded placement of the audio"]
+    told = {True: "audio inside the video", False: "audio as a separate item"}
+    return [] if taken == wanted else [f"{told[taken]}, not {told[wanted].removeprefix('audio ')}"]

@@ -1,8 +1,8 @@
-"""The paper's tables, and those of others: our figures, each with its rule, beside published ones that are like them.
+"""The paper's tables, and those of others: our figures, each with its rule, beside the published ones.
 
-A row of ours names who asked. A published figure stands beside it only if nothing that its card asserts is different,
-else what differs stands there, and the figure has a row of its own. Miniatures and stand-ins have tables of their own,
-in which no student and no benchmark goes by another's name.
+Each of our rows names its protocol ("asked by"). A published figure is shown beside ours only if our run agrees with
+everything that the figure's protocol card asserts. Otherwise the cell lists the differences, and the figure gets a row
+of its own. Miniatures and stand-ins get separate tables, under the names of the student and the benchmark that ran.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 import yaml
 
+from avrt.evaluation.benchmark_runs import BenchmarkRun
 from avrt.evaluation.cards import Card
-from avrt.evaluation.runs import Run
-from avrt.evaluation.study import ruled
-from avrt.evaluation.tables import Table
+from avrt.evaluation.statistics import Estimate
+from avrt.evaluation.tables import Table, with_rule
 
 PUBLISHED = "as published"
-NOTE = "Ours: accuracy in % with its 95 % interval and the rule that it is by."
+NOTE = "Ours: accuracy in % with its 95 % interval and its scoring rule."
 Declared = Mapping[str, Any]
 _SIZE = re.compile(r"\b(\d+)B\b")
 
@@ -35,27 +35,27 @@ def _document() -> dict[str, Any]:
 
 
 def published() -> list[dict[str, Any]]:
-    """What the paper and others publish; see `published.yaml`."""
+    """The tables of the paper and of others, as `published.yaml` declares them."""
     tables: list[dict[str, Any]] = _document()["tables"]
     return tables
 
 
 def cards() -> dict[str, Card]:
-    """How the published figures came about."""
+    """The protocol cards of the published figures, by name."""
     return {name: Card(name, **fields) for name, fields in _document()["cards"].items()}
 
 
 def sizes() -> dict[str, int]:
-    """How many questions a complete benchmark has."""
+    """Benchmark -> number of questions when complete."""
     return dict(_document()["sizes"])
 
 
-def paper_tables(runs: Sequence[Run], stand_in: Mapping[str, str]) -> list[Table]:
-    """Every published table for which there is a run, and every one that a stand-in or a miniature can fill.
+def paper_tables(runs: Sequence[BenchmarkRun], stand_in: Mapping[str, str]) -> list[Table]:
+    """Every published table for which there is a run, and the separate tables of stand-ins and miniatures.
 
     Args:
         runs: Every run.
-        stand_in: Benchmark of the paper -> the one that was run in its place, such as omnibench -> nano_world.
+        stand_in: Benchmark of the paper -> the one that ran in its place, such as omnibench -> nano_world.
     """
     own = [run for run in runs if not run.result.miniature]
     tables = [_table(declared, own) for declared in published()]
@@ -65,19 +65,19 @@ def paper_tables(runs: Sequence[Run], stand_in: Mapping[str, str]) -> list[Table
 
 @dataclass(frozen=True)
 class _Line:
-    """The runs of one student that one asked, for a row of a table."""
+    """One row of a table: the runs of one student under one protocol."""
 
     label: str
     asked_by: str
-    pairs: Sequence[Sequence[tuple[Run, Declared]]]
-    """For each column the runs with the column; several are all told, by their folders."""
+    pairs: Sequence[Sequence[tuple[BenchmarkRun, Declared]]]
+    """For each column the runs with the column; a cell shows all of them, with their folders."""
 
     @property
     def texts(self) -> list[str]:
-        return ["; ".join(_told(run, column, len(pairs) > 1) for run, column in pairs) or "-" for pairs in self.pairs]
+        return ["; ".join(_figure(run, column, len(pairs) > 1) for run, column in pairs) or "-" for pairs in self.pairs]
 
 
-def _table(declared: Declared, runs: Sequence[Run]) -> Table | None:
+def _table(declared: Declared, runs: Sequence[BenchmarkRun]) -> Table | None:
     """A table as published, with the rows of ours that belong in it."""
     columns, known = declared["columns"], cards()
     rows: list[list[str]] = []
@@ -98,9 +98,9 @@ def _table(declared: Declared, runs: Sequence[Run]) -> Table | None:
                 beside.append("-" if figure is None or not pairs else str(figure) if alike else _differs(differ))
             own.append([line.label, line.asked_by, *line.texts, *beside])
         if not own or any(f is not None and i not in shown for i, f in enumerate(figures)):
-            told = ["-" if f is None else str(f) for f in figures]
+            cells = ["-" if f is None else str(f) for f in figures]
             source = PUBLISHED if any(f is not None for f in figures) else "-"
-            own.insert(0, [row["label"], source, *["-"] * len(columns), *told])
+            own.insert(0, [row["label"], source, *["-"] * len(columns), *cells])
         rows += own
         used.setdefault(card.name)
     if not ran:
@@ -111,8 +111,8 @@ def _table(declared: Declared, runs: Sequence[Run]) -> Table | None:
     return Table(declared["id"], declared["title"], head, rows, note)
 
 
-def _stand_in_table(declared: Declared, runs: Sequence[Run], stand_in: Mapping[str, str]) -> Table | None:
-    """The same arrangement of miniatures and stand-ins: without published figures, and every name their own."""
+def _stand_in_table(declared: Declared, runs: Sequence[BenchmarkRun], stand_in: Mapping[str, str]) -> Table | None:
+    """The same table for miniatures and stand-ins: under their own names, and without published figures."""
     columns = declared["columns"]
     rows: list[list[str]] = []
     heads: list[str | None] = [None] * len(columns)
@@ -131,8 +131,8 @@ def _stand_in_table(declared: Declared, runs: Sequence[Run], stand_in: Mapping[s
     rows = [[*row[:2], *(row[2 + i] for i in used)] for row in rows]
     instead = ", ".join(f"{other} in place of {name}" for name, other in replaced.items())
     title = declared["title"].partition(": ")
-    told = " ".join(f"{name} was not run: {other} stands in for it." for name, other in replaced.items())
-    note = f"{NOTE} {told or 'The students are miniatures.'} No published figure is comparable."
+    stand_ins = " ".join(f"{name} was not run: {other} stands in for it." for name, other in replaced.items())
+    note = f"{NOTE} {stand_ins or 'The students are miniatures.'} No published figure is comparable."
     return Table(
         f"{declared['id']}_stand_in",
         f"After {title[0]}, in miniature or by a stand-in: {title[2]}; {instead or 'nano students'}",
@@ -143,7 +143,7 @@ def _stand_in_table(declared: Declared, runs: Sequence[Run], stand_in: Mapping[s
 
 
 def _place(column: Declared, benchmark: str) -> str:
-    """What a column of stand-ins is called: the questions' own name, and the mask or group."""
+    """The head of a stand-in's column: the name of the benchmark that ran, and the mask or group."""
     name = column["name"]
     apart = "group" in column or "mask" in column or name in ("AV", "all")
     asked = benchmark if benchmark != column["benchmark"] else f"nano student on questions of {benchmark}"
@@ -151,18 +151,22 @@ def _place(column: Declared, benchmark: str) -> str:
 
 
 def _lines(
-    row: Declared, columns: Sequence[Declared], runs: Sequence[Run], stand_in: Mapping[str, str], label: str | None
+    row: Declared,
+    columns: Sequence[Declared],
+    runs: Sequence[BenchmarkRun],
+    stand_in: Mapping[str, str],
+    label: str | None,
 ) -> list[_Line]:
-    """The rows of ours for a declared one: one for each student by its own name and each who asked it.
+    """Our rows for a declared one: a row for each student and protocol.
 
     Args:
         row: The declared row.
         columns: The table's columns.
-        runs: Every run that may stand in it.
-        stand_in: Benchmark -> the one in its place; without any, runs have to be of the benchmark itself.
-        label: What the row goes by; None for the student's own name, of miniatures and stand-ins alone.
+        runs: The runs to choose from.
+        stand_in: Benchmark -> the one in its place.
+        label: The row's label. None for the student's own name; then only miniatures and stand-ins are used.
     """
-    found: dict[tuple[str, str], list[list[tuple[Run, Declared]]]] = {}
+    found: dict[tuple[str, str], list[list[tuple[BenchmarkRun, Declared]]]] = {}
     for i, column in enumerate(columns):
         benchmark = stand_in.get(column["benchmark"], column["benchmark"])
         mask = row.get("mask", column.get("mask", "av"))
@@ -174,31 +178,32 @@ def _lines(
                 continue
             if "group" in column and column["value"] not in result.groups.get(column["group"], {}):
                 continue
-            asked = result.asked_by + (f" ({'; '.join(result.unfit)})" if result.unfit else "")
+            asked = result.asked_by + (f" ({'; '.join(result.shard_mismatches)})" if result.shard_mismatches else "")
             key = (_label(label, run), asked)
             found.setdefault(key, [[] for _ in columns])[i].append((run, column))
     return [_Line(name, asked, pairs) for (name, asked), pairs in found.items()]
 
 
-def _label(label: str | None, run: Run) -> str:
-    """What a row goes by: what was declared, unless the run says another name or is of a student of another size."""
-    told, parameters = run.result.environment.get("label"), run.result.environment.get("parameters")
-    if told is None and label is not None and parameters and (size := _SIZE.search(label)):
+def _label(label: str | None, run: BenchmarkRun) -> str:
+    """The row's label: the declared one, unless the run names another or its student has another size."""
+    own, parameters = run.result.environment.get("label"), run.result.environment.get("parameters")
+    if own is None and label is not None and parameters and (size := _SIZE.search(label)):
         billions = int(parameters) / 1e9
-        # With its eyes and ears a model has up to twice the parameters that it is named for.
+        # With its vision and audio towers a model has up to twice the parameters that its name says.
         if not 0.9 <= billions / int(size[1]) <= 2:
-            told = f"{run.student} ({billions:.1f} billion parameters)"
-    return str(told or label or run.student)
+            own = f"{run.student} ({billions:.1f} billion parameters)"
+    return str(own or label or run.student)
 
 
-def _told(run: Run, column: Declared, several: bool) -> str:
-    """One figure with its rule; of several in one cell each with its folder."""
+def _figure(run: BenchmarkRun, column: Declared, with_folder: bool) -> str:
+    """One figure with its rule, and with the run's folder where a cell has several figures."""
     result = run.result
-    estimate = result.groups[column["group"]][column["value"]] if "group" in column else result.score
-    return ruled(estimate, result.headline) + (f" [{run.mark or run.folder.name}]" if several else "")
+    groups = result.groups
+    accuracy = Estimate.from_record(groups[column["group"]][column["value"]]) if "group" in column else result.accuracy
+    return with_rule(accuracy, result.headline) + (f" [{run.suffix or run.folder.name}]" if with_folder else "")
 
 
-def _differences(card: Card, run: Run, row: Declared, column: Declared) -> list[str]:
+def _differences(card: Card, run: BenchmarkRun, row: Declared, column: Declared) -> list[str]:
     unasserted = (*column.get("unasserted", ()), *row.get("unasserted", ()))
     return card.differences(run.result, unasserted, sizes().get(run.result.benchmark))
 
@@ -208,12 +213,14 @@ def _differs(differences: Sequence[str]) -> str:
 
 
 def _asserted(card: Card) -> str:
-    told = {
+    """What a card asserts, and what its source does not say, in words."""
+    inside = card.asserts.get("audio_in_video")
+    words = {
         "complete": "all questions",
-        "audio_seconds": "whole sound",
+        "audio_seconds": "all of the audio",
         "frames": f"{card.asserts.get('frames')} frames",
         "asked_by": f"asked by {card.asserts.get('asked_by')}",
-        "audio_in_video": "sound in the video" if card.asserts.get("audio_in_video") else "sound as an item of its own",
+        "audio_in_video": "audio inside the video" if inside else "audio as a separate item",
         "rule": f"{card.asserts.get('rule')} rule",
     }
-    return f"known: {', '.join(told[key] for key in card.asserts)}; not known: {card.silent}"
+    return f"known: {', '.join(words[key] for key in card.asserts)}; not known: {card.silent}"

@@ -1,4 +1,4 @@
-"""The protocol that a score belongs to: everything that decides it, as a flat record with a fingerprint."""
+"""The protocol of a score: everything that decides the score, as a flat record with a fingerprint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from avrt.text import to_json
 
 NANO_WORLD = "nano_world"
-"""The recipe of the miniature; its questions never go by a real benchmark's name."""
+"""The recipe of the miniature data set; results on it always carry this name, never that of a real benchmark."""
 
 MASKS: dict[str, dict[str, str]] = {
     "av": {},
@@ -20,12 +20,12 @@ MASKS: dict[str, dict[str, str]] = {
     "text": {"data.prompt.senses": "none"},
     "shuffled": {"data.shuffle_audio": "true"},
 }
-"""Modality masks by name: audio-visual, audio only (frames absent, or blank), visual only (sound absent, or silent),
-text only, and audio-visual with the sound of another clip; each as the options of `avrt test` that it stands for."""
+"""Modality mask -> the options of `avrt test` that set it: audio-visual; audio only (frames absent, or black); vision
+only (audio absent, or silent); text only; and audio-visual with the audio of another clip."""
 
 
 def mask_name(protocol: Mapping[str, Any]) -> str:
-    """The mask that a protocol's options amount to."""
+    """The mask that a protocol's options set."""
     found = {
         "data.prompt.senses": protocol["prompt.senses"],
         "data.prompt.masked": protocol["prompt.masked"],
@@ -56,6 +56,6 @@ def fingerprint(protocol: Mapping[str, Any]) -> str:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What two protocols disagree about: field -> both values."""
+    """The fields in which two protocols differ: field -> both values."""
     keys = sorted({*first, *second})
     return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}

@@ -1,4 +1,4 @@
-"""Questions as a report shows them: clips as a browser plays them, answers in full, one question under every mask."""
+"""Questions as the report shows them: the clip, the answers in full, and one question under every mask."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from typing import Any
 from avrt.data.sample import LETTERS
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
-from avrt.evaluation.claims import HIDDEN, claims
+from avrt.evaluation.benchmark_runs import BenchmarkRun
+from avrt.evaluation.hallucination import MASKED_SENSES, perception_claims
+from avrt.evaluation.predictions import Prediction
 from avrt.evaluation.protocol import MASKS
-from avrt.evaluation.records import Prediction
-from avrt.evaluation.runs import Run
 from avrt.evaluation.scorers import score
 from avrt.evaluation.tables import cell
 
 SHOWN_MASKS = {
-    "av": "pictures and sound",
-    "a": "sound alone",
-    "v": "pictures alone",
-    "a_blank": "sound and black pictures",
-    "v_silent": "pictures and silence",
-    "text": "the question alone",
-    "shuffled": "pictures and the sound of another clip",
+    "av": "video and audio",
+    "a": "audio only",
+    "v": "video only",
+    "a_blank": "audio and black video",
+    "v_silent": "video and silence",
+    "text": "question only",
+    "shuffled": "video and the audio of another clip",
 }
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one student answered under one mask.
+    """The answer of one student under one mask.
 
     Attributes:
-        subject: The student, and who asked.
-        text: Its answer in full, or why there is none.
-        right: Whether it counts, or None without an answer.
-        rule: By which rule.
-        claimed: Sentences that claim a sense which was hidden.
+        subject: The student, and whose protocol it is.
+        text: The answer in full, or why there is none.
+        right: Whether it is right by the rule; None without an answer.
+        rule: The run's headline scorer.
+        hallucinated: Sentences that claim to perceive a masked sense.
     """
 
     subject: str
     text: str
     right: bool | None
     rule: str
-    claimed: tuple[str, ...] = ()
+    hallucinated: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
-        """In a few words."""
-        told = {True: "right", False: "wrong", None: "not asked"}[self.right]
-        claim = "; claims a hidden sense" if self.claimed else ""
-        return f"{told} ({self.rule} rule){claim}"
+        """The verdict in a few words."""
+        verdict = {True: "right", False: "wrong", None: "not asked"}[self.right]
+        suffix = "; hallucinates a masked sense" if self.hallucinated else ""
+        return f"{verdict} ({self.rule} rule){suffix}"
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Side:
 
     Attributes:
         mask: The mask's name.
-        shown: What is shown under it.
+        shown: What the student sees and hears, in words.
         answers: The answers.
-        media: The clip as the mask leaves it, as base64 WebM; empty without any.
+        media: The masked clip as base64 WebM; empty if there is none.
         tag: `video` or `audio`.
         why: Why there is no clip.
     """
@@ -81,11 +81,11 @@ class Question:
 
     Attributes:
         id: Its id.
-        benchmark: Where it is from.
+        benchmark: Its benchmark.
         question: Its text.
         choices: Letter and text of each option.
         answer: The right letter.
-        sides: It under each mask.
+        sides: One for each mask.
     """
 
     id: str
@@ -96,7 +96,7 @@ class Question:
     sides: list[Side]
 
     def markdown(self) -> str:
-        """As Markdown: a column for each mask, a row for each student."""
+        """The question as Markdown: a column for each mask, a row for each student."""
         subjects = list(dict.fromkeys(answer.subject for side in self.sides for answer in side.answers))
         lines = [f"## {cell(self.question)}", "", f"{cell(self.benchmark)}, `{cell(self.id)}`:"]
         lines += [f"({letter}) {cell(text)}" for letter, text in self.choices]
@@ -104,30 +104,31 @@ class Question:
         head = ["student", *(f"{side.mask}: {side.shown}" for side in self.sides)]
         rows = [head, ["---"] * len(head)]
         for subject in subjects:
-            found = [[a for a in side.answers if a.subject == subject] for side in self.sides]
-            told = [" ".join(f"**{a.verdict}** {a.text}" for a in answers) or "-" for answers in found]
-            rows.append([subject, *told])
+            by_side = [[a for a in side.answers if a.subject == subject] for side in self.sides]
+            cells = [" ".join(f"**{a.verdict}** {a.text}" for a in answers) or "-" for answers in by_side]
+            rows.append([subject, *cells])
         return "\n".join([*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in rows), ""])
 
 
-def side_by_side(runs: Sequence[Run], ids: Sequence[str]) -> list[Question]:
-    """Questions by their ids, each under every mask that it was asked under.
+def side_by_side(runs: Sequence[BenchmarkRun], ids: Sequence[str]) -> list[Question]:
+    """Questions by their ids, each under every mask of the runs.
 
     Raises:
-        AvrtError: If no run has a question of an id.
+        AvrtError: If no run has a question with one of the ids.
     """
     found = []
     for name in ids:
         having = [(run, p) for run in runs for p in run.predictions if p.id == name]
         if not having:
             known = ", ".join(dict.fromkeys(p.id for run in runs for p in run.predictions[:2]))
-            raise AvrtError("no run has a question of this id", where=f"--figure3 {name}", remedy=f"such as {known}")
+            raise AvrtError("no run has a question with this id", where=f"--figure3 {name}", remedy=f"such as {known}")
         for benchmark in dict.fromkeys(run.result.benchmark for run, _ in having):
             found.append(_question([pair for pair in having if pair[0].result.benchmark == benchmark]))
     return found
 
 
-def _question(having: Sequence[tuple[Run, Prediction]]) -> Question:
+def _question(having: Sequence[tuple[BenchmarkRun, Prediction]]) -> Question:
+    """One question from its predictions in several runs."""
     run, first = having[0]
     order = [*MASKS, *(run.result.mask for run, _ in having)]
     sides = []
@@ -139,23 +140,23 @@ def _question(having: Sequence[tuple[Run, Prediction]]) -> Question:
     return Question(first.id, run.result.benchmark, first.question, choices, first.answer, sides)
 
 
-def answer_of(run: Run, prediction: Prediction) -> Answer:
-    """A run's first answer to a question, judged by the run's rule."""
+def answer_of(run: BenchmarkRun, prediction: Prediction) -> Answer:
+    """A run's first answer to a question, with its verdict by the run's headline scorer."""
     rule = run.result.headline
     if not prediction.responses:
         return Answer(run.subject, prediction.error or "no answer", None, rule)
     text = prediction.responses[0]
-    claimed = tuple(c for sense in HIDDEN.get(run.result.mask, ()) for c in claims(text, sense))
-    return Answer(run.subject, text, score(rule, text, prediction.sample()).correct, rule, claimed)
+    hallucinated = tuple(c for sense in MASKED_SENSES.get(run.result.mask, ()) for c in perception_claims(text, sense))
+    return Answer(run.subject, text, score(rule, text, prediction.sample()).correct, rule, hallucinated)
 
 
-def media_of(run: Run, prediction: Prediction, *, masked: bool = False) -> tuple[str, str, str]:
+def media_of(run: BenchmarkRun, prediction: Prediction, *, masked: bool = False) -> tuple[str, str, str]:
     """A question's clip as base64 WebM, `video` or `audio`, and why there is none.
 
     Args:
-        run: Whose shards hold it.
+        run: The run, whose shards hold the clip.
         prediction: The question.
-        masked: Show what the run's mask leaves of the clip.
+        masked: Apply the run's mask to the clip.
     """
     from avrt.data.media.webm import to_webm
     from avrt.data.shards.members import decode_members

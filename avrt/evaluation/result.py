@@ -1,4 +1,4 @@
-"""The result file of one student on one benchmark under one mask: figures, intervals, and the protocol behind them."""
+"""The result file of one student on one benchmark under one mask: scores, intervals, and the protocol behind them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from avrt.errors import AvrtError
-from avrt.evaluation.benchmark import OURS, BenchmarkOptions
-from avrt.evaluation.cards import misfits
-from avrt.evaluation.claims import honesty
+from avrt.evaluation.benchmark_options import OURS, BenchmarkOptions
+from avrt.evaluation.cards import shard_mismatches
+from avrt.evaluation.hallucination import hallucination_rates
+from avrt.evaluation.predictions import Prediction
 from avrt.evaluation.protocol import fingerprint
-from avrt.evaluation.records import Prediction
 from avrt.evaluation.scorers import STRICT, Verdict, score
 from avrt.evaluation.statistics import Estimate, bootstrap, majority, pass_at_k
 from avrt.evaluation.yes_no import yes_no_figures
@@ -24,12 +24,14 @@ from avrt.text import clean_all, to_json
 RESULT = "result.json"
 FORMAT = 1
 MINIATURE = 100_000_000
-"""A model of fewer parameters is a miniature, whatever it is called."""
+"""A model of fewer parameters is a miniature."""
+DIFFICULTY = "difficulty"
+Record = dict[str, Any]
 
 
 @dataclass
 class Result:
-    """What one run of a benchmark came to.
+    """The result of one benchmark run.
 
     Attributes:
         student: The student's label.
@@ -39,51 +41,67 @@ class Result:
         fingerprint: Hash of the protocol.
         official: Name of the benchmark's own scorer, or None.
         counts: Questions, those expected, failed (could not be asked), cut off, and left out of the shards.
-        scores: For each scorer accuracy, interval, right answers, unparsable answers and their share; of yes/no
+        scores: For each scorer accuracy, interval, right answers, unparsable answers and their share; for yes/no
             questions also `yes_no`, see `avrt.evaluation.yes_no`.
-        groups: Accuracy under the headline's rule: field -> value -> estimate.
-        headline: Name of the rule whose figure goes into tables.
-        asked_by: Whose way of asking it was, such as `avrt` or `nemo_rl`.
-        unfit: What in the shards does not fit that way of asking.
-        several: With k > 1 answers per question: majority and pass@k.
-        honesty: With a sense hidden, how often reasoning claims to have used it; see `avrt.evaluation.claims`.
-        environment: Versions, devices, speed: what should not matter.
-        config: The configuration that made it, as YAML; `avrt benchmark --replay` runs it again.
+        groups: Accuracy by the headline scorer: field -> value -> estimate.
+        headline: Name of the scorer whose figure goes into tables.
+        asked_by: Whose protocol it is, such as `avrt` or `nemo_rl`.
+        shard_mismatches: Where the shards hold something else than the protocol needs.
+        multi_sample: With k > 1 answers per question: majority vote and pass@k.
+        hallucination: With a sense masked, how often reasoning claims to perceive it; see
+            `avrt.evaluation.hallucination`.
+        environment: Versions, devices and speed, which do not change the score.
+        config: The configuration of the run, as YAML; `avrt benchmark --replay` runs it again.
     """
 
     student: str
     benchmark: str
     mask: str
-    protocol: dict[str, Any]
+    protocol: Record
     fingerprint: str
     official: str | None
-    counts: dict[str, Any]
-    scores: dict[str, dict[str, Any]]
-    groups: dict[str, dict[str, dict[str, Any]]]
+    counts: Record
+    scores: dict[str, Record]
+    groups: dict[str, dict[str, Record]]
     headline: str = STRICT
     asked_by: str = OURS
-    unfit: list[str] = field(default_factory=list)
-    several: dict[str, dict[str, Any]] = field(default_factory=dict)
-    honesty: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
+    shard_mismatches: list[str] = field(default_factory=list)
+    multi_sample: dict[str, Record] = field(default_factory=dict)
+    hallucination: dict[str, Record] = field(default_factory=dict)
+    environment: Record = field(default_factory=dict)
     config: str = ""
 
     @property
-    def score(self) -> dict[str, Any]:
-        """Accuracy and interval under the headline's rule."""
+    def headline_score(self) -> Record:
+        """The score by the headline scorer."""
         return self.scores[self.headline]
 
     @property
+    def accuracy(self) -> Estimate:
+        """The headline figure: accuracy by the headline scorer."""
+        return Estimate.from_record(self.headline_score)
+
+    @property
+    def strict_accuracy(self) -> Estimate:
+        """Accuracy by the strict scorer, which every benchmark run reports."""
+        return Estimate.from_record(self.scores[STRICT])
+
+    @property
+    def official_accuracy(self) -> Estimate | None:
+        """Accuracy by the benchmark's own scorer, where it has one."""
+        return None if self.official is None else Estimate.from_record(self.scores[self.official])
+
+    @property
     def miniature(self) -> bool | None:
-        """Whether the student is a miniature such as `nano`; None where the result does not say how large it is."""
+        """Whether the student is a miniature such as `nano`; None where the result does not state its size."""
         parameters = self.environment.get("parameters")
         if parameters is None:
             return True if self.environment.get("source") == "nano" else None
         return int(parameters) < MINIATURE
 
     @property
-    def own_name(self) -> str:
-        """The student's label; a miniature says that it is one."""
+    def display_name(self) -> str:
+        """The student's label; that of a miniature says so."""
         return self.student + (" (nano student)" if self.miniature else "")
 
     def save(self, folder: Path) -> Path:
@@ -97,7 +115,7 @@ class Result:
         """Read a result file.
 
         Raises:
-            AvrtError: If there is none, or it is of another format.
+            AvrtError: If the file is missing, damaged or of another format.
         """
         if not path.is_file():
             raise AvrtError("no such result file", where=path)
@@ -108,82 +126,76 @@ class Result:
                 raise AvrtError(f"result format {version}, this avrt reads {FORMAT}", where=path)
             result = cls(**record)
             if result.headline not in result.scores:
-                raise AvrtError(f"has no score by its headline's rule, {result.headline}", where=path)
+                raise AvrtError(f"has no score by its headline scorer, {result.headline}", where=path)
             return result
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise AvrtError(f"not a result file: {error}", where=path) from None
 
 
 def verdicts(predictions: Sequence[Prediction], scorer: str) -> list[list[Verdict]]:
-    """For each question the verdict on each of its answers; none where it could not be asked."""
+    """For each question the verdict on each of its answers; an empty list where it could not be asked."""
     return [[score(scorer, response, p.sample()) for response in p.responses] for p in predictions]
 
 
-def correctness(predictions: Sequence[Prediction], scorer: str) -> list[float]:
-    """For each question what its answers are worth on average, from 0 to 1; 0 where it could not be asked."""
-    return [worth(judged) for judged in verdicts(predictions, scorer)]
+def mean_credits(predictions: Sequence[Prediction], scorer: str) -> list[float]:
+    """For each question the mean credit of its answers, from 0 to 1; 0 where it could not be asked."""
+    return [mean_credit(answers) for answers in verdicts(predictions, scorer)]
 
 
-def worth(judged: Sequence[Verdict]) -> float:
-    """What the answers to one question are worth on average, from 0 to 1; 0 without any."""
-    return sum(v.credit for v in judged) / len(judged) if judged else 0.0
+def mean_credit(answers: Sequence[Verdict]) -> float:
+    """The mean credit of the answers to one question, from 0 to 1; 0 without answers."""
+    return sum(v.credit for v in answers) / len(answers) if answers else 0.0
 
 
-def figures(
+def result_fields(
     predictions: Sequence[Prediction], benchmark: BenchmarkOptions, protocol: Mapping[str, Any], mask: str
-) -> dict[str, Any]:
-    """Everything that predictions come to, as fields of a `Result`.
+) -> Record:
+    """Score predictions: every field of a `Result` that follows from them.
 
-    Questions without a known answer count for nothing; those that could not be asked count as wrong.
+    Questions without a known answer are left out; those that could not be asked count as wrong.
     """
     known = [p for p in predictions if p.answer is not None]
-    shares = correctness(known, benchmark.rule)
+    credit = mean_credits(known, benchmark.headline_scorer)
+    rates = hallucination_rates([response for p in known for response in p.responses], mask)
     return {
         "benchmark": benchmark.name,
         "mask": mask,
         "protocol": dict(protocol),
         "fingerprint": fingerprint(protocol),
         "official": benchmark.official,
-        "headline": benchmark.rule,
+        "headline": benchmark.headline_scorer,
         "asked_by": benchmark.protocol,
-        "unfit": misfits(benchmark.needs, protocol),
+        "shard_mismatches": shard_mismatches(benchmark.needs, protocol),
         "counts": {
             "questions": len(known),
             "expected": benchmark.expected,
             "failed": sum(p.error is not None for p in known),
             "cut_off": sum(not all(p.finished) for p in known),
         },
-        "scores": {name: _scored(known, name) for name in benchmark.scorers},
-        "groups": {name: _grouped(known, shares, name) for name in dict.fromkeys([*benchmark.group_by, "difficulty"])},
-        "several": _several(known, benchmark, benchmark.rule),
-        "honesty": honesty([r for p in known for r in p.responses], mask),
+        "scores": {name: _score_record(known, name) for name in benchmark.scorers},
+        "groups": {name: group_records(known, credit, name) for name in [*benchmark.group_by, DIFFICULTY]},
+        "multi_sample": _multi_sample_records(known, benchmark),
+        "hallucination": {sense: rate.to_record() for sense, rate in rates.items()},
     }
 
 
-def _scored(predictions: Sequence[Prediction], scorer: str) -> dict[str, Any]:
+def _score_record(predictions: Sequence[Prediction], scorer: str) -> Record:
+    """Accuracy, counts and, for yes/no questions, their figures by one scorer."""
     judged = verdicts(predictions, scorer)
     answers = sum(len(v) for v in judged)
     unparsable = sum(v.choice is None for each in judged for v in each)
+    yes_no = yes_no_figures(predictions, judged)
     return {
-        **_estimate(bootstrap([worth(each) for each in judged])),
+        **bootstrap([mean_credit(each) for each in judged]).to_record(),
         "right": sum(v.correct for each in judged for v in each),
         "unparsable": unparsable,
         "unparsable_share": unparsable / max(1, answers),
-        **({"yes_no": found} if (found := yes_no_figures(predictions, judged)) else {}),
-    }
-
-
-def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return {
-        "accuracy": estimate.mean,
-        "low": estimate.low,
-        "high": estimate.high,
-        "count": estimate.count,
+        **({"yes_no": yes_no} if yes_no else {}),
     }
 
 
 def group_values(prediction: Prediction, name: str) -> list[str]:
-    """The groups that a question belongs to; see `BenchmarkOptions.group_by`. One of a list belongs to each entry's."""
+    """The groups that a question belongs to, by one of `BenchmarkOptions.group_by`; a list gives one for each entry."""
     if name == "choices":
         return [str(len(prediction.choices))]
     value = getattr(prediction, name) if name in ("question_type", "relation") else prediction.metadata.get(name)
@@ -191,21 +203,29 @@ def group_values(prediction: Prediction, name: str) -> list[str]:
     return list(dict.fromkeys(str(one) for one in values if one is not None))
 
 
-def _grouped(predictions: Sequence[Prediction], shares: Sequence[float], name: str) -> dict[str, dict[str, Any]]:
-    parts: dict[str, list[float]] = defaultdict(list)
-    for prediction, share in zip(predictions, shares, strict=True):
-        for value in group_values(prediction, name):
-            parts[value].append(share)
-    return {value: _estimate(bootstrap(parts[value])) for value in sorted(parts)}
+def group_records(predictions: Sequence[Prediction], credit: Sequence[float], name: str) -> dict[str, Record]:
+    """Accuracy by group.
+
+    Args:
+        predictions: Questions with a known answer.
+        credit: The credit of each; see `mean_credits`.
+        name: What to group by; see `BenchmarkOptions.group_by`.
+    """
+    groups: dict[str, list[float]] = defaultdict(list)
+    for prediction, value in zip(predictions, credit, strict=True):
+        for group in group_values(prediction, name):
+            groups[group].append(value)
+    return {group: bootstrap(groups[group]).to_record() for group in sorted(groups)}
 
 
-def _several(predictions: Sequence[Prediction], benchmark: BenchmarkOptions, scorer: str) -> dict[str, dict[str, Any]]:
+def _multi_sample_records(predictions: Sequence[Prediction], benchmark: BenchmarkOptions) -> dict[str, Record]:
+    """Majority vote and pass@k by the headline scorer, where several answers were sampled per question."""
     if benchmark.samples == 1:
         return {}
-    judged = verdicts(predictions, scorer)
+    judged = verdicts(predictions, benchmark.headline_scorer)
     voted = [float(majority([v.choice for v in each]) == p.answer) for p, each in zip(predictions, judged, strict=True)]
-    found = {f"majority@{benchmark.samples}": _estimate(bootstrap(voted))}
+    found = {f"majority@{benchmark.samples}": bootstrap(voted).to_record()}
     for k in benchmark.pass_at:
         chances = [pass_at_k(len(v), sum(x.correct for x in v), k) if v else 0.0 for v in judged]
-        found[f"pass@{k}"] = _estimate(bootstrap(chances))
+        found[f"pass@{k}"] = bootstrap(chances).to_record()
     return found

@@ -1,11 +1,12 @@
-"""Intervals and tests for shares of right answers: bootstrap, paired bootstrap, McNemar, pass@k, majority."""
+"""Intervals and tests for shares of correct answers: bootstrap, paired bootstrap, McNemar, pass@k, majority vote."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +16,12 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its interval.
+    """A mean with its confidence interval.
 
     Attributes:
         mean: The mean over N items.
         low: Lower end of the interval.
-        high: Upper end.
+        high: Upper end of the interval.
         count: N.
     """
 
@@ -28,6 +29,25 @@ class Estimate:
     low: float
     high: float
     count: int
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Estimate:
+        """The estimate that `to_record` wrote."""
+        return cls(record["accuracy"], record["low"], record["high"], record["count"])
+
+    def to_record(self) -> dict[str, Any]:
+        """The estimate of an accuracy as result files store it."""
+        return {"accuracy": self.mean, "low": self.low, "high": self.high, "count": self.count}
+
+    def percent(self, *, signed: bool = False) -> str:
+        """As text in per cent, such as ``43.1 [40.2, 46.0]``; `signed` writes the sign of positive numbers too."""
+        mean, low, high = (percent(value, signed=signed) for value in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]"
+
+
+def percent(value: float, *, signed: bool = False) -> str:
+    """A share from 0 to 1 in per cent with one decimal."""
+    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +70,13 @@ class PairedComparison:
 def bootstrap(values: Sequence[float], *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """The mean with its percentile bootstrap interval (Efron 1979).
 
-    Drawing N items with replacement is drawing how often each distinct value comes up, a multinomial, which is what
-    makes 10,000 resamples of 17,208 answers a matter of milliseconds.
+    Drawing N items with replacement is the same as drawing from a multinomial how often each distinct value occurs.
+    This makes 10,000 resamples of 17,208 answers a matter of milliseconds.
 
     Args:
         values: (N,) one number per item, such as 1 for right and 0 for wrong.
-        level: Coverage.
-        resamples: How many.
+        level: Coverage of the interval.
+        resamples: Number of resamples.
         seed: The same seed gives the same interval.
     """
     count = len(values)
@@ -69,10 +89,15 @@ def bootstrap(values: Sequence[float], *, level: float = LEVEL, resamples: int =
 
 
 def compare(first: Sequence[bool], second: Sequence[bool], *, seed: int = 0) -> PairedComparison:
-    """Compare two students' verdicts (N,) on the same items in the same order.
+    """Compare two students on the same items.
+
+    Args:
+        first: (N,) whether the first student got each item right.
+        second: (N,) the same for the second, in the same order.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If the two are not equally long.
+        ValueError: If the two differ in length.
     """
     pairs = list(zip(first, second, strict=True))
     difference = bootstrap([float(a) - float(b) for a, b in pairs], seed=seed)
@@ -81,13 +106,14 @@ def compare(first: Sequence[bool], second: Sequence[bool], *, seed: int = 0) -> 
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p-value of the exact McNemar test (1947): are discordant items split evenly?"""
+    """Two-sided p-value of the exact McNemar test (1947): are the discordant items split evenly?"""
     total, fewer = only_first + only_second, min(only_first, only_second)
     term, tail = 1, 1
     for k in range(1, fewer + 1):
         term = term * (total - k + 1) // k
         tail += term
-    return min(1.0, 2 * tail / 2**total)
+    outcomes: int = 2**total
+    return min(1.0, 2 * tail / outcomes)
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -102,6 +128,9 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def majority(choices: Sequence[str | None]) -> str | None:
-    """The choice with most votes (self-consistency, Wang et al. 2022); the first of equals; None only if all are."""
+    """The choice with the most votes (self-consistency, Wang et al. 2022).
+
+    Ties go to the choice that comes first. None counts as no vote, and is returned only where there is no vote.
+    """
     votes = Counter(choice for choice in choices if choice is not None)
     return votes.most_common(1)[0][0] if votes else None

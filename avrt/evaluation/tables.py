@@ -1,4 +1,4 @@
-"""Tables of results as data, and how they are written: Markdown, CSV, LaTeX."""
+"""Tables of results as data, and their Markdown, CSV and LaTeX forms."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from avrt.evaluation.statistics import Estimate
 from avrt.text import clean
 
 _LATEX = {
@@ -22,11 +23,11 @@ class Table:
     """A table of text.
 
     Attributes:
-        id: Name of its files.
-        title: What it shows.
+        id: The stem of its files' names.
+        title: Its title.
         head: Column names.
         rows: Cells; as many per row as there are columns.
-        note: What has to be known to read it.
+        note: How to read it.
     """
 
     id: str
@@ -74,15 +75,10 @@ def _latex(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text as a cell can hold it: on one line, without what no file can hold."""
+    """The text on one line, without characters that some file formats cannot hold."""
     return " ".join(clean(text).split())
 
 
-def percent(value: float) -> str:
-    """A share as per cent with one decimal."""
-    return f"{100 * value:.1f}"
-
-
-def interval(estimate: dict[str, float]) -> str:
-    """An accuracy with its interval, in per cent."""
-    return f"{percent(estimate['accuracy'])} [{percent(estimate['low'])}, {percent(estimate['high'])}]"
+def with_rule(accuracy: Estimate, rule: str) -> str:
+    """An accuracy with its interval and the name of its rule."""
+    return f"{accuracy.percent()}, {rule} rule"

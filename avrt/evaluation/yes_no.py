@@ -1,4 +1,4 @@
-"""Figures of yes/no questions, which tell a student that always says Yes: precision, recall, F1, share of Yes."""
+"""Figures of yes/no questions, which expose a student that always says Yes: precision, recall, F1, share of Yes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from avrt.evaluation.records import Prediction
+from avrt.evaluation.predictions import Prediction
 from avrt.evaluation.scorers import Verdict
 
 ALL = "all"
@@ -17,15 +17,15 @@ def yes_no_figures(
 ) -> dict[str, dict[str, Any]]:
     """Accuracy, precision, recall, F1 and the share of Yes, as AVHBench reports them, for each task and over all.
 
-    Yes is the positive class. An answer that cannot be read is wrong and no Yes; a question that could not be asked
-    counts as one such answer.
+    Yes is the positive class. An unparsable answer is wrong and does not count as Yes; a question that could not be
+    asked counts as one such answer.
 
     Args:
         predictions: Questions with a known answer.
         verdicts: For each of them the verdict on each of its answers.
 
     Returns:
-        Task (`question_type`), or `all`, -> figures as shares from 0 to 1, and counts. Empty unless all questions have
+        Task (`question_type`), or `all` -> figures as shares from 0 to 1, and counts. Empty unless all questions have
         the choices Yes and No.
     """
     samples = [prediction.sample() for prediction in predictions]
@@ -43,7 +43,7 @@ def yes_no_figures(
 
 
 def _figures(pairs: Sequence[tuple[bool, bool | None]]) -> dict[str, Any]:
-    """The figures of pairs of what is right and what was said, None where nothing can be read."""
+    """The figures of (right answer is Yes, student says Yes) pairs; the latter is None for an unparsable answer."""
     hits = sum(right and said is True for right, said in pairs)
     yeses = sum(said is True for _, said in pairs)
     positives = sum(right for right, _ in pairs)

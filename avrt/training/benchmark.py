@@ -15,10 +15,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from avrt.data.inputs.preprocessor import OmniBatch
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
-from avrt.evaluation.benchmark import BenchmarkOptions
+from avrt.evaluation.benchmark_options import BenchmarkOptions
+from avrt.evaluation.predictions import PREDICTIONS, Prediction, PredictionWriter
 from avrt.evaluation.protocol import NANO_WORLD, flatten, mask_name
-from avrt.evaluation.records import PREDICTIONS, Journal, Prediction
-from avrt.evaluation.result import Result, figures
+from avrt.evaluation.result import Result, result_fields
 from avrt.models.feature_cache import weights_hash
 from avrt.objectives.rewards import RewardOptions
 from avrt.policy.policy import StudentOptions, load_policy
@@ -92,7 +92,7 @@ class BenchmarkModule(StudentModule):
         self.book = AnswerBook(self.datamodule.question_types("test"), self.rewards)
         shards = self.datamodule.shards("test")
         self.protocol = self._protocol(shards)
-        self.journal = Journal(self.folder, self.protocol)
+        self.journal = PredictionWriter(self.folder, self.protocol)
         self._answered = self.journal.answered()
         if self._answered:
             rank_zero_info(f"{len(self._answered)} of {len(shards)} questions are answered already")
@@ -131,7 +131,9 @@ class BenchmarkModule(StudentModule):
             own = completions[row * count : (row + 1) * count]
             texts = tuple(self.decode(completion) for completion in own)
             finished = tuple(completion.finished for completion in own)
-            predictions.append(Prediction.of(shards.sample(position), position, responses=texts, finished=finished))
+            predictions.append(
+                Prediction.from_sample(shards.sample(position), position, responses=texts, finished=finished)
+            )
             self.book.add(batch.samples[row], texts[0], finished=finished[0])
         if predictions:
             self.journal.add(predictions)
@@ -146,6 +148,7 @@ class BenchmarkModule(StudentModule):
         problem: str | None = None
         if self.trainer.is_global_zero:
             predictions = self.journal.merge(len(self.datamodule.shards("test")))
+            self.journal.write(predictions)
             problem = nothing_to_score(predictions)
             if problem is None:
                 self.result = self._result(predictions, seconds, asked)
@@ -157,7 +160,7 @@ class BenchmarkModule(StudentModule):
             )
         if not self.trainer.is_global_zero:
             self.result = Result.load(self.folder / "result.json")
-        headline = self.benchmark.rule
+        headline = self.benchmark.headline_scorer
         for name, scored in self.result.scores.items():
             if scored["count"]:
                 self.log(f"test/{name}/accuracy", scored["accuracy"], prog_bar=name == headline)
@@ -165,13 +168,13 @@ class BenchmarkModule(StudentModule):
 
     def _result(self, predictions: list[Prediction], seconds: float, asked: float) -> Result:
         manifest = self.datamodule.shards("test").manifest
-        found = figures(predictions, self.benchmark, self.protocol, mask_name(self.protocol))
+        found = result_fields(predictions, self.benchmark, self.protocol, mask_name(self.protocol))
         found["counts"]["left_out_of_shards"] = len(manifest.skipped)
         found["counts"]["sound_cut"] = manifest.sound_cut
         if manifest.recipe.get("name") == NANO_WORLD and not found["benchmark"].startswith("nano"):
             rank_zero_info(f"questions of {NANO_WORLD} go by that name, not by {found['benchmark']}")
             found["benchmark"] = NANO_WORLD
-        for difference in found["unfit"]:
+        for difference in found["shard_mismatches"]:
             rank_zero_info(f"the shards do not fit {self.benchmark.protocol}'s way of asking: {difference}")
         environment = {
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -206,7 +209,7 @@ class BenchmarkModule(StudentModule):
                 "seed": self.seed if self.generation.temperature else 0,
                 "shuffle_seed": self.datamodule.seed if self.datamodule.shuffle_audio else 0,
                 "scorers": self.benchmark.scorers,
-                "headline": self.benchmark.rule,
+                "headline": self.benchmark.headline_scorer,
                 "student": {
                     "weights": weights_hash(thinker),
                     "dtype": options["dtype"],
@@ -234,7 +237,7 @@ def nothing_to_score(predictions: Sequence[Prediction]) -> str | None:
 
 def _failed(shards: ShardSet, position: int, reason: str) -> Prediction:
     try:
-        return Prediction.of(shards.sample(position), position, error=reason)
+        return Prediction.from_sample(shards.sample(position), position, error=reason)
     except BadSampleError:
         # Not even the record can be read: it counts as a question that was answered wrong.
         return Prediction(shards.name(position), "", ("", ""), "A", position=position, error=reason)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from avrt.evaluation.benchmark import BenchmarkOptions
+from avrt.evaluation.benchmark_options import BenchmarkOptions
+from avrt.evaluation.predictions import Prediction, PredictionWriter
 from avrt.evaluation.protocol import flatten, mask_name
-from avrt.evaluation.records import Journal, Prediction
-from avrt.evaluation.result import Result, figures
+from avrt.evaluation.result import Result, result_fields
 from tests.conftest import make_sample
 
 QWEN_3B, QWEN_7B = 4_700_000_000, 8_900_000_000
@@ -15,6 +15,17 @@ SENSES = {"av": "both", "a": "audio", "v": "vision", "text": "none"}
 def questions(number: int, **fields):
     """Questions of three options whose right one is B, A, B, A, ..."""
     return [make_sample(f"q{i}", answer=(i + 1) % 2, **fields) for i in range(number)]
+
+
+def write_answers(folder: Path, samples, answer, protocol) -> list[Prediction]:
+    """The predictions of `answer(i, sample)`, journaled and written."""
+    writer = PredictionWriter(folder, protocol)
+    writer.add(
+        Prediction.from_sample(s, i, responses=(answer(i, s),), finished=(True,)) for i, s in enumerate(samples)
+    )  # fmt: skip
+    predictions = writer.merge(len(samples))
+    writer.write(predictions)
+    return predictions
 
 
 def make_run(
@@ -29,9 +40,8 @@ def make_run(
         "clips": clips or {"frames": 8, "fps": None, "audio_seconds": None},
         "student": {"weights": weights},
     })  # fmt: skip
-    journal = Journal(folder, protocol)
-    journal.add([Prediction.of(s, i, responses=(answer(i, s),), finished=(True,)) for i, s in enumerate(samples)])
-    found = figures(journal.merge(len(samples)), benchmark, protocol, mask_name(protocol))
+    predictions = write_answers(folder, samples, answer, protocol)
+    found = result_fields(predictions, benchmark, protocol, mask_name(protocol))
     environment = {"shards": str(folder), "parameters": parameters}
     result = Result(student=student, environment=environment, **found)
     result.save(folder)

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from avrt.evaluation.records import Prediction
-from avrt.evaluation.result import correctness
+from avrt.evaluation.predictions import Prediction
+from avrt.evaluation.result import mean_credits
 from avrt.evaluation.scorers import score
 from tests.conftest import make_sample
 
@@ -216,9 +216,9 @@ def test_parts_of_a_point_make_the_mean():
         choices=("w", "x", "y", "z"), answer=(0, 1), several=True, trace=None, question_type="emer_ov_mc"
     )
     replies = ["<answer>A,B</answer>", "<answer>A</answer>", "<answer>C</answer>"]
-    predictions = [Prediction.of(sample, i, responses=(r,), finished=(True,)) for i, r in enumerate(replies)]
-    assert correctness(predictions, "intentbench") == pytest.approx([1, 2 / 3, 0])
-    assert correctness(predictions, "strict") == [1, 0, 0]
+    predictions = [Prediction.from_sample(sample, i, responses=(r,), finished=(True,)) for i, r in enumerate(replies)]
+    assert mean_credits(predictions, "intentbench") == pytest.approx([1, 2 / 3, 0])
+    assert mean_credits(predictions, "strict") == [1, 0, 0]
 
 
 def test_a_space_after_a_comma_makes_another_letter_for_intentbenchs_script_alone():

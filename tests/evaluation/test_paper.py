@@ -6,12 +6,12 @@ import json
 import pytest
 
 from avrt.errors import AvrtError
-from avrt.evaluation.benchmark import BenchmarkOptions
-from avrt.evaluation.cards import Card, misfits
+from avrt.evaluation.benchmark_options import BenchmarkOptions
+from avrt.evaluation.benchmark_runs import read_runs
+from avrt.evaluation.cards import Card, shard_mismatches
+from avrt.evaluation.comparison_tables import comparisons, errors, modality_ablation, overview, yes_no
 from avrt.evaluation.paper import paper_tables, published, sizes
 from avrt.evaluation.result import Result
-from avrt.evaluation.runs import read_runs
-from avrt.evaluation.study import comparisons, errors, ledger, overview, yes_no
 from tests.conftest import avrt, make_sample
 from tests.evaluation.made import QWEN_7B, make_run, questions
 
@@ -82,7 +82,8 @@ def test_a_base_model_asked_by_three_is_told_with_each_ones_rule(report):
         assert all(f", {rule} rule" in text for rule in ("strict", "dailyomni", "nemo_rl"))
     note = (report / "out" / "report.md").read_text()
     assert (
-        "(known: all questions, whole sound; not known: wording of the prompt, number of frames, scoring rule)" in note
+        "(known: all questions, all of the audio; not known: wording of the prompt, number of frames, scoring rule)"
+        in note
     )
 
 
@@ -135,13 +136,13 @@ def test_others_figures_stand_beside_ours_only_where_the_card_is_the_same(tmp_pa
         ("Qwen2.5-Omni-7B", "nemo_rl", "49.8"),
         ("Qwen2.5-Omni-7B, GRPO on IntentTrain", "as published", "59.0"),
         (
-            "Qwen2.5-Omni-7B, GRPO on IntentTrain", "nemo_rl (8 frames, not 32 frames; 10 s of sound, not all)",
-            "differs: 8 frames, not 32 frames; 10 s of sound, not all",
+            "Qwen2.5-Omni-7B, GRPO on IntentTrain", "nemo_rl (8 frames, not 32 frames; 10 s of audio, not all)",
+            "differs: 8 frames, not 32 frames; 10 s of audio, not all",
         ),
         (
             "Qwen2.5-Omni-7B, GRPO on IntentTrain", "avrt",
             "differs: 12 of 1,197 questions; asked by avrt, not nemo_rl; 8 frames, not 32 frames; "
-            "sound in the video, not as an item of its own; strict rule, not nemo_rl",
+            "audio inside the video, not as a separate item; strict rule, not nemo_rl",
         ),
     ]  # fmt: skip
 
@@ -175,14 +176,14 @@ def test_students_are_compared_only_where_they_were_asked_alike(report):
     assert table.note.startswith("Not compared: 7 pairs of runs of one benchmark and mask that differ in protocol")
 
 
-def test_the_ledger_keeps_protocols_apart(tmp_path):
+def test_the_modality_ablation_keeps_protocols_apart(tmp_path):
     for mask in ("av", "a", "v"):
         make_run(tmp_path / "ours" / mask, "base", bare, samples=SAMPLES, mask=mask)
         make_run(
             tmp_path / "theirs" / mask, "base", bare, samples=SAMPLES, mask=mask, official="dailyomni",
             **THREE["authors"],
         )  # fmt: skip
-    table = ledger(read_runs(tmp_path))
+    table = modality_ablation(read_runs(tmp_path))
     assert [row[:2] for row in table.rows] == [
         ["base / dailyomni", "strict"], ["base, asked by authors / dailyomni", "dailyomni"]
     ]  # fmt: skip
@@ -241,8 +242,8 @@ def test_published_groups_do_not_add_up_as_the_note_says():
 
 
 def test_the_headline_is_a_rule_that_is_reported():
-    assert BenchmarkOptions(official="omnibench", headline="official").rule == "omnibench"
-    assert BenchmarkOptions(headline="official").rule == "lenient"
+    assert BenchmarkOptions(official="omnibench", headline="official").headline_scorer == "omnibench"
+    assert BenchmarkOptions(headline="official").headline_scorer == "lenient"
     assert BenchmarkOptions(headline="mmar").scorers == ["strict", "mmar", "lenient"]
     with pytest.raises(AvrtError, match="no such scorer"):
         BenchmarkOptions(headline="nonsense")
@@ -252,11 +253,11 @@ def test_a_result_without_its_headlines_score_is_refused(tmp_path):
     make_run(tmp_path, "base", bare, samples=SAMPLES)
     path = tmp_path / "result.json"
     record = json.loads(path.read_text())
-    del record["headline"], record["asked_by"], record["unfit"]  # as an earlier version wrote it
+    del record["headline"], record["asked_by"], record["shard_mismatches"]  # as an earlier version wrote it
     path.write_text(json.dumps(record))
     assert (Result.load(path).headline, Result.load(path).asked_by) == ("strict", "avrt")
     path.write_text(json.dumps({**record, "headline": "mmar"}))
-    with pytest.raises(AvrtError, match="has no score by its headline's rule, mmar"):
+    with pytest.raises(AvrtError, match="has no score by its headline scorer, mmar"):
         Result.load(path)
 
 
@@ -268,14 +269,14 @@ def test_a_result_without_its_headlines_score_is_refused(tmp_path):
         ({"frames": 32}, {"frames": 32, "fps": 2.0}, ["2 frames a second, not 32 frames"]),
         ({"fps": 2.0}, {"frames": 8}, ["8 frames, not 2 frames a second"]),
         ({"fps": 2}, {"frames": 8, "fps": 2.0}, []),
-        ({"audio_seconds": None}, {"audio_seconds": 10.0}, ["10 s of sound, not all"]),
-        ({"audio_seconds": 10}, {"audio_seconds": None}, ["all of sound, not 10 s"]),
-        ({"audio_seconds": None}, {}, ["an unrecorded length of sound, not all"]),
+        ({"audio_seconds": None}, {"audio_seconds": 10.0}, ["10 s of audio, not all"]),
+        ({"audio_seconds": 10}, {"audio_seconds": None}, ["all of audio, not 10 s"]),
+        ({"audio_seconds": None}, {}, ["an unrecorded length of audio, not all"]),
         ({}, {"frames": 1}, []),
     ],
 )
 def test_what_shards_lack_for_a_way_of_asking_is_told(needs, spec, told):
-    assert misfits(needs, {f"clips.{key}": value for key, value in spec.items()}) == told
+    assert shard_mismatches(needs, {f"clips.{key}": value for key, value in spec.items()}) == told
 
 
 def test_a_card_asserts_nothing_but_what_it_says(tmp_path):
@@ -293,16 +294,16 @@ def test_one_question_stands_side_by_side_under_its_masks(tmp_path):
         )  # fmt: skip
     avrt("report", tmp_path / "runs", "--out", tmp_path / "out", "--figure3", "q1", "q4")
     text = (tmp_path / "out" / "report.md").read_text()
-    head = "| student | av: pictures and sound | v: pictures alone | text: the question alone |"
+    head = "| student | av: video and audio | v: video only | text: question only |"
     assert text.count(head) == 2
     table = text[text.index(head) :].splitlines()
-    claim = r"**right (strict rule); claims a hidden sense** <think>I hear a \| bell.</think> <answer>A</answer>"
+    claim = r"**right (strict rule); hallucinates a masked sense** <think>I hear a \| bell.</think> <answer>A</answer>"
     assert table[2] == (
         rf"| base | **right (strict rule)** <think>I hear a \| bell.</think> <answer>A</answer> | {claim} | {claim} |"
     )
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count('class="side"') == 6
-    assert "right (strict rule); claims a hidden sense" in page
+    assert "right (strict rule); hallucinates a masked sense" in page
     done = avrt("report", tmp_path / "runs", "--out", tmp_path / "out", "--figure3", "q99", check=False)
     assert done.returncode == 2
-    assert "--figure3 q99: no run has a question of this id (such as q0, q1)" in done.stderr
+    assert "--figure3 q99: no run has a question with this id (such as q0, q1)" in done.stderr

@@ -10,15 +10,16 @@ import av
 import pytest
 
 from avrt.data.shards.reader import ShardSet
-from avrt.evaluation.benchmark import BenchmarkOptions
+from avrt.evaluation.benchmark_options import BenchmarkOptions
+from avrt.evaluation.benchmark_runs import read_runs
+from avrt.evaluation.comparison_tables import scorers
 from avrt.evaluation.paper import published
+from avrt.evaluation.predictions import Prediction, PredictionWriter
 from avrt.evaluation.protocol import flatten
 from avrt.evaluation.questions import side_by_side
-from avrt.evaluation.records import Journal, Prediction
-from avrt.evaluation.result import Result, figures
-from avrt.evaluation.runs import read_runs
-from avrt.evaluation.study import scorers
+from avrt.evaluation.result import Result, result_fields
 from tests.conftest import avrt, make_sample
+from tests.evaluation.made import write_answers
 from tests.traces.servers import serving
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -32,12 +33,8 @@ def make_run(folder, world, student, mask, answer, **protocol):
         "prompt": {"senses": senses, "masked": "absent", "system_prompt": "", **protocol},
         "shuffle_audio": mask == "shuffled",
     })  # fmt: skip
-    journal = Journal(folder, record)
-    journal.add([
-        Prediction.of(sample, i, responses=(answer(i, sample),), finished=(True,))
-        for i, sample in enumerate(shards.samples())
-    ])  # fmt: skip
-    found = figures(journal.merge(len(shards)), BenchmarkOptions(name="nano_world", official="omnibench"), record, mask)
+    predictions = write_answers(folder, list(shards.samples()), answer, record)
+    found = result_fields(predictions, BenchmarkOptions(name="nano_world", official="omnibench"), record, mask)
     Result(student=student, environment={"shards": str(world / "test")}, **found).save(folder)
 
 
@@ -119,7 +116,7 @@ def test_a_question_is_shown_with_what_each_mask_leaves_of_its_clip(report, worl
     assert streams(sides["v"].media) == streams(sides["shuffled"].media) == ["video"]
     assert (sides["text"].media, sides["text"].why) == ("", "nothing is shown")
     assert [answer.subject for answer in sides["av"].answers] == ["base", "sft_rl"]
-    assert sides["a"].answers[0].claimed == ()  # question 0 is answered without any reasoning
+    assert sides["a"].answers[0].hallucinated == ()  # question 0 is answered without any reasoning
 
 
 ODD = "half \ud83d, line\u2028para\u2029next\x85nul\0 bom\ufeff a$b$ {x} \\frac | <b>"
@@ -128,11 +125,10 @@ ODD = "half \ud83d, line\u2028para\u2029next\x85nul\0 bom\ufeff a$b$ {x} \\frac 
 def test_odd_texts_reach_every_format(tmp_path):
     options, record = BenchmarkOptions(name=ODD), {"prompt.system_prompt": ODD}
     record |= {"prompt.senses": "audio", "prompt.masked": "absent", "shuffle_audio": False}
-    journal = Journal(tmp_path / "runs", record)
     sample = make_sample(ODD, question=ODD, choices=(ODD, "b", "c"), question_type=ODD, metadata={ODD: [ODD]})
-    journal.add([Prediction.of(sample, 0, responses=(ODD,), finished=(True,))])
-    assert set(Journal(tmp_path / "runs", record).answered()) == {0}  # the same protocol, not another one
-    found = figures(journal.merge(1), options, record, "a")
+    predictions = write_answers(tmp_path / "runs", [sample], lambda i, s: ODD, record)
+    assert set(PredictionWriter(tmp_path / "runs", record).answered()) == {0}  # the same protocol, not another one
+    found = result_fields(predictions, options, record, "a")
     Result(student=ODD, environment={"shards": str(tmp_path)}, **found).save(tmp_path / "runs")
     # As another program may write it: with the half as an escape, and with an empty line at the end.
     file = tmp_path / "runs" / "predictions.jsonl"
@@ -152,9 +148,9 @@ def test_odd_texts_reach_every_format(tmp_path):
 
 
 def test_a_report_of_nothing_but_failures_is_a_failure(tmp_path):
-    journal = Journal(tmp_path / "runs", {})
-    journal.add([Prediction.of(make_sample(f"q{i}"), i, error="cannot be decoded") for i in range(2)])
-    found = figures(journal.merge(2), BenchmarkOptions(), {}, "av")
+    predictions = [Prediction.from_sample(make_sample(f"q{i}"), i, error="cannot be decoded") for i in range(2)]
+    PredictionWriter(tmp_path / "runs").write(predictions)
+    found = result_fields(predictions, BenchmarkOptions(), {}, "av")
     Result(student="x", environment={"shards": str(tmp_path)}, **found).save(tmp_path / "runs")
     done = avrt("report", tmp_path / "runs", "--out", tmp_path / "out", check=False)
     assert done.returncode == 1
@@ -167,17 +163,17 @@ def test_a_protocol_difference_is_shown(report):
     assert len(table) == 5  # every run but the first of the benchmark
     for row in table:
         assert row["field"] == "prompt.system_prompt"
-        assert (row["first run of the benchmark"], row["here"]) == ("Other", "")
+        assert (row["first run of the benchmark"], row["this run"]) == ("Other", "")
 
 
-def test_the_ledger_counts_questions_that_need_both_senses(report, world):
-    [row] = rows(report, "ledger")
+def test_the_modality_ablation_counts_questions_that_need_both_senses(report, world):
+    [row] = rows(report, "modality_ablation")
     samples = list(ShardSet(world / "test").samples())
     alone = {i for i, s in enumerate(samples) if i % 2}
     assert row["questions"] == str(len(samples))
     expected = 100 * (len(samples) - len(alone)) / len(samples)
-    assert row["only with both"].startswith(f"{expected:.1f}")
-    assert row["with neither"].startswith(f"{100 * len(alone) / len(samples):.1f}")
+    assert row["right only with both"].startswith(f"{expected:.1f}")
+    assert row["right from text alone"].startswith(f"{100 * len(alone) / len(samples):.1f}")
 
 
 def test_the_same_answers_differ_by_scorer(report):
@@ -189,7 +185,7 @@ def test_the_same_answers_differ_by_scorer(report):
     assert cells["lenient"].endswith("(0.0)")
 
 
-def test_a_judge_is_asked_about_hidden_senses_only(report, tmp_path):
+def test_a_judge_is_asked_about_masked_senses_only(report, tmp_path):
     with serving(tmp_path, "--models", "judge", "--fail_percent", 20) as server:
         backend = "avrt.traces.openai_backend.OpenAIBackend"
         settings = {"model": "judge", "endpoints": [server.url], "pause": 0.01, "timeout": 2.0, "attempts": 20}
@@ -197,11 +193,11 @@ def test_a_judge_is_asked_about_hidden_senses_only(report, tmp_path):
         avrt("report", report / "runs", "--out", tmp_path / "out", "--judge", judge)
         asked = {r["prompt"] for r in server.records("request")}
     table = list(csv.DictReader((tmp_path / "out" / "judge.csv").open()))
-    assert [(row["run"], row["hidden"]) for row in table] == [
+    assert [(row["run"], row["masked sense"]) for row in table] == [
         ("sft_rl / nano_world / a", "vision"), ("sft_rl / nano_world / text", "audio"),
         ("sft_rl / nano_world / text", "vision"), ("sft_rl / nano_world / v", "audio"),
     ]  # fmt: skip
-    assert all(row["judge: claimed %"].startswith("50.0") for row in table)
+    assert all(row["judge: hallucinated %"].startswith("50.0") for row in table)
     assert all(row["agree %"] == "100.0" and row["not judged"] == "0" for row in table)
     assert not any("<answer>" in prompt for prompt in asked)
 

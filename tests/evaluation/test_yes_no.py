@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from avrt.evaluation.records import Prediction
+from avrt.evaluation.predictions import Prediction
 from avrt.evaluation.scorers import score
 from avrt.evaluation.yes_no import yes_no_figures
 from tests.conftest import make_sample
@@ -15,10 +15,10 @@ TASKS = ("Video-driven Audio Hallucination", "Audio-driven Video Hallucination",
 def asked(task, label, *responses, choices=("Yes", "No")):
     answer = [c.lower() for c in choices].index(label)
     sample = make_sample(choices=choices, answer=answer, trace=None, question_type=task)
-    return Prediction.of(sample, 0, responses=responses, finished=(True,) * len(responses))
+    return Prediction.from_sample(sample, 0, responses=responses, finished=(True,) * len(responses))
 
 
-def figures(predictions, scorer="avhbench"):
+def result_fields(predictions, scorer="avhbench"):
     judged = [[score(scorer, r, p.sample()) for r in p.responses] for p in predictions]
     return yes_no_figures(predictions, judged)
 
@@ -55,7 +55,7 @@ def test_against_a_second_implementation(seed):
         "", "Maybe", "There is nobody", "The answer is no, not yes", "<think>Yes</think><answer>No</answer>",
     ]  # fmt: skip
     pairs = [(rng.choice(TASKS), rng.choice(("yes", "no")), rng.choice(replies)) for _ in range(300)]
-    found = figures([asked(*pair) for pair in pairs])
+    found = result_fields([asked(*pair) for pair in pairs])
     plain = [(t, label, "No" if reply.startswith("<think>") else reply) for t, label, reply in pairs]
     expected = second_implementation(plain)
     assert set(found) == set(expected) == {*TASKS, "all"}
@@ -72,7 +72,7 @@ def test_by_hand():
         asked("t", "no", "Yes"), asked("t", "yes", "No"), asked("t", "no", "No"), asked("t", "no", "perhaps"),
         asked("t", "yes"),
     ]  # fmt: skip
-    found = figures(predictions)["t"]
+    found = result_fields(predictions)["t"]
     assert found == {
         "accuracy": 4 / 8, "precision": 3 / 4, "recall": 3 / 5, "f1": pytest.approx(2 / 3), "yes": 4 / 8, "unread": 2,
         "answers": 8,
@@ -81,17 +81,17 @@ def test_by_hand():
 
 def test_the_order_of_the_choices_does_not_matter_and_each_answer_counts():
     turned = asked(None, "yes", "Yes", "B", "No", choices=("No", "Yes"))
-    found = figures([turned])
+    found = result_fields([turned])
     assert list(found) == ["all"]
     assert (found["all"]["recall"], found["all"]["precision"], found["all"]["answers"]) == (2 / 3, 1.0, 3)
 
 
 def test_nobody_says_yes():
-    found = figures([asked("t", "yes", "No"), asked("t", "no", "No")])["all"]
+    found = result_fields([asked("t", "yes", "No"), asked("t", "no", "No")])["all"]
     assert (found["precision"], found["recall"], found["f1"], found["yes"], found["accuracy"]) == (0, 0, 0, 0, 0.5)
 
 
 def test_other_questions_have_no_such_figures():
-    other = Prediction.of(make_sample(), 0, responses=("B",), finished=(True,))
-    assert figures([]) == {}
-    assert figures([asked("t", "yes", "Yes"), other]) == {}
+    other = Prediction.from_sample(make_sample(), 0, responses=("B",), finished=(True,))
+    assert result_fields([]) == {}
+    assert result_fields([asked("t", "yes", "Yes"), other]) == {}

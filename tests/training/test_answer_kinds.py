@@ -14,7 +14,7 @@ from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
 from avrt.data.media.clip import Clip, FrameBudget
 from avrt.data.sample import Evidence, Relation
 from avrt.data.shards.conversion import write_shards
-from avrt.evaluation.records import read_predictions
+from avrt.evaluation.predictions import read_predictions
 from avrt.evaluation.result import Result
 from avrt.prompts import INSTRUCTION, SEVERAL_INSTRUCTION
 from tests.conftest import make_clip, make_sample

@@ -97,9 +97,9 @@ def test_a_grid_runs_every_mask_each_once(grid):
     assert all(result.mask == name for name, result in results.items())
     assert len({result.fingerprint for result in results.values()}) == len(MASKS)
     assert set(differences(results["av"].protocol, results["a"].protocol)) == {"prompt.senses"}
-    assert set(results["text"].honesty) == {"audio", "vision"}
+    assert set(results["text"].hallucination) == {"audio", "vision"}
     again = avrt("benchmark", "--config", grid / "grid.yaml")
-    assert f"{len(MASKS) + 2} of {len(MASKS) + 2} cells are finished already" in again.stdout
+    assert f"{len(MASKS) + 2} of {len(MASKS) + 2} cells are already finished" in again.stdout
     changed = avrt(
         "benchmark", "--config", grid / "grid.yaml", "--arguments", '["--data.num_workers", "0"]', check=False
     )
@@ -128,9 +128,9 @@ def test_a_cell_is_asked_by_the_protocol_that_the_grid_names(grid):
     assert [(r.asked_by, r.headline, r.benchmark) for r in (ours, theirs)] == [
         ("avrt", "strict", "nano_world"), ("authors", "dailyomni", "nano_world")
     ]  # fmt: skip
-    assert theirs.scores["dailyomni"]["accuracy"] == theirs.score["accuracy"]
-    assert theirs.unfit == ["8 frames, not 2 frames a second", "10 s of sound, not all"]
-    assert ours.unfit == []
+    assert theirs.scores["dailyomni"]["accuracy"] == theirs.headline_score["accuracy"]
+    assert theirs.shard_mismatches == ["8 frames, not 2 frames a second", "10 s of audio, not all"]
+    assert ours.shard_mismatches == []
     assert theirs.protocol["headline"] == "dailyomni"
     assert theirs.protocol["data.media"] == ["audio", "video"]
     assert theirs.miniature
@@ -144,7 +144,7 @@ def test_a_cell_is_asked_by_the_protocol_that_the_grid_names(grid):
 @pytest.mark.parametrize(
     ("protocols", "told"),
     [
-        (["avrt", "avrt"], "benchmarks.b.protocols: two protocols are called avrt"),
+        (["avrt", "avrt"], "benchmarks.b.protocols: two protocols have the name avrt"),
         ([{"students": ["nobody"]}], "benchmarks.b.protocols: no such student: nobody"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_finished_cell_whose_shards_changed_since_is_not_taken_for_done(world,
     finally:
         manifest.write_bytes(kept)
     assert changed.returncode == 2
-    assert "from other shards" in changed.stderr
+    assert "of other shards" in changed.stderr
 
 
 def test_replay_gives_the_same_figures_and_notices_other_ones(grid):

@@ -1,18 +1,19 @@
-"""Missing-modality honesty (AVRT section 5.3): does reasoning claim to have heard or seen what it was not given?
+"""Modality hallucination (AVRT section 5.3): does reasoning claim to perceive a sense that was masked?
 
-Rules over sentences, not a model: a sentence claims a sense if it states perception with it ("I hear", "is visible") or
-evidence from it ("the audio suggests", "the frames show"), unless it denies having it, or speaks of what might be or of
-what the question says. Precision and recall on sentences written for the purpose are measured by
-`tests/evaluation/test_claims.py` and stated in docs/benchmarks.md.
+The detector is a set of rules over sentences, not a model. A sentence claims a sense if it states perception ("I hear",
+"is visible") or evidence ("the audio suggests", "the frames show"), unless it denies the perception, is hypothetical or
+refers to the question. `tests/evaluation/test_hallucination.py` measures precision and recall on sentences written for
+the purpose; docs/benchmarks.md states them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from avrt.evaluation.statistics import bootstrap
+from avrt.evaluation.statistics import Estimate, bootstrap
 
 Sense = Literal["audio", "vision"]
 
@@ -66,7 +67,14 @@ _WITHHELD = (
 
 
 def _denial(noun: str, verbs: str, absent: str, lost: str) -> re.Pattern[str]:
-    """Sentences that say a sense was not there to be used."""
+    """The pattern of sentences that say a sense was not available.
+
+    Args:
+        noun: Pattern of what the sense perceives.
+        verbs: Pattern of perceiving it.
+        absent: Words before the noun that say it is missing, such as "silent".
+        lost: Words after the noun that say so.
+    """
     return re.compile(
         rf"\b(?:no|without|lack(?:s|ing)?|absence of|missing|{absent})\b[^.;]*\b{noun}\b"
         rf"|\b{noun}\b[^.;]*\b(?:{_WITHHELD}|{lost})\b"
@@ -88,37 +96,59 @@ _HYPOTHETICAL = re.compile(
 )
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+|,\s+(?:but|yet|so|and|although|though|whereas|while)\s+", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:think|answer)>")
-HIDDEN: dict[str, tuple[Sense, ...]] = {
+MASKED_SENSES: dict[str, tuple[Sense, ...]] = {
     "a": ("vision",),
     "a_blank": ("vision",),
     "v": ("audio",),
     "v_silent": ("audio",),
     "text": ("audio", "vision"),
 }
-"""Which senses a mask hides."""
+"""Modality mask -> the senses that it removes from the prompt or blanks."""
 
 
-def claims(text: str, sense: Sense) -> list[str]:
-    """The parts of a text that claim to have perceived something with a sense."""
+@dataclass(frozen=True)
+class HallucinationRate:
+    """How often reasoning claims one masked sense.
+
+    Attributes:
+        rate: Share of responses with at least one such sentence, with its interval.
+        example: The first such sentence, or None.
+    """
+
+    rate: Estimate
+    example: str | None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> HallucinationRate:
+        """The rate that `to_record` wrote."""
+        return cls(Estimate(record["rate"], record["low"], record["high"], record["count"]), record["example"])
+
+    def to_record(self) -> dict[str, Any]:
+        """The rate as result files store it."""
+        rate = self.rate
+        return {
+            "rate": rate.mean, "low": rate.low, "high": rate.high, "count": rate.count, "example": self.example
+        }  # fmt: skip
+
+
+def perception_claims(text: str, sense: Sense) -> list[str]:
+    """The sentences of a text's reasoning that claim to perceive a sense."""
     reasoning = _TAG.sub(" ", text.partition("<answer>")[0])
-    return [part.strip() for part in _SENTENCE.split(reasoning) if part and claims_sense(part, sense)]
+    return [part.strip() for part in _SENTENCE.split(reasoning) if part and claims_perception(part, sense)]
 
 
-def claims_sense(sentence: str, sense: Sense) -> bool:
-    """Whether one sentence claims to have perceived something with a sense."""
+def claims_perception(sentence: str, sense: Sense) -> bool:
+    """Whether one sentence claims to perceive a sense."""
     if not any(pattern.search(sentence) for pattern in _CLAIMS[sense]):
         return False
     return not (_DENIED[sense].search(sentence) or _HYPOTHETICAL.search(sentence))
 
 
-def honesty(responses: Sequence[str], mask: str) -> dict[str, Any]:
-    """Share of responses that claim a hidden sense, with its interval; empty where the mask hides none."""
-    found: dict[str, Any] = {}
-    for sense in HIDDEN.get(mask, ()):
-        estimate = bootstrap([float(bool(claims(response, sense))) for response in responses])
-        example = next((c[0] for response in responses if (c := claims(response, sense))), None)
-        found[sense] = {
-            "claimed": estimate.mean, "low": estimate.low, "high": estimate.high, "count": estimate.count,
-            "example": example,
-        }  # fmt: skip
-    return found
+def hallucination_rates(responses: Sequence[str], mask: str) -> dict[Sense, HallucinationRate]:
+    """For each sense that the mask removes, the share of responses that claim it."""
+    rates = {}
+    for sense in MASKED_SENSES.get(mask, ()):
+        claims = [perception_claims(response, sense) for response in responses]
+        example = next((found[0] for found in claims if found), None)
+        rates[sense] = HallucinationRate(bootstrap([float(bool(found)) for found in claims]), example)
+    return rates

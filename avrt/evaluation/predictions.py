@@ -1,11 +1,11 @@
-"""Predictions: what a student answered to each question, journaled as it happens and merged without loss or repeat."""
+"""Predictions: the answers of a student to each question, one record for every command that asks a student."""
 
 from __future__ import annotations
 
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.errors import AvrtError
 from avrt.files import write_whole
+from avrt.response import Response, parse_response
 from avrt.text import clean_all, json_lines, to_json
 
 PREDICTIONS = "predictions.jsonl"
@@ -31,12 +32,13 @@ class Prediction:
         media: What the clip carries.
         relation: Which sense the question needs, where the dataset says so.
         question_type: The dataset's category.
-        metadata: Whatever else the sample carries.
+        metadata: Anything else that the sample carries.
         responses: k answers without special tokens; empty if there was an error.
-        finished: For each whether it ended by itself.
-        position: Where in the shards the sample lies.
-        error: Why it could not be asked, or None.
+        finished: For each whether it ended with the end token, rather than at the longest length.
+        position: Index of the sample in the shards; -1 for a question from elsewhere.
+        error: Why the question could not be asked, or None.
         several: Whether more than one choice may be right.
+        rewards: Rewards of the first answer, from modules that have rewards; see `avrt.objectives.rewards.RewardSum`.
     """
 
     id: str
@@ -52,10 +54,19 @@ class Prediction:
     position: int = -1
     error: str | None = None
     several: bool = False
+    rewards: Mapping[str, float] | None = None
 
     @classmethod
-    def of(cls, sample: Sample, position: int, **outcome: Any) -> Prediction:
-        """The prediction of one sample; `outcome` fills in responses, or an error."""
+    def from_sample(
+        cls,
+        sample: Sample,
+        position: int,
+        *,
+        responses: tuple[str, ...] = (),
+        finished: tuple[bool, ...] = (),
+        error: str | None = None,
+    ) -> Prediction:
+        """The prediction of one sample: its answers, or the error in their place."""
         return cls(
             id=sample.id,
             question=sample.question,
@@ -65,9 +76,11 @@ class Prediction:
             relation=None if sample.relation is None else str(sample.relation),
             question_type=sample.question_type,
             metadata=dict(sample.metadata),
+            responses=responses,
+            finished=finished,
             position=position,
+            error=error,
             several=sample.several,
-            **outcome,
         )
 
     def sample(self) -> Sample:
@@ -85,19 +98,45 @@ class Prediction:
             several=self.several,
         )
 
+    @property
+    def response(self) -> Response | None:
+        """The first answer as the strict scorer and the rewards read it; None where there is no answer."""
+        if not self.responses:
+            return None
+        return parse_response(self.responses[0], LETTERS[: len(self.choices)], several=self.several)
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether the first answer is right by the strict scorer; None without an answer or a known right one."""
+        response = self.response
+        return None if response is None or self.answer is None else response.letter == self.answer
+
     def to_json(self) -> str:
         """One line of JSON."""
         return to_json(asdict(self), sort_keys=True)
 
+    def to_line(self) -> str:
+        """One line of `predictions.jsonl`: the fields, and what follows from them for the first answer.
+
+        These are `choice`, `correct` and `well_formed`, by the strict scorer; reading the file back ignores them.
+        """
+        response = self.response
+        derived = {
+            "choice": response.letter if response else None,
+            "correct": self.correct,
+            "well_formed": response.well_formed if response else None,
+        }
+        return to_json({**asdict(self), **derived}, sort_keys=True)
+
     @classmethod
     def from_record(cls, record: Any) -> Prediction:
-        """A prediction from its JSON form, read.
+        """A prediction from its decoded JSON form; unknown fields are ignored.
 
         Raises:
-            ValueError: If it is no prediction.
+            ValueError: If it is not a prediction.
         """
         if not isinstance(record, dict) or "id" not in record or "responses" not in record:
-            raise ValueError("not a prediction")
+            raise ValueError("the fields id and responses are missing")
         known = {f.name for f in fields(cls)}
         values = {key: clean_all(value) for key, value in record.items() if key in known}
         for name in ("choices", "media", "responses", "finished"):
@@ -109,7 +148,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     """All predictions of a file.
 
     Raises:
-        AvrtError: If it is missing or a line is no prediction; the message names the line.
+        AvrtError: If it is missing or a line is not a prediction; the message names the line.
     """
     if not path.is_file():
         raise AvrtError("no such file", where=path)
@@ -119,34 +158,39 @@ def read_predictions(path: Path) -> list[Prediction]:
             try:
                 found.append(Prediction.from_record(record))
             except (ValueError, TypeError) as error:
-                raise AvrtError(f"line {number} is no prediction: {error}", where=path) from None
+                raise AvrtError(f"line {number} is not a prediction: {error}", where=path) from None
     except ValueError as error:
         raise AvrtError(f"not a file of predictions: {error}", where=path) from None
     return found
 
 
-class Journal:
-    """Answers on disk as soon as they exist, one file per process that ever wrote.
+class PredictionWriter:
+    """Collects the predictions of a run and writes them as `predictions.jsonl`.
 
-    Each process appends whole batches to a file of its own, whose first line says under which protocol the answers
-    were given. Reading passes over a line that a kill cut short.
+    With a protocol the run can be killed and resumed: each process appends its batches to a journal file of its own,
+    whose first line holds the protocol, and `collect` reads the files of all processes, earlier ones too. A line that a
+    kill cut short is ignored. Without a protocol predictions stay in memory and `collect` gathers those of all ranks.
 
     Args:
-        folder: Where predictions go.
-        protocol: The protocol in force, as a flat mapping; see `avrt.evaluation.protocol`.
+        folder: The folder of `predictions.jsonl` and of the journal.
+        protocol: The protocol that the questions are asked by, as a flat mapping; see `avrt.evaluation.protocol`.
 
     Raises:
-        AvrtError: If the folder holds answers given under another protocol; the message names what differs.
+        AvrtError: If the folder holds answers under another protocol; the message names the first difference.
     """
 
-    def __init__(self, folder: Path, protocol: Mapping[str, Any]) -> None:
-        self._folder = folder / JOURNAL
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._protocol = clean_all(protocol)
+    def __init__(self, folder: Path, protocol: Mapping[str, Any] | None = None) -> None:
+        self.path = folder / PREDICTIONS
+        self._kept: list[Prediction] = []
+        self._protocol: Mapping[str, Any] | None = None if protocol is None else clean_all(protocol)
+        self._journal = folder / JOURNAL
+        if self._protocol is None:
+            return
+        self._journal.mkdir(parents=True, exist_ok=True)
         for path in self._files():
             head = next(_lines(path), None)
             if head is None:
-                continue  # killed before the first line was whole: it holds nothing
+                continue  # killed before the first line was complete
             earlier = head.get("protocol", {})
             keys = sorted(k for k in {*earlier, *self._protocol} if earlier.get(k) != self._protocol.get(k))
             if keys:
@@ -156,10 +200,10 @@ class Journal:
                     where=folder,
                     remedy="choose another folder, or delete this one",
                 )
-        self._path = self._folder / f"{uuid.uuid4().hex}.jsonl"
+        self._file = self._journal / f"{uuid.uuid4().hex}.jsonl"
 
     def answered(self) -> dict[int, Prediction]:
-        """What has been answered so far, by position in the shards."""
+        """The predictions in the journal, by position in the shards."""
         found: dict[int, Prediction] = {}
         for path in self._files():
             for record in _lines(path):
@@ -168,18 +212,31 @@ class Journal:
                     found.setdefault(prediction.position, prediction)
         return found
 
-    def add(self, predictions: list[Prediction]) -> None:
-        """Append a batch and wait until it is on disk."""
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        """Keep the predictions of a batch; with a journal they are on disk when this returns."""
+        if self._protocol is None:
+            self._kept += predictions
+            return
         lines = [prediction.to_json() for prediction in predictions]
-        if not self._path.exists():
+        if not lines:
+            return
+        if not self._file.exists():
             lines.insert(0, to_json({"protocol": self._protocol}))
-        with self._path.open("a", encoding="utf-8") as stream:
+        with self._file.open("a", encoding="utf-8") as stream:
             stream.write("".join(line + "\n" for line in lines))
             stream.flush()
             os.fsync(stream.fileno())
 
+    def gather(self, ranks: int) -> list[Prediction]:
+        """The predictions of all ranks since the last call, in the order of the shards; every rank has to call it."""
+        from avrt.distributed import gather_objects
+
+        gathered = gather_objects(self._kept, ranks)
+        self._kept = []
+        return sorted((p for part in gathered for p in part), key=lambda p: (p.position, p.id))
+
     def merge(self, expected: int) -> list[Prediction]:
-        """Every prediction exactly once, in the order of the shards, also written as `predictions.jsonl`.
+        """Every prediction of the journal exactly once, in the order of the shards.
 
         Args:
             expected: Number of samples in the shards.
@@ -192,23 +249,26 @@ class Journal:
         if missing or len(found) != expected:
             raise AvrtError(
                 f"{len(missing)} of {expected} questions have no answer, the first at position {missing[:1]}",
-                where=self._folder,
-                remedy="run the same command again; what is answered is not asked twice",
+                where=self._journal,
+                remedy="run the same command again; answered questions are not asked again",
             )
-        predictions = [found[i] for i in range(expected)]
-        data = "".join(prediction.to_json() + "\n" for prediction in predictions)
-        write_whole(self._folder.parent / PREDICTIONS, data.encode())
-        return predictions
+        return [found[i] for i in range(expected)]
+
+    def write(self, predictions: Iterable[Prediction]) -> None:
+        """Write `predictions.jsonl`, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, "".join(prediction.to_line() + "\n" for prediction in predictions).encode())
 
     def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.jsonl"))
+        return sorted(self._journal.glob("*.jsonl"))
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a journal file, without lines that a kill cut short."""
     for line in path.read_bytes().split(b"\n"):
         try:
             record = json.loads(line)
         except ValueError:
-            continue  # cut short by a kill: its batch is asked again
+            continue  # its question is asked again
         if isinstance(record, dict):
             yield record

@@ -10,10 +10,10 @@ from torchmetrics import Metric
 
 
 class AnswerMetrics(Metric):
-    """Counts of answered questions, summed exactly over batches and ranks.
+    """Counts of answered questions, summed over batches and ranks.
 
     Args:
-        question_types: The types to report separately; others count in the totals alone.
+        question_types: The types to report separately; other types only count in the totals.
     """
 
     full_state_update = False

@@ -1,4 +1,4 @@
-"""Where a training run keeps its checkpoints, and which of them a path means."""
+"""The folder of a training run: where its checkpoints are, and which checkpoint a path selects."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from avrt.errors import AvrtError
 
 
 def checkpoint_folder(run: Path) -> Path:
-    """Where a run keeps its checkpoints."""
+    """The folder of a run's checkpoints."""
     return run / "checkpoints"
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a path is a complete checkpoint.
 
-    DeepSpeed writes the file `latest` when everything else is on disk; other strategies write a single file.
+    DeepSpeed writes the file `latest` last; other strategies write a single file.
     """
     return path.is_file() or (path / "latest").is_file()
 
@@ -27,20 +27,20 @@ def complete_checkpoints(run: Path) -> list[Path]:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is that of a training run."""
+    """Whether a folder is the folder of a training run."""
     return checkpoint_folder(path).is_dir()
 
 
 def is_trained(path: Path) -> bool:
-    """Whether a path names a training run or a checkpoint, rather than a model."""
+    """Whether a path is a training run or a checkpoint, rather than a model."""
     return is_run(path) or is_checkpoint(path)
 
 
 def checkpoint_at(path: Path) -> Path:
-    """The checkpoint that a path means: of a run's folder the newest complete one, else the path itself.
+    """The newest complete checkpoint if the path is a run's folder, else the path itself.
 
     Raises:
-        AvrtError: If a run has none.
+        AvrtError: If the run has no complete checkpoint.
     """
     if not is_run(path):
         return path

@@ -1,7 +1,7 @@
-"""How a response is judged: the strict reading, a lenient one, and each benchmark's official rule, by name.
+"""Scorers by name: the strict one, a lenient one, each benchmark's official rule, and those of other frameworks.
 
-Every rule here is deterministic: where an official script draws a choice at random because it can read none, the answer
-counts as unparsable, and wrong.
+Every scorer is deterministic. Where an official script draws a choice at random because it can read none, the answer is
+unparsable here and counts as wrong.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ _PHRASES = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a rule makes of one response.
+    """The verdict of a scorer on one response.
 
     Attributes:
-        choice: The letter that was read, or letters as in ``A,C``; None if the response is unparsable under the rule.
-        correct: Whether the rule counts it as right.
-        part: The share of a point that the rule gives, where it gives parts of it.
+        choice: The letter that it reads, or letters as in ``A,C``; None if the response is unparsable.
+        correct: Whether the response is right.
+        partial: Partial credit from 0 to 1, from scorers that give it; None otherwise.
     """
 
     choice: str | None
     correct: bool
-    part: float | None = None
+    partial: float | None = None
 
     @property
     def credit(self) -> float:
-        """What the answer is worth, from 0 to 1."""
-        return float(self.correct) if self.part is None else self.part
+        """The credit for the answer, from 0 to 1."""
+        return float(self.correct) if self.partial is None else self.partial
 
 
 Scorer = Callable[[str, Sample], Verdict]
 
 
 def score(name: str, response: str, sample: Sample) -> Verdict:
-    """Judge one response under a named rule.
+    """Score one response by a named scorer.
 
     Raises:
-        AvrtError: If there is no such rule.
+        AvrtError: If there is no such scorer.
     """
     if name not in SCORERS:
         raise AvrtError("no such scorer", where=name, remedy=f"one of {', '.join(SCORERS)}")
@@ -69,8 +69,8 @@ def score(name: str, response: str, sample: Sample) -> Verdict:
 def answer_text(response: str) -> str:
     """The part of a response that states the answer.
 
-    That is what stands inside the last ``<answer>``, else behind ``</think>``, else everything: the official scripts
-    were written for models that do not reason aloud.
+    It is the text inside the last ``<answer>``, else after ``</think>``, else everything: the official scripts were
+    written for models that give no reasoning.
     """
     if found := _ANSWER.findall(response):
         return str(found[-1]).strip()
@@ -83,10 +83,10 @@ def strict(response: str, sample: Sample) -> Verdict:
 
 
 def lenient(response: str, sample: Sample) -> Verdict:
-    """What a patient person would read: the strict letter, else the one option that the text after thinking chooses.
+    """The strict letter, else the one option that a human reader would find in the text after the thinking.
 
-    See `avrt.choices`. Thinking that never ends has chosen nothing. Where several choices may be right, all have to be
-    chosen, and none more.
+    `avrt.choices` does the reading. Thinking that never ends chooses nothing. Where several choices may be right, all
+    of them have to be chosen and no other.
     """
     verdict = strict(response, sample)
     if verdict.choice is not None:
@@ -104,8 +104,8 @@ def dailyomni(response: str, sample: Sample) -> Verdict:
 def mmar(response: str, sample: Sample) -> Verdict:
     r"""MMAR's and MMAU's rule on word tokens (``\b\w+\b``, lower-cased).
 
-    A choice is meant if all of its tokens are in the answer, and none that occurs in other choices only. A bare letter
-    stands for its choice's text, since our answers are letters.
+    An answer means a choice if it has all of the choice's tokens and none that occur only in other choices. A bare
+    letter stands for its choice's text, because our answers are letters.
     """
     given = _tokens(_spelled_out(answer_text(response), sample))
     tokens = [_tokens(choice) for choice in sample.choices]
@@ -115,8 +115,13 @@ def mmar(response: str, sample: Sample) -> Verdict:
     return Verdict(sample.letters[chosen[0]] if chosen else None, bool(right))
 
 
+def lower_choices(sample: Sample) -> list[str]:
+    """The texts of the choices, stripped and in lower case."""
+    return [choice.strip().lower() for choice in sample.choices]
+
+
 def _spelled_out(text: str, sample: Sample) -> str:
-    """The text, or the choice that it is the bare letter of: official rules that read words do not know our letters."""
+    """The text; if it is a bare letter, the choice of that letter, for official rules that read words, not letters."""
     bare = text.strip(" ().:")
     return sample.choices[sample.letters.index(bare)] if len(bare) == 1 and bare in sample.letters else text
 
@@ -133,18 +138,18 @@ def _tokens(text: str) -> set[str]:
 def omnibench(response: str, sample: Sample) -> Verdict:
     """OmniBench's option parsing, which is MMMU's.
 
-    It looks for ``(X)``, else ``X`` before a space, else ``X.``, else an option's text; of several the last counts.
+    It looks for ``(X)``, else ``X`` before a space, else ``X.``, else an option's text. Of several, the last counts.
     """
     return _by_letter(_multi_choice(answer_text(response), sample, contents=True), sample)
 
 
 def lmms_eval_omnibench(response: str, sample: Sample) -> Verdict:
-    """OmniBench as lmms-eval scores it: the same parsing of letters, and never an option's text."""
+    """OmniBench as lmms-eval scores it: the same parsing of letters, without the options' texts."""
     return _by_letter(_multi_choice(answer_text(response), sample, contents=False), sample)
 
 
 def lmms_eval_mmar(response: str, sample: Sample) -> Verdict:
-    """MMAR as lmms-eval scores it: MMMU's parsing after punctuation at both ends is taken off."""
+    """MMAR as lmms-eval scores it: MMMU's parsing after stripping punctuation at both ends."""
     text = answer_text(response)
     for mark in _EDGES:
         text = text.strip(mark)
@@ -152,18 +157,19 @@ def lmms_eval_mmar(response: str, sample: Sample) -> Verdict:
 
 
 def _multi_choice(text: str, sample: Sample, *, contents: bool) -> str | None:
+    """The letter that MMMU's option parsing reads; with `contents` it falls back to the options' texts."""
     padded = f" {text.strip()} "
     for form in ("({})", "{} ", "{}."):
         if found := [letter for letter in sample.letters if form.format(letter) in padded]:
-            # The official code places a letter of the last two forms by the spaces around it, and takes the first
-            # candidate if none of them can be placed.
+            # The official code locates a letter of the last two forms by the spaces around it, and takes the first
+            # candidate if it cannot locate any.
             place = "({})" if form == "({})" else " {} "
             return max(found, key=lambda letter: padded.rfind(place.format(letter)))
     return _by_content(padded, sample) if contents else None
 
 
 def _by_content(padded: str, sample: Sample) -> str | None:
-    """The option whose text stands in an answer of more than a few words, of several the last."""
+    """The option whose text is part of an answer of more than a few words; of several, the last."""
     if len(padded.split()) > MIN_WORDS_FOR_CONTENT:
         lowered = padded.lower()
         choices = dict(zip(sample.letters, (choice.lower() for choice in sample.choices), strict=True))
@@ -172,7 +178,7 @@ def _by_content(padded: str, sample: Sample) -> str | None:
     return None
 
 
-# Video-MME's list, in which two commas are missing; WorldSense's evaluation has the same and two more.
+# Video-MME's list, with its two missing commas; WorldSense's evaluation has two more prefixes.
 _PREFIXES = (
     "The best answer is",
     "The correct answer is",
@@ -184,15 +190,15 @@ _PREFIXES = (
 
 
 def videomme(response: str, sample: Sample) -> Verdict:
-    """Video-MME's rule: the first of the capital letters A to D, after phrases such as "The answer is" are taken out.
+    """Video-MME's rule: the first of the capital letters A to D, after removing phrases such as "The answer is".
 
-    The authors' script leaves what it cannot read out of its mean; here, as in lmms-eval, it is wrong.
+    The authors' script leaves unparsable answers out of its mean; here, as in lmms-eval, they are wrong.
     """
     return _by_letter(_first_capital(answer_text(response), _PREFIXES, sample), sample)
 
 
 def worldsense(response: str, sample: Sample) -> Verdict:
-    """WorldSense's rule, VLMEvalKit's exact matching: as `videomme`, with "Answer:" and "Option:" taken out too."""
+    """WorldSense's rule, VLMEvalKit's exact matching: as `videomme`, but also removes "Answer:" and "Option:"."""
     return _by_letter(_first_capital(answer_text(response), (*_PREFIXES, "Answer:", "Option:"), sample), sample)
 
 
@@ -205,7 +211,7 @@ def _first_capital(text: str, prefixes: tuple[str, ...], sample: Sample) -> str 
 
 
 def omnivideobench(response: str, sample: Sample) -> Verdict:
-    """OmniVideoBench's rule: nothing but the letter, in any case, with or without marks, in a box, or before ``.``."""
+    """OmniVideoBench's rule: only the letter, in any case, with or without punctuation, in a box, or before ``.``."""
     text = answer_text(response)
     for box in (r"/box\{([^}]+)\}", r"\\boxed\{([^}]+)\}"):
         if found := re.search(box, text):
@@ -216,10 +222,10 @@ def omnivideobench(response: str, sample: Sample) -> Verdict:
 
 
 def avhbench(response: str, sample: Sample) -> Verdict:
-    """Yes or no as AVHBench's figures need it: the first of these words in the answer, in any case.
+    """Yes or no for AVHBench's figures: the first of these words in the answer, in any case.
 
-    The authors publish figures and no script. A bare letter stands for its choice; an answer with neither word is wrong
-    and counts as no Yes.
+    The authors publish figures but no script. A bare letter stands for its choice. An answer with neither word is wrong
+    and does not count as Yes.
     """
     return _by_letter(_word_of(_YES_NO.search(_spelled_out(answer_text(response), sample)), sample), sample)
 
@@ -227,16 +233,16 @@ def avhbench(response: str, sample: Sample) -> Verdict:
 def _word_of(found: re.Match[str] | None, sample: Sample) -> str | None:
     if found is None:
         return None
-    words = [choice.strip().lower() for choice in sample.choices]
+    words = lower_choices(sample)
     return sample.letters[words.index(found[0].lower())] if found[0].lower() in words else None
 
 
 def intentbench(response: str, sample: Sample) -> Verdict:
     """IntentBench's rule, HumanOmniV2's evaluation script, by the kind of question.
 
-    One right choice: the answer is its letter and nothing else. Several: the F1 of the letters given, split at commas
-    and compared as they are, so that a space makes another letter of one; this is part of a point. Yes or no
-    (`judge`): the right word is part of the answer.
+    One right choice: the answer is only its letter. Several: partial credit, the F1 of the letters. The answer is split
+    at commas and the parts are compared as they are, so " C" is not C. Yes or no (`judge`): the right word is part of
+    the answer.
     """
     found = _FIRST_TAG.search(response)
     text = found[1].strip() if found and found[1].strip() else answer_text(response)
@@ -245,9 +251,9 @@ def intentbench(response: str, sample: Sample) -> Verdict:
     if sample.question_type == "judge" and sample.yes_no:
         lowered = _spelled_out(text, sample).lower()
         said = [word for word in ("yes", "no") if word in lowered]
-        right = sample.choices[sample.right[0]].strip().lower() if sample.right else None
+        words = lower_choices(sample)
+        right = words[sample.right[0]] if sample.right else None
         word = right if right in said else said[0] if said else None
-        words = [choice.strip().lower() for choice in sample.choices]
         return _by_letter(sample.letters[words.index(word)] if word else None, sample)
     return _by_letter(text if len(text) == 1 and text in sample.letters else None, sample)
 
@@ -262,36 +268,36 @@ def _f1(text: str, sample: Sample) -> Verdict:
 
 
 def nemo_rl(response: str, sample: Sample) -> Verdict:
-    """NeMo-RL's `exact_alnum`: letters and digits between ``<answer>`` and ``</answer>``, whatever their case, no more.
+    """NeMo-RL's `exact_alnum`: the letters and digits between ``<answer>`` and ``</answer>``, in any case.
 
-    From the first opening tag to the last closing one; an answer without both tags counts as unparsable. Of several
-    right choices all have to be there, in order.
+    It reads from the first opening tag to the last closing one; an answer without both tags is unparsable. Where
+    several choices are right, the answer has to list all of them in order.
     """
     found = _WIDEST.search(response)
-    told = "" if found is None else "".join(filter(str.isalnum, found[1])).upper()
-    letters = told and (sample.several or len(told) == 1) and all(letter in sample.letters for letter in told)
-    return _by_letter(",".join(told) if letters else None, sample)
+    text = "" if found is None else "".join(filter(str.isalnum, found[1])).upper()
+    readable = text and (sample.several or len(text) == 1) and all(letter in sample.letters for letter in text)
+    return _by_letter(",".join(text) if readable else None, sample)
 
 
 def lmms_eval_mmau(response: str, sample: Sample) -> Verdict:
-    """MMAU as lmms-eval scores it: ``(X)``, `` X `` or ``X.``, for the letters A to D alone; of several the last.
+    """MMAU as lmms-eval scores it: ``(X)``, `` X `` or ``X.``, only for the letters A to D; of several, the last.
 
-    Where two options read the same, either letter is right, since it compares texts.
+    It compares texts: where two options have the same text, either letter is right.
     """
     padded = _padded(response)
     for form in ("({})", " {} ", "{}."):
         if found := [letter for letter in sample.letters[:4] if form.format(letter) in padded]:
             chosen = max(found, key=lambda letter: padded.rfind(f" {letter} "))
-            texts = [choice.strip().lower() for choice in sample.choices]
+            texts = lower_choices(sample)
             return Verdict(chosen, texts[sample.letters.index(chosen)] in [texts[i] for i in sample.right])
     return Verdict(None, False)
 
 
 def lmms_eval_worldsense(response: str, sample: Sample) -> Verdict:
-    """WorldSense as lmms-eval scores it: any capital that is an option's letter, wherever it stands, else its text.
+    """WorldSense as lmms-eval scores it: any capital that is an option's letter, in any place, else an option's text.
 
-    Of several capitals the last in brackets counts, and the first option's where none is in brackets. Where the
-    original falls back to A, the answer counts as unparsable.
+    Of several capitals the last in brackets counts, else the first option's. Where the original falls back to A, the
+    answer is unparsable here.
     """
     padded = _padded(response)
     if found := [letter for letter in sample.letters if letter in padded]:
@@ -300,10 +306,11 @@ def lmms_eval_worldsense(response: str, sample: Sample) -> Verdict:
 
 
 def lmms_eval_videomme(response: str, sample: Sample) -> Verdict:
-    """Video-MME as lmms-eval scores it: the letter A to D in the most telling place, and of equals the last.
+    """Video-MME as lmms-eval scores it: a letter from A to D, by the first of these forms that the answer has.
 
-    The letter that begins the answer, the one that ends it, capitals behind "the answer is" and the like, then ``(X)``,
-    ``X.``, ``X:``, ``X)``, ``X `` and any capital. Its phrases in other languages than English are left out.
+    The letter that starts the answer; the one that ends it; capitals after "the answer is" and similar phrases; then
+    ``(X)``, ``X.``, ``X:``, ``X)``, ``X `` and any capital. Of several in one form, the last counts. Its phrases in
+    languages other than English are left out.
     """
     padded = _padded(response, '"')
     bare, lowered, letters = padded.strip(), padded.lower(), sample.letters[:4]
@@ -312,10 +319,10 @@ def lmms_eval_videomme(response: str, sample: Sample) -> Verdict:
     if starts or ends:
         return _by_letter((starts or ends)[0], sample)
     behind = [lowered.find(phrase) + len(phrase) for phrase in _PHRASES if phrase in lowered]
-    told = [(place, x) for start in behind for x in letters if (place := padded.find(x, start)) >= 0]
+    found = [(place, x) for start in behind for x in letters if (place := padded.find(x, start)) >= 0]
     for form in ("({})", "{}.", "{}:", "{})", "{} ", "{}"):
-        told = told or [(padded.rfind(form.format(x)), x) for x in letters if form.format(x) in padded]
-    return _by_letter(max(told)[1] if told else None, sample)
+        found = found or [(padded.rfind(form.format(x)), x) for x in letters if form.format(x) in padded]
+    return _by_letter(max(found)[1] if found else None, sample)
 
 
 def _padded(response: str, *further: str) -> str:

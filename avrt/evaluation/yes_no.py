@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avrt.evaluation.predictions import Prediction
-from avrt.evaluation.scorers import Verdict
+from avrt.evaluation.scorers import Verdict, lower_choices
 
 ALL = "all"
 
@@ -33,7 +33,7 @@ def yes_no_figures(
         return {}
     pairs: dict[str, list[tuple[bool, bool | None]]] = defaultdict(list)
     for sample, judged in zip(samples, verdicts, strict=True):
-        words = [choice.strip().lower() for choice in sample.choices]
+        words = lower_choices(sample)
         right = words[sample.right[0]] == "yes"
         for verdict in judged or [Verdict(None, False)]:
             said = None if verdict.choice is None else words[sample.letters.index(verdict.choice)] == "yes"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from avrt.data.sample import LETTERS
+from avrt.html import render_template, svg_plot
 from avrt.text import clean
 from avrt.traces.published import side_by_side
 from avrt.traces.terminal import inert
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -83,14 +84,7 @@ def show(stats: Mapping[str, Any], console: Console) -> None:
 
 def page(stats: Mapping[str, Any]) -> str:
     """One HTML page, complete in itself."""
-    import matplotlib
-
-    environment = jinja2.Environment(autoescape=True)
-    # A dollar sign in a question's type begins no formula, and a character without a glyph is told by its box.
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
-        plots = _plots(stats)
-    whole = environment.from_string(PAGE).render(s=stats, plots=plots, tables=tables(stats), letters=LETTERS)
-    return clean(whole)
+    return clean(render_template(PAGE, s=stats, plots=_plots(stats), tables=tables(stats), letters=LETTERS))
 
 
 def _plots(stats: Mapping[str, Any]) -> list[str]:
@@ -112,36 +106,22 @@ def _plots(stats: Mapping[str, Any]) -> list[str]:
 def _bars(title: str, values: Mapping[str, float]) -> str:
     if not values:
         return ""
-    figure, axes = _figure(title)
-    bars = axes.barh(list(values)[::-1], list(values.values())[::-1], color="#4878a8")
-    axes.bar_label(bars, padding=3)
-    axes.margins(x=0.15)
-    return _svg(figure)
+
+    def draw(axes: Axes) -> None:
+        bars = axes.barh(list(values)[::-1], list(values.values())[::-1], color="#4878a8")
+        axes.bar_label(bars, padding=3)
+        axes.margins(x=0.15)
+
+    return svg_plot(title, draw, size=(5, 3))
 
 
 def _histogram(title: str, groups: Mapping[str, Sequence[int]]) -> str:
-    figure, axes = _figure(title)
-    for (name, values), color in zip(groups.items(), ("#4878a8", "#d1733f"), strict=False):
-        axes.hist(values, bins=30, density=True, alpha=0.6, label=name, color=color)
-    axes.legend(frameon=False)
-    return _svg(figure)
+    def draw(axes: Axes) -> None:
+        for (name, values), color in zip(groups.items(), ("#4878a8", "#d1733f"), strict=False):
+            axes.hist(values, bins=30, density=True, alpha=0.6, label=name, color=color)
+        axes.legend(frameon=False)
 
-
-def _figure(title: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return svg_plot(title, draw, size=(5, 3))
 
 
 def _rows(values: Mapping[str, Any]) -> list[list[str]]:

@@ -14,46 +14,47 @@ class AnswerMetrics(Metric):
 
     Args:
         question_types: The types to report separately; other types only count in the totals.
+        with_reward: Report the mean reward too.
     """
 
     full_state_update = False
+    answered: Tensor
+    correct: Tensor
+    well_formed: Tensor
+    parsed: Tensor
+    reward: Tensor
 
-    def __init__(self, question_types: Sequence[str] = ()) -> None:
+    def __init__(self, question_types: Sequence[str] = (), *, with_reward: bool = True) -> None:
         super().__init__()
         self.question_types = list(question_types)
+        self.with_reward = with_reward
         size = len(self.question_types) + 1
         for name in ("answered", "correct", "well_formed", "parsed", "reward"):
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(
-        self, question_type: str | None, *, correct: bool, well_formed: bool, parsed: bool, reward: float
+        self, question_type: str | None, *, correct: bool, well_formed: bool, parsed: bool, reward: float = 0.0
     ) -> None:
         """Count one answer."""
-        known = question_type in self.question_types
-        slot = self.question_types.index(question_type) if known and question_type is not None else -1
-        for state, value in (
-            (self.answered, 1.0),
-            (self.correct, float(correct)),
-            (self.well_formed, float(well_formed)),
-            (self.parsed, float(parsed)),
-            (self.reward, reward),
-        ):
-            assert isinstance(state, Tensor)
-            state[slot] += value
+        types = self.question_types
+        slot = types.index(question_type) if question_type is not None and question_type in types else -1
+        self.answered[slot] += 1
+        self.correct[slot] += correct
+        self.well_formed[slot] += well_formed
+        self.parsed[slot] += parsed
+        self.reward[slot] += reward
 
     def compute(self) -> dict[str, float]:
         """Shares between 0 and 1 and the mean reward; `accuracy/TYPE` only for types that occurred."""
-        states = [self.answered, self.correct, self.well_formed, self.parsed, self.reward]
-        answered, correct, well_formed, parsed, reward = (s.cpu() for s in states if isinstance(s, Tensor))
-        count = answered.sum().clamp(min=1.0)
+        count = self.answered.sum().clamp(min=1.0)
         result = {
-            "accuracy": (correct.sum() / count).item(),
-            "format": (well_formed.sum() / count).item(),
-            "parsed": (parsed.sum() / count).item(),
-            "reward": (reward.sum() / count).item(),
-            "questions": answered.sum().item(),
+            "accuracy": (self.correct.sum() / count).item(),
+            "format": (self.well_formed.sum() / count).item(),
+            "parsed": (self.parsed.sum() / count).item(),
+            **({"reward": (self.reward.sum() / count).item()} if self.with_reward else {}),
+            "questions": self.answered.sum().item(),
         }
         for i, name in enumerate(self.question_types):
-            if answered[i]:
-                result[f"accuracy/{name}"] = (correct[i] / answered[i]).item()
+            if self.answered[i]:
+                result[f"accuracy/{name}"] = (self.correct[i] / self.answered[i]).item()
         return result

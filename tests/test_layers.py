@@ -25,15 +25,16 @@ RANKS = {
     "avrt.metrics": 1,
     "avrt.objectives": 1,
     "avrt.evaluation": 2,
+    "avrt.evaluation.runner": 5,
     "avrt.models": 2,
     "avrt.rollout": 3,
     "avrt.policy": 4,
-    "avrt.training": 5,
-    "avrt.traces": 5,
-    "data_recipes": 5,
-    "avrt.commands": 6,
-    "avrt.cli": 7,
-    "avrt.__main__": 8,
+    "avrt.training": 6,
+    "avrt.traces": 6,
+    "data_recipes": 6,
+    "avrt.commands": 7,
+    "avrt.cli": 8,
+    "avrt.__main__": 9,
 }
 FILES = sorted([*(ROOT / "avrt").rglob("*.py"), *(ROOT / "data_recipes").rglob("*.py")])
 

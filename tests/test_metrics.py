@@ -27,3 +27,9 @@ def test_shares_overall_and_per_type():
     )
     metrics.reset()
     assert metrics.compute()["questions"] == 0
+
+
+def test_without_rewards_none_is_reported():
+    metrics = AnswerMetrics(with_reward=False)
+    metrics.update(None, correct=True, well_formed=True, parsed=True)
+    assert metrics.compute() == {"accuracy": 1.0, "format": 1.0, "parsed": 1.0, "questions": 1.0}

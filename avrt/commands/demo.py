@@ -63,7 +63,7 @@ def result_table(out: Path) -> Table:
             cells.append(_share([r for r in records if r["question_type"] == kind], "correct"))
         cells.append(_share(records, "well_formed"))
         cells.append(f"{sum(r['rewards']['total'] for r in records) / len(records):.3f}")
-        cells.append(f"{sum(_words(r['response']) for r in records) / len(records):.1f}")
+        cells.append(f"{sum(_words(r['responses'][0]) for r in records) / len(records):.1f}")
         seconds = json.loads((out / training / DONE).read_text())["seconds"] if training else None
         table.add_row(label, *cells, f"{seconds:.0f}" if seconds is not None else "-")
     return table

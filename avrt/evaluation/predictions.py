@@ -115,18 +115,18 @@ class Prediction:
         """One line of JSON."""
         return to_json(asdict(self), sort_keys=True)
 
-    def to_line(self) -> str:
-        """One line of `predictions.jsonl`: the fields, and what follows from them for the first answer.
+    def to_record(self) -> dict[str, Any]:
+        """The content of a line of `predictions.jsonl`: the fields, and what follows from them for the first answer.
 
         These are `choice`, `correct` and `well_formed`, by the strict scorer; reading the file back ignores them.
         """
         response = self.response
-        derived = {
+        return {
+            **asdict(self),
             "choice": response.letter if response else None,
             "correct": self.correct,
             "well_formed": response.well_formed if response else None,
         }
-        return to_json({**asdict(self), **derived}, sort_keys=True)
 
     @classmethod
     def from_record(cls, record: Any) -> Prediction:
@@ -227,11 +227,11 @@ class PredictionWriter:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def gather(self, ranks: int) -> list[Prediction]:
+    def gather(self) -> list[Prediction]:
         """The predictions of all ranks since the last call, in the order of the shards; every rank has to call it."""
         from avrt.distributed import gather_objects
 
-        gathered = gather_objects(self._kept, ranks)
+        gathered = gather_objects(self._kept)
         self._kept = []
         return sorted((p for part in gathered for p in part), key=lambda p: (p.position, p.id))
 
@@ -257,7 +257,7 @@ class PredictionWriter:
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Write `predictions.jsonl`, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, "".join(prediction.to_line() + "\n" for prediction in predictions).encode())
+        write_whole(self.path, "".join(to_json(p.to_record(), sort_keys=True) + "\n" for p in predictions).encode())
 
     def _files(self) -> list[Path]:
         return sorted(self._journal.glob("*.jsonl"))

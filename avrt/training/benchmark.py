@@ -1,50 +1,51 @@
-"""Benchmarks under `avrt test`: every question of a shard set asked once, journaled, scored, with its protocol."""
+"""Benchmarks under `avrt test`: every question of a shard set asked once, journaled and scored by its protocol."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.data.inputs.batch import OmniBatch
+from avrt.data.loading.datamodule import AVDataModule, BatchRequirements
 from avrt.data.shards.reader import ShardSet
-from avrt.errors import AvrtError, BadSampleError, NothingUsableError
+from avrt.distributed import all_reduce_sum
+from avrt.errors import AvrtError, NothingUsableError
 from avrt.evaluation.benchmark_options import BenchmarkOptions
-from avrt.evaluation.predictions import PREDICTIONS, Prediction, PredictionWriter
+from avrt.evaluation.predictions import Prediction, PredictionWriter
 from avrt.evaluation.protocol import NANO_WORLD, flatten, mask_name
-from avrt.evaluation.result import Result, result_fields
+from avrt.evaluation.result import RESULT, Result, result_fields
+from avrt.evaluation.runner import answer
 from avrt.models.feature_cache import weights_hash
-from avrt.objectives.rewards import RewardOptions
-from avrt.policy.policy import StudentOptions, load_policy
-from avrt.policy.saving import policy_from_checkpoint
+from avrt.policy.options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
-from avrt.training.answers import AnswerBook
-from avrt.training.base import OptimizerOptions, StudentModule
+from avrt.training.evaluation import EvaluationModule
 from avrt.training.strategy import use_cpu
+from avrt.training.trained_policy import policy_from_checkpoint
 
 PACKAGES = ("avrt", "torch", "transformers", "lightning")
 
 
-class BenchmarkModule(StudentModule):
+class BenchmarkModule(EvaluationModule):
     """Ask a student every question of a benchmark.
 
-    Answers are journaled batch by batch in the run's folder (`trainer.default_root_dir`), so that a killed run goes on
-    where it was; `predictions.jsonl` and `result.json` are written when every question has its answer.
+    Answers are journaled batch by batch in the run's folder (`trainer.default_root_dir`), so that a killed run can be
+    resumed. `predictions.jsonl` and `result.json` are written when every question has its answer.
 
     Args:
-        student: Which student; with `--ckpt_path` the checkpoint says so itself.
-        benchmark: What is asked, and how it is scored.
-        label: What the student goes by in results and tables.
+        student: Which student; with `--ckpt_path` the checkpoint decides.
+        benchmark: The benchmark and how it is scored.
+        label: The student's label in results and tables.
         generation: How answers are generated; greedy by default.
-        rewards: Rewards, whose mean is logged beside accuracy.
-        seed: Seed of answers that are drawn.
+        seed: Seed of sampled answers.
     """
+
+    shards: ShardSet
 
     def __init__(
         self,
@@ -52,10 +53,9 @@ class BenchmarkModule(StudentModule):
         benchmark: BenchmarkOptions = BenchmarkOptions(),
         label: str = "student",
         generation: SamplingOptions = SamplingOptions(temperature=0.0, max_new_tokens=1024),
-        rewards: RewardOptions = RewardOptions(),
         seed: int = 0,
     ) -> None:
-        super().__init__(student, OptimizerOptions(), 1, generation, rewards)
+        super().__init__(student, generation)
         if benchmark.samples > 1 and generation.temperature == 0:
             raise AvrtError(
                 "several answers per question would all be the same at temperature 0",
@@ -69,175 +69,161 @@ class BenchmarkModule(StudentModule):
         self.config_text = ""
         self._asked = 0
 
-    def load(self) -> None:
-        """Load the student: from the checkpoint that was given, or from its source."""
-        if self.checkpoint is not None:
-            self.student = policy_from_checkpoint(self.checkpoint)
-        else:
-            self.student = load_policy(self.student_options)
+    # ---- set-up
 
-    def setup(self, stage: str) -> None:
-        """Load the student and open the journal.
+    def load(self) -> None:
+        """Load the policy from the given checkpoint, or from its source."""
+        if self.trainer.strategy.root_device.type == "cpu":
+            use_cpu()
+        if self.checkpoint is not None and not hasattr(self, "policy"):
+            self.policy = policy_from_checkpoint(self.checkpoint)
+        super().load()
+
+    def connect_data(self, data: AVDataModule, stage: str) -> None:
+        """Take also what the protocol and the result record of the data, and open the journal.
 
         Raises:
-            AvrtError: If the stage is not `test`, or the folder holds answers given under another protocol.
+            AvrtError: If the stage is not `test`, or the folder holds answers under another protocol.
         """
         if stage != "test":
             raise AvrtError("a benchmark can only be tested", where=f"avrt {stage}", remedy="use: avrt test")
-        if self.trainer.strategy.root_device.type == "cpu":
-            use_cpu()
-        if not hasattr(self, "student"):
-            self.load()
-        self._check_context()
-        self.book = AnswerBook(self.datamodule.question_types("test"), self.rewards)
-        shards = self.datamodule.shards("test")
-        self.protocol = self._protocol(shards)
-        self.journal = PredictionWriter(self.folder, self.protocol)
-        self._answered = self.journal.answered()
+        super().connect_data(data, stage)
+        self._batch_size = data.eval_batch_size
+        self._shards_location = str(data.folders["test"])
+        self._shuffle_audio, self._shuffle_seed = data.shuffle_audio, data.seed
+        self.protocol = self._protocol()
+        self._journal = PredictionWriter(self.folder, self.protocol)
+        self._answered = self._journal.answered()
         if self._answered:
-            rank_zero_info(f"{len(self._answered)} of {len(shards)} questions are answered already")
-        # Other ranks must not take what this one is about to write for answers of an earlier run.
+            rank_zero_info(f"{len(self._answered)} of {len(self.shards)} questions are answered already")
+        # No rank may take the answers that another one is about to write for those of an earlier run.
         self.trainer.strategy.barrier("journal")
-        self._begun = time.perf_counter()
+
+    def requirements(self) -> BatchRequirements:
+        """Also which questions are answered already."""
+        return replace(super().requirements(), answered=self._answered.keys())
+
+    def setup(self, stage: str) -> None:
+        """Start the clock too."""
+        super().setup(stage)
+        self._started = time.perf_counter()
+
+    def open_writer(self) -> PredictionWriter:
+        """The writer with the journal."""
+        return self._journal
 
     @property
     def folder(self) -> Path:
-        """Where everything is written."""
+        """The output folder."""
         return Path(self.trainer.default_root_dir)
 
-    def answered(self) -> Collection[int]:
-        """See `StudentModule.answered`."""
-        return self._answered.keys()
-
     def max_completion_length(self) -> int:
-        """See `StudentModule.max_completion_length`."""
+        """The longest answer in tokens; there are no target completions."""
         return self.generation.max_new_tokens
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """None: nothing is trained."""
-        return None
+    # ---- evaluation
 
     def test_step(self, batch: OmniBatch, batch_idx: int) -> None:
-        """Answer a batch and journal the answers, also those of samples that could not be read."""
-        count, shards = self.benchmark.samples, self.datamodule.shards("test")
-        completions = self.sample_answers(self.prompts(batch), batch.samples, self.generation, count, self.seed)
-        predictions = []
-        for row, (position, valid) in enumerate(zip(batch.indices, batch.valid.tolist(), strict=True)):
-            if position < 0 or position in self._answered:
-                continue
-            if not valid:
-                predictions.append(_failed(shards, position, batch.skipped[shards.name(position)]))
-                continue
-            own = completions[row * count : (row + 1) * count]
-            texts = tuple(self.decode(completion) for completion in own)
-            finished = tuple(completion.finished for completion in own)
-            predictions.append(
-                Prediction.from_sample(shards.sample(position), position, responses=texts, finished=finished)
-            )
-            self.book.add(batch.samples[row], texts[0], finished=finished[0])
-        if predictions:
-            self.journal.add(predictions)
-        self._asked += len(predictions)
+        """Ask the questions of a batch and journal the predictions, also those of samples that could not be read."""
+        predictions = answer(
+            self.policy,
+            batch,
+            self.generation,
+            samples=self.benchmark.samples,
+            seed=(self.seed,),
+            shards=self.shards,
+        )
+        new = [prediction for prediction in predictions if prediction.position not in self._answered]
+        self.writer.add(new)
+        self._asked += len(new)
 
     def on_test_epoch_end(self) -> None:
-        """Merge all answers, score them and write the result."""
-        seconds = time.perf_counter() - self._begun
-        asked = self.sums({"asked": float(self._asked)})["asked"]
-        self.book.forget()
-        self.prediction_file = self.folder / PREDICTIONS
+        """Merge the journals of all ranks, score the predictions and write the result."""
+        seconds = time.perf_counter() - self._started
+        asked = all_reduce_sum({"asked": float(self._asked)}, self.device)["asked"]
         problem: str | None = None
         if self.trainer.is_global_zero:
-            predictions = self.journal.merge(len(self.datamodule.shards("test")))
-            self.journal.write(predictions)
+            predictions = self.writer.merge(len(self.shards))
+            self.writer.write(predictions)
             problem = nothing_to_score(predictions)
             if problem is None:
                 self.result = self._result(predictions, seconds, asked)
                 self.result.save(self.folder)
-        # Every rank has to end where one does.
+        # All ranks have to stop if one does.
         if problem := self.trainer.strategy.broadcast(problem):
             raise NothingUsableError(
-                problem, where=self.folder / PREDICTIONS, remedy="mend the shards and choose another folder"
+                problem, where=self.writer.path, remedy="repair the shards and choose another folder"
             )
         if not self.trainer.is_global_zero:
-            self.result = Result.load(self.folder / "result.json")
-        headline = self.benchmark.headline_scorer
-        for name, scored in self.result.scores.items():
-            if scored["count"]:
-                self.log(f"test/{name}/accuracy", scored["accuracy"], prog_bar=name == headline)
-                self.log(f"test/{name}/unparsable", scored["unparsable_share"])
+            self.result = Result.load(self.folder / RESULT)
+        for name, score in self.result.scores.items():
+            if score["count"]:
+                self.log(f"test/{name}/accuracy", score["accuracy"], prog_bar=name == self.result.headline)
+                self.log(f"test/{name}/unparsable", score["unparsable_share"])
 
     def _result(self, predictions: list[Prediction], seconds: float, asked: float) -> Result:
-        manifest = self.datamodule.shards("test").manifest
-        found = result_fields(predictions, self.benchmark, self.protocol, mask_name(self.protocol))
-        found["counts"]["left_out_of_shards"] = len(manifest.skipped)
-        found["counts"]["sound_cut"] = manifest.sound_cut
-        if manifest.recipe.get("name") == NANO_WORLD and not found["benchmark"].startswith("nano"):
-            rank_zero_info(f"questions of {NANO_WORLD} go by that name, not by {found['benchmark']}")
-            found["benchmark"] = NANO_WORLD
-        for difference in found["shard_mismatches"]:
-            rank_zero_info(f"the shards do not fit {self.benchmark.protocol}'s way of asking: {difference}")
+        """The result of all predictions."""
+        manifest = self.shards.manifest
+        fields = result_fields(predictions, self.benchmark, self.protocol, mask_name(self.protocol))
+        fields["counts"]["left_out_of_shards"] = len(manifest.skipped)
+        fields["counts"]["sound_cut"] = manifest.sound_cut
+        if manifest.recipe.get("name") == NANO_WORLD and not fields["benchmark"].startswith("nano"):
+            rank_zero_info(f"these are questions of {NANO_WORLD}: the result has that name, not {fields['benchmark']}")
+            fields["benchmark"] = NANO_WORLD
+        for mismatch in fields["shard_mismatches"]:
+            rank_zero_info(f"the shards do not match the protocol {self.benchmark.protocol}: {mismatch}")
         environment = {
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "processes": self.trainer.world_size,
             "device": str(self.device.type),
-            "batch_size": self.datamodule.eval_batch_size,
+            "batch_size": self._batch_size,
             "source": str(self.checkpoint or self.student_options.source),
-            "parameters": sum(p.numel() for p in self.student.thinker.parameters()),
-            "shards": str(self.datamodule.folders["test"]),
+            "parameters": sum(p.numel() for p in self.policy.model.parameters()),
+            "shards": self._shards_location,
             "asked": asked,
             "seconds": round(seconds, 3),
         }
-        return Result(student=self.label, environment=environment, config=self.config_text, **found)
+        return Result(student=self.label, environment=environment, config=self.config_text, **fields)
 
-    def _protocol(self, shards: ShardSet) -> dict[str, Any]:
+    def _protocol(self) -> dict[str, Any]:
         """Everything that decides the score, and nothing else: no paths, speeds or numbers of processes."""
-        prompt = asdict(self.datamodule.prompt)
+        prompt = asdict(self.prompt_options)
         for name in ("missing_trace", "max_response_tokens"):
-            del prompt[name]  # of no concern without targets
+            del prompt[name]  # only matter for targets
         sampling = asdict(self.generation)
         del sampling["decoding"]  # the answers are the same
-        options = asdict(self.student.options)
-        thinker = self.student.thinker
+        options, manifest = self.policy.options, self.shards.manifest
         return flatten(
             {
                 "prompt": prompt,
-                "shuffle_audio": self.datamodule.shuffle_audio,
-                # what is stored for teachers beside a clip is never asked about
-                "clips": {name: value for name, value in shards.manifest.spec.items() if name != "teacher_budget"},
+                "shuffle_audio": self._shuffle_audio,
+                # what the shards store for teachers is not part of the questions
+                "clips": {name: value for name, value in manifest.spec.items() if name != "teacher_budget"},
                 "sampling": sampling,
                 "samples": self.benchmark.samples,
                 "seed": self.seed if self.generation.temperature else 0,
-                "shuffle_seed": self.datamodule.seed if self.datamodule.shuffle_audio else 0,
+                "shuffle_seed": self._shuffle_seed if self._shuffle_audio else 0,
                 "scorers": self.benchmark.scorers,
                 "headline": self.benchmark.headline_scorer,
                 "student": {
-                    "weights": weights_hash(thinker),
-                    "dtype": options["dtype"],
-                    "attention": options["attention"],
+                    "weights": weights_hash(self.policy.model),
+                    "dtype": options.dtype,
+                    "attention": options.attention,
                 },
-                "data": {"samples": len(shards), "media": _kinds(shards), "manifest": shards.digest[:16]},
+                "data": {
+                    "samples": len(self.shards),
+                    "media": sorted(kind for kind, count in manifest.counts.items() if count),
+                    "manifest": self.shards.digest[:16],
+                },
             }
         )
 
 
-def _kinds(shards: ShardSet) -> list[str]:
-    """What the clips of some shards carry."""
-    return sorted(kind for kind, count in shards.manifest.counts.items() if count)
-
-
 def nothing_to_score(predictions: Sequence[Prediction]) -> str | None:
-    """Why no figure can be had from predictions, or None."""
+    """Why predictions cannot be scored, or None if they can."""
     known = [p for p in predictions if p.answer is not None]
     if not known:
         return f"none of the {len(predictions)} questions has a known answer, so nothing can be scored"
     if all(p.error is not None for p in known):
         return f"none of the {len(known)} questions could be asked; {known[0].id}: {known[0].error}"
     return None
-
-
-def _failed(shards: ShardSet, position: int, reason: str) -> Prediction:
-    try:
-        return Prediction.from_sample(shards.sample(position), position, error=reason)
-    except BadSampleError:
-        # Not even the record can be read: it counts as a question that was answered wrong.
-        return Prediction(shards.name(position), "", ("", ""), "A", position=position, error=reason)

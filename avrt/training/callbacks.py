@@ -15,9 +15,11 @@ from rich.table import Table
 
 from avrt.data.inputs.preprocessor import OmniBatch
 from avrt.data.media.clip import SAMPLE_RATE, Clip
+from avrt.data.sample import LETTERS
 from avrt.errors import NothingUsableError
 from avrt.text import clean
 from avrt.training.checkpoints import is_trial
+from avrt.training.evaluation import EvaluationModule
 from avrt.training.grpo import GRPOModule, Rollout
 
 
@@ -155,9 +157,11 @@ class ReportSkipped(pl.Callback):
 
 
 class PrintAnswers(pl.Callback):
-    """Print each answer of `avrt predict`, and where all of them were written."""
+    """Print each answer of `avrt predict`, and the path of the predictions of `avrt predict` and `avrt test`."""
 
-    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: list[dict[str, Any]] | None, *_: Any
+    ) -> None:
         """Print the batch's answers."""
         if not trainer.is_global_zero:
             return
@@ -165,20 +169,26 @@ class PrintAnswers(pl.Callback):
         for record in outputs or []:
             table = Table(title=record["id"], show_header=False, title_justify="left")
             table.add_row("question", record["question"])
-            table.add_row("choices", "  ".join(f"({chr(65 + i)}) {c}" for i, c in enumerate(record["choices"])))
-            table.add_row("response", record["response"])
-            table.add_row("choice", record["choice"] or "none that can be read")
+            choices = zip(LETTERS, record["choices"], strict=False)
+            table.add_row("choices", "  ".join(f"({letter}) {choice}" for letter, choice in choices))
+            if record["error"] is None:
+                table.add_row("response", record["responses"][0])
+                table.add_row("choice", record["choice"] or "no choice can be read")
+            else:
+                table.add_row("error", record["error"])
             console.print(table, markup=False)
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Say where the predictions are."""
-        if trainer.is_global_zero and not is_trial(trainer):
-            print(f"predictions: {pl_module.prediction_file}")
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the path of the predictions."""
+        self._print_path(trainer, pl_module)
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Say where the predictions are."""
-        if trainer.is_global_zero and not is_trial(trainer):
-            print(f"predictions: {pl_module.prediction_file}")
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the path of the predictions."""
+        self._print_path(trainer, pl_module)
+
+    def _print_path(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and not is_trial(trainer) and isinstance(module, EvaluationModule):
+            print(f"predictions: {module.writer.path}")
 
 
 def group_table(rollout: Rollout, row: int) -> str:

@@ -93,9 +93,9 @@ def test_a_line_says_what_the_first_answer_chooses_and_reading_it_ignores_that(t
     writer = PredictionWriter(tmp_path)
     writer.add(predictions[2:])
     writer.add(predictions[:2])
-    gathered = writer.gather(1)
+    gathered = writer.gather()
     assert gathered == predictions  # in the order of the shards
-    assert writer.gather(1) == []
+    assert writer.gather() == []
     writer.write(gathered)
     records = [json.loads(line) for line in writer.path.read_text().splitlines()]
     assert [(r["choice"], r["correct"], r["well_formed"]) for r in records] == [

@@ -45,5 +45,7 @@ def test_export_has_the_logits_of_the_checkpoint_and_can_be_tested_and_asked(che
         "--data.ask.spec.budget.min_pixels", 3136, "--data.ask.spec.budget.max_pixels", 3136,
     )  # fmt: skip
     assert "What is seen?" in asked.stdout
-    [record] = (tmp_path / "ask" / "predictions.jsonl").read_text().splitlines()
-    assert json.loads(record)["correct"] is None
+    [line] = (tmp_path / "ask" / "predictions.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert (record["position"], record["answer"], record["correct"], record["rewards"]) == (-1, None, None, None)
+    assert len(record["responses"]) == len(record["finished"]) == 1

@@ -1,0 +1,188 @@
+"""The evaluation module: asks the questions of a split in validation, `avrt test` and `avrt predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from avrt.data.inputs.batch import OmniBatch
+from avrt.data.inputs.prompt_options import PromptOptions
+from avrt.data.loading.datamodule import AVDataModule, BatchRequirements
+from avrt.data.shards.reader import ShardSet
+from avrt.errors import AvrtError
+from avrt.evaluation.predictions import Prediction, PredictionWriter
+from avrt.evaluation.runner import answer
+from avrt.metrics import AnswerMetrics
+from avrt.objectives.rewards import RewardOptions, RewardSum
+from avrt.policy.options import StudentOptions
+from avrt.policy.policy import Policy, load_policy
+from avrt.rollout.sampling import SamplingOptions
+from avrt.training.checkpoints import is_trial
+from avrt.training.connect import ConnectData
+from avrt.training.strategy import OmniDeepSpeedStrategy
+
+SPLITS = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
+"""Stage of the trainer -> the split that its evaluation asks."""
+
+
+class EvaluationModule(pl.LightningModule):
+    """Asks a student the questions of a split, logs metrics and writes `predictions.jsonl`.
+
+    Args:
+        student: Which student.
+        generation: How answers are generated.
+        rewards: Rewards reported beside accuracy; None for none.
+
+    Attributes:
+        policy: The student, from `load` on.
+        shards: The shards of the split; None where there are none (no validation data, or `data.ask`).
+        prompt_options: How samples become prompts.
+        question_types: The split's question types, whose accuracy is reported separately.
+    """
+
+    needs_traces = False
+    needs_answers = False
+    policy: Policy
+    shards: ShardSet | None
+    prompt_options: PromptOptions
+    question_types: list[str]
+    writer: PredictionWriter
+
+    def __init__(
+        self, student: StudentOptions, generation: SamplingOptions, rewards: RewardOptions | None = None
+    ) -> None:
+        super().__init__()
+        self.student_options = student
+        self.generation = generation
+        self.rewards = None if rewards is None else RewardSum(rewards)
+
+    # ---- set-up
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """The callback that connects this module with its data module."""
+        return [ConnectData()]
+
+    def load(self) -> None:
+        """Load the policy, once."""
+        if not hasattr(self, "policy"):
+            self.policy = load_policy(self.student_options)
+        strategy = self.trainer.strategy
+        self.policy.is_partitioned = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
+
+    def connect_data(self, data: AVDataModule, stage: str) -> None:
+        """Take from the data module what evaluation needs to know; called after `load` and before `setup`."""
+        split = SPLITS[stage]
+        self.shards = None if data.folders[split] is None else data.shards(split)
+        self.question_types = data.question_types(split)
+        self.prompt_options = data.prompt
+
+    def requirements(self) -> BatchRequirements:
+        """What the data module needs to know of this module."""
+        return BatchRequirements(
+            self.policy.inputs, self.prompt_limit(), traces=self.needs_traces, answers=self.needs_answers
+        )
+
+    def setup(self, stage: str) -> None:
+        """Prepare to count answers and to write predictions."""
+        # In a tuple, because the metrics are not part of the model: neither DeepSpeed nor checkpoints may touch them.
+        self._metrics = (AnswerMetrics(self.question_types, with_reward=self.rewards is not None),)
+        if stage in ("test", "predict"):
+            self.writer = self.open_writer()
+
+    def open_writer(self) -> PredictionWriter:
+        """The writer of `predictions.jsonl`, in the run's log folder."""
+        return PredictionWriter(Path(self.trainer.log_dir or self.trainer.default_root_dir))
+
+    def max_completion_length(self) -> int:
+        """The longest completion in tokens that is generated or trained on."""
+        return max(self.generation.max_new_tokens, self.prompt_options.max_response_tokens)
+
+    def prompt_limit(self) -> int:
+        """The longest prompt in tokens: `max_prompt_tokens`, else what the longest completion leaves of the context.
+
+        Raises:
+            AvrtError: If prompts and completions do not fit into the model's context.
+        """
+        context, completion = self.policy.context_length, self.max_completion_length()
+        limit = self.prompt_options.max_prompt_tokens
+        if completion >= context:
+            raise AvrtError(
+                f"completions of {completion} tokens leave no room for a prompt in the model's context of {context}",
+                where="max_new_tokens or data.prompt.max_response_tokens",
+                remedy="lower it",
+            )
+        if limit is not None and limit + completion > context:
+            raise AvrtError(
+                f"prompts of {limit} and completions of {completion} tokens exceed the model's context of {context}",
+                where="data.prompt.max_prompt_tokens",
+                remedy="lower it; longer prompts are then left out and counted",
+            )
+        return context - completion if limit is None else limit
+
+    def teardown(self, stage: str) -> None:
+        """Write what the feature cache still holds in memory."""
+        if self.policy.cache is not None:
+            self.policy.cache.flush()
+
+    # ---- evaluation
+
+    def answer(self, batch: OmniBatch) -> list[Prediction]:
+        """Ask each question of a batch once."""
+        return answer(self.policy, batch, self.generation, shards=self.shards, rewards=self.rewards)
+
+    def validation_step(self, batch: OmniBatch, batch_idx: int) -> None:
+        """Ask the questions and count the answers."""
+        self._count(self.answer(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_metrics("val")
+
+    def test_step(self, batch: OmniBatch, batch_idx: int) -> None:
+        """Ask the questions, count the answers and keep the predictions."""
+        predictions = self.answer(batch)
+        self._count(predictions)
+        self.writer.add(predictions)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics and write the predictions."""
+        self._log_metrics("test")
+        self._write()
+
+    def predict_step(self, batch: OmniBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Ask the questions and keep the predictions; returns their records, because Lightning rebuilds dataclasses."""
+        predictions = self.answer(batch)
+        self.writer.add(predictions)
+        return [prediction.to_record() for prediction in predictions]
+
+    def on_predict_epoch_end(self) -> None:
+        """Write the predictions."""
+        self._write()
+
+    def _write(self) -> None:
+        """Write the predictions of all ranks; a trial run writes nothing."""
+        predictions = self.writer.gather()
+        if self.trainer.is_global_zero and not is_trial(self.trainer):
+            self.writer.write(predictions)
+
+    def _count(self, predictions: list[Prediction]) -> None:
+        """Count the first answer to each question whose right answer is known."""
+        for prediction in predictions:
+            response = prediction.response
+            if response is not None and prediction.correct is not None:
+                self._metrics[0].update(
+                    prediction.question_type,
+                    correct=prediction.correct,
+                    well_formed=response.well_formed,
+                    parsed=response.letter is not None,
+                    reward=prediction.rewards["total"] if prediction.rewards else 0.0,
+                )
+
+    def _log_metrics(self, prefix: str) -> None:
+        """Log the metrics over all ranks, and start a new count."""
+        metrics = self._metrics[0].to(self.device)
+        for name, value in metrics.compute().items():
+            self.log(f"{prefix}/{name}", value, prog_bar=name in ("accuracy", "format"))
+        metrics.reset()

@@ -86,5 +86,5 @@ def _sound(seconds: float | None) -> str:
 def _placement(wanted: bool, taken: bool | None) -> list[str]:
     if taken is None:
         return ["unrecorded placement of the audio"]
-    told = {True: "audio inside the video", False: "audio as a separate item"}
-    return [] if taken == wanted else [f"{told[taken]}, not {told[wanted].removeprefix('audio ')}"]
+    words = {True: "audio inside the video", False: "audio as a separate item"}
+    return [] if taken == wanted else [f"{words[taken]}, not {words[wanted].removeprefix('audio ')}"]

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from avrt.data.inputs.batch import collate
 
+from avrt.data.inputs.batch import collate
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.reader import ShardSet
 from avrt.evaluation.runner import answer

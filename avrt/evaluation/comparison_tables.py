@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from avrt.evaluation.benchmark_runs import MASK_FIELDS, STUDENT_FIELDS, BenchmarkRun, ablation_key, comparison_key
-from avrt.evaluation.hallucination import HallucinationRate
 from avrt.evaluation.protocol import differences
 from avrt.evaluation.result import mean_credit, verdicts
 from avrt.evaluation.scorers import SCORERS
@@ -47,19 +46,9 @@ def overview(runs: Sequence[BenchmarkRun]) -> Table:
              multi or "-", "; ".join(result.shard_mismatches) or "-", result.fingerprint]
         )  # fmt: skip
     head = [
-        "run",
-        "asked by",
-        "questions",
-        "headline",
-        "strict",
-        "official",
-        "unparsable %",
-        "failed",
-        "cut off",
-        "majority, pass@k",
-        "shard mismatches",
-        "protocol",
-    ]
+        "run", "asked by", "questions", "headline", "strict", "official", "unparsable %", "failed", "cut off",
+        "majority, pass@k", "shard mismatches", "protocol"
+    ]  # fmt: skip
     note = "Accuracy in % with its 95 % bootstrap interval. The headline names its rule; unparsable % is by that rule."
     return Table("runs", "All runs", head, rows, note)
 
@@ -166,15 +155,8 @@ def modality_ablation(runs: Sequence[BenchmarkRun]) -> Table:
         lost = share([right["av"][k] and not right["shuffled"][k] for k in ids]) if "shuffled" in right else "-"
         full = of_mask["av"]
         rows.append([f"{full.subject} / {benchmark}", full.result.headline, str(len(ids)), *accuracy, both, text, lost])
-    head = [
-        "run",
-        "rule",
-        "questions",
-        *ABLATION_MASKS,
-        "right only with both",
-        "right from text alone",
-        "lost with shuffled audio",
-    ]
+    shares = ("right only with both", "right from text alone", "lost with shuffled audio")
+    head = ["run", "rule", "questions", *ABLATION_MASKS, *shares]
     note = "Shares of questions in % with their 95 % bootstrap interval."
     return Table("modality_ablation", "Modality ablation", head, rows, note)
 
@@ -186,11 +168,11 @@ def share(values: Sequence[bool]) -> str:
 
 def modality_hallucination(runs: Sequence[BenchmarkRun]) -> Table:
     """How often reasoning claims to perceive a masked sense."""
-    rows = []
-    for run in runs:
-        for sense, record in run.result.hallucination.items():
-            found = HallucinationRate.from_record(record)
-            rows.append([run.name, sense, found.rate.percent(), found.example or "-"])
+    rows = [
+        [run.name, sense, Estimate.from_record(record, "rate").percent(), record["example"] or "-"]
+        for run in runs
+        for sense, record in run.result.hallucination.items()
+    ]
     note = (
         "Share of answers with a sentence that claims to perceive the masked sense, by a rule-based detector; "
         "docs/benchmarks.md states its precision and recall."

@@ -9,11 +9,10 @@ the purpose; docs/benchmarks.md states them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from avrt.evaluation.statistics import Estimate, bootstrap
+from avrt.evaluation.statistics import bootstrap
 
 Sense = Literal["audio", "vision"]
 
@@ -106,31 +105,6 @@ MASKED_SENSES: dict[str, tuple[Sense, ...]] = {
 """Modality mask -> the senses that it removes from the prompt or blanks."""
 
 
-@dataclass(frozen=True)
-class HallucinationRate:
-    """How often reasoning claims one masked sense.
-
-    Attributes:
-        rate: Share of responses with at least one such sentence, with its interval.
-        example: The first such sentence, or None.
-    """
-
-    rate: Estimate
-    example: str | None
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> HallucinationRate:
-        """The rate that `to_record` wrote."""
-        return cls(Estimate(record["rate"], record["low"], record["high"], record["count"]), record["example"])
-
-    def to_record(self) -> dict[str, Any]:
-        """The rate as result files store it."""
-        rate = self.rate
-        return {
-            "rate": rate.mean, "low": rate.low, "high": rate.high, "count": rate.count, "example": self.example
-        }  # fmt: skip
-
-
 def perception_claims(text: str, sense: Sense) -> list[str]:
     """The sentences of a text's reasoning that claim to perceive a sense."""
     reasoning = _TAG.sub(" ", text.partition("<answer>")[0])
@@ -144,11 +118,11 @@ def claims_perception(sentence: str, sense: Sense) -> bool:
     return not (_DENIED[sense].search(sentence) or _HYPOTHETICAL.search(sentence))
 
 
-def hallucination_rates(responses: Sequence[str], mask: str) -> dict[Sense, HallucinationRate]:
-    """For each sense that the mask removes, the share of responses that claim it."""
+def hallucination_rates(responses: Sequence[str], mask: str) -> dict[str, dict[str, Any]]:
+    """For each sense that the mask removes, the share of responses that claim it (`rate`), and an `example`."""
     rates = {}
     for sense in MASKED_SENSES.get(mask, ()):
         claims = [perception_claims(response, sense) for response in responses]
-        example = next((found[0] for found in claims if found), None)
-        rates[sense] = HallucinationRate(bootstrap([float(bool(found)) for found in claims]), example)
+        rate = bootstrap([float(bool(found)) for found in claims])
+        rates[str(sense)] = {**rate.to_record("rate"), "example": next((found[0] for found in claims if found), None)}
     return rates

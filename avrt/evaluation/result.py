@@ -156,7 +156,6 @@ def result_fields(
     """
     known = [p for p in predictions if p.answer is not None]
     credit = mean_credits(known, benchmark.headline_scorer)
-    rates = hallucination_rates([response for p in known for response in p.responses], mask)
     return {
         "benchmark": benchmark.name,
         "mask": mask,
@@ -175,7 +174,7 @@ def result_fields(
         "scores": {name: _score_record(known, name) for name in benchmark.scorers},
         "groups": {name: group_records(known, credit, name) for name in [*benchmark.group_by, DIFFICULTY]},
         "multi_sample": _multi_sample_records(known, benchmark),
-        "hallucination": {sense: rate.to_record() for sense, rate in rates.items()},
+        "hallucination": hallucination_rates([response for p in known for response in p.responses], mask),
     }
 
 
@@ -223,7 +222,8 @@ def _multi_sample_records(predictions: Sequence[Prediction], benchmark: Benchmar
     if benchmark.samples == 1:
         return {}
     judged = verdicts(predictions, benchmark.headline_scorer)
-    voted = [float(majority([v.choice for v in each]) == p.answer) for p, each in zip(predictions, judged, strict=True)]
+    elected = [majority([v.choice for v in each], tie="first") for each in judged]
+    voted = [float(choice == p.answer) for p, choice in zip(predictions, elected, strict=True)]
     found = {f"majority@{benchmark.samples}": bootstrap(voted).to_record()}
     for k in benchmark.pass_at:
         chances = [pass_at_k(len(v), sum(x.correct for x in v), k) if v else 0.0 for v in judged]

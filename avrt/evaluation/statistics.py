@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,13 +31,13 @@ class Estimate:
     count: int
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Estimate:
+    def from_record(cls, record: Mapping[str, Any], name: str = "accuracy") -> Estimate:
         """The estimate that `to_record` wrote."""
-        return cls(record["accuracy"], record["low"], record["high"], record["count"])
+        return cls(record[name], record["low"], record["high"], record["count"])
 
-    def to_record(self) -> dict[str, Any]:
-        """The estimate of an accuracy as result files store it."""
-        return {"accuracy": self.mean, "low": self.low, "high": self.high, "count": self.count}
+    def to_record(self, name: str = "accuracy") -> dict[str, Any]:
+        """The estimate as result files store it; `name` is what it estimates."""
+        return {name: self.mean, "low": self.low, "high": self.high, "count": self.count}
 
     def percent(self, *, signed: bool = False) -> str:
         """As text in per cent, such as ``43.1 [40.2, 46.0]``; `signed` writes the sign of positive numbers too."""
@@ -127,10 +127,14 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
-def majority(choices: Sequence[str | None]) -> str | None:
-    """The choice with the most votes (self-consistency, Wang et al. 2022).
+def majority(choices: Sequence[str | None], *, tie: Literal["first"] | None) -> str | None:
+    """The choice with most votes (self-consistency, Wang et al. 2022); None without votes.
 
-    Ties go to the choice that comes first. None counts as no vote, and is returned only where there is no vote.
+    Args:
+        choices: One for each answer; None does not vote.
+        tie: Of choices with equally many votes the one that comes `first`, or None.
     """
-    votes = Counter(choice for choice in choices if choice is not None)
-    return votes.most_common(1)[0][0] if votes else None
+    votes = Counter(choice for choice in choices if choice is not None).most_common(2)
+    if not votes or (tie is None and len({count for _, count in votes}) < len(votes)):
+        return None
+    return votes[0][0]

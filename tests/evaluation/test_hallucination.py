@@ -4,12 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from avrt.evaluation.hallucination import (
-    HallucinationRate,
-    claims_perception,
-    hallucination_rates,
-    perception_claims,
-)
+from avrt.evaluation.hallucination import claims_perception, hallucination_rates, perception_claims
 
 HERE = Path(__file__).parent
 
@@ -43,9 +38,8 @@ def test_a_trace_claims_only_what_its_reasoning_says():
 
 def test_the_rate_counts_responses_that_claim_a_masked_sense():
     responses = ["<think>I hear a dog.</think><answer>A</answer>", "<think>A ball is seen.</think><answer>B</answer>"]
-    assert hallucination_rates(responses, "v")["audio"].rate.mean == 0.5
-    assert hallucination_rates(responses, "a")["vision"].rate.mean == 0.5
+    assert hallucination_rates(responses, "v")["audio"]["rate"] == 0.5
+    assert hallucination_rates(responses, "a")["vision"]["rate"] == 0.5
     assert set(hallucination_rates(responses, "text")) == {"audio", "vision"}
     assert hallucination_rates(responses, "av") == {}
-    found = hallucination_rates(responses, "v")["audio"]
-    assert HallucinationRate.from_record(found.to_record()) == found
+    assert hallucination_rates(responses, "v")["audio"]["example"] == "I hear a dog."

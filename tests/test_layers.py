@@ -61,6 +61,8 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_imports_point_down(path):
+    if path == ROOT / "avrt" / "__init__.py":
+        return  # the front door, which imports the library when it is asked for (tests/test_core.py)
     rank, part = rank_and_part(module_name(path))
     for imported in imports(path):
         other_rank, other_part = rank_and_part(imported)

@@ -105,7 +105,7 @@ def test_a_run_that_takes_only_what_others_kept(questions, tmp_path):
     assert "not among the samples asked for" in told
     assert len(ids(out / "listed")) == 2
     assert nothing.returncode == 2
-    assert "elsewhere is no folder with exported traces" in nothing.stderr
+    assert "elsewhere is not a folder with exported traces" in nothing.stderr
 
 
 def test_a_draw_is_the_seeds_and_repeats(questions, tmp_path):
@@ -128,7 +128,7 @@ def test_a_draw_is_the_seeds_and_repeats(questions, tmp_path):
     assert other != first
     assert "is the run's own folder" in own.stderr
     assert "fewer in train than . has" in few.stderr
-    assert "later is no folder with exported traces" in early.stderr
+    assert "later is not a folder with exported traces" in early.stderr
 
 
 def test_a_store_of_its_own_place(questions, tmp_path):

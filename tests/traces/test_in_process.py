@@ -9,8 +9,8 @@ import transformers
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.models.qwen2_5_omni.nano import nano_processor
-from avrt.traces.batching import spoken_text
-from avrt.traces.reading import read_analysis
+from avrt.traces.analysis import read_analysis
+from avrt.traces.batching_backend import decode_reply
 from avrt.traces.requests import CallFailedError, Media, Request, Sampling
 from avrt.traces.student_backend import StudentBackend
 from avrt.traces.transformers_backend import TransformersBackend
@@ -153,12 +153,12 @@ def test_marks_of_thinking_survive_a_tokenizer_that_counts_them_as_special(marks
     own.add_tokens([transformers.AddedToken(mark, special=special, normalized=False) for mark in marks])
     begin, end = marks
     written = own.encode(f"{begin}a ball{end}a box", add_special_tokens=False)
-    text = spoken_text(own, [*written, own.eos_token_id])
+    text = decode_reply(own, [*written, own.eos_token_id])
     read = read_analysis(text, ("a ball", "a box"))
     assert (read.thinking, read.text, read.letter) == ("a ball", "a box", "B")
     assert own.eos_token not in text
     plain = own.encode("a box", add_special_tokens=False)
-    assert spoken_text(own, [*plain, own.eos_token_id]) == "a box"
+    assert decode_reply(own, [*plain, own.eos_token_id]) == "a box"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

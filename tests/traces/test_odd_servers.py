@@ -100,7 +100,7 @@ def test_a_key_that_is_withdrawn_ends_the_run_but_a_long_row_of_flagged_clips_do
 def test_a_permanent_failure_is_told_once_and_every_sample_failing_is_a_failure(run, rule, told):
     done, asked = run(rule, TRACE, "--limit", 3)
     assert done.returncode == 1
-    assert "not one trace of 3 samples (3 failed): 3 audio: " in done.stderr
+    assert "no trace from 3 samples (3 failed): 3 audio: " in done.stderr
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert {n for (model, _), n in asked.items() if model == "audio"} == {1}
@@ -121,7 +121,7 @@ def test_cut_off_replies_have_no_vote_and_do_not_reach_the_merger(run, tmp_path)
     assert prompts
     assert not any("SECRET" in prompt for prompt in prompts)
     told = avrt("traces", "show", out, "--id", "q00000").stdout
-    assert "cut off at its limit of tokens" in told
+    assert "cut off at its token limit" in told
     assert "undecided, right is A" in told
     avrt("traces", "stats", out)
     stats = json.loads((out / "stats.json").read_text())
@@ -149,7 +149,7 @@ def test_one_reason_for_nearly_all_is_a_warning(run):
     )
     assert done.returncode == 0
     assert "20 samples: 19 failed, 1 kept" in done.stdout
-    assert "avrt: warning: 19 of 20 samples are not kept for one reason: audio: HTTP 400" in done.stderr
+    assert "avrt: warning: 19 of 20 samples are not kept for the same reason: audio: HTTP 400" in done.stderr
 
 
 ODD = "half \ud83d nul \0 line \u2028 escape \x1b[31m bracket [/bold] end"

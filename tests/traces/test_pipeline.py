@@ -175,7 +175,7 @@ def test_a_damaged_sample_and_one_without_an_answer_cost_nobody_else(questions, 
         told = avrt("traces", "run", "--config", config, "--data", tmp_path / "data", "--out", out).stdout
     found = outcomes(out)
     assert len(found) == 6
-    assert "sound cannot be read" in found["q00002"]["reason"]
+    assert "audio cannot be read" in found["q00002"]["reason"]
     unreadable = next(o for name, o in found.items() if name.startswith("shard-000000.tar"))
     assert "no right answer" in unreadable["reason"]
     assert sum(o["status"] == "failed" for o in found.values()) == 2
@@ -351,7 +351,7 @@ def test_statistics_show_and_parquet(questions, tmp_path):
 
     name = next(name for name, o in found.items() if o["status"] == "kept")
     told = avrt("traces", "show", out, "--id", name).stdout
-    assert "8 pictures, no sound" in told
+    assert "8 images, no audio" in told
     assert "<answer>" in told
     assert "kept" in told
     assert "no such sample" in avrt("traces", "show", out, "--id", "x", check=False).stderr

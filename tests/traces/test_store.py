@@ -103,10 +103,10 @@ def test_media_are_split_by_sense():
         "clip.json": b"{}",
         "json": b"",
     }
-    assert Media.of(raw, ("vision",)).pictures == [b"a", b"b", b"c", b"d"]
-    assert Media.of(raw, ("vision",)).sound is None
-    assert Media.of(raw, ("audio",)).pictures == []
-    assert Media.of(raw, ("audio",)).sound == b"s"
+    assert Media.of(raw, ("vision",)).images == [b"a", b"b", b"c", b"d"]
+    assert Media.of(raw, ("vision",)).audio is None
+    assert Media.of(raw, ("audio",)).images == []
+    assert Media.of(raw, ("audio",)).audio == b"s"
     assert not Media.of({"clip.json": b"{}"}, ("audio",))
 
 
@@ -134,8 +134,8 @@ def test_outcomes_replace_those_of_an_earlier_run(tmp_path):
     async def go():
         store = CallStore(tmp_path)
         verdict = {"teacher": "audio", "letter": "A", "votes": '["A"]', "answer": "A", "correct": 1, "call": "k"}
-        await store.conclude("one", Outcome("q1", 0, "dropped", "filter: audio wrong", "hard", "c"), [verdict])
-        await store.conclude("two", Outcome("q1", 0, "kept", None, "easy", "c", "trace", "k"), [verdict])
+        await store.record_outcome("one", Outcome("q1", 0, "dropped", "filter: audio wrong", "hard", "c"), [verdict])
+        await store.record_outcome("two", Outcome("q1", 0, "kept", None, "easy", "c", "trace", "k"), [verdict])
         store.close()
 
     asyncio.run(go())
@@ -195,7 +195,7 @@ def test_every_text_is_kept_as_one_that_can_be_written_anywhere(tmp_path):
         await store.fail("f", ODD)
         verdict = {"teacher": ODD, "letter": "A", "votes": "[]", "answer": "A", "correct": 1, "call": "k"}
         for _ in range(2):  # the second time in place of the first
-            await store.conclude("run", Outcome(ODD, 0, "kept", ODD, "easy", "c", ODD), [verdict])
+            await store.record_outcome("run", Outcome(ODD, 0, "kept", ODD, "easy", "c", ODD), [verdict])
         found = (await store.claim("k", odd, ODD)).reply
         store.close()
         return kept, found

@@ -3,9 +3,9 @@
 import pytest
 
 from avrt.errors import AvrtError
+from avrt.traces.media_phrases import Subject
 from avrt.traces.requests import Media
 from avrt.traces.templates import load_template, merger_template, merger_values, teacher_template, teacher_values
-from avrt.traces.wording import Subject
 from tests.conftest import make_sample
 
 CLIP = Subject(8, still=False, sound=True)

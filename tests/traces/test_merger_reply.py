@@ -3,7 +3,7 @@
 import pytest
 
 from avrt.traces.checks import CheckOptions, check_trace
-from avrt.traces.merging import trace_of
+from avrt.traces.merger_reply import read_trace
 from avrt.traces.requests import Reply
 from tests.traces.test_checks import HONEST
 
@@ -43,14 +43,14 @@ OWN = "The user wants one paragraph; I will weave both."
     ],
 )
 def test_the_trace_is_think_and_answer_again(text, reasoning):
-    trace = trace_of(Reply(text, reasoning))
+    trace = read_trace(Reply(text, reasoning))
     assert trace == TRACE
     assert check_trace(trace, "ABCD", "B", CheckOptions()) is None
 
 
 def test_a_trace_in_the_format_stays_as_it_is():
     written = f"<think>\n{HONEST}\n</think>\n<answer>B</answer>"
-    assert trace_of(Reply(f" {written}\n")) == written
+    assert read_trace(Reply(f" {written}\n")) == written
 
 
 @pytest.mark.parametrize(
@@ -70,15 +70,15 @@ def test_a_trace_in_the_format_stays_as_it_is():
     ],
 )
 def test_what_cannot_be_repaired_is_dropped_with_its_cause(text, reasoning, cause):
-    told = check_trace(trace_of(Reply(text, reasoning)), "ABCD", "B", CheckOptions())
+    told = check_trace(read_trace(Reply(text, reasoning)), "ABCD", "B", CheckOptions())
     assert told.startswith(f"format: {cause}")
 
 
 def test_thinking_in_the_reply_is_not_mixed_with_thinking_in_a_field():
     text = f"<think>{HONEST}</think>So <answer>B</answer>"
-    assert trace_of(Reply(text, OWN)) == text
+    assert read_trace(Reply(text, OWN)) == text
 
 
 def test_many_tags_take_no_time():
-    assert trace_of(Reply("<think>" * 100_000)).startswith("<think>")
-    assert trace_of(Reply("< " * 100_000)).startswith("<")
+    assert read_trace(Reply("<think>" * 100_000)).startswith("<think>")
+    assert read_trace(Reply("< " * 100_000)).startswith("<")

@@ -1,4 +1,4 @@
-"""Where a run's exports lie and which store serves them: one store of calls may serve several trace folders."""
+"""The folder of a run's exports, and the store of its calls, which several trace folders may share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from avrt.errors import AvrtError
 from avrt.text import to_json
-from avrt.traces.store import FILE
+from avrt.traces.store import FILE, connect
 
 RUN = "run.json"
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
@@ -20,12 +20,12 @@ _TAKEN = ("shards", "labelled", "owners")
 
 @dataclass(frozen=True)
 class TraceFolder:
-    """A trace folder: what one run exports.
+    """The folder that one run exports to.
 
     Attributes:
-        path: Where the exports lie.
+        path: The folder itself.
         store: The folder of the store with the calls.
-        name: What the trace folder is called in the store; empty for the store's own folder.
+        name: The trace folder's name in the store; empty for the store's own folder.
     """
 
     path: Path
@@ -37,40 +37,40 @@ class TraceFolder:
         """The folder that a run writes to.
 
         Args:
-            out: Where all runs of one experiment lie.
-            name: The folder of this one below it; None for `out` itself.
-            store: Where the calls are kept; None for `out`.
+            out: The folder of all runs of one experiment.
+            name: The run's folder inside it; None for `out` itself.
+            store: The folder of the calls; None for `out`.
 
         Raises:
-            AvrtError: If the name cannot be used.
+            AvrtError: If the name is not a plain file name, or has another meaning in `out`.
         """
         if name is not None and (not _NAME.fullmatch(name) or name in _TAKEN):
-            remedy = f"letters, digits, _, - and dots; not {', '.join(_TAKEN)}"
-            raise AvrtError(f"{name!r} cannot be the name of a folder of traces", where="name", remedy=remedy)
+            remedy = f"use letters, digits, _, - and dots; not {', '.join(_TAKEN)}"
+            raise AvrtError(f"{name!r} cannot be the name of a trace folder", where="name", remedy=remedy)
         path = Path(out) if name is None else Path(out, name)
         kept = Path(out if store is None else store)
         return cls(path, kept, _relative(path, kept))
 
     @classmethod
     def find(cls, path: Path) -> TraceFolder:
-        """A trace folder that is there, with its store.
+        """An existing trace folder, with its store.
 
         Raises:
-            AvrtError: If there is no store for it.
+            AvrtError: If its run.json is damaged.
         """
         record = _read(path / RUN) if (path / RUN).is_file() else {}
         if isinstance(record.get("store"), str):
             return cls(path, path / record["store"], str(record.get("folder", "")))
         if not (path / FILE).is_file() and (path.parent / FILE).is_file():
-            return cls(path, path.parent, path.name)  # a named run that has not been finished
+            return cls(path, path.parent, path.name)  # a named run that is not finished
         return cls(path, path)
 
-    def finished(self, run: str, data: str) -> bytes:
-        """What `run.json` says when a run is through.
+    def run_json(self, run: str, data: str) -> bytes:
+        """The content of `run.json` after a run.
 
         Args:
             run: The run's name.
-            data: The shards; kept as a whole path, so that statistics find them from whatever folder they are asked in.
+            data: The shards, kept as an absolute path, so that statistics find them from any working directory.
         """
         store = _relative(self.store, self.path) or "."
         record = {"run": run, "data": str(Path(data).absolute()), "store": store, "folder": self.name}
@@ -78,16 +78,15 @@ class TraceFolder:
 
 
 def run_record(path: Path) -> dict[str, str]:
-    """The run that was finished last in a trace folder: its name (`run`) and its shards (`data`).
+    """The last finished run of a trace folder: its name (`run`) and its shards (`data`).
 
     Raises:
         AvrtError: If there is none.
     """
     folder = TraceFolder.find(path)
-    if not (folder.store / FILE).is_file():
-        raise AvrtError("holds no traces", where=folder.store, remedy="run avrt traces run --out there first")
+    connect(folder.store).close()  # refuses a folder without a store
     if not (path / RUN).is_file():
-        raise AvrtError("no run has been finished here", where=path, remedy="avrt traces run --out there")
+        raise AvrtError("holds no finished run", where=path, remedy="run avrt traces run --out there first")
     record = _read(path / RUN)
     try:
         return {"run": str(record["run"]), "data": str(record["data"])}
@@ -106,10 +105,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path) -> AvrtError:
-    return AvrtError("is damaged", where=path, remedy="run the same avrt traces run once more")
+    return AvrtError("is damaged", where=path, remedy="repeat the avrt traces run that wrote it")
 
 
 def _relative(path: Path, start: Path) -> str:
-    """One folder as seen from another, so that both may be moved together; empty for the same."""
-    seen = os.path.relpath(path.resolve(), start.resolve())
-    return "" if seen == "." else Path(seen).as_posix()
+    """The path from one folder to another, so that both can be moved together; empty for the same folder."""
+    relative = os.path.relpath(path.resolve(), start.resolve())
+    return "" if relative == "." else Path(relative).as_posix()

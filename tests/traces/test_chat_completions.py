@@ -5,7 +5,14 @@ import time
 
 import pytest
 
-from avrt.traces.completions import RefusedError, SetbackError, error_text, judge_status, read_completion, retry_after
+from avrt.traces.chat_completions import (
+    RefusedError,
+    RetryableError,
+    error_for_status,
+    error_text,
+    read_completion,
+    retry_after,
+)
 from avrt.traces.requests import CallFailedError, Reply
 
 
@@ -102,7 +109,7 @@ def test_what_another_attempt_cannot_mend_is_told_and_not_repeated(record, told)
     ],
 )
 def test_what_another_attempt_may_mend(record):
-    with pytest.raises(SetbackError):
+    with pytest.raises(RetryableError):
         read_completion(record)
 
 
@@ -125,21 +132,22 @@ def test_counts_that_are_none_are_left_out():
     [
         (400, CallFailedError), (413, CallFailedError), (422, CallFailedError), (501, CallFailedError),
         (401, RefusedError), (402, RefusedError), (403, RefusedError), (404, RefusedError),
-        (408, SetbackError), (409, SetbackError), (425, SetbackError), (429, SetbackError), (500, SetbackError),
-        (502, SetbackError), (503, SetbackError), (504, SetbackError), (529, SetbackError),
+        (408, RetryableError), (409, RetryableError), (425, RetryableError), (429, RetryableError),
+        (500, RetryableError),
+        (502, RetryableError), (503, RetryableError), (504, RetryableError), (529, RetryableError),
     ],
 )  # fmt: skip
 def test_statuses(status, kind):
-    judged = judge_status(status, {"message": "why"}, 4.0)
+    judged = error_for_status(status, {"message": "why"}, 4.0)
     assert type(judged) is kind
     assert str(judged).startswith(f"HTTP {status}: why")
-    if kind is SetbackError:
+    if kind is RetryableError:
         assert judged.wait == 4.0
         assert judged.outage == (status in (502, 503, 504))
 
 
 def test_an_empty_account_is_no_passing_thing():
-    assert isinstance(judge_status(429, {"message": "pay", "code": "insufficient_quota"}), RefusedError)
+    assert isinstance(error_for_status(429, {"message": "pay", "code": "insufficient_quota"}), RefusedError)
 
 
 def test_errors_are_told_in_one_short_line():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from avrt.traces.stats import _split
-from avrt.traces.to_shards import TRACES, read_traces, write_parquet
+from avrt.traces.trace_export import TRACES, read_traces, write_parquet
 from data_recipes.folder import Folder
 
 TRACE = {

@@ -1,6 +1,6 @@
-"""Words of the packaged prompts that depend on what a question is about: a video, a still picture, sound, or several.
+"""Phrases of the packaged prompts that depend on a question's media: a video, a still image, audio, or several.
 
-Each is the value of a placeholder, so that one template fits them all; templates of your own may do without.
+Each is the value of a placeholder, so that one template fits all media. Templates of your own need none of them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from avrt.traces.requests import Media
 
-TEACHER_WORDS = frozenset(
+TEACHER_PHRASES = frozenset(
     {"pictures", "sight", "sight_only", "sight_change", "sight_example", "sound", "sound_only", "subject"}
 )
-MERGER_WORDS = frozenset({"about", "domain", "two_studies", "studies", "both_senses", "observer", "weave", "subject"})
+MERGER_PHRASES = frozenset({"about", "domain", "two_studies", "studies", "both_senses", "observer", "weave", "subject"})
 _IN_TIME = (
     "In the first pictures a man in an apron wheels a bicycle into a workshop. He lifts it onto a stand in the middle "
     "pictures, and in the last ones he picks up a spanner and leans over the chain."
@@ -27,12 +27,12 @@ _MANY = "The {} pictures above were taken at even intervals from one short video
 
 @dataclass(frozen=True)
 class Subject:
-    """What a question is about.
+    """The media that a question is about.
 
     Attributes:
-        frames: Pictures taken from a video.
-        still: Whether there is a still picture.
-        sound: Whether there is sound.
+        frames: Number of a video's frames.
+        still: Whether there is a still image.
+        sound: Whether there is audio.
     """
 
     frames: int
@@ -41,13 +41,13 @@ class Subject:
 
     @classmethod
     def of(cls, media: Media) -> Subject:
-        """What there is to see and hear in media."""
+        """The subject of a question about these media."""
         still = "image.jpg" in media.members
-        return cls(len(media.pictures) - still, still, media.sound is not None)
+        return cls(len(media.images) - still, still, media.audio is not None)
 
     @property
-    def thing(self) -> str:
-        """What to call it."""
+    def noun(self) -> str:
+        """What prompts call it: the clip, the picture, the recording, or the last two."""
         if self.frames:
             return "the clip"
         parts = [name for name, held in (("the picture", self.still), ("the recording", self.sound)) if held]
@@ -57,8 +57,8 @@ class Subject:
     def _both(self) -> bool:
         return bool(self.frames or self.still) and self.sound
 
-    def teacher_words(self) -> Mapping[str, str]:
-        """What a teacher that is shown all pictures or all sound of it is told, by placeholder."""
+    def teacher_phrases(self) -> Mapping[str, str]:
+        """Placeholder -> phrase in the prompt of a teacher that gets all its images or all its audio."""
         moving = self.frames > 1
         listened = {
             True: "the recording of one short clip",
@@ -80,10 +80,11 @@ class Subject:
             "sight_example": _IN_TIME if moving else _AT_ONCE,
             "sound": listened[bool(self.frames)],
             "sound_only": f"You work from the recording alone{unseen[bool(self.frames)]}.",
-            "subject": self.thing,
+            "subject": self.noun,
         }
 
     def _sight(self) -> str:
+        """The sentence about the images above the prompt."""
         still = "one more still picture belongs to it" if self.frames else "The picture above is one still picture"
         if self.frames > 1:
             told = _MANY.format(f"first {self.frames}" if self.still else self.frames)
@@ -94,11 +95,11 @@ class Subject:
             return f"{told}; {still}. Use them" if self.still else f"{told}. Use it"
         return f"{still}. Use it"
 
-    def merger_words(self, studies: int) -> Mapping[str, str]:
-        """What a merger is told of it, by placeholder.
+    def merger_phrases(self, studies: int) -> Mapping[str, str]:
+        """Placeholder -> phrase in the prompt of a merger.
 
         Args:
-            studies: How many analyses the merger reads.
+            studies: How many analyses the merger gets.
         """
         heard = self.sound and not (self.frames or self.still)
         sense = "listened to it" if heard else "looked at it"
@@ -125,8 +126,8 @@ class Subject:
             "studies": several if self._both else one,
             "both_senses": self._observed(),
             "observer": "of the whole clip who" if self.frames else f"who {self._observed()} and",
-            "weave": self._weave(),
-            "subject": self.thing,
+            "weave": self._rule(),
+            "subject": self.noun,
         }
 
     def _about(self) -> str:
@@ -134,7 +135,7 @@ class Subject:
             return "a clip"
         if self.still and self.sound:
             return "a picture and a recording that belong together"
-        return self.thing.replace("the ", "a ")
+        return self.noun.replace("the ", "a ")
 
     def _domain(self) -> str:
         if self.frames:
@@ -149,7 +150,7 @@ class Subject:
         seen, heard = "saw the picture" if self.still else "", "heard the recording" if self.sound else ""
         return " and ".join(part for part in (seen, heard) if part)
 
-    def _weave(self) -> str:
+    def _rule(self) -> str:
         if self._both:
             return (
                 "Weave what is heard and what is seen into one line of thought, and let each support or correct the "
@@ -159,7 +160,7 @@ class Subject:
 
 
 def study_heading(name: str, subject: Subject) -> str:
-    """What stands above one teacher's analysis among several."""
+    """The heading of one teacher's analysis among several."""
     if subject.frames:
         return f"From the study of the clip's {name} side:"
     sense = {"visual": "what is seen", "audio": "what is heard"}.get(name)

@@ -21,6 +21,7 @@ SEVERAL_INSTRUCTION = (
 )
 TEMPLATE = "{question}\n{choices}\n{instruction}"
 CHOICE = "({letter}) {choice}"
+_WHERE = "data.prompt.template or data.prompt.choice"
 
 
 def format_choices(sample: Sample, choice: str = CHOICE) -> str:
@@ -42,17 +43,11 @@ def check_template(template: str, choice: str) -> None:
     try:
         text = fill_template(probe, template, choice, "")
     except (KeyError, IndexError, ValueError) as error:
-        raise AvrtError(
-            f"has an unknown placeholder: {error}",
-            where="data.prompt.template or data.prompt.choice",
-            remedy="write {{ and }} for braces in the text",
-        ) from None
+        remedy = "write {{ and }} for braces in the text"
+        raise AvrtError(f"has an unknown placeholder: {error}", where=_WHERE, remedy=remedy) from None
     if missing := [part for part in (probe.question, *probe.choices) if part not in text]:
-        raise AvrtError(
-            f"leaves out {missing[0].lower()}",
-            where="data.prompt.template or data.prompt.choice",
-            remedy="use {question}, {choices}, {letter} and {choice}",
-        )
+        remedy = "use {question}, {choices}, {letter} and {choice}"
+        raise AvrtError(f"leaves out {missing[0].lower()}", where=_WHERE, remedy=remedy)
 
 
 def fill_template(sample: Sample, template: str, choice: str, instruction: str) -> str:

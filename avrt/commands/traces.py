@@ -225,9 +225,8 @@ def export(arguments: list[str]) -> None:
     """`avrt traces export`: write the exported traces in another format."""
     parser = OneLineErrors(prog="avrt traces export", description="The traces of a folder in another format.")
     parser.add_argument("folder", type=str, help="the trace folder")
-    parser.add_argument(
-        "--format", type=Literal["parquet"], default="parquet", help="shards and JSON lines are always written"
-    )
+    others = "shards and JSON lines are always written"
+    parser.add_argument("--format", type=Literal["parquet"], default="parquet", help=others)
     options = parser.parse_args(arguments)
     print(f"written: {write_parquet(Path(options.folder))}")
 
@@ -239,12 +238,8 @@ def merge(arguments: list[str]) -> None:
     parser = OneLineErrors(prog="avrt traces merge_adapter", description="Merge an adapter into its model's weights.")
     parser.add_argument("model", type=str, help="folder of the whole model")
     parser.add_argument("--out", type=str, required=True, help="new folder of the merged model")
-    parser.add_argument(
-        "--adapter",
-        type=str,
-        default="think",
-        help="the adapter's folder, by path or by name in the model's",
-    )
+    where = "the adapter's folder, by path or by name in the model's"
+    parser.add_argument("--adapter", type=str, default="think", help=where)
     options = parser.parse_args(arguments)
     counts = merge_adapter(Path(options.model), Path(options.out), options.adapter)
     print(f"{counts.changed} weights changed, {counts.replaced} replaced, {counts.kept} unchanged: {options.out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,17 @@ class TeacherVerdict:
     def correct(self) -> bool:
         """Whether its letter is the right one."""
         return self.letter == self.answer
+
+    def record(self) -> dict[str, str | int | None]:
+        """Its columns in the store."""
+        votes, correct = json.dumps(self.votes), int(self.correct)
+        return {
+            "teacher": self.teacher,
+            "letter": self.letter,
+            "votes": votes,
+            "answer": self.answer,
+            "correct": correct,
+        }
 
 
 def _every_teacher_right(verdicts: Sequence[TeacherVerdict]) -> str | None:

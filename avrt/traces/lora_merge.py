@@ -51,6 +51,15 @@ class _Adapter:
     whole: dict[str, torch.Tensor]
     scale: float
 
+    def apply(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """The merged value of the model's weight of that bare name."""
+        if name in self.whole:
+            weight = self.whole[name].to(weight.dtype).contiguous()
+        if name in self.pairs:
+            delta = self.pairs[name]["B"].float() @ self.pairs[name]["A"].float() * self.scale
+            weight = (weight.float() + delta).to(weight.dtype)
+        return weight
+
 
 def merge_adapter(source: Path, out: Path, adapter: str = "think") -> MergeCounts:
     """Write a model with its adapter merged in; all other files are copied.
@@ -76,20 +85,14 @@ def merge_adapter(source: Path, out: Path, adapter: str = "think") -> MergeCount
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    changed = replaced = kept = 0
+    total = 0
     for shard in shards:
         with safe_open(shard, framework="pt") as file:
             metadata = file.metadata()
         weights = load_file(shard)
-        for name in weights:
-            bare = _bare(name)
-            if bare in found.whole:
-                weights[name] = found.whole[bare].to(weights[name].dtype).contiguous()
-                replaced += 1
-            if bare in found.pairs:
-                weights[name] = _added(weights[name], found.pairs[bare], found.scale)
-                changed += 1
-            kept += bare not in found.whole and bare not in found.pairs
+        for name, weight in weights.items():
+            weights[name] = found.apply(_bare(name), weight)
+        total += len(weights)
         save_file(weights, partial / shard.name, metadata)
     for file in source.iterdir():
         if file.is_file() and file.suffix not in (".safetensors", ".bin", ".pt"):
@@ -97,7 +100,7 @@ def merge_adapter(source: Path, out: Path, adapter: str = "think") -> MergeCount
     if out.exists():
         out.rmdir()
     partial.rename(out)
-    return MergeCounts(changed, replaced, kept)
+    return MergeCounts(len(found.pairs), len(found.whole), total - len({*found.pairs, *found.whole}))
 
 
 def _read(folder: Path) -> _Adapter:
@@ -128,9 +131,8 @@ def _read(folder: Path) -> _Adapter:
         else:
             raise AvrtError(f"has {name}, which a plain LoRA does not", where=path, remedy="merge it with peft")
     if incomplete := sorted(name for name, pair in pairs.items() if set(pair) != {"A", "B"}):
-        raise AvrtError(
-            f"has one of the two factors of {incomplete[0]}", where=path, remedy="download the whole adapter"
-        )
+        what = f"has one of the two factors of {incomplete[0]}"
+        raise AvrtError(what, where=path, remedy="download the whole adapter")
     return _Adapter(pairs, {_bare(name): weight for name, weight in whole.items()}, scale)
 
 
@@ -143,9 +145,8 @@ def _check_places(found: _Adapter, shards: list[Path], folder: Path) -> None:
                 for name in file.keys():  # noqa: SIM118 - a file cannot be iterated over
                     bare = _bare(name)
                     if bare in shapes and (bare in found.whole or bare in found.pairs):
-                        raise AvrtError(
-                            f"two weights match the adapter's {bare}", where=shard.parent, remedy="merge it with peft"
-                        )
+                        what = f"two weights match the adapter's {bare}"
+                        raise AvrtError(what, where=shard.parent, remedy="merge it with peft")
                     shapes[bare] = tuple(file.get_slice(name).get_shape())
         except SafetensorError as error:
             raise AvrtError(f"cannot be read: {error}", where=shard, remedy="download it again") from None
@@ -159,16 +160,8 @@ def _check_places(found: _Adapter, shards: list[Path], folder: Path) -> None:
         if name not in shapes:
             raise AvrtError(f"has {name}, which the model does not", where=folder, remedy="use the model's own adapter")
         if shapes[name] != shape:
-            raise AvrtError(
-                f"{name} has shape {shape}, in the model {shapes[name]}",
-                where=folder,
-                remedy="use the model's own adapter",
-            )
-
-
-def _added(weight: torch.Tensor, pair: Mapping[str, torch.Tensor], scale: float) -> torch.Tensor:
-    delta = pair["B"].float() @ pair["A"].float() * scale
-    return (weight.float() + delta).to(weight.dtype)
+            what = f"{name} has shape {shape}, in the model {shapes[name]}"
+            raise AvrtError(what, where=folder, remedy="use the model's own adapter")
 
 
 def _factor(name: str) -> tuple[str, str | None]:

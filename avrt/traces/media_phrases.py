@@ -23,6 +23,33 @@ _AT_ONCE = (
     "the chain."
 )
 _MANY = "The {} pictures above were taken at even intervals from one short video, in order of time"
+_WEAVE = "Weave what is heard and what is seen into one line of thought, and let each support or correct the other."
+# (the visual part of the subject, whether there is sound) -> {about}, {domain}, {both_senses} of mergers
+_MERGER = {
+    ("clip", True): ("a clip", "seen and heard in short clips", "both saw and heard the clip"),
+    ("clip", False): ("a clip", "seen in short clips", "saw the clip"),
+    ("picture", True): (
+        "a picture and a recording that belong together",
+        "seen in pictures and heard in recordings",
+        "saw the picture and heard the recording",
+    ),
+    ("picture", False): ("a picture", "seen in pictures", "saw the picture"),
+    ("", True): ("a recording", "heard in recordings", "heard the recording"),
+    ("", False): ("a clip", "seen in pictures", ""),
+}
+# the visual part of a subject with sound -> {two_studies}, and {studies} for one analysis and for several
+_STUDIES = {
+    "clip": (
+        "two separate studies of the clip: one by somebody\nwho only heard it, one by somebody who only saw it",
+        "a study of the clip by somebody who had only part of it",
+        "studies of the clip by people who each had only\npart of it",
+    ),
+    "picture": (
+        "two separate studies: one by somebody who only heard\nthe recording, one by somebody who only saw the picture",
+        "a study of them by somebody who had only part of it",
+        "studies of them by people who each had only one of them",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -53,33 +80,27 @@ class Subject:
         parts = [name for name, held in (("the picture", self.still), ("the recording", self.sound)) if held]
         return " and ".join(parts) or "the clip"
 
-    @property
-    def _both(self) -> bool:
-        return bool(self.frames or self.still) and self.sound
-
     def teacher_phrases(self) -> Mapping[str, str]:
         """Placeholder -> phrase in the prompt of a teacher that gets all its images or all its audio."""
         moving = self.frames > 1
-        listened = {
-            True: "the recording of one short clip",
-            False: "the recording that belongs to one picture" if self.still else "one recording",
-        }
-        unseen = {
-            True: ": you cannot see the clip and you do not guess at its pictures",
-            False: ": you cannot see the picture that belongs to it and you do not guess at it" if self.still else "",
-        }
-        unheard = {
-            True: "You work from pictures alone: you cannot hear the clip and you do not guess at its sound.",
-            False: "You work from the picture alone: you hear nothing and you do not guess at sounds.",
-        }
+        unheard = "You work from the picture alone: you hear nothing and you do not guess at sounds."
+        if self.frames:
+            sound = "the recording of one short clip"
+            unseen = ": you cannot see the clip and you do not guess at its pictures"
+            unheard = "You work from pictures alone: you cannot hear the clip and you do not guess at its sound."
+        elif self.still:
+            sound = "the recording that belongs to one picture"
+            unseen = ": you cannot see the picture that belongs to it and you do not guess at it"
+        else:
+            sound, unseen = "one recording", ""
         return {
             "pictures": str(self.frames + self.still),
             "sight": self._sight(),
-            "sight_only": unheard[bool(self.frames)],
+            "sight_only": unheard,
             "sight_change": " and how it changes from the first picture to the last" if moving else "",
             "sight_example": _IN_TIME if moving else _AT_ONCE,
-            "sound": listened[bool(self.frames)],
-            "sound_only": f"You work from the recording alone{unseen[bool(self.frames)]}.",
+            "sound": sound,
+            "sound_only": f"You work from the recording alone{unseen}.",
             "subject": self.noun,
         }
 
@@ -101,62 +122,25 @@ class Subject:
         Args:
             studies: How many analyses the merger gets.
         """
-        heard = self.sound and not (self.frames or self.still)
-        sense = "listened to it" if heard else "looked at it"
-        one = f"a study of it by somebody who {sense}"
-        parts = "by people who each had only\npart of it" if self.frames else "by people who each had only one of them"
-        if self.frames and self._both:
-            two = (
-                "two separate studies of the clip: one by somebody\nwho only heard it, one by somebody who only saw it"
-            )
-        elif self._both:
-            two = (
-                "two separate studies: one by somebody who only heard\nthe recording, one by somebody who only saw "
-                "the picture"
-            )
+        seen = "clip" if self.frames else "picture" if self.still else ""
+        about, domain, observed = _MERGER[seen, self.sound]
+        if seen and self.sound:
+            two, one, several = _STUDIES[seen]
+            rule = _WEAVE
         else:
-            two = one
-        several = f"studies of {'the clip' if self.frames else 'them'} {parts}"
-        if studies == 1:
-            several = f"a study of {'the clip' if self.frames else 'them'} by somebody who had only part of it"
+            verb = "listened to" if self.sound else "looked at"
+            two = one = several = f"a study of it by somebody who {verb} it"
+            rule = f"Bring what is {'heard' if self.sound else 'seen'} into one line of thought."
         return {
-            "about": self._about(),
-            "domain": self._domain(),
+            "about": about,
+            "domain": domain,
             "two_studies": two,
-            "studies": several if self._both else one,
-            "both_senses": self._observed(),
-            "observer": "of the whole clip who" if self.frames else f"who {self._observed()} and",
-            "weave": self._rule(),
+            "studies": one if studies == 1 else several,
+            "both_senses": observed,
+            "observer": "of the whole clip who" if self.frames else f"who {observed} and",
+            "weave": rule,
             "subject": self.noun,
         }
-
-    def _about(self) -> str:
-        if self.frames:
-            return "a clip"
-        if self.still and self.sound:
-            return "a picture and a recording that belong together"
-        return self.noun.replace("the ", "a ")
-
-    def _domain(self) -> str:
-        if self.frames:
-            return "seen and heard in short clips" if self.sound else "seen in short clips"
-        if self.still and self.sound:
-            return "seen in pictures and heard in recordings"
-        return "heard in recordings" if self.sound else "seen in pictures"
-
-    def _observed(self) -> str:
-        if self.frames:
-            return "both saw and heard the clip" if self.sound else "saw the clip"
-        seen, heard = "saw the picture" if self.still else "", "heard the recording" if self.sound else ""
-        return " and ".join(part for part in (seen, heard) if part)
-
-    def _rule(self) -> str:
-        if self._both:
-            return (
-                "Weave what is heard and what is seen into one line of thought, and let each support or correct the "
-                "other."
-            )
-        return f"Bring what is {'heard' if self.sound else 'seen'} into one line of thought."
 
 
 def study_heading(name: str, subject: Subject) -> str:

@@ -110,16 +110,13 @@ class OpenAIBackend(Backend):
         try:
             import openai
         except ImportError:
-            raise AvrtError(
-                "OpenAIBackend needs the package openai", where=self._model, remedy="pip install 'avrt[traces]'"
-            ) from None
+            what, remedy = "OpenAIBackend needs the package openai", "pip install 'avrt[traces]'"
+            raise AvrtError(what, where=self._model, remedy=remedy) from None
         key = _key(self._api_key_variable)
         self._places = asyncio.Semaphore(self.max_concurrency)
         for url in self._urls:
-            http = _fast_http(openai)
-            client = openai.AsyncOpenAI(
-                base_url=url, api_key=key, max_retries=0, timeout=self._timeout, http_client=http
-            )
+            http, timeout = _fast_http(openai), self._timeout
+            client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout, http_client=http)
             self._endpoints.append(_Endpoint(url, client, CircuitBreaker(url, partial(self._test_call, client))))
         await asyncio.gather(*(self._probe(endpoint, openai) for endpoint in self._endpoints))
         self._last_answer = time.monotonic()
@@ -170,11 +167,8 @@ class OpenAIBackend(Backend):
         if error.outage and self._last_answer < begun:
             # No call has been answered since this one began: the server is down, and attempts do not count.
             if silence > self._give_up_after:
-                raise ServerDownError(
-                    f"no answer for {silence:.0f} s: {error}",
-                    where=endpoint.url,
-                    remedy="start the server, then run the same command again; finished calls are kept",
-                )
+                remedy = "start the server, then run the same command again; finished calls are kept"
+                raise ServerDownError(f"no answer for {silence:.0f} s: {error}", where=endpoint.url, remedy=remedy)
         elif len(failures) >= self._attempts:
             raise CallFailedError(f"failed {len(failures)} times, last: {failures[-1]}")
         pause = min(self._longest_pause, self._pause * 2 ** (len(failures) - 1))
@@ -193,9 +187,8 @@ class OpenAIBackend(Backend):
         except openai.APITimeoutError:
             raise RetryableError(f"no reply within {self._timeout:.0f} s", outage=True) from None
         except openai.APIStatusError as error:
-            failure = error_for_status(
-                error.status_code, error.body or error.response.text, retry_after(error.response.headers)
-            )
+            response = error.response
+            failure = error_for_status(error.status_code, error.body or response.text, retry_after(response.headers))
             if not (isinstance(failure, RetryableError) and failure.outage):
                 self._last_answer = time.monotonic()
             raise failure from None
@@ -226,13 +219,11 @@ class OpenAIBackend(Backend):
             listed = await endpoint.client.with_options(timeout=min(30.0, self._timeout)).models.list()
             names = [entry.id for entry in listed.data or []]
         except openai.APIConnectionError as error:
-            raise ServerDownError(
-                f"cannot be reached: {error.__cause__ or error}", where=endpoint.url, remedy="is the server up?"
-            ) from None
+            what = f"cannot be reached: {error.__cause__ or error}"
+            raise ServerDownError(what, where=endpoint.url, remedy="start the server") from None
         except openai.AuthenticationError as error:
-            raise ServerDownError(
-                f"HTTP 401: {error_text(error.body)}", where=endpoint.url, remedy="check the API key"
-            ) from None
+            what = f"HTTP 401: {error_text(error.body)}"
+            raise ServerDownError(what, where=endpoint.url, remedy="check the API key") from None
         except (openai.APIError, ValueError, AttributeError, TypeError, RecursionError):
             return
         if names and self._model not in names:
@@ -245,15 +236,15 @@ class OpenAIBackend(Backend):
             content = [*_media_parts(request.media), {"type": "text", "text": content}]
         system = [{"role": "system", "content": clean(request.system)}] if request.system else []
         sampling = request.sampling
-        body = {
+        return {
             "model": self._model,
             "messages": [*system, {"role": "user", "content": content}],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
             **({} if sampling.seed is None else {"seed": sampling.seed}),
+            **sampling.extra,
         }
-        return {**body, **sampling.extra}
 
 
 def _media_parts(media: Media) -> list[dict[str, Any]]:
@@ -283,11 +274,9 @@ def _key(variable: str) -> str:
     """The API key; "none" without one, as the client does not work without a key."""
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise AvrtError(
-            "holds a character that no API key has, such as a space or a line break",
-            where=f"environment variable {variable}",
-            remedy="set it to the key and nothing else",
-        )
+        what = "holds a character that no API key has, such as a space or a line break"
+        remedy = "set it to the key and nothing else"
+        raise AvrtError(what, where=f"environment variable {variable}", remedy=remedy)
     return key or "none"
 
 

@@ -188,17 +188,7 @@ class TracePipeline:
 
     async def _record(self, outcome: Outcome, results: Sequence[TeacherResult] = ()) -> None:
         """Keep an outcome and the verdicts that it comes from, and count it."""
-        verdicts = [
-            {
-                "teacher": result.verdict.teacher,
-                "letter": result.verdict.letter,
-                "votes": json.dumps(result.verdict.votes),
-                "answer": result.verdict.answer,
-                "correct": int(result.verdict.correct),
-                "call": result.call,
-            }
-            for result in results
-        ]
+        verdicts = [{**result.verdict.record(), "call": result.call} for result in results]
         await self._store.record_outcome(self.run, outcome, verdicts)
         self.stats.samples += 1
         self.stats.outcomes[outcome.status] += 1

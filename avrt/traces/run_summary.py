@@ -8,7 +8,6 @@ from pathlib import Path
 
 from avrt.errors import NothingUsableError
 from avrt.traces.stats import reason_category
-from avrt.traces.store import rows
 from avrt.traces.trace_options import TraceOptions
 
 MAIN = 3
@@ -38,21 +37,17 @@ class RunSummary:
         return f"{self.counts.total()} samples: {_join(self.counts)}"
 
     def raise_if_nothing_usable(self, folder: Path) -> None:
-        """End the command with status 1 where it has made nothing usable.
+        """End the command with status 1 where the run has made nothing usable.
 
         Raises:
             NothingUsableError: If so.
         """
-        if not self.nothing_usable:
-            return
-        if not self.counts:
+        if self.nothing_usable and not self.counts:
             raise NothingUsableError("no traces, as there are no samples", where=folder)
-        why = "; ".join(main_reasons(self.reasons))
-        raise NothingUsableError(
-            f"no trace from {self.counts.total()} samples ({_join(self.counts)}): {why}",
-            where=folder,
-            remedy="see avrt traces stats and avrt traces show",
-        )
+        if self.nothing_usable:
+            what = f"no trace from {self.counts.total()} samples ({_join(self.counts)})"
+            what = f"{what}: {'; '.join(main_reasons(self.reasons))}"
+            raise NothingUsableError(what, where=folder, remedy="see avrt traces stats and avrt traces show")
 
 
 def summarize(run: str, options: TraceOptions, samples: int) -> RunSummary:
@@ -63,9 +58,8 @@ def summarize(run: str, options: TraceOptions, samples: int) -> RunSummary:
         options: The run's settings.
         samples: Number of samples in the shards.
     """
-    folder, query = options.folder, "SELECT * FROM outcomes WHERE folder = ? AND run = ?"
-    found = [dict(row) for row in rows(folder.store, query, (folder.name, run))]
-    counts = Counter(dict(Counter(o["status"] for o in found).most_common()))
+    found = options.folder.rows("outcomes", run)
+    counts = Counter(o["status"] for o in found)
     reasons = Counter(reason_category(o["reason"]) for o in found if o["reason"] and o["status"] != "kept")
     warnings = []
     taken = samples if options.limit is None else min(samples, options.limit)

@@ -54,9 +54,7 @@ def count_by_split(name: str, out: Path, own: Path, where: str) -> Counter[str]:
     """
     path = _find(name, out)
     if path is not None and path.resolve() == own.resolve():
-        raise AvrtError(
-            f"{name} is the run's own folder", where=where, remedy="give this run a name, such as --name unfiltered"
-        )
+        raise AvrtError(f"{name} is the run's own folder", where=where, remedy="give this run a --name")
     return Counter(record["split"] for record in _traces(name, out, where))
 
 
@@ -101,9 +99,8 @@ def _find(name: str, out: Path) -> Path | None:
 def _traces(name: str, out: Path, where: str) -> list[dict[str, Any]]:
     path = _find(name, out)
     if path is None:
-        raise AvrtError(
-            f"{name} is not a folder with exported traces", where=where, remedy="finish that run first, with export"
-        )
+        what = f"{name} is not a folder with exported traces"
+        raise AvrtError(what, where=where, remedy="finish that run first, with export")
     return read_traces(path) or []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections import Counter, defaultdict
@@ -41,8 +42,7 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
         AvrtError: If there is no finished run, or its traces cannot be read.
     """
     run, home = run_record(folder)["run"], TraceFolder.find(folder)
-    query = "SELECT * FROM outcomes WHERE folder = ? AND run = ? ORDER BY position"
-    outcomes = [dict(row) for row in rows(home.store, query, (home.name, run))]
+    outcomes = home.rows("outcomes", run)
     if not outcomes:
         raise NothingUsableError("the run had no samples", where=folder)
     verdicts = _verdicts(home, run)
@@ -89,8 +89,7 @@ def describe(values: Sequence[float]) -> dict[str, float]:
 def _verdicts(folder: TraceFolder, run: str) -> dict[str, list[TeacherVerdict]]:
     """The verdicts of a run by sample."""
     found: dict[str, list[TeacherVerdict]] = defaultdict(list)
-    query = "SELECT * FROM verdicts WHERE folder = ? AND run = ? ORDER BY sample, teacher"
-    for row in rows(folder.store, query, (folder.name, run)):
+    for row in folder.rows("verdicts", run):
         votes = tuple(json.loads(row["votes"]))
         found[row["sample"]].append(TeacherVerdict(row["teacher"], votes, row["answer"]))
     return dict(found)
@@ -99,9 +98,8 @@ def _verdicts(folder: TraceFolder, run: str) -> dict[str, list[TeacherVerdict]]:
 def _teachers(verdicts: dict[str, list[TeacherVerdict]]) -> dict[str, dict[str, float]]:
     """Each teacher's number of questions and percentages of right and undecided ones."""
     by_name: dict[str, list[TeacherVerdict]] = defaultdict(list)
-    for group in verdicts.values():
-        for verdict in group:
-            by_name[verdict.teacher].append(verdict)
+    for verdict in itertools.chain.from_iterable(verdicts.values()):
+        by_name[verdict.teacher].append(verdict)
     return {
         name: {
             "questions": len(group),
@@ -116,9 +114,8 @@ def _agreement(verdicts: dict[str, list[TeacherVerdict]]) -> dict[str, dict[str,
     """For each pair of teachers how often both are right, one is, or both are wrong, by the same option or not."""
     table: dict[str, Counter[str]] = defaultdict(Counter)
     for group in verdicts.values():
-        for i, one in enumerate(group):
-            for other in group[i + 1 :]:
-                table[f"{one.teacher} / {other.teacher}"][_compare(one, other)] += 1
+        for one, other in itertools.combinations(group, 2):
+            table[f"{one.teacher} / {other.teacher}"][_compare(one, other)] += 1
     return {pair: dict(counts) for pair, counts in table.items()}
 
 

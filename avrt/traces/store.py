@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -144,25 +144,17 @@ class CallStore:
     async def finish(self, key: str, reply: Reply) -> Reply:
         """Keep a reply, and return the kept form, in which U+FFFD replaces NUL and lone surrogates."""
         kept = Reply(**clean_all(asdict(reply)))
-        await self._do(
-            lambda db: db.execute(
-                "UPDATE calls SET status = 'done', text = :text, reasoning = :reasoning, "
-                "finish_reason = :finish_reason, prompt_tokens = :prompt_tokens, "
-                "completion_tokens = :completion_tokens, seconds = :seconds, "
-                "attempts = :attempts, error = NULL, changed = CURRENT_TIMESTAMP WHERE key = :key",
-                {"key": key, **asdict(kept)},
-            )
-        )
+        await self._update(key, status="done", error=None, **asdict(kept))
         return kept
 
     async def fail(self, key: str, error: str) -> None:
         """Keep the reason why a call has failed permanently."""
-        await self._do(
-            lambda db: db.execute(
-                "UPDATE calls SET status = 'failed', error = ?, changed = CURRENT_TIMESTAMP WHERE key = ?",
-                (clean(error), key),
-            )
-        )
+        await self._update(key, status="failed", error=clean(error))
+
+    async def _update(self, key: str, **columns: object) -> None:
+        changes = ", ".join(f"{name} = :{name}" for name in columns)
+        query = f"UPDATE calls SET {changes}, changed = CURRENT_TIMESTAMP WHERE key = :key"
+        await self._do(lambda db: db.execute(query, {"key": key, **columns}))
 
     async def release(self, key: str) -> None:
         """Give up a claim whose call was not made."""
@@ -325,8 +317,7 @@ def _create(db: sqlite3.Connection, folder: Path) -> None:
 
 def reply_of(row: sqlite3.Row) -> Reply:
     """The reply in a row of `calls`."""
-    names = ("text", "reasoning", "finish_reason", "prompt_tokens", "completion_tokens", "seconds", "attempts")
-    return Reply(**{name: row[name] for name in names})
+    return Reply(**{field.name: row[field.name] for field in fields(Reply)})
 
 
 def rows(folder: Path, query: str, values: tuple[object, ...] = ()) -> Iterator[sqlite3.Row]:

@@ -17,18 +17,15 @@ from avrt.data.shards.writer import ShardWriter
 from avrt.errors import AvrtError, NothingUsableError
 from avrt.files import open_whole
 from avrt.text import clean_all, read_json_lines, to_json
-from avrt.traces.store import rows
 from avrt.traces.trace_folder import TraceFolder
 from avrt.traces.trace_options import TraceOptions
 
-SHARDS, LABELLED, TRACES, PARQUET, DIFFICULTY = (
-    "shards",
-    "labelled",
-    "traces.jsonl",
-    "traces.parquet",
-    "difficulty.jsonl",
-)
+SHARDS, LABELLED = "shards", "labelled"
+TRACES, PARQUET, DIFFICULTY = "traces.jsonl", "traces.parquet", "difficulty.jsonl"
 SPLITS = ("train", "val")
+_FIELDS = (
+    "id", "question", "choices", "answer", "trace", "media", "relation", "question_type", "difficulty", "metadata"
+)  # fmt: skip
 
 
 def export_run(options: TraceOptions, run: str, shards: ShardSet) -> dict[str, int]:
@@ -50,9 +47,9 @@ def export_run(options: TraceOptions, run: str, shards: ShardSet) -> dict[str, i
 
 def _export(options: TraceOptions, run: str, shards: ShardSet, folder: TraceFolder) -> dict[str, int]:
     """Write the exports of a run whose folder is locked; returns the number of traces in each split."""
-    out, query = folder.path, "SELECT * FROM outcomes WHERE folder = ? AND run = ?"
-    outcomes = {r["position"]: dict(r) for r in rows(folder.store, query, (folder.name, run))}
+    out, outcomes = folder.path, {row["position"]: row for row in folder.rows("outcomes", run)}
     kept = {p: r for p, r in outcomes.items() if r["status"] == "kept"}
+    with_difficulty = {p: r for p, r in outcomes.items() if r["difficulty"]}
     split = {p: split_of(r["clip"], options.val_share) for p, r in kept.items()}
 
     def labelled(sample: Sample, position: int) -> Sample:
@@ -63,16 +60,13 @@ def _export(options: TraceOptions, run: str, shards: ShardSet, folder: TraceFold
 
     counts = {}
     for name in SPLITS:
-        members = sorted(p for p in kept if split[p] == name)
+        members = [p for p in kept if split[p] == name]
         counts[name] = len(members)
         _write_shards(shards, members, out / SHARDS / name, with_trace, {"traces": run, "split": name})
     if options.label_all:
-        whole = sorted(p for p, r in outcomes.items() if r["difficulty"])
-        _write_shards(shards, whole, out / LABELLED, labelled, {"difficulty": run})
+        _write_shards(shards, list(with_difficulty), out / LABELLED, labelled, {"difficulty": run})
     _write_lines(out / TRACES, _records(shards, kept, split))
-    labels = (
-        {"id": r["sample"], "difficulty": r["difficulty"]} for _, r in sorted(outcomes.items()) if r["difficulty"]
-    )
+    labels = ({"id": r["sample"], "difficulty": r["difficulty"]} for r in with_difficulty.values())
     _write_lines(out / DIFFICULTY, labels)
     return counts
 
@@ -128,14 +122,9 @@ def read_traces(folder: Path) -> list[dict[str, Any]] | None:
     return records
 
 
-_FIELDS = (
-    "id", "question", "choices", "answer", "trace", "media", "relation", "question_type", "difficulty", "metadata"
-)  # fmt: skip
-
-
 def _records(shards: ShardSet, kept: dict[int, dict[str, Any]], split: dict[int, str]) -> Iterator[dict[str, Any]]:
     """The kept traces with their questions, in order, as records of `traces.jsonl`."""
-    for position in sorted(kept):
+    for position, outcome in kept.items():
         sample = shards.sample(position)
         yield {
             "id": sample.id,
@@ -143,11 +132,11 @@ def _records(shards: ShardSet, kept: dict[int, dict[str, Any]], split: dict[int,
             "choices": list(sample.choices),
             "answer": sample.answer_letter,
             "several": sample.several,
-            "trace": kept[position]["trace"],
+            "trace": outcome["trace"],
             "media": [str(m) for m in sample.media],
             "relation": None if sample.relation is None else str(sample.relation),
             "question_type": sample.question_type,
-            "difficulty": kept[position]["difficulty"],
+            "difficulty": outcome["difficulty"],
             "metadata": dict(sample.metadata),
             "split": split[position],
         }
@@ -160,15 +149,7 @@ def _write_shards(
     change: Callable[[Sample, int], Sample],
     origin: dict[str, str],
 ) -> None:
-    """Write changed samples with the same media bytes, in place of the shards of an earlier run.
-
-    Args:
-        shards: Where the samples come from.
-        positions: Which of them to write.
-        folder: Where they go.
-        change: (sample, position) -> the sample to write.
-        origin: Fields to add to the manifest's `recipe`.
-    """
+    """Write changed samples with the same media bytes, in place of the shards of an earlier run."""
     if folder.exists():
         if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
             raise AvrtError("holds other files than shards", where=folder, remedy="move it away")

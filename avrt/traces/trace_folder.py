@@ -7,11 +7,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from avrt.errors import AvrtError
 from avrt.text import to_json
-from avrt.traces.store import FILE, connect
+from avrt.traces.store import FILE, connect, rows
 
 RUN = "run.json"
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
@@ -65,6 +65,12 @@ class TraceFolder:
             return cls(path, path.parent, path.name)  # a named run that is not finished
         return cls(path, path)
 
+    def rows(self, table: Literal["outcomes", "verdicts"], run: str) -> list[dict[str, Any]]:
+        """The rows of one of its runs in a table of the store, in the order of samples or teachers."""
+        order = {"outcomes": "position", "verdicts": "sample, teacher"}[table]
+        query = f"SELECT * FROM {table} WHERE folder = ? AND run = ? ORDER BY {order}"
+        return [dict(row) for row in rows(self.store, query, (self.name, run))]
+
     def run_json(self, run: str, data: str) -> bytes:
         """The content of `run.json` after a run.
 
@@ -87,25 +93,17 @@ def run_record(path: Path) -> dict[str, str]:
     connect(folder.store).close()  # refuses a folder without a store
     if not (path / RUN).is_file():
         raise AvrtError("holds no finished run", where=path, remedy="run avrt traces run --out there first")
-    record = _read(path / RUN)
-    try:
-        return {"run": str(record["run"]), "data": str(record["data"])}
-    except KeyError:
-        raise _damaged(path / RUN) from None
+    record = _read(path / RUN, required=("run", "data"))
+    return {"run": record["run"], "data": record["data"]}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, required: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The content of a `run.json`."""
     try:
         record = json.loads(path.read_bytes())
-    except ValueError:
-        raise _damaged(path) from None
-    if not isinstance(record, dict):
-        raise _damaged(path)
-    return record
-
-
-def _damaged(path: Path) -> AvrtError:
-    return AvrtError("is damaged", where=path, remedy="repeat the avrt traces run that wrote it")
+        return {**record, **{name: str(record[name]) for name in required}}
+    except (ValueError, TypeError, KeyError):
+        raise AvrtError("is damaged", where=path, remedy="repeat the avrt traces run that wrote it") from None
 
 
 def _relative(path: Path, start: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from avrt.errors import AvrtError
@@ -49,31 +50,29 @@ class TransformersBackend(BatchingBackend):
     def load(self) -> None:
         """Load the model and its processor, or its tokenizer for a text model."""
         import torch
+
+        loader = "AutoTokenizer" if self._takes == "text" else "AutoProcessor"
+        self._processor = self._from_pretrained((loader,), padding_side="left")
+        placement = {"device_map": "auto"} if self._device == "auto" else {}
+        model = self._from_pretrained(_AUTO[self._takes], dtype=getattr(torch, self._dtype), **placement)
+        self._loaded = (model if placement else model.to(self._device)).eval()
+        self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        self._tokenizer.padding_side = "left"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+
+    def _from_pretrained(self, classes: Sequence[str], **settings: Any) -> Any:
+        """Load the source by the first of several classes of transformers that can."""
         import transformers
 
-        loader = transformers.AutoTokenizer if self._takes == "text" else transformers.AutoProcessor
-        placement = {"device_map": "auto"} if self._device == "auto" else {}
         failure: Exception | None = None
-        try:
-            self._processor = loader.from_pretrained(self._source, padding_side="left")
-        except (OSError, ValueError) as error:
-            raise AvrtError(f"cannot be loaded: {str(error).splitlines()[0]}", where=self._source) from None
-        for name in _AUTO[self._takes]:
+        for name in classes:
             try:
-                model = getattr(transformers, name).from_pretrained(
-                    self._source, dtype=getattr(torch, self._dtype), **placement
-                )
-                break
+                return getattr(transformers, name).from_pretrained(self._source, **settings)
             except (OSError, ValueError) as error:
                 failure = error
-        else:
-            raise AvrtError(f"cannot be loaded: {str(failure).splitlines()[0]}", where=self._source) from None
-        self._loaded = (model if placement else model.to(self._device)).eval()
-        tokenizer = getattr(self._processor, "tokenizer", self._processor)
-        tokenizer.padding_side = "left"
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        self._tokenizer = tokenizer
+        what = f"cannot be loaded: {str(failure).splitlines()[0]}"
+        raise AvrtError(what, where=self._source, remedy="give the folder or id of a model that transformers loads")
 
     def answer(self, requests: list[Request]) -> list[Reply | CallFailedError]:
         """Answer a batch in groups of requests with equal sampling parameters."""

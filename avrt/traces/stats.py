@@ -56,7 +56,7 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
         "teachers": _teachers(verdicts),
         "agreement": _agreement(verdicts),
         "keep_rate": {
-            name: _share(sum(strategy(v) is None for v in verdicts.values()), len(verdicts))
+            name: _percent(sum(strategy(v) is None for v in verdicts.values()), len(verdicts))
             for name, strategy in STRATEGIES.items()
         },
         "calls": _calls(home.store),
@@ -103,8 +103,8 @@ def _teachers(verdicts: dict[str, list[TeacherVerdict]]) -> dict[str, dict[str, 
     return {
         name: {
             "questions": len(group),
-            "accuracy": _share(sum(v.correct for v in group), len(group)),
-            "undecided": _share(sum(v.letter is None for v in group), len(group)),
+            "accuracy": _percent(sum(v.correct for v in group), len(group)),
+            "undecided": _percent(sum(v.letter is None for v in group), len(group)),
         }
         for name, group in sorted(by_name.items())
     }
@@ -124,7 +124,7 @@ def _compare(one: TeacherVerdict, other: TeacherVerdict) -> str:
         return "both right"
     if one.correct or other.correct:
         return f"only {one.teacher if one.correct else other.teacher} right"
-    return "same wrong option" if one.letter == other.letter and one.letter else "both wrong, apart"
+    return "same wrong option" if one.letter == other.letter and one.letter else "different wrong options"
 
 
 def _calls(folder: Path) -> dict[str, dict[str, Any]]:
@@ -154,7 +154,7 @@ def _split(records: list[dict[str, Any]], unit: str, count: Count) -> dict[str, 
     lengths = [count(response.think or "") for response in read]
     return {
         "traces": len(records),
-        "format_compliance": _share(sum(r.well_formed for r in read), len(read)),
+        "format_compliance": _percent(sum(r.well_formed for r in read), len(read)),
         "unit": unit,
         "think_length": describe(lengths),
         "answer_length": describe([count(response.letter or "") for response in read]),
@@ -169,14 +169,14 @@ def _split(records: list[dict[str, Any]], unit: str, count: Count) -> dict[str, 
 def _clips(shards: ShardSet, positions: list[int]) -> dict[str, Any]:
     """Durations in seconds and resolutions of the source clips of some samples."""
     durations: list[float] = []
-    sizes: Counter[str] = Counter()
+    sizes: list[str] = []
     for position in positions:
         info = json.loads(shards.read(position, ("clip.json",))["clip.json"])
         if (duration := info.get("duration")) is not None:
             durations.append(float(duration))
         if "width" in info:
-            sizes[f"{info['width']}x{info['height']}"] += 1
-    return {"duration": describe(durations), "resolutions": _normalized(sizes)}
+            sizes.append(f"{info['width']}x{info['height']}")
+    return {"duration": describe(durations), "resolutions": _shares(sizes)}
 
 
 def _counter(tokenizer: str | None) -> tuple[str, Count]:
@@ -196,15 +196,12 @@ def _counter(tokenizer: str | None) -> tuple[str, Count]:
 
 
 def _shares(values: Iterable[str]) -> dict[str, float]:
-    return _normalized(Counter(values))
+    """The percentage of each value, the most frequent first."""
+    counts = Counter(values)
+    return {value: _percent(n, counts.total()) for value, n in counts.most_common()}
 
 
-def _normalized(counts: Counter[str]) -> dict[str, float]:
-    total = counts.total()
-    return {key: _share(n, total) for key, n in counts.most_common()}
-
-
-def _share(part: int, whole: int) -> float:
+def _percent(part: int, whole: int) -> float:
     """Percent with one decimal, as in the paper."""
     return round(100 * part / whole, 1) if whole else 0.0
 

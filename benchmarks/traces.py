@@ -90,7 +90,7 @@ def measure(folder: Path, questions: int, delay: float, concurrency: int, worker
             time.sleep(0.1)
     with ShardWriter(folder / "shards", {}) as writer:
         for i in range(questions):
-            sample = Sample(f"q{i}", f"What is number {i}?", ("this", "it"), 0, (Modality.VIDEO,))
+            sample = Sample(f"q{i}", f"What is number {i}?", ("this", "it"), 1, (Modality.VIDEO,))
             writer.write(sample, {"0.jpg": PIXEL, "clip.json": json.dumps({"n": i}).encode()})
     backend = {
         "class_path": "avrt.traces.openai_backend.OpenAIBackend",

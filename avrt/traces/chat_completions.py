@@ -9,7 +9,6 @@ import email.utils
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from avrt.traces.requests import CallFailedError, Reply, is_cut_off
 
@@ -57,7 +56,7 @@ REFUSALS = {
 }
 
 
-def error_for_status(status: int, body: Any, wait: float = 0.0) -> RetryableError | CallFailedError:
+def error_for_status(status: int, body: object, wait: float = 0.0) -> RetryableError | CallFailedError:
     """The error of a call that got an HTTP status other than 200.
 
     Args:
@@ -73,7 +72,7 @@ def error_for_status(status: int, body: Any, wait: float = 0.0) -> RetryableErro
     return CallFailedError(what)
 
 
-def read_completion(record: Any, seconds: float = 0.0, attempts: int = 1) -> Reply:
+def read_completion(record: object, seconds: float = 0.0, attempts: int = 1) -> Reply:
     """Parse a chat completion.
 
     Args:
@@ -85,11 +84,11 @@ def read_completion(record: Any, seconds: float = 0.0, attempts: int = 1) -> Rep
         RetryableError: If it holds no reply, and another attempt may bring one.
         CallFailedError: If the model or a filter declines, or the content is not text.
     """
-    choice = _choice(record)
+    choice = (_choice(record) if isinstance(record, Mapping) else None) or {}
     message = choice.get("message")
     if message is None and isinstance(choice.get("text"), str):
         message = {"content": choice["text"]}
-    if not isinstance(message, Mapping):
+    if not isinstance(record, Mapping) or not isinstance(message, Mapping):
         raise RetryableError(f"reply without a message: {shorten(json.dumps(record))}")
     ending = choice.get("finish_reason")
     ending = ending if isinstance(ending, str) else None
@@ -102,7 +101,7 @@ def read_completion(record: Any, seconds: float = 0.0, attempts: int = 1) -> Rep
     if (ending or "").lower() in _FILTERED:
         raise CallFailedError(f"the provider's content filter stopped the reply (finish_reason {ending})")
     if (ending or "").lower() in ("error", "abort"):
-        raise RetryableError(f"the server broke the reply off (finish_reason {ending})")
+        raise RetryableError(f"the server stopped the reply (finish_reason {ending})")
     if not text.strip() and not (reasoning or "").strip() and not is_cut_off(ending):
         if message.get("tool_calls") or message.get("function_call"):
             raise CallFailedError("the model calls a tool instead of replying")
@@ -113,26 +112,17 @@ def read_completion(record: Any, seconds: float = 0.0, attempts: int = 1) -> Rep
     return Reply(text, reasoning, ending, prompt, written, seconds, attempts)
 
 
-def _choice(record: Any) -> Mapping[str, Any]:
-    """The first choice of a completion.
-
-    Raises:
-        RetryableError: If there is none, or an error that may pass in its place.
-        CallFailedError: If there is a permanent error in its place.
-    """
-    if not isinstance(record, Mapping):
-        raise RetryableError(f"reply without a message: {shorten(json.dumps(record))}")
+def _choice(record: Mapping[str, object]) -> Mapping[str, object] | None:
+    """The first choice of a completion, None without one; raises the error that is there in its place."""
     choices = record.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else None
     error = record.get("error") or (choice or {}).get("error")
     if error or (choice is None and (record.get("object") == "error" or "detail" in record)):
         raise _error_in_body(error or record)
-    if choice is None:
-        raise RetryableError(f"reply without a message: {shorten(json.dumps(record))}")
     return choice
 
 
-def _error_in_body(error: Any) -> RetryableError | CallFailedError:
+def _error_in_body(error: object) -> RetryableError | CallFailedError:
     """The error of a call that got HTTP 200 with an error inside, whose code is an HTTP status or a word."""
     text, code = error_text(error), _code(error)
     if code.isdecimal() and 400 <= int(code[:4]) < 600:
@@ -142,7 +132,7 @@ def _error_in_body(error: Any) -> RetryableError | CallFailedError:
     return CallFailedError(f"error inside HTTP 200: {text}")
 
 
-def _code(error: Any) -> str:
+def _code(error: object) -> str:
     """The code, status or type of an error, as text; empty without one."""
     error = error.get("error", error) if isinstance(error, Mapping) else error
     if not isinstance(error, Mapping):
@@ -151,7 +141,7 @@ def _code(error: Any) -> str:
     return next((str(value) for value in found if isinstance(value, (int, str)) and value), "")
 
 
-def error_text(body: Any) -> str:
+def error_text(body: object) -> str:
     """A server's message about an error and the metadata beside it, in one short line."""
     if isinstance(body, Mapping):
         inner = body.get("error", body)
@@ -189,7 +179,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
     return 0.0
 
 
-def _parts(content: Any) -> tuple[str, str, str]:
+def _parts(content: object) -> tuple[str, str, str]:
     """(text, reasoning, refusal) of a message's content: a text, a list of parts as Mistral sends them, or None."""
     if content is None or isinstance(content, str):
         return content or "", "", ""
@@ -209,7 +199,7 @@ def _parts(content: Any) -> tuple[str, str, str]:
     return "".join(texts), "\n".join(thoughts), "\n".join(refusals)
 
 
-def _reasoning(message: Mapping[str, Any]) -> str:
+def _reasoning(message: Mapping[str, object]) -> str:
     """Thinking in a field of its own, which has one name in new vLLM, another elsewhere, a third in OpenRouter."""
     for name in ("reasoning_content", "reasoning", "reasoning_details"):
         if (text := _text_of(message.get(name))).strip():
@@ -217,7 +207,7 @@ def _reasoning(message: Mapping[str, Any]) -> str:
     return ""
 
 
-def _text_of(value: Any, depth: int = 0) -> str:
+def _text_of(value: object, depth: int = 0) -> str:
     """The text of a part or of a list of parts; empty without one."""
     if isinstance(value, str):
         return value
@@ -231,6 +221,6 @@ def _text_of(value: Any, depth: int = 0) -> str:
     return ""
 
 
-def _count(value: Any) -> int | None:
+def _count(value: object) -> int | None:
     """A number of tokens; None for a value that cannot be one."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else None

@@ -39,14 +39,10 @@ class TeacherVerdict:
 
     def record(self) -> dict[str, str | int | None]:
         """Its columns in the store."""
-        votes, correct = json.dumps(self.votes), int(self.correct)
         return {
-            "teacher": self.teacher,
-            "letter": self.letter,
-            "votes": votes,
-            "answer": self.answer,
-            "correct": correct,
-        }
+            "teacher": self.teacher, "letter": self.letter, "votes": json.dumps(self.votes), "answer": self.answer,
+            "correct": int(self.correct),
+        }  # fmt: skip
 
 
 def _every_teacher_right(verdicts: Sequence[TeacherVerdict]) -> str | None:

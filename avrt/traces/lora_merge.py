@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +24,7 @@ EXTRA = "non_lora_trainables.bin"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # Parts of weight names that only some releases of transformers have.
 _WRAPPERS = {"base_model", "model", "language_model", "module", "modules_to_save", "default"}
-_PLAIN: dict[str, Any] = {"use_dora": False, "fan_in_fan_out": False, "rank_pattern": {}, "alpha_pattern": {}}
+_PLAIN: dict[str, object] = {"use_dora": False, "fan_in_fan_out": False, "rank_pattern": {}, "alpha_pattern": {}}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avrt.errors import AvrtError
 from avrt.text import clean
@@ -29,13 +29,16 @@ from avrt.traces.chat_completions import (
 from avrt.traces.circuit_breaker import CircuitBreaker
 from avrt.traces.requests import CallFailedError, Media, Reply, Request, ServerDownError
 
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
 
 @dataclass
 class _Endpoint:
     """One server: its client, its calls in progress and begun, and the time until which it asks to wait."""
 
     url: str
-    client: Any
+    client: AsyncOpenAI
     breaker: CircuitBreaker
     in_progress: int = 0
     begun: int = 0
@@ -115,10 +118,10 @@ class OpenAIBackend(Backend):
         key = _key(self._api_key_variable)
         self._places = asyncio.Semaphore(self.max_concurrency)
         for url in self._urls:
-            http, timeout = _fast_http(openai), self._timeout
+            http, timeout = _fast_http(), self._timeout
             client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout, http_client=http)
             self._endpoints.append(_Endpoint(url, client, CircuitBreaker(url, partial(self._test_call, client))))
-        await asyncio.gather(*(self._probe(endpoint, openai) for endpoint in self._endpoints))
+        await asyncio.gather(*(self._probe(endpoint) for endpoint in self._endpoints))
         self._last_answer = time.monotonic()
 
     async def close(self) -> None:
@@ -176,7 +179,7 @@ class OpenAIBackend(Backend):
             endpoint.wait_until = time.monotonic() + min(self._longest_pause, error.wait)
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
-    async def _attempt(self, client: Any, body: dict[str, Any], number: int) -> Reply:
+    async def _attempt(self, client: AsyncOpenAI, body: dict[str, object], number: int) -> Reply:
         """Send a request once and parse its reply."""
         import openai
 
@@ -203,18 +206,20 @@ class OpenAIBackend(Backend):
         except (ValueError, RecursionError) as error:
             raise RetryableError(f"unreadable reply: {error}: {shorten(raw) or 'nothing'}") from None
 
-    async def _test_call(self, client: Any) -> None:
+    async def _test_call(self, client: AsyncOpenAI) -> None:
         """Ask for one word, to see whether the server refuses every call; other errors are ignored."""
-        body = {"model": self._model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
+        messages = [{"role": "user", "content": "Say yes."}]
         try:
-            await self._attempt(client, body, 1)
+            await self._attempt(client, {"model": self._model, "messages": messages, "max_tokens": 1}, 1)
         except RefusedError:
             raise
         except (RetryableError, CallFailedError):
             return
 
-    async def _probe(self, endpoint: _Endpoint, openai: Any) -> None:
+    async def _probe(self, endpoint: _Endpoint) -> None:
         """Check that an endpoint lists the model; a server without a list passes."""
+        import openai
+
         try:
             listed = await endpoint.client.with_options(timeout=min(30.0, self._timeout)).models.list()
             names = [entry.id for entry in listed.data or []]
@@ -229,9 +234,9 @@ class OpenAIBackend(Backend):
         if names and self._model not in names:
             raise AvrtError(f"does not serve {self._model}", where=endpoint.url, remedy=f"it serves {', '.join(names)}")
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _body(self, request: Request) -> dict[str, object]:
         """The JSON of a request."""
-        content: Any = clean(request.prompt)  # a lone surrogate cannot be sent
+        content: str | list[dict[str, object]] = clean(request.prompt)  # a lone surrogate cannot be sent
         if request.media:
             content = [*_media_parts(request.media), {"type": "text", "text": content}]
         system = [{"role": "system", "content": clean(request.system)}] if request.system else []
@@ -247,8 +252,8 @@ class OpenAIBackend(Backend):
         }
 
 
-def _media_parts(media: Media) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = [
+def _media_parts(media: Media) -> list[dict[str, object]]:
+    parts: list[dict[str, object]] = [
         {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_base64(jpeg)}"}} for jpeg in media.images
     ]
     if media.audio is not None:
@@ -280,8 +285,10 @@ def _key(variable: str) -> str:
     return key or "none"
 
 
-def _fast_http(openai: Any) -> Any:
+def _fast_http() -> Any:
     """The client's aiohttp transport, which takes half the time of the default; the default without aiohttp."""
+    import openai
+
     try:
         return openai.DefaultAioHttpClient()
     except (RuntimeError, ImportError):

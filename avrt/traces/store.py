@@ -235,7 +235,10 @@ class _Job:
     loop: asyncio.AbstractEventLoop
 
 
-def _attempt(db: sqlite3.Connection, job: _Job) -> tuple[Any, Exception | None]:
+_Result = tuple[_Job, object, BaseException | None]
+
+
+def _attempt(db: sqlite3.Connection, job: _Job) -> tuple[object, Exception | None]:
     """Run one job of a group. An error of its record fails this job alone, an error of the store fails the group."""
     db.execute("SAVEPOINT job")
     try:
@@ -249,10 +252,10 @@ def _attempt(db: sqlite3.Connection, job: _Job) -> tuple[Any, Exception | None]:
     return result, None
 
 
-def _deliver(results: list[tuple[_Job, Any, BaseException | None]]) -> None:
+def _deliver(results: list[_Result]) -> None:
     """Hand results to those who wait. Each event loop wakes up once, as waking takes longer than a short job."""
 
-    def set_results(own: list[tuple[_Job, Any, BaseException | None]]) -> None:
+    def set_results(own: list[_Result]) -> None:
         for job, result, error in own:
             if job.future.done():
                 continue

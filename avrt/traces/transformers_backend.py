@@ -83,7 +83,7 @@ class TransformersBackend(BatchingBackend):
             groups.setdefault(repr(request.sampling), []).append(i)
         for members in groups.values():
             try:
-                answered: list[Any] = list(self._generate([requests[i] for i in members]))
+                answered: list[Reply | CallFailedError] = [*self._generate([requests[i] for i in members])]
             except (ValueError, IndexError, KeyError, TypeError) as error:
                 if len(members) > 1:  # a request that fails must not fail the others
                     answered = [self.answer([requests[i]])[0] for i in members]
@@ -139,12 +139,12 @@ class TransformersBackend(BatchingBackend):
             **padding,
         )
 
-    def _chat(self, request: Request) -> list[dict[str, Any]]:
+    def _chat(self, request: Request) -> list[dict[str, object]]:
         """A request as chat messages, with the media decoded."""
         system = [("system", request.system)] if request.system else []
         if self._takes == "text":
             return [{"role": role, "content": text} for role, text in [*system, ("user", request.prompt)]]
-        content: list[dict[str, Any]] = []
+        content: list[dict[str, object]] = []
         if self._takes == "image":
             from PIL import Image
 
@@ -155,5 +155,5 @@ class TransformersBackend(BatchingBackend):
             samples, _ = soundfile.read(io.BytesIO(request.media.audio), dtype="float32")
             content.append({"type": "audio", "audio": samples})
         content.append({"type": "text", "text": request.prompt})
-        messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in system]
-        return [*messages, {"role": "user", "content": content}]
+        parts: list[tuple[str, object]] = [(role, [{"type": "text", "text": text}]) for role, text in system]
+        return [{"role": role, "content": part} for role, part in [*parts, ("user", content)]]

@@ -194,7 +194,8 @@ def show(arguments: list[str]) -> None:
     here = (folder.name, name)
     outcome = next(rows(folder.store, "SELECT * FROM outcomes WHERE folder = ? AND sample = ?", here), None)
     if not calls and outcome is None:
-        raise AvrtError("no such sample", where=f"{folder.path}, id {printable(name)}")
+        where = f"{folder.path}, id {printable(name)}"
+        raise AvrtError("no such sample", where=where, remedy="traces.jsonl and difficulty.jsonl list the ids")
     found = rows(folder.store, "SELECT * FROM verdicts WHERE folder = ? AND sample = ?", here)
     verdicts = {row["call"]: row for row in found}
 

@@ -285,7 +285,8 @@ def connect(folder: Path, *, create: bool = False) -> sqlite3.Connection:
             _create(db, folder)
         db.execute("PRAGMA synchronous = FULL")
         if (version := _version(db)) != SCHEMA_VERSION:
-            raise AvrtError(f"is a store of version {version}, this avrt reads {SCHEMA_VERSION}", where=path)
+            what = f"is a store of version {version}, this avrt reads {SCHEMA_VERSION}"
+            raise AvrtError(what, where=path, remedy="use the avrt that wrote it, or another folder")
     except sqlite3.Error as error:
         raise _as_avrt_error(error, folder) from None
     return db

@@ -46,7 +46,11 @@ class StudentBackend(BatchingBackend):
     def model(self) -> str:
         """The folder's name and a hash of its weights, as a student that is trained again is another model."""
         if self._model is None:
-            self._model = f"{Path(self._source).name}@{weights_hash(Path(self._source))}"
+            folder = Path(self._source)
+            files = sorted(folder.glob("*.safetensors"))
+            if not files:
+                raise AvrtError("has no *.safetensors", where=folder, remedy="set source to an exported student")
+            self._model = f"{folder.name}@{blake2b(files, digest_size=6)}"
         return self._model
 
     def load(self) -> None:
@@ -119,11 +123,3 @@ def find_model(name: str) -> Path:
     if found is None:
         raise AvrtError("no such folder", where=name, remedy="set source to an exported student")
     return found
-
-
-def weights_hash(folder: Path) -> str:
-    """A hash of the bytes of a model's weight files; stored calls hold it."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise AvrtError("has no *.safetensors", where=folder, remedy="set source to an exported student")
-    return blake2b(files, digest_size=6)

@@ -1,4 +1,4 @@
-"""Chat completions in every shape that servers give them: the text, or what went wrong and whether to ask again."""
+"""Chat completions in the forms that servers use: their text, or their error and whether it is retried."""
 
 import email.utils
 import time
@@ -84,7 +84,7 @@ def test_thinking_in_a_field_of_its_own(further, reasoning):
         (completion(7), "holds no text, but: int"),
     ],
 )
-def test_what_another_attempt_cannot_mend_is_told_and_not_repeated(record, told):
+def test_permanent_errors_are_not_retried(record, told):
     with pytest.raises(CallFailedError, match=told.replace("(", r"\(")):
         read_completion(record)
 
@@ -108,19 +108,19 @@ def test_what_another_attempt_cannot_mend_is_told_and_not_repeated(record, told)
         "text",
     ],
 )
-def test_what_another_attempt_may_mend(record):
+def test_errors_that_are_retried(record):
     with pytest.raises(RetryableError):
         read_completion(record)
 
 
 @pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
-def test_a_reply_that_ran_out_of_tokens_is_cut_off_even_when_nothing_is_left_of_it(finish):
+def test_an_empty_reply_at_its_token_limit_is_cut_off(finish):
     assert read_completion(completion(None, finish)).cut_off
     assert read_completion(completion("half", finish)).cut_off
     assert not read_completion(completion("whole", "stop")).cut_off
 
 
-def test_counts_that_are_none_are_left_out():
+def test_counts_that_are_not_numbers_are_left_out():
     for odd in (None, -1, 10**30, True, "7", 1.5, []):
         reply = read_completion({**completion(), "usage": {"prompt_tokens": odd, "completion_tokens": 3}})
         assert (reply.prompt_tokens, reply.completion_tokens) == (None, 3)
@@ -146,11 +146,11 @@ def test_statuses(status, kind):
         assert judged.outage == (status in (502, 503, 504))
 
 
-def test_an_empty_account_is_no_passing_thing():
+def test_an_empty_account_is_not_retried():
     assert isinstance(error_for_status(429, {"message": "pay", "code": "insufficient_quota"}), RefusedError)
 
 
-def test_errors_are_told_in_one_short_line():
+def test_error_messages_are_one_short_line():
     assert error_text({"error": {"message": "flagged", "metadata": {"reasons": ["violence"]}}}) == (
         'flagged {"reasons": ["violence"]}'
     )

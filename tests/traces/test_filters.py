@@ -45,13 +45,13 @@ def test_a_third_teacher_counts_for_both_correct_and_for_difficulty():
     assert difficulty(verdicts("B", [None])) == "hard"
 
 
-def test_one_of_two_is_medium_and_nobody_is_hard():
+def test_one_right_teacher_is_medium_and_none_is_hard():
     assert difficulty(verdicts("A", "B")) == "medium"
     assert difficulty(verdicts("B", "A", "B", "B")) == "medium"
     assert difficulty([]) == "hard"
 
 
-def test_replies_that_were_cut_off_are_told_apart_from_undecided_ones():
+def test_cut_off_and_undecided_are_different_reasons():
     reason = STRATEGIES["both_correct"]
 
     def audio(*votes, cut):

@@ -148,7 +148,7 @@ def test_seeds_decide_samples(text_model, world):
 
 @pytest.mark.parametrize("marks", [("<think>", "</think>"), ("◁think▷", "◁/think▷")])
 @pytest.mark.parametrize("special", [True, False])
-def test_marks_of_thinking_survive_a_tokenizer_that_counts_them_as_special(marks, special):
+def test_thinking_tags_that_are_special_tokens_are_kept(marks, special):
     own = nano_processor().tokenizer
     own.add_tokens([transformers.AddedToken(mark, special=special, normalized=False) for mark in marks])
     begin, end = marks
@@ -189,7 +189,7 @@ def test_the_nano_teachers_perceive_clips_that_they_were_not_trained_on(teacher,
     assert backend.model.startswith(f"{teacher}@")
 
 
-def test_one_damaged_sample_costs_no_other(world):
+def test_one_damaged_sample_does_not_fail_the_others(world):
     good, bad = requests(world, ("audio",))[:2]
     broken = Request("t", "bad", "", "p", Sampling(max_tokens=5), Media({**bad.media.members, "flac": b"no flac"}))
     replies = ask(StudentBackend("nano/teachers/audio"), [good, broken])

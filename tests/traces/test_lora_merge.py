@@ -1,4 +1,4 @@
-"""Merging a think adapter into Audio Flamingo 3's architecture: the merged model computes what the adapter would."""
+"""Merging a think adapter into Audio Flamingo 3's architecture: it gives the logits of the adapted model."""
 
 import json
 
@@ -32,7 +32,7 @@ def logits(model):
 
 
 def release(folder, *, rslora=False):
-    """A tiny release: a model of the real architecture, and a folder `think` with what its makers trained."""
+    """A tiny release: a model of the real architecture, and a folder `think` with a trained adapter."""
     torch.manual_seed(0)
     model = AudioFlamingo3ForConditionalGeneration(AudioFlamingo3Config(audio_config=AUDIO, text_config=TEXT))
     model.save_pretrained(folder, max_shard_size="12KB")
@@ -127,7 +127,7 @@ def test_an_adapter_that_does_not_fit_writes_nothing(tmp_path, spoil, message):
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_folder_without_a_model_and_one_that_is_there(tmp_path):
+def test_a_folder_without_a_model_and_one_that_exists(tmp_path):
     (tmp_path / "af3").mkdir()
     assert "holds no *.safetensors" in merge(tmp_path / "af3", "--out", tmp_path / "m", check=False).stderr
     release(tmp_path / "af3")

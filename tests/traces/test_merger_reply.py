@@ -1,4 +1,4 @@
-"""The trace in what a merger writes: thinking, fences and chat around it, tags that somebody took out, and causes."""
+"""The trace in a merger's reply: thinking, fences and text around it, missing tags, and faults of the format."""
 
 import pytest
 
@@ -42,13 +42,13 @@ OWN = "The user wants one paragraph; I will weave both."
         (f"<answer>C</answer>? No.</think>{TRACE}", None),
     ],
 )
-def test_the_trace_is_think_and_answer_again(text, reasoning):
+def test_what_is_around_a_trace_is_left_out(text, reasoning):
     trace = read_trace(Reply(text, reasoning))
     assert trace == TRACE
     assert check_trace(trace, "ABCD", "B", CheckOptions()) is None
 
 
-def test_a_trace_in_the_format_stays_as_it_is():
+def test_a_trace_in_the_format_is_unchanged():
     written = f"<think>\n{HONEST}\n</think>\n<answer>B</answer>"
     assert read_trace(Reply(f" {written}\n")) == written
 
@@ -69,7 +69,7 @@ def test_a_trace_in_the_format_stays_as_it_is():
         (f"<think>{HONEST}</think>So <answer>B</answer>", None, "not exactly"),
     ],
 )
-def test_what_cannot_be_repaired_is_dropped_with_its_cause(text, reasoning, cause):
+def test_traces_that_are_dropped_and_why(text, reasoning, cause):
     told = check_trace(read_trace(Reply(text, reasoning)), "ABCD", "B", CheckOptions())
     assert told.startswith(f"format: {cause}")
 

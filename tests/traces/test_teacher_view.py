@@ -1,4 +1,4 @@
-"""What teachers are shown: 10 s of sound, 8 frames, the larger pictures, whatever shards hold."""
+"""What teachers get: 10 s of audio, 8 frames, and the larger images of shards that have them."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from tests.traces.servers import serving, write_config
 
 
 def raw_of(seconds=30.0, frames=60, larger=False):
-    """A sample's members: frame i is of brightness 4 * i; sound counts samples modulo 1,000."""
+    """A sample's members: frame i has brightness 4 * i; the audio counts samples modulo 1,000."""
     pictures = torch.arange(frames, dtype=torch.uint8).mul(4)[:, None, None, None].expand(-1, 3, 56, 84)
     clip = Clip(
         frames=pictures,
@@ -50,14 +50,14 @@ def test_by_default_ten_seconds_and_eight_frames():
     assert clip.info["duration"] == 30.0
 
 
-def test_what_needs_no_change_keeps_its_bytes():
+def test_members_without_changes_keep_their_bytes():
     raw = raw_of(seconds=10.0, frames=8)
     assert teacher_view(raw, ShownOptions()) == raw
     long = raw_of()
     assert teacher_view(long, ShownOptions(audio_seconds=None, max_frames=None)) == long
 
 
-def test_pictures_for_teachers_take_the_place_of_the_students():
+def test_images_for_teachers_replace_those_of_the_student():
     raw = raw_of(frames=8, larger=True)
     members = teacher_view(raw, ShownOptions())
     assert not [name for name in members if name.startswith("teacher.")]
@@ -65,7 +65,7 @@ def test_pictures_for_teachers_take_the_place_of_the_students():
 
 
 @pytest.mark.parametrize(("most", "size"), [(112 * 168, (168, 112)), (10_000, (112, 56)), (784, (28, 28))])
-def test_pictures_have_at_most_so_many_pixels(most, size):
+def test_larger_images_are_scaled_down(most, size):
     raw = raw_of(frames=8, larger=True)
     members = teacher_view(raw, ShownOptions(max_pixels=most))
     for i, jpeg in enumerate(Media.of(members, ("vision",)).images):
@@ -75,7 +75,7 @@ def test_pictures_have_at_most_so_many_pixels(most, size):
 
 
 @pytest.mark.parametrize("name", ["0.jpg", "flac", "clip.json"])
-def test_what_is_damaged_is_passed_on(name):
+def test_damaged_members_are_unchanged(name):
     raw = {**raw_of(), name: b"nonsense"}
     members = teacher_view(raw, ShownOptions(max_pixels=784))
     assert b"nonsense" in members.values()
@@ -87,8 +87,8 @@ def test_limits_that_leave_nothing_are_refused(changes):
         ShownOptions(**changes)
 
 
-def test_a_run_shows_teachers_no_more(tmp_path):
-    """As the server receives it; with the limits off, all that the shard holds."""
+def test_a_run_keeps_to_the_limits(tmp_path):
+    """In the server's requests; without limits, teachers get all that the shard has."""
     from avrt.data.shards.writer import ShardWriter
 
     raw = raw_of(seconds=12.0, frames=12)

@@ -104,9 +104,8 @@ def _work(options: TraceOptions, shards: ShardSet, worker: int) -> str:
     begun = time.monotonic()
     folder = options.folder
     store = CallStore(folder.store, retry_failed=options.retry_failed, results=folder.name)
-    count = len(shards) if options.limit is None else min(len(shards), options.limit)
+    own = len(range(worker, options.limited(len(shards)), options.workers))
     try:
-        own = len(range(worker, count, options.workers))
         with ProgressDisplay(own, "samples", shown=worker == 0) as progress:
             pipeline = TracePipeline(options, store, lambda stats: progress.update(stats.samples, _counts(stats)))
             stats = asyncio.run(_while_parent_runs(pipeline.process(shards, worker), worker))

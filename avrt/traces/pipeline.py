@@ -94,8 +94,9 @@ class TracePipeline:
         self._store = store
         self._report = report
         self._templates = {name: teacher_template(t.template) for name, t, _ in options.teachers()}
-        self._read = [name for name in self._templates if options.merger.reads is None or name in options.merger.reads]
-        self._merger_template: Template = merger_template(options.merger.template, self._read)
+        reads = options.merger.reads
+        self._merged_teachers = [name for name in self._templates if reads is None or name in reads]
+        self._merger_template: Template = merger_template(options.merger.template, self._merged_teachers)
         self._only = selected_ids(options.only, Path(options.out))
         self.run = run_name(options, self._only)
         self.stats = RunStats()
@@ -119,8 +120,7 @@ class TracePipeline:
             for backend in backends:
                 backend.share_among(self._options.workers)
                 await backend.open()
-            count = len(shards) if self._options.limit is None else min(len(shards), self._options.limit)
-            waiting = list(range(worker, count, self._options.workers))
+            waiting = list(range(worker, self._options.limited(len(shards)), self._options.workers))
             while waiting:
                 skipped = await self._pass(shards, waiting, 2 * sum(b.max_concurrency for b in backends) or 64)
                 if len(skipped) == len(waiting):
@@ -232,7 +232,7 @@ class TracePipeline:
     def _merger_input(self, name: str, analysis: Analysis) -> str:
         """The text of a teacher's analysis that the merger gets."""
         merger = self._options.merger
-        if merger.reads_thinking and merger.thinking_words is not None and name in self._read:
+        if merger.reads_thinking and merger.thinking_words is not None and name in self._merged_teachers:
             self.stats.shortened[name] += len(analysis.thinking.split()) > merger.thinking_words
         return analysis.for_merger(thinking=merger.reads_thinking, words=merger.thinking_words)
 
@@ -241,7 +241,7 @@ class TracePipeline:
     ) -> Outcome:
         """A sample's outcome by the filter and, for one that the filter keeps, by the merger and the checks."""
         reason = STRATEGIES[self._options.filter]([result.verdict for result in results])
-        read = [result for result in results if result.verdict.teacher in self._read]
+        read = [result for result in results if result.verdict.teacher in self._merged_teachers]
         if not reason and read and all(result.analysis is None for result in read):
             reason = "every analysis for the merger cut off"
         if not reason and read and not any(result.analysis for result in read):
@@ -309,7 +309,10 @@ class TracePipeline:
 
 
 def run_name(options: TraceOptions, only: frozenset[str] | None = None) -> str:
-    """A hash of every setting that decides outcomes: processes with equal settings work on the same run."""
+    """A hash of every setting that decides outcomes: processes with equal settings work on the same run.
+
+    It includes the names of options' classes and fields, so that a run gets another name when these are renamed.
+    """
     roles = [
         [name, t.backend.model, t.template, t.samples, repr(t.sampling), list(senses), repr(options.shown)]
         for name, t, senses in options.teachers()

@@ -62,7 +62,7 @@ def summarize(run: str, options: TraceOptions, samples: int) -> RunSummary:
     counts = Counter(o["status"] for o in found)
     reasons = Counter(reason_category(o["reason"]) for o in found if o["reason"] and o["status"] != "kept")
     warnings = []
-    taken = samples if options.limit is None else min(samples, options.limit)
+    taken = options.limited(samples)
     if missing := taken - sum(o["position"] < taken for o in found):
         warnings.append(f"{missing} samples have the id of another sample and share its outcome")
     top = reasons.most_common(1)

@@ -159,6 +159,10 @@ class TraceOptions:
         """The folder of the run's exports, and its store."""
         return TraceFolder.of_run(self.out, self.name, self.store)
 
+    def limited(self, samples: int) -> int:
+        """How many of that many samples the run takes."""
+        return samples if self.limit is None else min(samples, self.limit)
+
     def teachers(self) -> Iterator[tuple[str, TeacherOptions, tuple[Sense, ...]]]:
         """(name, options, senses) of every teacher."""
         if self.visual is not None:

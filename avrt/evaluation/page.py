@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,6 @@ from avrt.data.sample import LETTERS
 from avrt.evaluation.questions import Question, answer_of, media_of
 from avrt.evaluation.runs import Run, by_benchmark
 from avrt.evaluation.tables import Table
-from avrt.packaged import packaged
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 
@@ -34,7 +34,7 @@ def render(
         examples: How many questions of each benchmark are shown with their clip.
         questions: Those that are shown under several masks side by side.
     """
-    source = packaged("avrt.evaluation", "page.html").read_text(encoding="utf-8")
+    source = importlib.resources.files("avrt.evaluation").joinpath("page.html").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(source)
     plots = [plot(runs_of, name) for name, runs_of in by_benchmark(runs).items()]
     plots += [svg for svg in (difficulty_plot(runs),) if svg]

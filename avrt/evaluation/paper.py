@@ -7,6 +7,7 @@ in which no student and no benchmark goes by another's name.
 
 from __future__ import annotations
 
+import importlib.resources
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from avrt.evaluation.cards import Card
 from avrt.evaluation.runs import Run
 from avrt.evaluation.study import ruled
 from avrt.evaluation.tables import Table
-from avrt.packaged import packaged
 
 PUBLISHED = "as published"
 NOTE = "Ours: accuracy in % with its 95 % interval and the rule that it is by."
@@ -29,7 +29,7 @@ _SIZE = re.compile(r"\b(\d+)B\b")
 
 @cache
 def _document() -> dict[str, Any]:
-    text = packaged("avrt.evaluation", "published.yaml").read_text(encoding="utf-8")
+    text = importlib.resources.files("avrt.evaluation").joinpath("published.yaml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
     return document
 

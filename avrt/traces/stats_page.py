@@ -83,11 +83,11 @@ def show(stats: Mapping[str, Any], console: Console) -> None:
 
 
 def page(stats: Mapping[str, Any]) -> str:
-    """One HTML page without references to other files."""
+    """One HTML page, complete in itself."""
     import matplotlib
 
     environment = jinja2.Environment(autoescape=True)
-    # A dollar sign does not start a formula, and a character without a glyph is drawn as a box without a warning.
+    # A dollar sign in a question's type begins no formula, and a character without a glyph is told by its box.
     with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
         plots = _plots(stats)
     whole = environment.from_string(PAGE).render(s=stats, plots=plots, tables=tables(stats), letters=LETTERS)

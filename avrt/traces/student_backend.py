@@ -13,7 +13,7 @@ from avrt.traces.batching_backend import BatchingBackend, decode_reply
 from avrt.traces.requests import CallFailedError, Reply, Request
 
 if TYPE_CHECKING:
-    from avrt.data.inputs.preprocessor import OmniBatch
+    from avrt.data.inputs.batch import OmniBatch
 
 
 class StudentBackend(BatchingBackend):
@@ -57,38 +57,33 @@ class StudentBackend(BatchingBackend):
         """Load the policy and its processor."""
         import transformers
 
-        from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
-        from avrt.policy.policy import StudentOptions, load_policy
+        from avrt.data.inputs.preprocessor import Preprocessor
+        from avrt.data.inputs.prompt_options import PromptOptions
+        from avrt.policy.options import StudentOptions
+        from avrt.policy.policy import load_policy
 
         transformers.utils.logging.disable_progress_bar()
-        student = load_policy(StudentOptions(source=self._source, dtype=self._dtype))
-        self._student = student.to(self._device).eval().requires_grad_(False)
+        policy = load_policy(StudentOptions(source=self._source, dtype=self._dtype))
+        self._policy = policy.to(self._device).eval().requires_grad_(False)
         options = PromptOptions(audio_in_video=self._audio_in_video)
-        self._preprocessor = Preprocessor(student.processor, student.ids, options)
+        self._preprocessor = Preprocessor(policy.inputs, options)
 
     def answer(self, requests: list[Request]) -> list[Reply | CallFailedError]:
         """Answer a batch. The seeds are each request's own, all other sampling parameters are the first one's."""
-        from avrt.models.scoring import Prompts
-        from avrt.rollout.native import generate
+        from avrt.data.inputs.batch import collate
         from avrt.rollout.sampling import SamplingOptions, completion_seed
 
         inputs = [self._preprocess(request) for request in requests]
         rows = [row for row in inputs if not isinstance(row, CallFailedError)]
         if not rows:
             return [row for row in inputs if isinstance(row, CallFailedError)]
-        batch = self._preprocessor.collate(rows).to(self._device)
+        batch = collate(rows).to(self._device)
         sampling = requests[0].sampling
         options = SamplingOptions(sampling.max_tokens, sampling.temperature, top_p=sampling.top_p)
-        tokenizer = self._student.processor.tokenizer
+        tokenizer = self._policy.inputs.tokenizer
         seeds = [completion_seed(r.sampling.seed or 0, r.role, r.sample_id, r.number) for r in requests]
         seeds = [seed for seed, row in zip(seeds, inputs, strict=True) if not isinstance(row, CallFailedError)]
-        completions = generate(
-            self._student.text,
-            Prompts(batch.prompt_ids, batch.prompt_positions, self._student.encode(batch)),
-            options,
-            eos_token_id=tokenizer.eos_token_id,
-            seeds=seeds,
-        )
+        completions = self._policy.generate(self._policy.encode(batch), options, seeds=seeds)
         replies: list[Reply | CallFailedError] = []
         for prompt, completion in zip(batch.prompt_ids, completions, strict=True):
             text = decode_reply(tokenizer, completion.token_ids.tolist())

@@ -114,7 +114,7 @@ class FeatureCache:
 
     def _take_up(self, path: Path) -> None:
         try:
-            file = safe_open(path, framework="pt")
+            file: Any = safe_open(path, framework="pt")
         except (SafetensorError, OSError):
             path.unlink(missing_ok=True)  # damaged: its clips are encoded again
             return

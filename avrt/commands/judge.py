@@ -38,7 +38,7 @@ def judge_hallucination(runs: Sequence[BenchmarkRun], backend: Backend) -> Table
 async def _rows(runs: Sequence[BenchmarkRun], backend: Backend) -> list[list[str]]:
     """A row for each run and masked sense."""
     await backend.open()
-    places = asyncio.Semaphore(backend.slots)
+    places = asyncio.Semaphore(backend.max_concurrency)
     rows = []
     try:
         for run in runs:

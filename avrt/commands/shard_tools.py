@@ -15,7 +15,7 @@ from rich.console import Console
 from torchvision.io import write_png
 
 from avrt.arguments import OneLineErrors
-from avrt.commands.watch import Watch
+from avrt.commands.progress import ProgressDisplay
 from avrt.data.media.clip import Clip
 from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Sample
@@ -24,7 +24,7 @@ from avrt.data.shards.overlap import Overlap, find_overlap, fingerprints
 from avrt.data.shards.reader import ShardSet, index_path, index_tar, load_index
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
-from avrt.shown import inert, short
+from avrt.messages import printable, short
 from avrt.text import clean, to_json
 
 _COLUMNS = 4
@@ -47,7 +47,7 @@ def verify(arguments: list[str]) -> None:
     media: Counter[str] = Counter()
     labels = {"answer": 0, "trace": 0}
     seen: set[str] = set()
-    with Watch(len(shards), "samples") as watch:
+    with ProgressDisplay(len(shards), "samples") as progress:
         for index in range(len(shards)):
             try:
                 sample, _ = decode_members(shards.read(index))
@@ -60,13 +60,13 @@ def verify(arguments: list[str]) -> None:
             media.update(str(m) for m in sample.media)
             labels["answer"] += sample.answer is not None
             labels["trace"] += sample.trace is not None
-            watch.reached(index + 1)
+            progress.update(index + 1)
     if not faults and dict(media) != shards.manifest.counts:
         faults.append(f"holds {dict(media)}, the manifest says {shards.manifest.counts}")
     if not faults and shards.manifest.labels and labels != shards.manifest.labels:
         faults.append(f"holds {labels}, the manifest says {shards.manifest.labels}")
     for fault in faults:
-        console.print(inert(fault))
+        console.print(printable(fault))
     carried = ", ".join(f"{count} with {name}" for name, count in sorted(media.items())) or "none with media"
     console.print(f"{len(seen)} of {len(shards)} samples are sound ({carried}), {len(faults)} faults")
     if faults:
@@ -91,8 +91,8 @@ def show(arguments: list[str]) -> None:
                 index = place
                 break
     if index is None:
-        remedy = f"ids look like {', '.join(inert(name)[:40] for name in near)}" if near else "it holds no samples"
-        raise AvrtError(f"no sample {inert(wanted)[:80]}", where=options.folder, remedy=remedy)
+        remedy = f"ids look like {', '.join(printable(name)[:40] for name in near)}" if near else "it holds no samples"
+        raise AvrtError(f"no sample {printable(wanted)[:80]}", where=options.folder, remedy=remedy)
     sample, clip = decode_members(shards.read(index))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -118,8 +118,8 @@ def overlap(arguments: list[str]) -> None:
     prints = []
     for location in (options.train, options.test):
         shards = ShardSet(location)
-        with Watch(len(shards), "samples") as watch:
-            prints.append(fingerprints(shards, watch.reached))
+        with ProgressDisplay(len(shards), "samples") as progress:
+            prints.append(fingerprints(shards, progress.update))
     pairs = find_overlap(*prints)
     if options.out is not None:
         lines = [to_json({"train": p.train, "test": p.test, "by": list(p.by)}) for p in pairs]
@@ -146,32 +146,26 @@ def contact_sheet(clip: Clip) -> torch.Tensor:
 
 def _print_sample(sample: Sample, clip: Clip, name: str, written: list[Path]) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{inert(sample.id)}  ({name})\n{_lines(sample.question)}")
+    console.print(f"{printable(sample.id)}  ({name})\n{printable(sample.question, keep_lines=True)}")
     for index, (letter, choice) in enumerate(zip(sample.letters, sample.choices, strict=True)):
-        console.print(f"  {letter}. {inert(choice)}{'  <- right' if index in sample.right else ''}")
+        console.print(f"  {letter}. {printable(choice)}{'  <- right' if index in sample.right else ''}")
     for step in sample.evidence:
-        console.print(
-            f"  evidence ({step.sense or 'sense not told'}): {_lines(step.evidence)} -> {_lines(step.inference)}"
-        )
+        seen, inferred = (printable(text, keep_lines=True) for text in (step.evidence, step.inference))
+        console.print(f"  evidence ({step.sense or 'sense not told'}): {seen} -> {inferred}")
     facts: dict[str, Any] = {"question type": sample.question_type, **sample.metadata, **clip.info}
     if clip.timestamps:
         facts["frames at"] = ", ".join(f"{time:.2f} s" for time in clip.timestamps)
     for fact, value in facts.items():
-        console.print(f"  {inert(str(fact))}: {inert(str(value))}")
+        console.print(f"  {printable(str(fact))}: {printable(str(value))}")
     if sample.trace:
-        console.print(_lines(sample.trace))
+        console.print(printable(sample.trace, keep_lines=True))
     console.print(f"written: {', '.join(map(str, written)) or 'nothing, it has no media'}")
-
-
-def _lines(text: str) -> str:
-    """A text for the terminal; of all that a terminal acts upon, ends of lines stay."""
-    return "\n".join(inert(line) for line in text.split("\n"))
 
 
 def _print_overlap(pairs: list[Overlap], tested: int) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for pair in pairs[:20]:
-        console.print(f"{inert(pair.test)} (test) is {inert(pair.train)} (train) by {', '.join(pair.by)}")
+        console.print(f"{printable(pair.test)} (test) is {printable(pair.train)} (train) by {', '.join(pair.by)}")
     if len(pairs) > 20:
         console.print(f"... and {len(pairs) - 20} more; --out FILE writes all")
     leaked = len({pair.test for pair in pairs})

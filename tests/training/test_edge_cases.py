@@ -66,7 +66,7 @@ def test_a_prompt_that_is_too_long_costs_its_own_sample(world, tmp_path):
     [
         ("sft", "--data.prompt.max_prompt_tokens", 17_000, "max_prompt_tokens: prompts of 17000"),
         ("grpo", "--data.prompt.max_prompt_tokens", 17_000, "max_prompt_tokens: prompts of 17000"),
-        ("sft", "--model.generation.max_new_tokens", 16_384, "answers of 16384 tokens leave no room for a prompt"),
+        ("sft", "--model.generation.max_new_tokens", 16_384, "completions of 16384 tokens leave no room for a prompt"),
     ],
 )
 def test_limits_that_exceed_the_models_context_are_refused_before_training(

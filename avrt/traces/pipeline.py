@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from avrt.data.sample import Sample
+from avrt.data.sample import Sample, Sense
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
 from avrt.traces.backend import Backend
@@ -164,7 +164,7 @@ class TracePipeline:
             name = f"{Path(raw['__url__']).name}, sample {raw['__key__']}"
             await self._conclude(Outcome(name, index, "failed", f"unreadable: {error}", None, ""), [])
             return
-        whole = Media.of(raw, ("vision", "audio"))
+        whole = Media.of(raw, tuple(Sense))
         heard: list[_Heard] = []
         blank = Outcome(sample.id, index, "waiting", None, None, whole.digest)
         if self._only is not None and sample.id not in self._only:

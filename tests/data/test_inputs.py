@@ -114,7 +114,7 @@ def test_audio_in_video_is_a_property_of_the_sample(builder, nano):
 
 def test_collate_keeps_rows_apart(builder):
     one, two = clip_of(2.0), Clip(audio=clip_of(3.0).audio)
-    rows = [builder.row(make_sample("a"), one), builder.filler(), builder.row(make_sample("b"), two)]
+    rows = [builder.row(make_sample("a"), one), builder.padding_sample(), builder.row(make_sample("b"), two)]
     batch = builder.collate(rows)
     assert batch.valid.tolist() == [True, False, True]
     assert batch.grid_rows == [0]

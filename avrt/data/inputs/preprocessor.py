@@ -213,7 +213,7 @@ class Preprocessor:
         batch.response_ids = [self._target(sample) if self.targets else ids.new_zeros(0)]
         return batch
 
-    def filler(self) -> OmniBatch:
+    def padding_sample(self) -> OmniBatch:
         """A row that stands where there is no sample, or none that can be read: a short text marked as invalid."""
         row = self.row(_FILLER, Clip())
         row.valid = torch.zeros(1, dtype=torch.bool)

@@ -245,4 +245,4 @@ class AVDataModule(pl.LightningDataModule):
         )
         assert self.trainer is not None
         builder = self._builder("predict")
-        return builder.row(sample, clip) if self.trainer.is_global_zero else builder.filler()
+        return builder.row(sample, clip) if self.trainer.is_global_zero else builder.padding_sample()

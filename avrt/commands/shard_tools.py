@@ -6,7 +6,6 @@ import contextlib
 import math
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from avrt.commands.watch import Watch
 from avrt.data.media.clip import Clip
 from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Sample
+from avrt.data.shards.manifest import Manifest
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.overlap import Overlap, find_overlap, fingerprints
 from avrt.data.shards.reader import ShardSet, index_path, index_tar, load_index
@@ -44,9 +44,7 @@ def verify(arguments: list[str]) -> None:
             faults.append(f"{path}: is not the file that the manifest describes (copy or make it again)")
         elif index_path(path).is_file() and index_tar(path) != load_index(path):
             faults.append(f"{index_path(path)}: does not fit its shard (delete it; it is made again)")
-    media: Counter[str] = Counter()
-    labels = {"answer": 0, "trace": 0}
-    seen: set[str] = set()
+    found, seen = Manifest(labels={"answer": 0, "trace": 0}), set[str]()
     with Watch(len(shards), "samples") as watch:
         for index in range(len(shards)):
             try:
@@ -57,18 +55,16 @@ def verify(arguments: list[str]) -> None:
             if sample.id in seen:
                 faults.append(f"{shards.name(index)}: id {short(sample.id)} occurs twice")
             seen.add(sample.id)
-            media.update(str(m) for m in sample.media)
-            labels["answer"] += sample.answer is not None
-            labels["trace"] += sample.trace is not None
+            found.add(sample)
             watch.reached(index + 1)
-    if not faults and dict(media) != shards.manifest.counts:
-        faults.append(f"holds {dict(media)}, the manifest says {shards.manifest.counts}")
-    if not faults and shards.manifest.labels and labels != shards.manifest.labels:
-        faults.append(f"holds {labels}, the manifest says {shards.manifest.labels}")
+    if not faults:
+        told = shards.manifest
+        for ours, theirs in ((found.counts, told.counts), (found.labels, told.labels or found.labels)):
+            if ours != theirs:
+                faults.append(f"{folder}: holds {ours}, the manifest says {theirs}")
     for fault in faults:
         console.print(inert(fault))
-    carried = ", ".join(f"{count} with {name}" for name, count in sorted(media.items())) or "none with media"
-    console.print(f"{len(seen)} of {len(shards)} samples are intact ({carried}), {len(faults)} faults")
+    console.print(f"{len(seen)} of {len(shards)} samples are intact ({found.media}), {len(faults)} faults")
     if faults:
         sys.exit(1)
 

@@ -168,8 +168,9 @@ def survey(items: Iterable[SourceItem | BadSampleError]) -> None:
 def report(manifest: Manifest, folder: Path) -> None:
     """Print what was written and what was left out."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    media = ", ".join(f"{count} with {name}" for name, count in sorted(manifest.counts.items())) or "none with media"
-    console.print(f"{manifest.samples} samples ({media}) in {len(manifest.shards)} shards: {inert(str(folder))}")
+    console.print(
+        f"{manifest.samples} samples ({manifest.media}) in {len(manifest.shards)} shards: {inert(str(folder))}"
+    )
     if manifest.labels and manifest.labels["answer"] < manifest.samples:
         without = manifest.samples - manifest.labels["answer"]
         console.print(f"{without} of them have no answer: usable for prediction, not for training")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from math import isfinite
 from typing import Any, TypeVar
@@ -15,8 +15,6 @@ from avrt.text import clean, to_json
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SCHEMA_VERSION = 2
-READABLE = (1, SCHEMA_VERSION)
-"""Version 1 lacks `several` and `evidence`."""
 Member = TypeVar("Member", bound=StrEnum)
 _PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"}
 _SOUNDS = {"wav", "flac", "mp3", "ogg", "opus", "m4a", "aac"}
@@ -129,13 +127,12 @@ class Sample:
         answer = _answer(self.answer, len(self.choices), self.several, where)
         media = _members(Modality, self.media, "media", where)
         relation = None if self.relation is None else _members(Relation, [self.relation], "relation", where)[0]
-        object.__setattr__(self, "id", clean(self.id))
-        object.__setattr__(self, "choices", tuple(clean(choice) for choice in self.choices))
-        object.__setattr__(self, "answer", answer)
-        object.__setattr__(self, "evidence", _evidence(self.evidence, where))
-        object.__setattr__(self, "metadata", _plain(self.metadata, where))
-        object.__setattr__(self, "media", media)
-        object.__setattr__(self, "relation", relation)
+        checked = {
+            "id": clean(self.id), "choices": tuple(map(clean, self.choices)), "answer": answer, "media": media,
+            "relation": relation, "evidence": _evidence(self.evidence, where), "metadata": _plain(self.metadata, where),
+        }  # fmt: skip
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @property
     def letters(self) -> str:
@@ -159,54 +156,22 @@ class Sample:
 
     def to_json(self) -> bytes:
         """The record as one line of UTF-8 JSON; equal records give equal bytes."""
-        record: dict[str, Any] = {
-            "version": SCHEMA_VERSION,
-            "id": self.id,
-            "question": self.question,
-            "choices": list(self.choices),
-            "answer": list(self.answer) if isinstance(self.answer, tuple) else self.answer,
-            "media": [str(m) for m in self.media],
-            "relation": None if self.relation is None else str(self.relation),
-            "question_type": self.question_type,
-            "trace": self.trace,
-            "metadata": dict(self.metadata),
-            "several": self.several,
-            "evidence": [
-                {"sense": step.sense and str(step.sense), "evidence": step.evidence, "inference": step.inference}
-                for step in self.evidence
-            ],
-        }
-        return to_json(record, sort_keys=True).encode()
+        return to_json({"version": SCHEMA_VERSION, **asdict(self)}, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Sample:
-        """Read a record that `to_json` of this or an earlier version wrote.
+        """Read a record that `to_json` wrote.
 
         Raises:
             BadSampleError: If it is not a JSON object of this schema; the message names the field.
         """
         try:
             record = json.loads(data)
-            version = record["version"]
-            if version not in READABLE:
+            if (version := record["version"]) != SCHEMA_VERSION:
                 raise BadSampleError(
-                    f"schema version {version!r}, this avrt reads {' and '.join(map(str, READABLE))}",
-                    remedy="write the shards again",
+                    f"schema version {version!r}, this avrt reads {SCHEMA_VERSION}", remedy="write the shards again"
                 )
-            newer = version > 1
-            return cls(
-                id=record["id"],
-                question=record["question"],
-                choices=record["choices"],
-                answer=record["answer"],
-                media=record["media"],
-                relation=record["relation"],
-                question_type=record["question_type"],
-                trace=record["trace"],
-                metadata=record["metadata"],
-                several=record["several"] if newer else False,
-                evidence=record["evidence"] if newer else (),
-            )
+            return cls(**{part.name: record[part.name] for part in fields(cls)})
         except KeyError as error:
             raise BadSampleError(f"field {error} is missing", where="sample record") from None
         except (ValueError, TypeError, RecursionError) as error:

@@ -20,7 +20,7 @@ from avrt.data.media.clip import ClipSpec, FrameBudget
 from avrt.data.media.decode import decode_still, decode_video
 from avrt.data.sample import Modality
 from avrt.data.shards.conversion import load_clip
-from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.manifest import Manifest, check_patch_size
 from avrt.data.shards.members import decode_members, encode_clip
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
@@ -299,6 +299,27 @@ def test_older_shards_are_read_and_say_what_held_then(tmp_path):
     assert shards.manifest.spec == {
         **asdict(ClipSpec()), "budget": budget, "still_budget": budget,
     }  # fmt: skip
+
+
+def test_shards_of_another_patch_size_are_refused_in_one_line(tmp_path):
+    make_clip(tmp_path / "a.mp4", sound_seconds=None, size=(640, 352))
+    Image.new("RGB", (1200, 900), "blue").save(tmp_path / "b.png")
+    shards_command.main([*folder_of(tmp_path, clip="a.mp4", still="b.png"), "--patch_size", "32"])
+    shards = ShardSet(tmp_path / "shards")
+    video, still = (decode_members(shards.read(i))[1].pictures for i in range(2))
+    assert all(side % 32 == 0 for pictures in (video, still) for side in pictures.shape[-2:])
+    assert any(side % 28 for side in video.shape[-2:])
+    check_patch_size(shards.manifest, 32)
+    with pytest.raises(AvrtError) as refused:
+        check_patch_size(shards.manifest, 28, shards.folder)
+    assert str(refused.value) == (
+        f"{shards.folder}: pictures are resized for a patch size of 32 pixels, the model needs 28 "
+        "(make the shards again with --patch_size 28)"
+    )
+    older = Manifest(spec={"frames": 8})
+    check_patch_size(older, 28)
+    with pytest.raises(AvrtError, match="patch size of 28 pixels, the model needs 32"):
+        check_patch_size(older, 32)
 
 
 def test_a_prompt_that_does_not_fit_says_what_to_do(nano, tmp_path):

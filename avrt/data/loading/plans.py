@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
-from typing import Protocol
 
 from avrt.data.loading.order import SampleOrder
 
 
-class Plan(Protocol):
+class Plan(ABC):
     """The order of samples as a `BatchStream` sees it.
 
     A position says how much of an epoch all ranks have consumed together. It means the same for any number of ranks, so
     that another number of ranks can resume a run.
+
+    Attributes:
+        batch_size: Samples per rank and step.
     """
 
-    @property
-    def batch_size(self) -> int:
-        """Samples per rank and step."""
+    batch_size: int
 
     @property
+    @abstractmethod
     def global_step_size(self) -> int:
         """How far a step of all ranks advances the position."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The position at the end of an epoch."""
+
+    @abstractmethod
+    def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
+        """The sample indices of one rank's steps, from a position on; None stands for a padding sample."""
 
     @property
     def steps(self) -> int:
         """Steps of a whole epoch, the same on every rank."""
+        return self.steps_left(0)
 
     def steps_left(self, position: int) -> int:
         """Steps of an epoch from a position on."""
-
-    def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
-        """The sample indices of one rank's steps, from a position on; None stands for a padding sample."""
+        return -(-max(0, len(self) - position) // self.global_step_size)
 
 
 @dataclass(frozen=True)
-class EpochPlan:
+class EpochPlan(Plan):
     """The training order, divided evenly among the ranks; a position counts samples.
 
     Attributes:
@@ -54,14 +63,9 @@ class EpochPlan:
         """Samples of all ranks in a step."""
         return self.batch_size * self.world_size
 
-    @property
-    def steps(self) -> int:
-        """Steps of a whole epoch."""
-        return self.steps_left(0)
-
-    def steps_left(self, position: int) -> int:
-        """Steps of an epoch from a position on."""
-        return -(-max(0, len(self.order) - position) // self.global_step_size)
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+        return len(self.order)
 
     def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
         """Every rank takes each `world_size`-th sample; padding samples fill the last step."""
@@ -73,7 +77,7 @@ class EpochPlan:
 
 
 @dataclass(frozen=True)
-class BlockPlan:
+class BlockPlan(Plan):
     """The evaluation order: batches of neighbouring samples, which the ranks take in turn; a position counts batches.
 
     The samples of a batch depend neither on the number of ranks nor on earlier answers, so that an interrupted run or
@@ -96,14 +100,9 @@ class BlockPlan:
         """Batches of all ranks in a step."""
         return self.world_size
 
-    @property
-    def steps(self) -> int:
-        """Steps of a whole epoch."""
-        return self.steps_left(0)
-
-    def steps_left(self, position: int) -> int:
-        """Steps of an epoch from a position on."""
-        return -(-max(0, len(self._blocks()) - position) // self.global_step_size)
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._blocks())
 
     def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
         """Every rank takes each `world_size`-th batch; padding samples fill what is missing."""

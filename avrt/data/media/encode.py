@@ -23,7 +23,6 @@ def write_clip(
     fps: int | Fraction = 8,
     video_codec: str = "libx264",
     video_options: Mapping[str, str] | None = None,
-    bit_rate: int | None = None,
     rate: int = 48_000,
     audio_codec: str = "aac",
 ) -> None:
@@ -37,7 +36,6 @@ def write_clip(
         fps: Pictures a second.
         video_codec: Encoder of the pictures.
         video_options: Options of that encoder.
-        bit_rate: Bits a second of the pictures, if their encoder is to keep to a rate.
         rate: Sample rate of the sound in Hz.
         audio_codec: Encoder of the sound.
     """
@@ -47,8 +45,6 @@ def write_clip(
             video = cast(av.VideoStream, out.add_stream(video_codec, rate=fps, options=dict(video_options or {})))
             video.height, video.width = (side // 2 * 2 for side in pictures[0].shape[:2])
             video.pix_fmt = "yuv420p"
-            if bit_rate is not None:
-                video.bit_rate = bit_rate
             streams.append(video)
         if sound is not None:
             layout = "mono" if len(sound) == 1 else "stereo"

@@ -39,8 +39,7 @@ def to_webm(clip: Clip) -> bytes:
         container="webm",
         fps=FPS,
         video_codec="libvpx",
-        video_options={"deadline": "realtime", "cpu-used": "8"},
-        bit_rate=600_000,
+        video_options={"deadline": "realtime", "cpu-used": "8", "b": "600000"},
         rate=OPUS_RATE,
         audio_codec="libopus",
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import avrt
+from avrt.data.sample import Sample
 from avrt.errors import AvrtError
 from avrt.files import write_whole
 from avrt.text import to_json
@@ -55,6 +56,24 @@ class Manifest:
     def audio_cut(self) -> int:
         """How many samples have more sound than was taken."""
         return sum(any(note.startswith(AUDIO_CUT) for note in notes) for notes in self.notes.values())
+
+    @property
+    def media(self) -> str:
+        """How many samples carry each modality, in words."""
+        return ", ".join(f"{count} with {name}" for name, count in sorted(self.counts.items())) or "none with media"
+
+    def add(self, sample: Sample) -> None:
+        """Count a sample's modalities, labels and question type."""
+        names = [str(modality) for modality in sample.media]
+        for counts, keys in ((self.counts, names), (self.question_types, [sample.question_type or UNTYPED])):
+            for key in keys:
+                counts[key] = counts.get(key, 0) + 1
+        self.add_labels(sample)
+
+    def add_labels(self, sample: Sample) -> None:
+        """Count a sample's answer and trace."""
+        for label, value in (("answer", sample.answer), ("trace", sample.trace)):
+            self.labels[label] = self.labels.get(label, 0) + (value is not None)
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`."""

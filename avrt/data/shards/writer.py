@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from avrt.data.sample import Sample
-from avrt.data.shards.manifest import JOURNAL, MANIFEST, UNTYPED, Manifest
+from avrt.data.shards.manifest import JOURNAL, MANIFEST, Manifest
 from avrt.data.shards.reader import index_path, index_tar, records_of
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256, write_whole
@@ -98,13 +98,7 @@ class ShardWriter:
         self._shard.write({"__key__": key, **members, "json": sample.to_json()})
         self._seen.add(sample.id)
         self.consumed += 1
-        counts = self.manifest.counts
-        for m in sample.media:
-            counts[str(m)] = counts.get(str(m), 0) + 1
-        self._label(sample)
-        kinds = self.manifest.question_types
-        kind = sample.question_type or UNTYPED
-        kinds[kind] = kinds.get(kind, 0) + 1
+        self.manifest.add(sample)
         if notes:
             self.manifest.notes[sample.id] = clean_all(list(notes))
         if self._shard.samples >= self._limit:
@@ -120,12 +114,6 @@ class ShardWriter:
         self._skips[first] = number
         self.manifest.skipped[name] = clean(reason)
         self.consumed += 1
-
-    def _label(self, sample: Sample) -> None:
-        """Count a sample's answer and trace."""
-        labels = self.manifest.labels
-        labels["answer"] += sample.answer is not None
-        labels["trace"] += sample.trace is not None
 
     def _flush(self) -> None:
         """Finish the open shard and record it in the journal."""
@@ -196,7 +184,7 @@ class ShardWriter:
                 raise AvrtError("a finished shard is missing or was changed", where=path, remedy="delete the folder")
             for sample in records_of(path):
                 self._seen.add(sample.id)
-                self._label(sample)
+                self.manifest.add_labels(sample)
             self.manifest.shards.append(shard)
             self.manifest.counts, self.manifest.question_types = entry["counts"], entry["question_types"]
             self.manifest.skipped.update(entry["skipped"])

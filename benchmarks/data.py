@@ -25,7 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import WhisperFeatureExtractor
 
-from avrt.data.inputs.preprocessor import OmniBatch, Preprocessor, PromptOptions
+from avrt.data.inputs.batch import OmniBatch
+from avrt.data.inputs.preprocessor import Preprocessor
+from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.loading.order import SampleOrder, Source
 from avrt.data.loading.plans import EpochPlan
 from avrt.data.loading.stream import BatchStream
@@ -36,8 +38,9 @@ from avrt.data.sample import Modality, Sample
 from avrt.data.shards.conversion import SourceItem, write_shards
 from avrt.data.shards.members import decode_clip, decode_members
 from avrt.data.shards.reader import ShardSet
+from avrt.models.qwen2_5_omni.media_inputs import QwenOmniInputs
 from avrt.models.qwen2_5_omni.nano import nano_config, nano_processor
-from avrt.policy.policy import token_ids
+from avrt.models.qwen2_5_omni.positions import SpecialTokens
 
 SPEC = ClipSpec()
 USUAL = "mp4 by qwen_omni_utils and the stock processor"
@@ -55,7 +58,7 @@ def main() -> None:
     processor = nano_processor()
     # as the model was released: the nano student's pads to 30 s only
     processor.feature_extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300)
-    builder = Preprocessor(processor, token_ids(nano_config(processor)), PromptOptions())
+    builder = Preprocessor(QwenOmniInputs(processor, SpecialTokens.of(nano_config(processor))), PromptOptions())
     clips = sorted(options.clips.glob("*.mp4"))
     with tempfile.TemporaryDirectory() as scratch:
         shards = shard(clips, Path(scratch) / "shards", copies=1)

@@ -21,14 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from avrt.data.inputs.preprocessor import OmniBatch
-from avrt.models.scoring import Prompts, response_states
-from avrt.objectives.token_scores import score_tokens
-from avrt.policy.policy import Policy, Reference
-from avrt.rollout.native import generate
+from avrt.data.inputs.batch import OmniBatch
+from avrt.policy.policy import Policy
+from avrt.policy.reference import Reference
 from avrt.rollout.sampling import SamplingOptions
 
-NO_END = -1
 PHASES = ("rollout", "reference", "update")
 
 
@@ -37,23 +34,17 @@ def ours(student: Policy, reference: Reference, batch: OmniBatch, size: int, len
     state: dict[str, Any] = {}
 
     def rollout() -> None:
-        state["prompts"] = Prompts(batch.prompt_ids, batch.prompt_positions, student.encode(batch))
-        answers = generate(
-            student.text, state["prompts"], SamplingOptions(length), eos_token_id=NO_END, seeds=list(range(size)),
-            group_size=size,
-        )  # fmt: skip
-        state["tokens"] = [answer.token_ids for answer in answers]
-
-    def logprobs(text: Any) -> Tensor:
-        states = response_states(text, state["prompts"], state["tokens"])
-        return score_tokens(states.hidden, states.targets, text.lm_head).logprobs
+        state["prompts"] = student.encode(batch)
+        completions = student.generate(
+            state["prompts"], SamplingOptions(length), seeds=list(range(size)), group_size=size, ignore_eos=True
+        )
+        state["tokens"] = [completion.token_ids for completion in completions]
 
     def score_reference() -> None:
-        with torch.no_grad():
-            logprobs(reference.text)
+        reference.logprobs(state["prompts"], state["tokens"])
 
     def update() -> None:
-        state["logprobs"] = logprobs(student.text)
+        state["logprobs"] = student.logprobs(state["prompts"], state["tokens"]).logprobs
         (-state["logprobs"].mean()).backward()
 
     return {"rollout": rollout, "reference": score_reference, "update": update, "state": lambda: state}
@@ -61,7 +52,7 @@ def ours(student: Policy, reference: Reference, batch: OmniBatch, size: int, len
 
 def plain(student: Policy, reference: Any, batch: OmniBatch, size: int, length: int, tokens: Callable) -> dict:
     """The phases of plain Hugging Face, on the tokens that avrt sampled."""
-    thinker, state = student.thinker, {}
+    thinker, state = student.model, {}
     media = {
         "pixel_values_videos": batch.pixels,
         "video_grid_thw": batch.grids,
@@ -101,7 +92,7 @@ def compare(student: Policy, prompt_tokens: int, size: int, length: int, rounds:
     """Alternate both sides; returns the best result of each phase and side, prompt length, largest difference."""
     student.eval()
     batch = make_batch(student, prompt_tokens)
-    reference, copied = Reference(student.text), copy.deepcopy(student.thinker)
+    reference, copied = Reference(student), copy.deepcopy(student.model)
     left = ours(student, reference, batch, size, length)
     right = plain(student, copied, batch, size, length, lambda: left["state"]()["tokens"])
     best: dict[tuple[str, str], Result] = {}

@@ -11,11 +11,15 @@ from pathlib import Path
 import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from avrt.data.inputs.preprocessor import OmniBatch, Preprocessor, PromptOptions
+from avrt.data.inputs.batch import OmniBatch
+from avrt.data.inputs.preprocessor import Preprocessor
+from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import SAMPLE_RATE, Clip
 from avrt.data.sample import Modality, Sample
+from avrt.models.qwen2_5_omni.family import QwenOmni
 from avrt.models.qwen2_5_omni.nano import nano_config, nano_processor
-from avrt.policy.policy import Policy, StudentOptions
+from avrt.policy.options import StudentOptions
+from avrt.policy.policy import Policy
 
 
 @dataclass
@@ -50,7 +54,7 @@ def scaled_student(scale: int, vocabulary: int | None = None) -> Policy:
     thinker = Qwen2_5OmniThinkerForConditionalGeneration(config)
     thinker.generation_config.eos_token_id = None
     thinker.generation_config.pad_token_id = 0
-    return Policy(thinker, processor, StudentOptions(source="scaled", dtype="float32"))
+    return Policy(QwenOmni(), thinker, processor, StudentOptions(source="scaled", dtype="float32"))
 
 
 def make_batch(student: Policy, prompt_tokens: int, trace: str | None = None) -> OmniBatch:
@@ -58,9 +62,7 @@ def make_batch(student: Policy, prompt_tokens: int, trace: str | None = None) ->
     columns = max(2, round((prompt_tokens * 0.6 / 4) ** 0.5))
     frames = torch.randint(0, 255, (8, 3, 28 * columns, 28 * columns), dtype=torch.uint8)
     clip = Clip(frames, tuple(1.25 * i for i in range(8)), 1.25, audio=torch.randn(10 * SAMPLE_RATE) * 0.1)
-    builder = Preprocessor(
-        student.processor, student.ids, PromptOptions(audio_in_video=True), targets=trace is not None
-    )
+    builder = Preprocessor(student.inputs, PromptOptions(audio_in_video=True), targets=trace is not None)
     media = (Modality.VIDEO, Modality.AUDIO)
 
     def build(words: int) -> OmniBatch:

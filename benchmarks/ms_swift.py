@@ -33,10 +33,12 @@ from measuring import make_batch, measure, scaled_student
 from rich.console import Console
 from rich.table import Table
 
-from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
+from avrt.data.inputs.preprocessor import Preprocessor
+from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import SAMPLE_RATE, Clip
 from avrt.data.shards.members import decode_members, encode_clip
-from avrt.policy.policy import Policy, Reference
+from avrt.policy.policy import Policy
+from avrt.policy.reference import Reference
 from avrt.policy.saving import export_policy
 
 _STEP = re.compile(r"'step_time': '?([0-9.]+)")
@@ -100,12 +102,12 @@ def our_seconds(student: Policy, prompt_tokens: int, size: int, length: int) -> 
     batch = make_batch(student, prompt_tokens)
     sample, clip = batch.samples[0], batch.clips[0]
     raw = {"json": sample.to_json(), **encode_clip(clip)}
-    builder = Preprocessor(student.processor, student.ids, PromptOptions(audio_in_video=True))
+    builder = Preprocessor(student.inputs, PromptOptions(audio_in_video=True))
     begun = time.perf_counter()
     builder.row(*decode_members(raw))
     total = time.perf_counter() - begun
     optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=1e-6)
-    phases = ours(student, Reference(student.text), batch, size, length)
+    phases = ours(student, Reference(student), batch, size, length)
     total += sum(measure(phases[phase]).seconds for phase in PHASES)
     total += measure(lambda: optimizer.step() and None).seconds
     student.zero_grad()

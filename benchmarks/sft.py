@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
-from avrt.models.scoring import Prompts, response_states
-from avrt.objectives.token_scores import response_loss, score_tokens
+from avrt.data.inputs.batch import collate
+from avrt.objectives.token_scores import completion_loss
 
 
 def main() -> None:
@@ -38,26 +37,23 @@ def main() -> None:
     lengths = [options.prompt - 100 * i for i in range(options.samples)]
     trace = "<think>" + "it is seen " * (options.answer // 3) + "</think><answer>A</answer>"
     rows = [make_batch(student, length, trace) for length in lengths]
-    batch = Preprocessor(student.processor, student.ids, PromptOptions()).collate(rows)
+    batch = collate(rows)
     losses: dict[str, Tensor] = {}
 
     def ours() -> None:
-        prompts = Prompts(batch.prompt_ids, batch.prompt_positions, student.encode(batch))
-        states = response_states(student.text, prompts, batch.response_ids)
-        scores = score_tokens(states.hidden, states.targets, student.text.lm_head)
-        ones = torch.ones(len(states.targets))
-        losses["avrt"] = response_loss(scores.logprobs, ones, len(ones))
+        logprobs = student.logprobs(student.encode(batch), batch.completion_ids).logprobs
+        losses["avrt"] = completion_loss(logprobs, torch.ones_like(logprobs), len(logprobs))
         losses["avrt"].backward()
 
     def plain() -> None:
-        whole = [torch.cat(pair) for pair in zip(batch.prompt_ids, batch.response_ids, strict=True)]
+        whole = [torch.cat(pair) for pair in zip(batch.prompt_ids, batch.completion_ids, strict=True)]
         ids = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in whole], batch_first=True)
         labels = ids.masked_fill(mask == 0, -100)
         for row, prompt in enumerate(batch.prompt_ids):
             labels[row, : len(prompt)] = -100
         frames = torch.arange(batch.mel.shape[-1])
-        losses["plain"] = student.thinker(
+        losses["plain"] = student.model(
             input_ids=ids, attention_mask=mask, labels=labels, use_audio_in_video=True,
             pixel_values_videos=batch.pixels, video_grid_thw=batch.grids, input_features=batch.mel,
             feature_attention_mask=(frames < batch.mel_lengths[:, None]).long(),
@@ -73,7 +69,7 @@ def main() -> None:
             known = best.get(side, Result(float("inf"), 0.0))
             best[side] = Result(min(known.seconds, result.seconds), max(known.megabytes, result.megabytes))
     difference = abs(losses["avrt"].item() - losses["plain"].item())
-    answers = sum(len(r) for r in batch.response_ids)
+    answers = sum(len(r) for r in batch.completion_ids)
     console = Console()
     console.print(
         f"{options.samples} samples, prompts {lengths}, {answers} answer tokens; losses differ by {difference:.1e}"

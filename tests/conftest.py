@@ -15,12 +15,15 @@ import pytest
 import torch
 
 from avrt.commands import shards as shards_command
-from avrt.data.inputs.preprocessor import OmniBatch, Preprocessor, PromptOptions
+from avrt.data.inputs.batch import OmniBatch, collate
+from avrt.data.inputs.preprocessor import Preprocessor
+from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.encode import write_clip
 from avrt.data.sample import Sample
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.reader import ShardSet
-from avrt.policy.policy import Policy, StudentOptions, load_policy
+from avrt.policy.options import StudentOptions
+from avrt.policy.policy import Policy, load_policy
 from tests.warm import WarmCommands
 
 torch.set_num_threads(1)
@@ -96,7 +99,7 @@ def nano() -> Policy:
 @pytest.fixture
 def builder(nano: Policy) -> Preprocessor:
     """Builds batches with targets for the nano student, sound interleaved into video."""
-    return Preprocessor(nano.processor, nano.ids, PromptOptions(audio_in_video=True), targets=True)
+    return Preprocessor(nano.inputs, PromptOptions(audio_in_video=True), targets=True)
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +122,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def batch(builder: Preprocessor, world: Path):
     """Four real samples of nano_world as one batch."""
     shards = ShardSet(world / "train")
-    return builder.collate([builder.row(*decode_members(shards.read(i))) for i in (0, 5, 11, 20)])
+    return collate([builder.row(*decode_members(shards.read(i))) for i in (0, 5, 11, 20)])
 
 
 @pytest.fixture(scope="session")

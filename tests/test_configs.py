@@ -49,7 +49,7 @@ def test_the_corrected_window_changes_nothing_else(monkeypatch):
     assert module.rewards.rewards["length"] == (1.0, LengthReward(mu=100, sigma=20, w_min=100, w_max=200, bonus=0.2))
     printed, _ = read(monkeypatch, "grpo.yaml")
     assert printed.rewards.rewards["length"] == (1.0, LengthReward(mu=100, sigma=20, w_min=200, w_max=300, bonus=0.2))
-    assert (printed.unbiased_std, printed.std_epsilon) == (True, 1e-4)
+    assert (printed.options.unbiased_std, printed.options.std_epsilon) == (True, 1e-4)
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
@@ -143,8 +143,8 @@ def test_the_recipe_of_intent_train_is_as_published(monkeypatch):
     assert (module.optimizer_options.lr, module.optimizer_options.warmup_steps) == (1e-6, 10)
     config = load("grpo.yaml")
     assert data.batch_size * config["trainer"]["devices"] == 32
-    assert module.group_size == 8
-    assert (module.loss.beta, module.loss.epsilon) == (0.01, 0.2)
+    assert module.options.group_size == 8
+    assert (module.options.loss.beta, module.options.loss.epsilon) == (0.01, 0.2)
     rewards = load("protocols/nemo_rl_intent_grpo.yaml")["model"]["init_args"]["rewards"]
     assert rewards == {"format": 0.2, "accuracy": 0.8, "length": 0.0}
     text = fill_template(make_sample(), data.prompt.template, data.prompt.choice, data.prompt.instruction)

@@ -16,14 +16,15 @@ from rich.table import Table
 
 from avrt.arguments import OneLineErrors
 from avrt.commands.phases import GB, advice, element_size, phase_table, run_phases, shape_of
-from avrt.data.inputs.preprocessor import OmniBatch, Preprocessor
+from avrt.data.inputs.batch import OmniBatch, collate
+from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.data.shards.members import decode_members
 from avrt.errors import AvrtError, BadSampleError
 from avrt.models.memory_estimate import expected_bytes, weight_bytes
 from avrt.policy.parity import Check, check_engine, check_parity
 from avrt.policy.policy import Policy, load_policy
-from avrt.rollout.vllm_engine import VLLMEngine
+from avrt.policy.vllm_engine import VLLMEngine
 from avrt.training.grpo import GRPOModule
 from avrt.training.launch import read_config
 from avrt.training.strategy import OmniDeepSpeedStrategy
@@ -64,51 +65,52 @@ def main(arguments: list[str]) -> None:
         raise AvrtError("checks sampling against scoring", where="doctor", remedy="give it --config grpo.yaml")
     console = Console()
     console.print(_machine())
-    student = load_policy(module.student_options)
+    policy = load_policy(module.student_options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student.to(device)
-    batch = first_batch(data, student, options.samples).to(device)
+    policy.share_prefix = module.share_prefix
+    policy.to(device)
+    batch = first_batch(data, policy, options.samples).to(device)
     tolerance = TOLERANCE[module.student_options.dtype] if options.tolerance is None else options.tolerance
-    findings = examine(module, student, batch, options.answer_tokens, tolerance)
+    findings = examine(module, policy, batch, options.answer_tokens, tolerance)
     console.print(_table(findings))
-    console.print(phase_table(run_phases(student, batch, module.group_size, options.answer_tokens)))
-    for line in _forecast(module, student, data, trainer, round(findings.prompt_tokens / len(batch))):
+    console.print(phase_table(run_phases(policy, batch, module.options.group_size, options.answer_tokens)))
+    for line in _forecast(module, policy, data, trainer, round(findings.prompt_tokens / len(batch))):
         console.print(line, highlight=False, soft_wrap=True)
     if not all(check.passed for check in findings.checks):
-        console.print("[bold red]the paths part: training on these samples would be biased[/bold red]")
+        console.print("[bold red]the paths disagree: training on these samples would be biased[/bold red]")
         sys.exit(1)
 
 
-def _forecast(module: GRPOModule, student: Policy, data: AVDataModule, trainer: Trainer, prompt: int) -> list[str]:
+def _forecast(module: GRPOModule, policy: Policy, data: AVDataModule, trainer: Trainer, prompt: int) -> list[str]:
     """What a micro-batch of the configured size should take on this machine, with advice."""
-    size, answer = module.group_size, module.rollout_options.max_new_tokens
+    size, answer = module.options.group_size, module.options.sampling.max_new_tokens
     saved = (
         f"prompts have {prompt} tokens; with G = {size} and answers of {answer}, a group is scored in "
         f"{prompt + size * answer} tokens instead of {size * (prompt + answer)}"
     )
-    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in student.parameters()) - trained
+    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in policy.parameters()) - trained
     strategy = trainer.strategy
     zero = (strategy.config or {})["zero_optimization"] if isinstance(strategy, OmniDeepSpeedStrategy) else {}
     fixed = weight_bytes(
         trained,
         frozen,
-        element_size(student),
-        reference=bool(module.loss.beta) and module.student_options.lora is None,
+        element_size(policy),
+        reference=bool(module.options.loss.beta) and module.student_options.lora is None,
         stage=zero.get("stage", 0),
         ranks=trainer.world_size,
         offload="offload_optimizer" in zero,
     )
     device = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-    forecast = expected_bytes(shape_of(student), [prompt] * module.micro_batch_size, size, answer)
-    forecast["rollout"] = expected_bytes(shape_of(student), [prompt] * data.batch_size, size, answer)["rollout"]
+    forecast = expected_bytes(shape_of(policy), [prompt] * module.micro_batch_size, size, answer)
+    forecast["rollout"] = expected_bytes(shape_of(policy), [prompt] * data.batch_size, size, answer)["rollout"]
     told = ", ".join(f"{name} {count / GB:.2f} GB" for name, count in {**fixed, **forecast}.items())
     checkpointing = module.student_options.gradient_checkpointing
     advised = advice(forecast, sum(fixed.values()), device, checkpointing=checkpointing)
     return [saved, f"expected at these settings: {told}", *advised]
 
 
-def first_batch(data: AVDataModule, student: Policy, count: int) -> OmniBatch:
+def first_batch(data: AVDataModule, policy: Policy, count: int) -> OmniBatch:
     """The first readable samples of the training shards, or of the others where those are not given.
 
     Raises:
@@ -118,34 +120,34 @@ def first_batch(data: AVDataModule, student: Policy, count: int) -> OmniBatch:
     if not locations:
         raise AvrtError("no shards given", where="data.train", remedy="add --data.train DIR")
     shards = data.open(locations[0])
-    builder = Preprocessor(student.processor, student.ids, data.prompt)
+    preprocessor = Preprocessor(policy.inputs, data.prompt)
     rows: list[OmniBatch] = []
     for index in range(len(shards)):
         try:
-            rows.append(builder.row(*decode_members(shards.read(index))))
+            rows.append(preprocessor.row(*decode_members(shards.read(index))))
         except BadSampleError as error:
             print(f"left out: {error}")
         if len(rows) == count:
             break
     if not rows:
         raise AvrtError("no sample could be read", where=locations[0])
-    return builder.collate(rows)
+    return collate(rows)
 
 
-def examine(module: GRPOModule, student: Policy, batch: OmniBatch, answer_tokens: int, tolerance: float) -> Findings:
+def examine(module: GRPOModule, policy: Policy, batch: OmniBatch, answer_tokens: int, tolerance: float) -> Findings:
     """Run the checks as this module would sample and score."""
     begun = time.perf_counter()
-    rollout = module.rollout_options.limited(answer_tokens)
-    checks = check_parity(student, batch, rollout, module.group_size, tolerance)
+    sampling, size = module.options.sampling.limited(answer_tokens), module.options.group_size
+    checks = check_parity(policy, batch, sampling, size, tolerance)
     if module.vllm_options is not None:
         engine = VLLMEngine(module.vllm_options)
         try:
-            engine.start(student)
-            seeds = list(range(len(batch) * module.group_size))
-            answers = engine.sample(student, batch, rollout, seeds, module.group_size)
+            engine.start(policy)
+            seeds = list(range(len(batch) * size))
+            completions = engine.generate(policy, policy.encode(batch), sampling, seeds, size)
         finally:
             engine.close()
-        checks.append(check_engine(student, batch, answers, module.group_size, VLLM_TOLERANCE))
+        checks.append(check_engine(policy, batch, completions, size, VLLM_TOLERANCE))
     return Findings(checks, sum(len(p) for p in batch.prompt_ids), time.perf_counter() - begun)
 
 
@@ -174,6 +176,6 @@ def _table(findings: Findings) -> Table:
     for column in ("check", "largest difference", "tolerance", "verdict", "where"):
         table.add_column(column)
     for check in findings.checks:
-        verdict = "[green]agree[/green]" if check.passed else "[red]PART[/red]"
+        verdict = "[green]PASS[/green]" if check.passed else "[red]FAIL[/red]"
         table.add_row(check.name, f"{check.difference:.2e}", f"{check.tolerance:.0e}", verdict, check.where)
     return table

@@ -42,9 +42,10 @@ def main(arguments: list[str]) -> None:
 
     import torch
 
-    from avrt.policy.saving import export_policy, policy_from_checkpoint
+    from avrt.policy.saving import export_policy
+    from avrt.training.trained_policy import policy_from_checkpoint
 
-    student = policy_from_checkpoint(checkpoint_at(Path(options.ckpt_path)), options.source)
+    policy = policy_from_checkpoint(checkpoint_at(Path(options.ckpt_path)), options.source)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
-    export_policy(student, Path(options.out), full_layout=options.layout == "full", dtype=dtype)
+    export_policy(policy, Path(options.out), full_layout=options.layout == "full", dtype=dtype)
     print(f"exported: {options.out}")

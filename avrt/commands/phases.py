@@ -12,12 +12,9 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.data.inputs.batch import OmniBatch
 from avrt.models.memory_estimate import Shape, expected_bytes
-from avrt.models.scoring import Prompts, response_states
-from avrt.objectives.token_scores import score_tokens
 from avrt.policy.policy import Policy
-from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions
 
 GB = 1e9
@@ -40,47 +37,41 @@ class Phase:
     expected: int
 
 
-def shape_of(student: Policy) -> Shape:
-    """The student's shape."""
-    config = student.thinker.config.text_config
-    return Shape.of(config, element_size(student), checkpointing=student.options.gradient_checkpointing)
+def shape_of(policy: Policy) -> Shape:
+    """The policy's shape."""
+    config = policy.decoder.language_model.config
+    return Shape.of(config, element_size(policy), checkpointing=policy.options.gradient_checkpointing)
 
 
-def element_size(student: Policy) -> int:
+def element_size(policy: Policy) -> int:
     """Bytes of one of its weights."""
-    return next(student.text.lm_head.parameters()).element_size()
+    return next(policy.decoder.lm_head.parameters()).element_size()
 
 
-def run_phases(student: Policy, batch: OmniBatch, group_size: int, answer: int) -> list[Phase]:
-    """Sample, score and differentiate one micro-batch whose answers all have `answer` tokens."""
-    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, student.encode(batch))
-    options = SamplingOptions(max_new_tokens=answer)
+def run_phases(policy: Policy, batch: OmniBatch, group_size: int, length: int) -> list[Phase]:
+    """Sample, score and differentiate one micro-batch whose completions all have `length` tokens."""
+    prompts, sampling = policy.encode(batch), SamplingOptions(max_new_tokens=length)
     count = len(batch) * group_size
-    tokens = [torch.zeros(answer, dtype=torch.long, device=batch.valid.device) for _ in range(count)]
+    tokens = [torch.zeros(length, dtype=torch.long, device=batch.valid.device) for _ in range(count)]
 
     def rollout() -> None:
-        student.eval()  # with gradient checkpointing, layers in training mode would not use the cache
-        generate(student.text, prompts, options, eos_token_id=-1, seeds=list(range(count)), group_size=group_size)
-
-    def score() -> torch.Tensor:
-        states = response_states(student.text, prompts, tokens)
-        return score_tokens(states.hidden, states.targets, student.text.lm_head).logprobs.sum()
+        policy.generate(prompts, sampling, seeds=list(range(count)), group_size=group_size, ignore_eos=True)
 
     def reference() -> None:
         with torch.no_grad():
-            score()
+            policy.logprobs(prompts, tokens)
 
     def update() -> None:
-        student.train()
-        score().backward()
+        policy.train()
+        torch.autograd.backward(policy.logprobs(prompts, tokens).logprobs.sum())
 
-    for parameter in student.parameters():
+    for parameter in policy.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)  # gradients are not this phase's, but there at all times
-    expected = expected_bytes(shape_of(student), [len(p) for p in batch.prompt_ids], group_size, answer)
+    expected = expected_bytes(shape_of(policy), [len(p) for p in batch.prompt_ids], group_size, length)
     phases = {"rollout": rollout, "reference": reference, "update": update}
     measured = [Phase(name, *_measure(phase, batch.valid.device), expected[name]) for name, phase in phases.items()]
-    student.zero_grad(set_to_none=True)
+    policy.zero_grad(set_to_none=True)
     return measured
 
 

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.data.inputs.batch import OmniBatch
 from avrt.data.media.clip import Clip
-from avrt.models.qwen2_5_omni.towers import ClipFeatures
+from avrt.models.encoded_prompts import ClipFeatures
 
 FILE_BYTES = 64 * 2**20
 KINDS = ("vision", "audio")

@@ -1,7 +1,7 @@
 """Packed rows in one FlexAttention call: a block mask over the row instead of a call per group.
 
-On a GPU the kernel is compiled, skips blocks that nothing attends to, and copies no prompt keys per answer. On the CPU
-FlexAttention has no backward pass, so that it serves there only to be compared with `packing.packed_attention`.
+On a GPU the kernel is compiled, skips blocks that nothing attends to, and copies no prompt keys per completion. On the
+CPU FlexAttention has no backward pass, so that it serves there only to be compared with `packing.packed_attention`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def flex_packed_attention(query: Tensor, key: Tensor, value: Tensor, row: Packed
 
 
 def block_mask(groups: Sequence[PackedGroup], length: int, device: torch.device) -> BlockMask:
-    """What each of the T tokens of a row may attend to: its prompt and its own answer, causally."""
+    """What each of the T tokens of a row may attend to: its prompt and its own completion, causally."""
     group = torch.full((length,), -1, dtype=torch.int32, device=device)
-    answer = torch.full((length,), -1, dtype=torch.int32, device=device)
+    completion = torch.full((length,), -1, dtype=torch.int32, device=device)
     for number, packed in enumerate(groups):
         group[packed.start : packed.start + packed.length] = number
         at = packed.start + packed.prompt
-        for which, size in enumerate(packed.answers):
-            answer[at : at + size] = which
+        for which, size in enumerate(packed.completions):
+            completion[at : at + size] = which
             at += size
 
     def allowed(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (group[q] == group[k]) & (k <= q) & ((answer[k] == -1) | (answer[k] == answer[q]))
+        return (group[q] == group[k]) & (k <= q) & ((completion[k] == -1) | (completion[k] == completion[q]))
 
     return create_block_mask(allowed, None, None, length, length, device=device)
 

@@ -1,7 +1,8 @@
-"""Packed rows: each prompt once with its answers behind it, several such groups in one row, and attention over them.
+"""Packed rows: each prompt once with its completions behind it, several such groups in one row, and their attention.
 
-Every linear layer then sees a prompt once instead of once per answer, and no padding. Attention needs no mask over the
-row: a prompt attends causally to itself, and each answer to its prompt and causally to itself, in two calls per group.
+Every linear layer then sees a prompt once instead of once per completion, and no padding. Attention needs no mask over
+the row: a prompt attends causally to itself, and each completion to its prompt and causally to itself, in two calls per
+group.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ class PackedGroup:
     Attributes:
         start: First token of the prompt.
         prompt: Number of prompt tokens.
-        answers: Number of input tokens of each answer, in the order they follow the prompt; may be 0.
-        gather: (G, R) tokens of the answers relative to the first answer's start, padded with 0 on the right.
-        mask: (R, prompt + R) bool, what an answer's tokens may attend to: its prompt, and itself causally.
+        completions: Number of input tokens of each completion, in the order they follow the prompt; may be 0.
+        gather: (G, R) tokens of the completions relative to the first completion's start, padded with 0 on the right.
+        mask: (R, prompt + R) bool, what a completion's tokens may attend to: its prompt, and itself causally.
         real: (G, R) bool, False at padding.
     """
 
     start: int
     prompt: int
-    answers: tuple[int, ...]
+    completions: tuple[int, ...]
     gather: Tensor
     mask: Tensor
     real: Tensor
@@ -38,7 +39,7 @@ class PackedGroup:
     @property
     def length(self) -> int:
         """Number of tokens of the group."""
-        return self.prompt + sum(self.answers)
+        return self.prompt + sum(self.completions)
 
 
 @dataclass
@@ -54,17 +55,17 @@ class PackedRow:
     block_mask: BlockMask | None = None
 
 
-def pack_groups(prompts: Sequence[int], answers: Sequence[Sequence[int]], device: torch.device) -> PackedRow:
+def pack_groups(prompts: Sequence[int], completions: Sequence[Sequence[int]], device: torch.device) -> PackedRow:
     """Lay groups out one behind the other.
 
     Args:
         prompts: Length of each prompt, at least 1.
-        answers: For each prompt the number of input tokens of each of its answers.
+        completions: For each prompt the number of input tokens of each of its completions.
         device: Where the index tensors go.
     """
     groups: list[PackedGroup] = []
     start = 0
-    for prompt, lengths in zip(prompts, answers, strict=True):
+    for prompt, lengths in zip(prompts, completions, strict=True):
         sizes = torch.tensor(list(lengths), device=device)
         steps = torch.arange(max(lengths, default=0), device=device)
         real = steps < sizes[:, None]
@@ -76,34 +77,40 @@ def pack_groups(prompts: Sequence[int], answers: Sequence[Sequence[int]], device
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float) -> Tensor:
-    """Attention of every token to its own prompt and answer.
+    """Attention of every token to its own prompt and completion.
+
+    Shape letters: T tokens of the row, h heads, P and R tokens of a group's prompt and longest completion, G
+    completions, D width of a head.
 
     Args:
-        query: (1, heads, T, D).
+        query: (1, h, T, D).
         key: (1, key-value heads, T, D).
         value: (1, key-value heads, T, D).
         row: The layout of the T tokens.
         scale: Factor on the products.
 
     Returns:
-        (1, T, heads, D).
+        (1, T, h, D).
     """
     pieces: list[Tensor] = []
     for group in row.groups:
-        end, answers_at = group.start + group.length, group.start + group.prompt
-        if len(group.answers) == 1 or not group.real.any():
-            # One answer is simply the rest of a causal sequence.
+        end, completions_at = group.start + group.length, group.start + group.prompt
+        if len(group.completions) == 1 or not group.real.any():
+            # One completion is simply the rest of a causal sequence.
             span = slice(group.start, end)
             pieces.append(_attend(query[:, :, span], key[:, :, span], value[:, :, span], scale, causal=True)[0])
             continue
-        prompt = slice(group.start, answers_at)
-        q, k, v = (t[:, :, prompt] for t in (query, key, value))
-        pieces.append(_attend(q, k, v, scale, causal=True)[0])
-        own_q, own_k, own_v = (t[0, :, answers_at:end][:, group.gather].transpose(0, 1) for t in (query, key, value))
-        shared = (len(group.answers), -1, -1, -1)
-        keys, values = torch.cat([k.expand(shared), own_k], dim=2), torch.cat([v.expand(shared), own_v], dim=2)
-        attended = _attend(own_q, keys, values, scale, mask=group.mask)
-        pieces.append(attended.transpose(1, 2)[group.real].transpose(0, 1))
+        prompt = slice(group.start, completions_at)
+        q_1hPD, k_1hPD, v_1hPD = (t[:, :, prompt] for t in (query, key, value))
+        pieces.append(_attend(q_1hPD, k_1hPD, v_1hPD, scale, causal=True)[0])
+        own_q_GhRD, own_k_GhRD, own_v_GhRD = (
+            t[0, :, completions_at:end][:, group.gather].transpose(0, 1) for t in (query, key, value)
+        )
+        shared = (len(group.completions), -1, -1, -1)
+        keys = torch.cat([k_1hPD.expand(shared), own_k_GhRD], dim=2)  # (G, h, P + R, D)
+        values = torch.cat([v_1hPD.expand(shared), own_v_GhRD], dim=2)
+        attended_GhRD = _attend(own_q_GhRD, keys, values, scale, mask=group.mask)
+        pieces.append(attended_GhRD.transpose(1, 2)[group.real].transpose(0, 1))
     return torch.cat(pieces, dim=1).transpose(0, 1)[None]
 
 

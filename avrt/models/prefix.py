@@ -1,4 +1,4 @@
-"""Decoding over a shared prompt: the key-value cache of a prompt is read by all its answers and copied for none."""
+"""Decoding over a shared prompt: the key-value cache of a prompt is read by all its completions and copied for none."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SharedPrefix:
-    """Prompt caches of B prompts, and which of R answer rows reads which.
+    """Prompt caches of B prompts, and which of R completion rows reads which.
 
     Attributes:
         keys: For each layer (B, key-value heads, P, D).
         values: For each layer (B, key-value heads, P, D).
         mask: (B, P) bool, False at padding.
-        slots: (B, S) answer row in each slot of a prompt, padded with 0; None if each prompt is read by the same
+        slots: (B, S) completion row in each slot of a prompt, padded with 0; None if each prompt is read by the same
             number of rows, prompt by prompt.
         filled: (B, S) bool, False at padding; None like `slots`.
-        own: (t,) bool, which of an answer's own tokens there are yet, where they lie in a buffer of fixed size; None
+        own: (t,) bool, which of a completion's own tokens there are yet, where they lie in a buffer of fixed size; None
             if all are.
     """
 
@@ -30,17 +30,17 @@ class SharedPrefix:
     filled: Tensor | None = None
     own: Tensor | None = None
 
-    def for_rows(self, owners: Tensor) -> SharedPrefix:
+    def for_rows(self, prompt_index: Tensor) -> SharedPrefix:
         """The same prompts read by other rows.
 
         Args:
-            owners: (R,) prompt of each answer row, ascending; prompts that no row reads are dropped.
+            prompt_index: (R,) prompt of each completion row, ascending; prompts that no row reads are dropped.
         """
-        used, counts = owners.unique_consecutive(return_counts=True)
+        used, counts = prompt_index.unique_consecutive(return_counts=True)
         kept = self
         if len(used) < len(self.mask):
             kept = SharedPrefix([k[used] for k in self.keys], [v[used] for v in self.values], self.mask[used])
-        steps = torch.arange(int(counts.max()), device=owners.device)
+        steps = torch.arange(int(counts.max()), device=prompt_index.device)
         filled = steps < counts[:, None]
         if filled.all():
             return replace(kept, slots=None, filled=None)
@@ -61,7 +61,7 @@ def shared_prefix_attention(
 ) -> Tensor:
     """Attention of one new token per row to its shared prompt and to its own tokens so far.
 
-    Both parts share one softmax. All answers of a prompt are queries of one matrix product over that prompt's keys.
+    Both parts share one softmax. All completions of a prompt are queries of one matrix product over that prompt's keys.
 
     Args:
         layer: Number of the decoder layer.
@@ -75,23 +75,25 @@ def shared_prefix_attention(
         (R, 1, heads, D).
     """
     rows, heads, _, width = query.shape
-    shared_key, shared_value = prompts.keys[layer], prompts.values[layer]
-    count, groups, length, _ = shared_key.shape
-    each = heads // groups
-    grouped = query.view(rows, groups, each, width) * scale
+    key_BgPD, value_BgPD = prompts.keys[layer], prompts.values[layer]
+    count, groups, length, _ = key_BgPD.shape
+    each = heads // groups  # query heads that share one key-value head
+    query_RgeD = query.view(rows, groups, each, width) * scale
 
-    asked = prompts.by_prompt(grouped).transpose(1, 2)  # (B, groups, S, each, D)
-    slots = asked.shape[2]
-    over_prompt = asked.reshape(count, groups, slots * each, width) @ shared_key.transpose(-1, -2)
-    over_prompt = over_prompt.masked_fill(~prompts.mask[:, None, None, :], -torch.inf)
-    over_prompt = prompts.by_row(over_prompt.view(count, groups, slots, each, length).transpose(1, 2))
-    over_own = grouped @ key.transpose(-1, -2)
+    # S slots of each prompt hold the rows that read it.
+    query_BgSeD = prompts.by_prompt(query_RgeD).transpose(1, 2)
+    slots = query_BgSeD.shape[2]
+    scores = query_BgSeD.reshape(count, groups, slots * each, width) @ key_BgPD.transpose(-1, -2)
+    scores = scores.masked_fill(~prompts.mask[:, None, None, :], -torch.inf)
+    prompt_scores_RgeP = prompts.by_row(scores.view(count, groups, slots, each, length).transpose(1, 2))
+    own_scores_Rget = query_RgeD @ key.transpose(-1, -2)
     if prompts.own is not None:
-        over_own = over_own.masked_fill(~prompts.own, -torch.inf)
-    weights = torch.cat([over_prompt, over_own], dim=-1).softmax(-1, dtype=torch.float32).to(query.dtype)
+        own_scores_Rget = own_scores_Rget.masked_fill(~prompts.own, -torch.inf)
+    joined = torch.cat([prompt_scores_RgeP, own_scores_Rget], dim=-1)
+    weights = joined.softmax(-1, dtype=torch.float32).to(query.dtype)
 
-    placed = prompts.by_prompt(weights[..., :length]).transpose(1, 2)
-    from_prompt = placed.reshape(count, groups, slots * each, length) @ shared_value
-    from_prompt = prompts.by_row(from_prompt.view(count, groups, slots, each, width).transpose(1, 2))
-    attended = from_prompt + weights[..., length:] @ value
-    return attended.reshape(rows, 1, heads, width)
+    weights_BgSeP = prompts.by_prompt(weights[..., :length]).transpose(1, 2)
+    from_prompt = weights_BgSeP.reshape(count, groups, slots * each, length) @ value_BgPD
+    from_prompt_RgeD = prompts.by_row(from_prompt.view(count, groups, slots, each, width).transpose(1, 2))
+    attended_RgeD = from_prompt_RgeD + weights[..., length:] @ value
+    return attended_RgeD.reshape(rows, 1, heads, width)

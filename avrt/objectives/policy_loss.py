@@ -24,12 +24,12 @@ class StepTotals:
     """What a step's loss is averaged over, counted over all micro-batches and ranks.
 
     Attributes:
-        answers: Number of valid answers.
+        completions: Number of completions that count.
         tokens: Number of their tokens.
-        longest: Longest answer that sampling allows, in tokens.
+        longest: Longest completion that sampling allows, in tokens.
     """
 
-    answers: float
+    completions: float
     tokens: float
     longest: int
 
@@ -39,12 +39,12 @@ class PolicyLoss:
     """A clipped policy loss with a KL penalty to the reference.
 
     Variants:
-        grpo: Ratio and clip per token, mean over an answer's tokens, then over answers (DeepSeekMath, arXiv 2402.03300,
-            eq. 3). What AVRT uses.
+        grpo: Ratio and clip per token, mean over a completion's tokens, then over completions (DeepSeekMath, arXiv
+            2402.03300, eq. 3). What AVRT uses.
         dr_grpo: The same, but tokens are summed and divided by a constant, and advantages are not divided by the
-            group's deviation, which removes the bias towards long wrong and short right answers (arXiv 2503.20783).
+            group's deviation, which removes the bias towards long wrong and short right completions (arXiv 2503.20783).
         dapo: Asymmetric clip (`epsilon_high` 0.28 in the paper), mean over all tokens of the step (arXiv 2503.14476).
-        gspo: One ratio per answer, the geometric mean of its tokens' ratios, clipped as a whole; the paper clips to
+        gspo: One ratio per completion, the geometric mean of its tokens' ratios, clipped as a whole; the paper clips to
             3e-4 and 4e-4 (arXiv 2507.18071, eq. 5-7).
         cispo: The ratio only weighs the gradient of log p and is clipped from above, so no token loses its gradient;
             mean over all tokens (MiniMax-M1, arXiv 2506.13585, eq. 4-5).
@@ -88,9 +88,9 @@ class PolicyLoss:
             logprobs: (N,) under the current policy, with gradient.
             old_logprobs: (N,) under the policy that sampled the tokens.
             reference_logprobs: (N,) under the reference; None only if beta is 0.
-            advantages: (N,) each token's advantage, the same for all tokens of an answer.
-            sequences: (N,) answer that each token belongs to.
-            count: Number of answers.
+            advantages: (N,) each token's advantage, the same for all tokens of a completion.
+            sequences: (N,) completion that each token belongs to.
+            count: Number of completions.
             sampler_logprobs: (N,) as the sampler recorded them, for the importance correction.
 
         Returns:
@@ -131,17 +131,17 @@ class PolicyLoss:
 
         Args:
             token_loss: (N,) from the call.
-            sequences: (N,) answer that each token belongs to.
-            valid: (count,) 1, or 0 for answers that count for nothing.
+            sequences: (N,) completion that each token belongs to.
+            valid: (count,) 1, or 0 for completions that count for nothing.
             totals: What to divide by.
         """
         match AVERAGES[self.loss_type]:
             case "sequence":
-                return (sequence_mean(token_loss, sequences, len(valid)) * valid).sum() / totals.answers
+                return (sequence_mean(token_loss, sequences, len(valid)) * valid).sum() / totals.completions
             case "token":
                 return (token_loss * valid[sequences]).sum() / totals.tokens
             case "constant":
-                return (token_loss * valid[sequences]).sum() / (totals.answers * totals.longest)
+                return (token_loss * valid[sequences]).sum() / (totals.completions * totals.longest)
 
 
 def kl_divergence(logprobs: Tensor, reference_logprobs: Tensor, estimator: str = "k3") -> Tensor:

@@ -1,21 +1,24 @@
-"""The rewards of AVRT eq. 3-6 as plain functions of one response, and their weighted sum.
+"""The rewards of AVRT eq. 3-6 as plain functions of one response and its question, and their weighted sum.
 
-A reward is a function `(response, sample) -> float`. Your own needs no registration: name it by import path in YAML,
+A reward is a function `(response, sample, clip) -> float`: what the student wrote, what it was asked, and the decoded
+frames and sound that it was asked about. Your own needs no registration: name it by import path in YAML,
 `rewards.extra: [{function: mypackage.mymodule.my_reward, weight: 0.5}]`.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from avrt.data.media.clip import Clip
 from avrt.data.sample import Sample
 from avrt.errors import AvrtError
 from avrt.response import Response, parse_response
 
-Reward = Callable[[Response, Sample], float]
+Reward = Callable[[Response, Sample, Clip], float]
 REGISTRY: dict[str, Reward] = {}
 
 
@@ -30,7 +33,7 @@ def register(name: str) -> Callable[[Reward], Reward]:
 
 
 @register("format")
-def format_reward(response: Response, sample: Sample) -> float:
+def format_reward(response: Response, sample: Sample, clip: Clip) -> float:
     """AVRT eq. 4: 1 if the response is exactly ``<think>...</think><answer>X</answer>``, else 0.
 
     Of a question with several right choices X is any number of letters; see `avrt.response.read_letters`.
@@ -39,7 +42,7 @@ def format_reward(response: Response, sample: Sample) -> float:
 
 
 @register("accuracy")
-def accuracy_reward(response: Response, sample: Sample) -> float:
+def accuracy_reward(response: Response, sample: Sample, clip: Clip) -> float:
     """AVRT eq. 5: 1 if the chosen letter is the label, else 0.
 
     Where several choices may be right, the letters of all right ones are the label: none may lack, none be added.
@@ -72,7 +75,7 @@ class LengthReward:
     w_max: int = 300
     bonus: float = 0.2
 
-    def __call__(self, response: Response, sample: Sample) -> float:
+    def __call__(self, response: Response, sample: Sample, clip: Clip) -> float:
         """The reward of one response."""
         words = response.think_words
         if not words:
@@ -86,7 +89,7 @@ class ExtraReward:
     """A further reward.
 
     Attributes:
-        function: A registered name, or the import path of a function `(response, sample) -> float`.
+        function: A registered name, or the import path of a function `(response, sample, clip) -> float`.
         weight: Its weight in the sum.
     """
 
@@ -133,10 +136,10 @@ class RewardSum:
             named[extra.function.rpartition(".")[2]] = (extra.weight, find_reward(extra.function))
         self.rewards = {name: pair for name, pair in named.items() if pair[0] != 0}
 
-    def __call__(self, text: str, sample: Sample) -> dict[str, float]:
+    def __call__(self, text: str, sample: Sample, clip: Clip) -> dict[str, float]:
         """Each reward of one response, unweighted, and their weighted sum under `total`."""
         response = parse_response(text, sample.letters, several=sample.several)
-        values = {name: function(response, sample) for name, (_, function) in self.rewards.items()}
+        values = {name: function(response, sample, clip) for name, (_, function) in self.rewards.items()}
         values["total"] = sum(weight * values[name] for name, (weight, _) in self.rewards.items())
         return values
 
@@ -159,4 +162,11 @@ def find_reward(name: str) -> Reward:
         ) from None
     if not callable(function) or isinstance(function, type):
         raise AvrtError("is not a function", where=name)
-    return function
+    try:
+        inspect.signature(function).bind("response", "sample", "clip")
+    except TypeError:
+        raise AvrtError("does not take three arguments", where=name, remedy="define (response, sample, clip)") from None
+    except ValueError:
+        pass  # built in: it has no signature to look at
+    reward: Reward = function
+    return reward

@@ -1,4 +1,4 @@
-"""Token log-probabilities without keeping a (tokens x vocabulary) tensor, and the response-only loss of eq. 1."""
+"""Token log-probabilities without keeping a (tokens x vocabulary) tensor, and the completion-only loss of eq. 1."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def chunk_count(tokens: int, chunk_tokens: int = CHUNK_TOKENS) -> int:
 
 
 def score_tokens(
-    hidden: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor], *, chunks: int | None = None
+    hidden_states: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor], *, chunks: int | None = None
 ) -> TokenScores:
     """Score target tokens in chunks; logits are recomputed in the backward pass, never kept.
 
     Args:
-        hidden: (N, H) hidden states from which the targets are predicted.
+        hidden_states: (N, H) hidden states from which the targets are predicted.
         targets: (N,) token ids.
         project: The vocabulary projection, (n, H) -> (n, V). It is called exactly `chunks` times, because under ZeRO-3
             each call gathers weights and every rank has to make the same number.
@@ -50,15 +50,17 @@ def score_tokens(
     for i in range(count):
         piece = slice(i * size, (i + 1) * size)
         if torch.is_grad_enabled():
-            parts.append(checkpoint(_score_chunk, hidden[piece], targets[piece], project, use_reentrant=False))
+            parts.append(checkpoint(_score_chunk, hidden_states[piece], targets[piece], project, use_reentrant=False))
         else:
-            parts.append(_score_chunk(hidden[piece], targets[piece], project))
+            parts.append(_score_chunk(hidden_states[piece], targets[piece], project))
     logprobs, entropy, correct = (torch.cat(column) for column in zip(*parts, strict=True))
     return TokenScores(logprobs, entropy, correct)
 
 
-def _score_chunk(hidden: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    logits = project(hidden).float()
+def _score_chunk(
+    hidden_states: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    logits = project(hidden_states).float()
     normalizer = logits.logsumexp(-1)
     logprobs = logits.gather(-1, targets[:, None])[:, 0] - normalizer
     with torch.no_grad():
@@ -68,13 +70,13 @@ def _score_chunk(hidden: Tensor, targets: Tensor, project: Callable[[Tensor], Te
     return logprobs, entropy, correct
 
 
-def response_loss(logprobs: Tensor, weights: Tensor, total_tokens: Tensor | float) -> Tensor:
-    """The fine-tuning loss, AVRT eq. 1: minus the sum of log p over response tokens, here per token of the whole step.
+def completion_loss(logprobs: Tensor, weights: Tensor, total_tokens: Tensor | float) -> Tensor:
+    """The fine-tuning loss, AVRT eq. 1: minus the sum of log p over completion tokens, per token of the whole step.
 
     Args:
-        logprobs: (N,) of the response tokens of one micro-batch.
-        weights: (N,) 1, or 0 for tokens of filler rows.
-        total_tokens: Number of response tokens over all micro-batches and ranks of the step, so that neither changes
+        logprobs: (N,) of the completion tokens of one micro-batch.
+        weights: (N,) 1, or 0 for tokens of padding samples.
+        total_tokens: Number of completion tokens over all micro-batches and ranks of the step, so that neither changes
             what a token weighs.
     """
     return -(logprobs * weights).sum() / total_tokens

@@ -1,273 +1,247 @@
-"""The omni student: loading, frozen towers, adapters, and the text model whose form policy and reference share."""
+"""The policy: an omni model with three verbs, `encode`, `generate` and `logprobs`; everything else calls these.
+
+Packed or padded, one shared prefix or copies of it, native or vLLM, one model family or another: that is decided in
+here, and no algorithm knows of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
-from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.data.inputs.batch import OmniBatch
+from avrt.distributed import all_reduce_max
 from avrt.errors import AvrtError
-from avrt.models.attention import OURS, Layout
-from avrt.models.feature_cache import FeatureCache, FeatureCacheOptions, weights_hash
-from avrt.models.qwen2_5_omni.nano import nano_thinker
-from avrt.models.qwen2_5_omni.positions import TokenIds
-from avrt.models.qwen2_5_omni.towers import ClipFeatures, embed_tokens, encode_clips
-
-NANO = "nano"
-_LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-
-
-@dataclass(frozen=True)
-class LoraOptions:
-    """Low-rank adapters on the text model (needs the extra `lora`).
-
-    Attributes:
-        rank: Rank of the update.
-        alpha: Scale; the update counts alpha / rank.
-        dropout: Dropout on the adapter's input.
-    """
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
+from avrt.models.attention import ATTENTION_IMPLEMENTATIONS
+from avrt.models.decoder import Decoder
+from avrt.models.encoded_prompts import EncodedPrompts
+from avrt.models.families import cannot_load, find_family
+from avrt.models.family import Family
+from avrt.models.feature_cache import FeatureCache, weights_hash
+from avrt.models.teacher_forcing import completion_states
+from avrt.models.transformers_internals import use_attention
+from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
+from avrt.policy.adapters import add_adapters
+from avrt.policy.options import StudentOptions
+from avrt.rollout.completion import Completion
+from avrt.rollout.native import generate
+from avrt.rollout.sampling import SamplingOptions
+from avrt.rollout.static import StaticDecoder
 
 
-@dataclass(frozen=True)
-class StudentOptions:
-    """Which student, and how it is loaded.
+class RolloutEngine(Protocol):
+    """Another engine that samples for a policy."""
 
-    Attributes:
-        source: A folder, a model id, or `nano` for the preset that needs no download.
-        dtype: Type of the weights.
-        gradient_checkpointing: Recompute each layer in the backward pass instead of keeping its activations.
-        attention: `sdpa`; `flex`, which scores packed groups with FlexAttention (to be trained on a GPU only); or one
-            of transformers' own, e.g. `flash_attention_2`, which can neither pack groups nor share prompts.
-        feature_cache: Keep the frozen towers' output on disk, so that each clip is encoded once whatever the number of
-            epochs and runs; worth it where clips come again.
-        lora: Train adapters instead of the text model's own weights.
-        seed: Seed of the nano preset's weights.
-    """
-
-    source: str = "Qwen/Qwen2.5-Omni-3B"
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    gradient_checkpointing: bool = False
-    attention: str = "sdpa"
-    feature_cache: FeatureCacheOptions | None = None
-    lora: LoraOptions | None = None
-    seed: int = 0
+    def generate(
+        self, policy: Policy, prompts: EncodedPrompts, sampling: SamplingOptions, seeds: Sequence[int], group_size: int
+    ) -> list[Completion]:
+        """Completions of each prompt by the policy's weights as they are now."""
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """The trained half of a student: embeddings, decoder layers and vocabulary projection, as a policy.
+class Scores(TokenScores):
+    """What a policy thinks of given completions, N tokens in all.
 
     Attributes:
-        language_model: The decoder (`Qwen2_5OmniThinkerTextModel`).
-        lm_head: Projection (H -> V).
-        ids: The model's special tokens.
+        completion_index: (N,) the completion that each token belongs to.
     """
 
-    language_model: Any
-    lm_head: nn.Module
-    ids: TokenIds
-
-    @property
-    def supports_packing(self) -> bool:
-        """Whether its attention can be given packed groups and shared prompts."""
-        return self.language_model.config._attn_implementation in OURS.values()
-
-    def embed(self, token_ids: Tensor, in_prompt: Tensor, features: ClipFeatures) -> Tensor:
-        """Embeddings (B, T, H) of token ids (B, T), clip features at the prompt's placeholders; see `embed_tokens`."""
-        return embed_tokens(self.language_model.embed_tokens, token_ids, in_prompt, features, self.ids)
-
-    def embed_completion(self, token_ids: Tensor) -> Tensor:
-        """Embeddings (B, T, H) of answer tokens (B, T)."""
-        return self.language_model.embed_tokens(token_ids)
-
-    def hidden(self, embeddings: Tensor, positions: Tensor, mask: Tensor | Layout | None, cache: Any = None) -> Tensor:
-        """Final hidden states.
-
-        Args:
-            embeddings: (B, T, H).
-            positions: (3, B, T) TMRoPE positions.
-            mask: (B, C + T) with 1 at real tokens, C being what the cache holds; None if all are; or the layout of
-                packed groups or shared prompts.
-            cache: A key-value cache to read and extend.
-
-        Returns:
-            (B, T, H).
-        """
-        output = self.language_model(
-            inputs_embeds=embeddings,
-            position_ids=positions,
-            # transformers hands a ready mask, here the layout, through to every layer's attention function
-            attention_mask=mask if mask is None or isinstance(mask, Tensor) else {"full_attention": mask},
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        return output.last_hidden_state
+    completion_index: Tensor
 
 
 class Policy(nn.Module):
-    """An omni model with frozen towers and a trainable text model.
+    """An omni model with frozen towers and a trainable decoder.
 
     Args:
-        thinker: The model.
+        family: The family that the model belongs to.
+        model: The model.
         processor: Its processor.
         options: How it was loaded.
+        share_prefix: Read a prompt once for its whole group instead of once per completion; the numbers are the same.
+            Where the attention does not support it, each completion has its own copy.
+
+    Attributes:
+        inputs: How clips and prompts become the model's inputs.
+        engine: Samples completions in place of the native engine, where set.
+        is_partitioned: Whether ranks hold parts of the weights (ZeRO-3), so that every forward pass is a collective.
     """
 
     def __init__(
-        self,
-        thinker: Qwen2_5OmniThinkerForConditionalGeneration,
-        processor: Qwen2_5OmniProcessor,
-        options: StudentOptions,
+        self, family: Family, model: nn.Module, processor: Any, options: StudentOptions, *, share_prefix: bool = True
     ) -> None:
         super().__init__()
+        self.family = family
         self.options = options
-        self.processor = processor
-        self.ids = token_ids(thinker.config)
-        text_config = thinker.config.text_config
-        if options.attention in OURS:
-            text_config._attn_implementation = OURS[options.attention]
-        thinker.requires_grad_(False)
-        thinker.model.language_model.requires_grad_(True)
-        thinker.lm_head.requires_grad_(True)
+        self.share_prefix = share_prefix
+        self.engine: RolloutEngine | None = None
+        self.is_partitioned = False
+        self.inputs = family.inputs(model, processor)
+        decoder = family.decoder(model)
+        if options.attention in ATTENTION_IMPLEMENTATIONS:
+            use_attention(decoder.language_model.config, ATTENTION_IMPLEMENTATIONS[options.attention])
+        model.requires_grad_(False)
+        decoder.language_model.requires_grad_(True)
+        decoder.lm_head.requires_grad_(True)
         if options.gradient_checkpointing:
-            thinker.model.language_model.activation_checkpointing_enable({"use_reentrant": False})
-        # The adapter wrapper holds the same modules as `thinker`; in a tuple they are not registered twice.
+            decoder.language_model.activation_checkpointing_enable({"use_reentrant": False})
+        # The adapter wrapper holds the same modules as the model; in a tuple they are not registered twice.
         self._adapters: tuple[Any, ...] = ()
         if options.lora is not None:
-            self._adapters = (_add_adapters(thinker, options.lora),)
+            self._adapters = (add_adapters(model, family.lora_targets, options.lora),)
         self.cache: FeatureCache | None = None
         if options.feature_cache is not None:
             # Now, because under ZeRO-3 nobody holds the whole weights later.
-            towers = weights_hash(thinker.model.visual, thinker.model.audio_tower)
-            self.cache = FeatureCache(options.feature_cache, towers)
-        self.thinker = thinker
+            self.cache = FeatureCache(options.feature_cache, weights_hash(*family.towers(model)))
+        self.model = model
+        self._static: dict[str, StaticDecoder] = {}
+
+    # ---- the three verbs
+
+    def encode(self, batch: OmniBatch) -> EncodedPrompts:
+        """Encode a batch's clips, once: by the frozen towers, or from the feature cache."""
+
+        def run_towers(part: OmniBatch) -> Any:
+            return self.family.encode_clips(self.model, part, run_on_empty=self.is_partitioned)
+
+        features = run_towers(batch) if self.cache is None else self.cache.encode(batch, run_towers)
+        ids = [sample.id for sample in batch.samples]
+        return EncodedPrompts(batch.prompt_ids, batch.prompt_positions, features, batch.clips, ids)
+
+    def generate(
+        self,
+        prompts: EncodedPrompts,
+        sampling: SamplingOptions,
+        *,
+        seeds: Sequence[int],
+        group_size: int = 1,
+        ignore_eos: bool = False,
+    ) -> list[Completion]:
+        """Sample `group_size` completions of each prompt; carries no gradient.
+
+        Args:
+            prompts: B encoded prompts.
+            sampling: How to draw.
+            seeds: One per completion (B * G), prompt by prompt; a completion depends on its prompt, policy and seed
+                alone.
+            group_size: G.
+            ignore_eos: Go on to the longest length in any case, to measure time and memory.
+
+        Returns:
+            B * G completions, prompt by prompt.
+        """
+        if self.engine is not None:
+            return self.engine.generate(self, prompts, sampling, seeds, group_size)
+
+        def any_rank_running(running: bool) -> bool:
+            return bool(all_reduce_max(int(running), prompts.token_ids[0].device))
+
+        was_training = self.training
+        self.eval()  # with gradient checkpointing, layers in training mode would not use the cache
+        try:
+            return generate(
+                self.decoder,
+                prompts,
+                sampling,
+                eos_token_id=-1 if ignore_eos else self.inputs.tokenizer.eos_token_id,
+                seeds=seeds,
+                group_size=group_size,
+                share_prefix=self.share_prefix,
+                static=self._static_decoder(sampling),
+                any_rank_running=any_rank_running if self.is_partitioned else None,
+            )
+        finally:
+            self.train(was_training)
+
+    def logprobs(self, prompts: EncodedPrompts, completions: Sequence[Tensor]) -> Scores:
+        """Log-probability of every token of given completions, with entropy.
+
+        Args:
+            prompts: B encoded prompts.
+            completions: B * G tensors (R_i,) of token ids, prompt by prompt; may be empty.
+        """
+        return self.score(self.decoder, prompts, completions)
+
+    # ---- what they are made of
 
     @property
-    def text(self) -> Decoder:
-        """The text model as the policy."""
-        return Decoder(self.thinker.model.language_model, self.thinker.lm_head, self.ids)
+    def decoder(self) -> Decoder:
+        """The trained half."""
+        return self.family.decoder(self.model)
 
-    def encode(self, batch: OmniBatch, *, always: bool = False) -> ClipFeatures:
-        """Features of a batch: from the cache, or by the frozen towers; see `encode_clips`."""
-        if self.cache is None:
-            return encode_clips(self.thinker, batch, always=always)
-        return self.cache.encode(batch, lambda rest: encode_clips(self.thinker, rest, always=always))
+    def score(self, decoder: Decoder, prompts: EncodedPrompts, completions: Sequence[Tensor]) -> Scores:
+        """Log-probabilities by any decoder of this policy's shape, such as the reference's."""
+        states = completion_states(decoder, prompts, completions, packed=self.share_prefix and decoder.supports_packing)
+        chunks = chunk_count(len(states.targets))
+        if self.is_partitioned:  # each chunk gathers weights: every rank has to make the same number
+            chunks = all_reduce_max(chunks, states.targets.device)
+        scores = score_tokens(states.hidden_states, states.targets, decoder.lm_head, chunks=chunks)
+        return Scores(scores.logprobs, scores.entropy, scores.correct, states.completion_index)
 
-    def make_reference(self) -> Reference | None:
-        """A frozen copy of the text model as it is now; None with adapters, which can be switched off instead."""
-        return None if self._adapters else Reference(self.text)
+    def _static_decoder(self, sampling: SamplingOptions) -> StaticDecoder | None:
+        """Buffers of fixed shape, where the sampling options ask for them."""
+        if sampling.decoding == "dynamic":
+            return None
+        if not (self.share_prefix and self.decoder.supports_packing):
+            raise AvrtError(
+                f"{sampling.decoding} decoding needs a shared prefix",
+                where="decoding",
+                remedy="set model.share_prefix: true and model.student.attention: sdpa, or decoding: dynamic",
+            )
+        if self.is_partitioned and sampling.decoding == "compiled":
+            raise AvrtError(
+                "a compiled step cannot gather the weights that ZeRO-3 scatters",
+                where="decoding",
+                remedy="use stage 2, or decoding: static",
+            )
+        if sampling.decoding not in self._static:
+            self._static[sampling.decoding] = StaticDecoder(compiled=sampling.decoding == "compiled")
+        return self._static[sampling.decoding]
 
-    @contextlib.contextmanager
-    def reference_policy(self, reference: Reference | None) -> Iterator[Decoder]:
-        """The reference as a policy: its own copy, or the student without its adapters."""
-        if reference is not None:
-            yield reference.text
-            return
-        with self._adapters[0].disable_adapter():
-            yield self.text
+    def decode(self, token_ids: Tensor) -> str:
+        """The text of some tokens, without special ones."""
+        return str(self.inputs.tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    def merged(self) -> Qwen2_5OmniThinkerForConditionalGeneration:
-        """The plain model, with adapters merged into the weights they belong to (the student cannot train on then)."""
-        return self._adapters[0].merge_and_unload() if self._adapters else self.thinker
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and completion together."""
+        return self.family.context_length(self.model)
+
+    def without_adapters(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which adapters, if there are any, are switched off."""
+        return self._adapters[0].disable_adapter() if self._adapters else contextlib.nullcontext()
+
+    def merged(self) -> Any:
+        """The plain model, with adapters merged into the weights they belong to; it cannot be trained on then."""
+        return self._adapters[0].merge_and_unload() if self._adapters else self.model
 
     def train(self, mode: bool = True) -> Policy:
-        """Switch the text model's mode; the frozen towers always stay in evaluation mode."""
+        """Switch the decoder's mode; the frozen towers always stay in evaluation mode."""
         super().train(mode)
-        self.thinker.model.visual.eval()
-        self.thinker.model.audio_tower.eval()
+        for tower in self.family.towers(self.model):
+            tower.eval()
         return self
 
 
-class Reference(nn.Module):
-    """A frozen copy of a text model.
-
-    Args:
-        text: What to copy.
-    """
-
-    def __init__(self, text: Decoder) -> None:
-        super().__init__()
-        self.language_model = copy.deepcopy(text.language_model)
-        self.lm_head = copy.deepcopy(text.lm_head)
-        self._ids = text.ids
-        self.requires_grad_(False)
-        self.language_model.activation_checkpointing_disable()
-        self.eval()
-
-    @property
-    def text(self) -> Decoder:
-        """The copy as a policy."""
-        return Decoder(self.language_model, self.lm_head, self._ids)
-
-    def train(self, mode: bool = True) -> Reference:
-        """Stay in evaluation mode."""
-        return super().train(False)
-
-
-def token_ids(config: Any) -> TokenIds:
-    """The special tokens and clock of a thinker configuration."""
-    return TokenIds(
-        image=config.image_token_id,
-        video=config.video_token_id,
-        audio=config.audio_token_id,
-        audio_bos=config.audio_start_token_id,
-        audio_eos=config.audio_end_token_id,
-        positions_per_second=config.position_id_per_seconds,
-        seconds_per_chunk=config.seconds_per_chunk,
-        merge_size=config.vision_config.spatial_merge_size,
-    )
-
-
 def load_policy(options: StudentOptions) -> Policy:
-    """Load a student with its processor.
+    """Load a student as a policy.
 
     Raises:
-        AvrtError: If the source cannot be found or lacks weights; the message says which.
+        AvrtError: If the source cannot be found, is of no known family, or lacks weights; the message says which.
     """
-    dtype = getattr(torch, options.dtype)
-    if options.source == NANO:
-        thinker, processor = nano_thinker(options.seed)
-        return Policy(thinker.to(dtype), processor, options)
-    if _looks_like_path(options.source) and not Path(options.source).is_dir():
-        raise AvrtError("no such folder", where=options.source, remedy="set model.student.source to a model")
-    stock = "sdpa" if options.attention in OURS else options.attention
+    family, dtype = find_family(options.source), getattr(torch, options.dtype)
+    if options.source == family.nano:
+        model, processor = family.make_nano(options.seed)
+        return Policy(family, model.to(dtype), processor, options)
+    stock = "sdpa" if options.attention in ATTENTION_IMPLEMENTATIONS else options.attention
     try:
-        processor = Qwen2_5OmniProcessor.from_pretrained(options.source)
-        thinker, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-            options.source, dtype=dtype, attn_implementation=stock, output_loading_info=True
-        )
+        model, processor, missing = family.load(options.source, dtype, stock)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise AvrtError(f"cannot be loaded: {first}", where=options.source, remedy="set model.student.source") from None
-    if missing := sorted(report["missing_keys"]):
+        raise cannot_load(options.source, error) from None
+    if missing:
         raise AvrtError(f"has no weights for {len(missing)} parameters, e.g. {missing[0]}", where=options.source)
-    return Policy(thinker, processor, options)
-
-
-def _looks_like_path(source: str) -> bool:
-    return source.startswith((".", "/", "~")) or source.count("/") != 1
-
-
-def _add_adapters(thinker: nn.Module, lora: LoraOptions) -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise AvrtError(
-            "LoRA needs the package peft", where="model.student.lora", remedy="pip install 'avrt[lora]'"
-        ) from None
-    config = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=_LORA_TARGETS, bias="none"
-    )
-    return peft.get_peft_model(thinker, config)
+    return Policy(family, model, processor, options)

@@ -1,109 +1,103 @@
-"""The native rollout engine: each prompt prefilled once, its answers decoded together, finished rows dropped."""
+"""The native rollout engine: each prompt prefilled once, its completions decoded together, finished rows dropped.
+
+Shape letters: B prompts, G completions each, R = B * G rows (fewer once some have finished), P tokens of the longest
+prompt, V vocabulary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 from transformers import DynamicCache
 
-from avrt.models.scoring import Prompts, pad_positions, pad_rows
-from avrt.policy.policy import Decoder
+from avrt.models.decoder import Decoder
+from avrt.models.encoded_prompts import EncodedPrompts
+from avrt.models.teacher_forcing import pad_positions, pad_rows
+from avrt.rollout.completion import Completion
 from avrt.rollout.dynamic import DynamicContext
 from avrt.rollout.sampling import SamplingOptions, draw, uniforms
 from avrt.rollout.static import StaticContext, StaticDecoder
 
 COMPACT_BELOW = 0.75
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One answer.
-
-    Attributes:
-        token_ids: (R,) tokens, with the end token if it came.
-        logprobs: (R,) float32 log-probability of each under the distribution it was drawn from.
-        finished: Whether it ended by itself rather than being cut off.
-    """
-
-    token_ids: Tensor
-    logprobs: Tensor
-    finished: bool
+"""Finished rows leave the batch once fewer than this share still runs."""
 
 
 @torch.no_grad()
 def generate(
-    text: Decoder,
-    prompts: Prompts,
-    options: SamplingOptions,
+    decoder: Decoder,
+    prompts: EncodedPrompts,
+    sampling: SamplingOptions,
     *,
     eos_token_id: int,
-    seeds: list[int],
+    seeds: Sequence[int],
     group_size: int = 1,
     share_prefix: bool = True,
-    decoder: StaticDecoder | None = None,
+    static: StaticDecoder | None = None,
     any_rank_running: Callable[[bool], bool] | None = None,
 ) -> list[Completion]:
-    """Sample `group_size` answers to each prompt.
+    """Sample `group_size` completions of each prompt.
 
     Args:
-        text: The policy.
+        decoder: The policy's decoder.
         prompts: B encoded prompts.
-        options: How to draw.
-        eos_token_id: The token that ends an answer.
-        seeds: One per answer (B * group_size), prompt by prompt; an answer depends on its prompt, policy and seed only.
-        group_size: G, answers per prompt.
-        share_prefix: Let all answers read one cache of their prompt, where the attention can; else each has a copy.
-        decoder: Decodes in buffers of fixed shape instead of growing ones; the answers are the same.
+        sampling: How to draw.
+        eos_token_id: The token that ends a completion; -1 for none.
+        seeds: One per completion (B * G), prompt by prompt; a completion depends on its prompt, policy and seed only.
+        group_size: G.
+        share_prefix: Let all completions read one cache of their prompt, where the attention supports it; else each
+            has a copy.
+        static: Decodes in buffers of fixed shape instead of growing ones; the completions are the same.
         any_rank_running: Under ZeRO-3 every forward pass is a collective: told whether this rank still needs steps, it
             answers whether any rank does, and decoding goes on until none does.
 
     Returns:
         B * G completions, prompt by prompt.
+
+    Raises:
+        ValueError: If there are not as many seeds as completions.
     """
     count, device = len(prompts) * group_size, prompts.token_ids[0].device
     if len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds for {count} answers")
-    numbers = uniforms(seeds, options.max_new_tokens, device)
-    owners = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
+        raise ValueError(f"{len(seeds)} seeds for {count} completions")
+    uniforms_RT = uniforms(seeds, sampling.max_new_tokens, device)
+    prompt_index = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
 
     cache = DynamicCache()
-    ids, mask = pad_rows(prompts.token_ids, left=True)
-    embeddings = text.embed(ids, mask.bool(), prompts.features)
-    hidden = text.hidden(embeddings, pad_positions(prompts.positions, left=True), mask, cache)
-    logits = text.lm_head(hidden[:, -1])[owners]
-    shared = share_prefix and text.supports_packing
+    ids_BP, mask_BP = pad_rows(prompts.token_ids, left=True)
+    embeddings = decoder.embed(ids_BP, mask_BP.bool(), prompts.features)
+    hidden_BPH = decoder.hidden_states(embeddings, pad_positions(prompts.positions, left=True), mask_BP, cache)
+    logits_RV = decoder.lm_head(hidden_BPH[:, -1])[prompt_index]
+    shared = share_prefix and decoder.supports_packing
     context: DynamicContext | StaticContext
-    if decoder is not None and shared:
-        context = decoder.start(text, cache, mask, group_size, options.max_new_tokens)
+    if static is not None and shared:
+        context = static.start(decoder, cache, mask_BP, group_size, sampling.max_new_tokens)
     else:
-        context = DynamicContext(text, cache, mask, owners, shared=shared)
-    following = torch.stack([p.max() + 1 for p in prompts.positions])[owners]
+        context = DynamicContext(decoder, cache, mask_BP, prompt_index, shared=shared)
+    next_position = torch.stack([p.max() + 1 for p in prompts.positions])[prompt_index]
 
-    tokens = torch.full((count, options.max_new_tokens), eos_token_id, device=device)
-    logprobs = torch.zeros(count, options.max_new_tokens, device=device)
+    tokens = torch.full((count, sampling.max_new_tokens), eos_token_id, device=device)
+    logprobs = torch.zeros(count, sampling.max_new_tokens, device=device)
     lengths = torch.zeros(count, dtype=torch.long, device=device)
     finished = torch.zeros(count, dtype=torch.bool, device=device)
-    rows = torch.arange(count, device=device)  # which answer each row of the context belongs to
-    for step in range(options.max_new_tokens):
-        token, logprob = draw(logits, options, numbers[rows, step])
+    rows = torch.arange(count, device=device)  # which completion each row of the context belongs to
+    for step in range(sampling.max_new_tokens):
+        token, logprob = draw(logits_RV, sampling, uniforms_RT[rows, step])
         running = ~finished[rows]
         live = rows[running]
         tokens[live, step], logprobs[live, step] = token[running], logprob[running]
         lengths[live] = step + 1
         finished[live] = token[running] == eos_token_id
-        if step + 1 == options.max_new_tokens:
+        if step + 1 == sampling.max_new_tokens:
             break
         running = ~finished[rows]
-        left = int(running.sum())
-        if not (any_rank_running(left > 0) if any_rank_running else left > 0):
+        still_running = int(running.sum())
+        if not (any_rank_running(still_running > 0) if any_rank_running else still_running > 0):
             break
-        if context.shrinks and 0 < left < COMPACT_BELOW * len(rows):
+        if context.shrinks and 0 < still_running < COMPACT_BELOW * len(rows):
             keep = running.nonzero()[:, 0]
             context.keep(keep)
             rows, token = rows[keep], token[keep]
-        position = (following[rows] + step)[None, :, None].expand(3, -1, 1)
-        logits = context.advance(token[:, None], position)
+        positions = (next_position[rows] + step)[None, :, None].expand(3, -1, 1)
+        logits_RV = context.advance(token[:, None], positions)
     return [Completion(tokens[i, :n], logprobs[i, :n], bool(finished[i])) for i, n in enumerate(lengths.tolist())]

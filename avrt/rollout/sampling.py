@@ -1,8 +1,9 @@
-"""Drawing the next token: one uniform number per answer and step, so that a draw depends on its own seed alone."""
+"""Drawing the next token: one uniform number per completion and step, so that a draw depends on its own seed alone."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,25 +13,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How answers are drawn.
+    """How completions are drawn.
 
     The defaults draw from the policy itself, which is what the policy loss assumes.
 
     Attributes:
-        max_new_tokens: Longest answer, its end token included; longer ones are cut off.
+        max_new_tokens: Longest completion, its end token included; longer ones are cut off.
         temperature: Divides the logits; 0 takes the most likely token.
         top_k: Keep only the k most likely tokens; 0 keeps all.
         top_p: Keep the most likely tokens up to this probability mass.
-        decoding: `growing` caches, which finished rows leave; `static` buffers of fixed shape; or the same with a
-            `compiled` step, which on a GPU becomes a CUDA graph. The answers are the same. The latter two need
-            shared prompts.
+        decoding: `dynamic` caches, which grow and which finished rows leave; `static` buffers of fixed shape; or these
+            with a `compiled` step, which on a GPU becomes a CUDA graph. The completions are the same. The latter two
+            need a shared prefix.
     """
 
     max_new_tokens: int = 512
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    decoding: Literal["growing", "static", "compiled"] = "growing"
+    decoding: Literal["dynamic", "static", "compiled"] = "dynamic"
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -38,12 +39,12 @@ class SamplingOptions:
             raise ValueError(f"out of range: {self}")
 
     def limited(self, max_new_tokens: int) -> SamplingOptions:
-        """The same, with answers no longer than this."""
+        """The same, with completions no longer than this."""
         return replace(self, max_new_tokens=min(self.max_new_tokens, max_new_tokens))
 
     @property
     def exact(self) -> bool:
-        """Whether answers come from the policy's own distribution."""
+        """Whether completions come from the policy's own distribution."""
         return self.temperature == 1 and self.top_k == 0 and self.top_p == 1
 
 
@@ -53,7 +54,12 @@ def completion_seed(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def uniforms(seeds: list[int], steps: int, device: torch.device) -> Tensor:
+def completion_seeds(sample_ids: Iterable[str], group_size: int, *parts: int) -> list[int]:
+    """Seeds of each sample's G completions, sample by sample; they depend on `parts`, sample and number alone."""
+    return [completion_seed(*parts, sample_id, g) for sample_id in sample_ids for g in range(group_size)]
+
+
+def uniforms(seeds: Sequence[int], steps: int, device: torch.device) -> Tensor:
     """Numbers (rows, steps) in [0, 1), each row from its own seed; drawn on the CPU, so the device does not matter."""
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     rows = [torch.rand(steps, generator=g, dtype=torch.float64, device="cpu") for g in generators]

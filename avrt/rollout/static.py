@@ -6,35 +6,39 @@ all have finished: leaving would change the shapes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
+from avrt.models.decoder import Decoder
 from avrt.models.prefix import SharedPrefix
-from avrt.policy.policy import Decoder
+from avrt.models.transformers_internals import cache_tensors, fixed_cache, mark_fixed_address
 
 PROMPT_MULTIPLE = 256
+Step = Callable[[Decoder, Tensor, Tensor, SharedPrefix, StaticCache], Tensor]
 
 
 @dataclass
 class _Buffers:
-    """Room for B prompts of up to P tokens and for `steps` tokens of each of their R answers."""
+    """Room for B prompts of up to P tokens and for `steps` tokens of each of their R completions."""
 
-    text: Decoder
-    prompts: SharedPrefix
-    answers: StaticCache
+    decoder: Decoder
+    prefix: SharedPrefix
+    own_tokens: Tensor
+    completions: StaticCache
     rows: int
     steps: int
 
-    def fit(self, text: Decoder, mask: Tensor, rows: int, steps: int) -> bool:
+    def fit(self, decoder: Decoder, mask: Tensor, rows: int, steps: int) -> bool:
         """Whether another batch can use them."""
-        count, length = self.prompts.mask.shape
+        count, length = self.prefix.mask.shape
         return (
             (count, self.rows, self.steps) == (len(mask), rows, steps)
             and length >= mask.shape[1]
-            and self.text.language_model is text.language_model
+            and self.decoder.language_model is decoder.language_model
         )
 
 
@@ -47,39 +51,38 @@ class StaticDecoder:
 
     def __init__(self, *, compiled: bool) -> None:
         self._compiled = compiled
-        self._step = _step
+        self._step: Step = _step
         self._buffers: _Buffers | None = None
 
-    def start(self, text: Decoder, cache: DynamicCache, mask: Tensor, group_size: int, steps: int) -> StaticContext:
+    def start(self, decoder: Decoder, cache: DynamicCache, mask: Tensor, group_size: int, steps: int) -> StaticContext:
         """Take up a batch's prompts.
 
         Args:
-            text: The policy; its attention must take layouts.
+            decoder: The policy's decoder, whose attention supports packing.
             cache: The prompts' key-value cache.
             mask: (B, P) with 1 at real tokens.
-            group_size: G, answers per prompt.
-            steps: Longest answer in tokens.
+            group_size: G, completions per prompt.
+            steps: Longest completion in tokens.
         """
         rows = len(mask) * group_size
-        if self._buffers is None or not self._buffers.fit(text, mask, rows, steps):
-            self._buffers = _allocate(text, cache, mask, rows, steps)
+        if self._buffers is None or not self._buffers.fit(decoder, mask, rows, steps):
+            self._buffers = _allocate(decoder, cache, mask, rows, steps)
             if self._compiled:
                 mode = "reduce-overhead" if mask.is_cuda else "default"
                 self._step = torch.compile(_step, mode=mode, dynamic=False)
         buffers, length = self._buffers, mask.shape[1]
-        own = buffers.prompts.own
-        assert own is not None
-        own.zero_()
-        buffers.prompts.mask.zero_()
-        buffers.prompts.mask[:, :length] = mask.bool()
-        for layer, key, value in zip(cache.layers, buffers.prompts.keys, buffers.prompts.values, strict=True):
-            key[:, :, :length], value[:, :, :length] = layer.keys, layer.values
-        buffers.answers.reset()
+        buffers.own_tokens.zero_()
+        buffers.prefix.mask.zero_()
+        buffers.prefix.mask[:, :length] = mask.bool()
+        keys, values = cache_tensors(cache)
+        for room, tensor in zip([*buffers.prefix.keys, *buffers.prefix.values], [*keys, *values], strict=True):
+            room[:, :, :length] = tensor
+        buffers.completions.reset()
         return StaticContext(self._step, buffers)
 
 
 class StaticContext:
-    """One batch in the buffers; see `DynamicContext`.
+    """One batch in the buffers, with the interface of `DynamicContext`.
 
     Args:
         step: Runs one token of every row.
@@ -88,7 +91,7 @@ class StaticContext:
 
     shrinks = False
 
-    def __init__(self, step: object, buffers: _Buffers) -> None:
+    def __init__(self, step: Step, buffers: _Buffers) -> None:
         self._step = step
         self._buffers = buffers
         self._count = 0
@@ -98,40 +101,36 @@ class StaticContext:
         raise NotImplementedError("rows cannot leave buffers of fixed shape")
 
     def advance(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """See `DynamicContext.advance`."""
-        prompts = self._buffers.prompts
-        assert prompts.own is not None
-        prompts.own[self._count] = True
+        """Logits (R, V) after one more token (R, 1) per row, at positions (3, R, 1)."""
+        buffers = self._buffers
+        buffers.own_tokens[self._count] = True
         self._count += 1
-        logits: Tensor = self._step(self._buffers.text, tokens, positions, prompts, self._buffers.answers)  # type: ignore[operator]
+        logits = self._step(buffers.decoder, tokens, positions, buffers.prefix, buffers.completions)
         return logits.clone()  # a CUDA graph writes its result to the same place each time
 
 
-def _step(text: Decoder, tokens: Tensor, positions: Tensor, prompts: SharedPrefix, answers: StaticCache) -> Tensor:
-    hidden = text.hidden(text.embed_completion(tokens), positions, prompts, answers)
-    logits: Tensor = text.lm_head(hidden[:, -1])
+def _step(
+    decoder: Decoder, tokens: Tensor, positions: Tensor, prefix: SharedPrefix, completions: StaticCache
+) -> Tensor:
+    hidden = decoder.hidden_states(decoder.embed_completion(tokens), positions, prefix, completions)
+    logits: Tensor = decoder.lm_head(hidden[:, -1])
     return logits
 
 
-def _allocate(text: Decoder, cache: DynamicCache, mask: Tensor, rows: int, steps: int) -> _Buffers:
+def _allocate(decoder: Decoder, cache: DynamicCache, mask: Tensor, rows: int, steps: int) -> _Buffers:
+    """Buffers for a batch of this shape, with the prompts' length rounded up so that later batches fit too."""
     count, length = mask.shape
     length = -(-length // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+    keys, values = cache_tensors(cache)
 
     def room(like: Tensor) -> Tensor:
-        return _fixed(like.new_zeros(count, like.shape[1], length, like.shape[3]))
+        return mark_fixed_address(like.new_zeros(count, like.shape[1], length, like.shape[3]))
 
-    prompts = SharedPrefix(
-        [room(layer.keys) for layer in cache.layers],
-        [room(layer.values) for layer in cache.layers],
-        _fixed(mask.new_zeros(count, length, dtype=torch.bool)),
+    prefix = SharedPrefix(
+        [room(key) for key in keys],
+        [room(value) for value in values],
+        mark_fixed_address(mask.new_zeros(count, length, dtype=torch.bool)),
     )
-    own = _fixed(mask.new_zeros(steps, dtype=torch.bool))
-    answers = StaticCache(config=text.language_model.config, max_cache_len=steps)
-    like = cache.layers[0].keys
-    answers.early_initialization(rows, like.shape[1], like.shape[3], like.dtype, like.device)
-    return _Buffers(text, replace(prompts, own=own), answers, rows, steps)
-
-
-def _fixed(tensor: Tensor) -> Tensor:
-    torch._dynamo.mark_static_address(tensor)
-    return tensor
+    own_tokens = mark_fixed_address(mask.new_zeros(steps, dtype=torch.bool))
+    completions = fixed_cache(decoder.language_model.config, rows, steps, keys[0])
+    return _Buffers(decoder, replace(prefix, own=own_tokens), own_tokens, completions, rows, steps)

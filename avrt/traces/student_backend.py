@@ -13,7 +13,7 @@ from avrt.traces.batching import BatchingBackend, spoken_text
 from avrt.traces.requests import CallFailedError, Reply, Request
 
 if TYPE_CHECKING:
-    from avrt.data.inputs.preprocessor import OmniBatch
+    from avrt.data.inputs.batch import OmniBatch
 
 
 class StudentBackend(BatchingBackend):
@@ -53,38 +53,33 @@ class StudentBackend(BatchingBackend):
         """See `BatchingBackend.load`."""
         import transformers
 
-        from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
-        from avrt.policy.policy import StudentOptions, load_policy
+        from avrt.data.inputs.preprocessor import Preprocessor
+        from avrt.data.inputs.prompt_options import PromptOptions
+        from avrt.policy.options import StudentOptions
+        from avrt.policy.policy import load_policy
 
         transformers.utils.logging.disable_progress_bar()
-        student = load_policy(StudentOptions(source=self._source, dtype=self._dtype))
-        self._student = student.to(self._device).eval().requires_grad_(False)
+        policy = load_policy(StudentOptions(source=self._source, dtype=self._dtype))
+        self._policy = policy.to(self._device).eval().requires_grad_(False)
         options = PromptOptions(audio_in_video=self._audio_in_video)
-        self._builder = Preprocessor(student.processor, student.ids, options)
+        self._preprocessor = Preprocessor(policy.inputs, options)
 
     def answer(self, requests: list[Request]) -> list[Reply | CallFailedError]:
         """See `BatchingBackend.answer`; all requests share the sampling parameters of the first but for seeds."""
-        from avrt.models.scoring import Prompts
-        from avrt.rollout.native import generate
+        from avrt.data.inputs.batch import collate
         from avrt.rollout.sampling import SamplingOptions, completion_seed
 
         built = [self._build(request) for request in requests]
         rows = [row for row in built if not isinstance(row, CallFailedError)]
         if not rows:
             return [row for row in built if isinstance(row, CallFailedError)]
-        batch = self._builder.collate(rows).to(self._device)
+        batch = collate(rows).to(self._device)
         sampling = requests[0].sampling
         options = SamplingOptions(sampling.max_tokens, sampling.temperature, top_p=sampling.top_p)
-        tokenizer = self._student.processor.tokenizer
+        tokenizer = self._policy.inputs.tokenizer
         seeds = [completion_seed(r.sampling.seed or 0, r.role, r.sample_id, r.number) for r in requests]
         seeds = [seed for seed, row in zip(seeds, built, strict=True) if not isinstance(row, CallFailedError)]
-        completions = generate(
-            self._student.text,
-            Prompts(batch.prompt_ids, batch.prompt_positions, self._student.encode(batch)),
-            options,
-            eos_token_id=tokenizer.eos_token_id,
-            seeds=seeds,
-        )
+        completions = self._policy.generate(self._policy.encode(batch), options, seeds=seeds)
         replies: list[Reply | CallFailedError] = []
         for prompt, completion in zip(batch.prompt_ids, completions, strict=True):
             text = spoken_text(tokenizer, completion.token_ids.tolist())
@@ -103,7 +98,7 @@ class StudentBackend(BatchingBackend):
         try:
             clip = decode_clip(members, media) if members else Clip()
             stand_in = Sample(id=request.sample_id, question=request.prompt, choices=("-", "-"), answer=None)
-            return self._builder.row(stand_in, clip, (request.system, request.prompt))
+            return self._preprocessor.row(stand_in, clip, (request.system, request.prompt))
         except (BadSampleError, KeyError) as error:
             return CallFailedError(str(error))
 

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from avrt.data.media.clip import Clip
 from avrt.data.sample import Sample
 from avrt.distributed import gather_objects
 from avrt.metrics import AnswerMetrics
@@ -33,11 +34,12 @@ class AnswerBook:
         self._rewards = rewards
         self._records: list[dict[str, Any]] = []
 
-    def add(self, sample: Sample, text: str, *, finished: bool) -> dict[str, Any]:
+    def add(self, sample: Sample, clip: Clip, text: str, *, finished: bool) -> dict[str, Any]:
         """Judge one answer, count it where the right one is known, and keep its record.
 
         Args:
             sample: The question.
+            clip: What it is about.
             text: The answer without special tokens.
             finished: Whether it ended by itself.
 
@@ -60,7 +62,7 @@ class AnswerBook:
         }
         if sample.answer is not None:
             record["correct"] = response.letter == sample.answer_letter
-            record["rewards"] = self._rewards(text, sample)
+            record["rewards"] = self._rewards(text, sample, clip)
             self._metrics.update(
                 sample.question_type,
                 correct=record["correct"],
@@ -88,7 +90,7 @@ class AnswerBook:
         Returns:
             The file, in the run's log folder.
         """
-        gathered = gather_objects(self._records, trainer.world_size)
+        gathered = gather_objects(self._records)
         self._records = []
         path = Path(trainer.log_dir or trainer.default_root_dir) / PREDICTIONS
         if trainer.is_global_zero and not is_trial(trainer):

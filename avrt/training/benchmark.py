@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.data.inputs.batch import OmniBatch
+from avrt.data.loading.datamodule import AVDataModule, BatchRequirements
 from avrt.data.shards.reader import ShardSet
+from avrt.distributed import all_reduce_sum
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
 from avrt.evaluation.benchmark import BenchmarkOptions
 from avrt.evaluation.protocol import NANO_WORLD, flatten, mask_name
@@ -21,17 +23,16 @@ from avrt.evaluation.records import PREDICTIONS, Journal, Prediction
 from avrt.evaluation.result import Result, figures
 from avrt.models.feature_cache import weights_hash
 from avrt.objectives.rewards import RewardOptions
-from avrt.policy.policy import StudentOptions, load_policy
-from avrt.policy.saving import policy_from_checkpoint
-from avrt.rollout.sampling import SamplingOptions
-from avrt.training.answers import AnswerBook
-from avrt.training.base import OptimizerOptions, StudentModule
+from avrt.policy.options import StudentOptions
+from avrt.rollout.sampling import SamplingOptions, completion_seeds
+from avrt.training.evaluation import EvaluationModule
 from avrt.training.strategy import use_cpu
+from avrt.training.trained_policy import policy_from_checkpoint
 
 PACKAGES = ("avrt", "torch", "transformers", "lightning")
 
 
-class BenchmarkModule(StudentModule):
+class BenchmarkModule(EvaluationModule):
     """Ask a student every question of a benchmark.
 
     Answers are journaled batch by batch in the run's folder (`trainer.default_root_dir`), so that a killed run goes on
@@ -55,7 +56,7 @@ class BenchmarkModule(StudentModule):
         rewards: RewardOptions = RewardOptions(),
         seed: int = 0,
     ) -> None:
-        super().__init__(student, OptimizerOptions(), 1, generation, rewards)
+        super().__init__(student, generation, rewards)
         if benchmark.samples > 1 and generation.temperature == 0:
             raise AvrtError(
                 "several answers per question would all be the same at temperature 0",
@@ -70,27 +71,23 @@ class BenchmarkModule(StudentModule):
         self._asked = 0
 
     def load(self) -> None:
-        """Load the student: from the checkpoint that was given, or from its source."""
-        if self.checkpoint is not None:
-            self.student = policy_from_checkpoint(self.checkpoint)
-        else:
-            self.student = load_policy(self.student_options)
+        """Load the policy: from the checkpoint that was given, or from its source."""
+        if self.trainer.strategy.root_device.type == "cpu":
+            use_cpu()
+        if self.checkpoint is not None and not hasattr(self, "policy"):
+            self.policy = policy_from_checkpoint(self.checkpoint)
+        super().load()
 
-    def setup(self, stage: str) -> None:
-        """Load the student and open the journal.
+    def connect_data(self, data: AVDataModule, stage: str) -> None:
+        """Take the questions, and open the journal of their answers.
 
         Raises:
             AvrtError: If the stage is not `test`, or the folder holds answers given under another protocol.
         """
+        super().connect_data(data, stage)
         if stage != "test":
             raise AvrtError("a benchmark can only be tested", where=f"avrt {stage}", remedy="use: avrt test")
-        if self.trainer.strategy.root_device.type == "cpu":
-            use_cpu()
-        if not hasattr(self, "student"):
-            self.load()
-        self._check_context()
-        self.book = AnswerBook(self.datamodule.question_types("test"), self.rewards)
-        shards = self.datamodule.shards("test")
+        self.data, shards = data, data.shards("test")
         self.protocol = self._protocol(shards)
         self.journal = Journal(self.folder, self.protocol)
         self._answered = self.journal.answered()
@@ -98,6 +95,14 @@ class BenchmarkModule(StudentModule):
             rank_zero_info(f"{len(self._answered)} of {len(shards)} questions are answered already")
         # Other ranks must not take what this one is about to write for answers of an earlier run.
         self.trainer.strategy.barrier("journal")
+
+    def requirements(self) -> BatchRequirements:
+        """Also which questions are answered already."""
+        return replace(super().requirements(), answered=self._answered.keys())
+
+    def setup(self, stage: str) -> None:
+        """Begin to count time."""
+        super().setup(stage)
         self._begun = time.perf_counter()
 
     @property
@@ -105,12 +110,8 @@ class BenchmarkModule(StudentModule):
         """Where everything is written."""
         return Path(self.trainer.default_root_dir)
 
-    def answered(self) -> Collection[int]:
-        """See `StudentModule.answered`."""
-        return self._answered.keys()
-
     def max_completion_length(self) -> int:
-        """See `StudentModule.max_completion_length`."""
+        """The longest answer; traces are never read."""
         return self.generation.max_new_tokens
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -119,8 +120,10 @@ class BenchmarkModule(StudentModule):
 
     def test_step(self, batch: OmniBatch, batch_idx: int) -> None:
         """Answer a batch and journal the answers, also those of samples that could not be read."""
-        count, shards = self.benchmark.samples, self.datamodule.shards("test")
-        completions = self.sample_answers(self.prompts(batch), batch.samples, self.generation, count, self.seed)
+        count, shards = self.benchmark.samples, self.data.shards("test")
+        seeds = completion_seeds((sample.id for sample in batch.samples), count, self.seed)
+        prompts = self.policy.encode(batch)
+        completions = self.policy.generate(prompts, self.generation, seeds=seeds, group_size=count)
         predictions = []
         for row, (position, valid) in enumerate(zip(batch.indices, batch.valid.tolist(), strict=True)):
             if position < 0 or position in self._answered:
@@ -129,10 +132,10 @@ class BenchmarkModule(StudentModule):
                 predictions.append(_failed(shards, position, batch.skipped[shards.name(position)]))
                 continue
             own = completions[row * count : (row + 1) * count]
-            texts = tuple(self.decode(completion) for completion in own)
+            texts = tuple(self.policy.decode(completion.token_ids) for completion in own)
             finished = tuple(completion.finished for completion in own)
             predictions.append(Prediction.of(shards.sample(position), position, responses=texts, finished=finished))
-            self.book.add(batch.samples[row], texts[0], finished=finished[0])
+            self.book.add(batch.samples[row], batch.clips[row], texts[0], finished=finished[0])
         if predictions:
             self.journal.add(predictions)
         self._asked += len(predictions)
@@ -140,12 +143,12 @@ class BenchmarkModule(StudentModule):
     def on_test_epoch_end(self) -> None:
         """Merge all answers, score them and write the result."""
         seconds = time.perf_counter() - self._begun
-        asked = self.sums({"asked": float(self._asked)})["asked"]
+        asked = all_reduce_sum({"asked": float(self._asked)}, self.device)["asked"]
         self.book.forget()
         self.prediction_file = self.folder / PREDICTIONS
         problem: str | None = None
         if self.trainer.is_global_zero:
-            predictions = self.journal.merge(len(self.datamodule.shards("test")))
+            predictions = self.journal.merge(len(self.data.shards("test")))
             problem = nothing_to_score(predictions)
             if problem is None:
                 self.result = self._result(predictions, seconds, asked)
@@ -164,7 +167,7 @@ class BenchmarkModule(StudentModule):
                 self.log(f"test/{name}/unparsable", scored["unparsable_share"])
 
     def _result(self, predictions: list[Prediction], seconds: float, asked: float) -> Result:
-        manifest = self.datamodule.shards("test").manifest
+        manifest = self.data.shards("test").manifest
         found = figures(predictions, self.benchmark, self.protocol, mask_name(self.protocol))
         found["counts"]["left_out_of_shards"] = len(manifest.skipped)
         found["counts"]["audio_cut"] = manifest.audio_cut
@@ -177,10 +180,10 @@ class BenchmarkModule(StudentModule):
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "processes": self.trainer.world_size,
             "device": str(self.device.type),
-            "batch_size": self.datamodule.eval_batch_size,
+            "batch_size": self.data.eval_batch_size,
             "source": str(self.checkpoint or self.student_options.source),
-            "parameters": sum(p.numel() for p in self.student.thinker.parameters()),
-            "shards": str(self.datamodule.folders["test"]),
+            "parameters": sum(p.numel() for p in self.policy.model.parameters()),
+            "shards": str(self.data.folders["test"]),
             "asked": asked,
             "seconds": round(seconds, 3),
         }
@@ -188,23 +191,23 @@ class BenchmarkModule(StudentModule):
 
     def _protocol(self, shards: ShardSet) -> dict[str, Any]:
         """Everything that decides the score, and nothing else: no paths, speeds or numbers of processes."""
-        prompt = asdict(self.datamodule.prompt)
+        prompt = asdict(self.data.prompt)
         for name in ("missing_trace", "max_response_tokens"):
             del prompt[name]  # of no concern without targets
         sampling = asdict(self.generation)
         del sampling["decoding"]  # the answers are the same
-        options = asdict(self.student.options)
-        thinker = self.student.thinker
+        options = asdict(self.policy.options)
+        thinker = self.policy.model
         return flatten(
             {
                 "prompt": prompt,
-                "shuffle_audio": self.datamodule.shuffle_audio,
+                "shuffle_audio": self.data.shuffle_audio,
                 # what is stored for teachers beside a clip is never asked about
                 "clips": {name: value for name, value in shards.manifest.spec.items() if name != "teacher_budget"},
                 "sampling": sampling,
                 "samples": self.benchmark.samples,
                 "seed": self.seed if self.generation.temperature else 0,
-                "shuffle_seed": self.datamodule.seed if self.datamodule.shuffle_audio else 0,
+                "shuffle_seed": self.data.seed if self.data.shuffle_audio else 0,
                 "scorers": self.benchmark.scorers,
                 "headline": self.benchmark.rule,
                 "student": {

@@ -13,12 +13,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
-from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.algorithms.groups import Rollout
+from avrt.data.inputs.batch import OmniBatch
 from avrt.data.media.clip import SAMPLE_RATE, Clip
 from avrt.errors import NothingUsableError
 from avrt.text import clean
 from avrt.training.checkpoints import is_trial
-from avrt.training.grpo import GRPOModule, Rollout
+from avrt.training.grpo import GRPOModule
 
 
 class ShowRollouts(pl.Callback):
@@ -75,11 +76,9 @@ class CountSamples(pl.Callback):
     The former follows from the order alone, so that it is right after a resume too.
     """
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: OmniBatch, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: OmniBatch, batch_idx: int) -> None:
         """Log the counts."""
-        data = pl_module.datamodule
+        data = trainer.datamodule
         if len(data.sources) > 1:
             taken = data.train_plan.order.taken(batch.epoch, batch.position)
             for source, count in zip(data.sources, taken, strict=True):

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from avrt.errors import AvrtError
 from avrt.run_folder import checkpoint_at, checkpoint_folder, complete_checkpoints
+from avrt.training.lightning_internals import every_n_train_steps, progress, save_now
 
 LAST, LAST_OR_NEW = "last", "last_or_new"
 
@@ -81,7 +82,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note where this run begins, and take over Ctrl-C and SIGTERM."""
         super().on_train_start(trainer, pl_module)
-        self._saved = _progress(trainer)
+        self._saved = progress(trainer)
         self._signal = None
         try:
             self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -92,7 +93,7 @@ class RunCheckpoint(ModelCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if as many steps were taken since the last time; stop if a signal came."""
-        every = self._every_n_train_steps
+        every = every_n_train_steps(self)
         # Several updates on one rollout may pass over a multiple.
         if every > 0 and trainer.global_step // every > self._saved[0] // every:
             self._save(trainer)
@@ -113,10 +114,10 @@ class RunCheckpoint(ModelCheckpoint):
         self._release()
 
     def _save(self, trainer: pl.Trainer) -> None:
-        if is_trial(trainer) or _progress(trainer) == self._saved:
+        if is_trial(trainer) or progress(trainer) == self._saved:
             return
-        self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
-        self._saved = _progress(trainer)
+        save_now(self, trainer)
+        self._saved = progress(trainer)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
@@ -149,9 +150,3 @@ class RunCheckpoint(ModelCheckpoint):
 def is_trial(trainer: pl.Trainer) -> bool:
     """Whether this is a `fast_dev_run`, which leaves nothing behind."""
     return bool(vars(trainer).get("fast_dev_run"))
-
-
-def _progress(trainer: pl.Trainer) -> tuple[int, int]:
-    """Optimizer steps and batches so far; under dynamic sampling not every batch brings a step."""
-    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-    return trainer.global_step, int(batches.processed)

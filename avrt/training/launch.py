@@ -27,10 +27,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from avrt.arguments import OneLineErrors
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
-from avrt.training.base import StudentModule
 from avrt.training.benchmark import BenchmarkModule
 from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, ShowRollouts
 from avrt.training.checkpoints import RunCheckpoint, find_checkpoint, is_trial
+from avrt.training.evaluation import EvaluationModule
 from avrt.training.texts import texts_kept
 from avrt.training.unsupported import check_trainer_options, plain_error
 
@@ -159,7 +159,7 @@ def _stop_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def read_config(arguments: list[str]) -> tuple[StudentModule, AVDataModule, Trainer]:
+def read_config(arguments: list[str]) -> tuple[EvaluationModule, AVDataModule, Trainer]:
     """The module, data module and trainer that a configuration describes, with nothing run.
 
     Args:
@@ -183,7 +183,7 @@ def _make_cli(arguments: list[str], *, run: bool) -> AvrtCLI:
         "save_config_kwargs": {"overwrite": True},
     }
     return AvrtCLI(
-        StudentModule,
+        EvaluationModule,
         AVDataModule,
         subclass_mode_model=True,
         subclass_mode_data=False,

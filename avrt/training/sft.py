@@ -1,23 +1,21 @@
-"""Supervised fine-tuning on reasoning traces (AVRT stage 1)."""
+"""Supervised fine-tuning on reasoning traces (AVRT stage 1) under Lightning."""
 
 from __future__ import annotations
 
 import time
 
-import torch
-from torch import Tensor
-
-from avrt.data.inputs.preprocessor import OmniBatch
-from avrt.models.scoring import response_states
+from avrt.algorithms.sft import sft_step
+from avrt.data.inputs.batch import OmniBatch
+from avrt.distributed import all_reduce_sum
 from avrt.objectives.rewards import RewardOptions
-from avrt.objectives.token_scores import response_loss, score_tokens
-from avrt.policy.policy import StudentOptions
+from avrt.policy.options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
-from avrt.training.base import OptimizerOptions, StudentModule
+from avrt.training.base import TrainingModule
+from avrt.training.optimizers import OptimizerOptions
 
 
-class SFTModule(StudentModule):
-    """Fine-tune the student's text model on traces: AVRT eq. 1, loss on response tokens only.
+class SFTModule(TrainingModule):
+    """Fine-tune the student's decoder on traces: AVRT eq. 1, loss on completion tokens only.
 
     A sample without a trace is learned as its bare answer, unless `data.prompt.missing_trace` refuses it.
 
@@ -25,7 +23,7 @@ class SFTModule(StudentModule):
         student: Which student.
         optimizer: Optimizer and schedule.
         micro_batch_size: Samples per forward and backward pass.
-        generation: How answers are generated in validation, test and prediction.
+        generation: How completions are generated in validation, test and prediction.
         rewards: Rewards reported in evaluation.
     """
 
@@ -44,57 +42,34 @@ class SFTModule(StudentModule):
     def training_step(self, batch: OmniBatch, batch_idx: int) -> None:
         """One optimizer step over the batch's micro-batches."""
         started = time.perf_counter()
-        prompts, text = self.prompts(batch), self.student.text
-        counted = [len(r) * bool(v) for r, v in zip(batch.response_ids, batch.valid, strict=True)]
-        total = max(1.0, self.sums({"tokens": float(sum(counted))})["tokens"])
-        loss_sum = torch.zeros((), device=self.device)
-        correct = torch.zeros((), device=self.device)
-
-        def loss(rows: list[int]) -> Tensor:
-            nonlocal loss_sum, correct
-            states = response_states(
-                text, prompts.rows(rows), [batch.response_ids[i] for i in rows], packed=text.supports_packing
-            )
-            chunks = self.projection_chunks(len(states.targets))
-            scores = score_tokens(states.hidden, states.targets, text.lm_head, chunks=chunks)
-            weights = batch.valid[rows][states.rows].float()
-            share = response_loss(scores.logprobs, weights, total)
-            loss_sum = loss_sum + share.detach()
-            correct = correct + (scores.correct * weights).sum()
-            return share
-
-        self.update(self.micro_rows(len(batch)), loss)
+        step = sft_step(self.policy, batch, self.step_optimizer, micro_batch_size=self.micro_batch_size)
         seconds = time.perf_counter() - started
-        prompt_tokens = float(sum(len(p) for p in batch.prompt_ids))
-        sums = self.sums(
+        sums = all_reduce_sum(
             {
-                "loss": loss_sum,
-                "correct": correct,
-                "tokens": prompt_tokens + sum(counted),
+                "loss": step.loss,
+                "correct": step.correct,
+                "tokens": step.tokens,
                 "samples": batch.valid.sum(),
                 "missing_trace": sum(s.trace is None for s in batch.samples),
                 "skipped": len(batch.skipped),
-            }
+            },
+            self.device,
         )
-        schedule = self.lr_schedulers()
-        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
         self.log("train/loss", sums["loss"], prog_bar=True)
-        self.log("train/token_accuracy", sums["correct"] / total, prog_bar=True)
-        self.log("train/lr", schedule.get_last_lr()[0])
+        self.log("train/token_accuracy", sums["correct"] / step.total_targets, prog_bar=True)
+        self.log("train/lr", self.step_optimizer.schedule.get_last_lr()[0])
         self.log("train/tokens_per_second", sums["tokens"] / seconds, prog_bar=True)
         self.log("train/samples", sums["samples"])
-        self.log("train/untraced_samples", sums["missing_trace"])
+        self.log("train/missing_traces", sums["missing_trace"])
         self.log("train/skipped_samples", sums["skipped"])
+        self.log_cache()
 
     def validation_step(self, batch: OmniBatch, batch_idx: int) -> None:
-        """Loss per response token under teacher forcing, beside the greedy answers."""
+        """Loss per completion token under teacher forcing, beside the greedy answers."""
         super().validation_step(batch, batch_idx)
-        prompts, text = self.prompts(batch), self.student.text
-        states = response_states(text, prompts, batch.response_ids, packed=text.supports_packing)
-        chunks = self.projection_chunks(len(states.targets))
-        scores = score_tokens(states.hidden, states.targets, text.lm_head, chunks=chunks)
-        weights = batch.valid[states.rows].float()
-        sums = self.sums({"nll": -(scores.logprobs * weights).sum(), "tokens": weights.sum()})
+        scores = self.policy.logprobs(self.policy.encode(batch), batch.completion_ids)
+        weights = batch.valid[scores.completion_index].float()
+        sums = all_reduce_sum({"nll": -(scores.logprobs * weights).sum(), "tokens": weights.sum()}, self.device)
         self._validation_nll += sums["nll"]
         self._validation_tokens += sums["tokens"]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
-from avrt.training.resume import made_by, make_universal
+from avrt.training.deepspeed_internals import load_universal, made_by, make_universal
+from avrt.training.lightning_internals import start_cpu_processes
 
 
 class OmniDeepSpeedStrategy(DeepSpeedStrategy):
@@ -81,9 +81,7 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
         if not isinstance(self.accelerator, CPUAccelerator):
             super().setup_distributed()
             return
-        reset_seed()
-        self.set_world_ranks()
-        self._init_deepspeed_distributed()
+        start_cpu_processes(self)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint, also one that another number of processes made."""
@@ -94,8 +92,7 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
             if self.is_global_zero:
                 make_universal(path)
             self.barrier("universal checkpoint")
-            # It is a setting of the engine's making, but only loading reads it, and only now is the checkpoint known.
-            self.deepspeed_engine._config.load_universal_checkpoint = True
+            load_universal(self.deepspeed_engine)
         return super().load_checkpoint(checkpoint_path, weights_only)
 
     def optimizer(self, parameters: Any, **settings: Any) -> torch.optim.Optimizer:

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from avrt.data.media.clip import Clip
+from avrt.models.encoded_prompts import continued_positions
 from avrt.models.qwen2_5_omni.positions import (
     ClipLayout,
-    TokenIds,
+    SpecialTokens,
     audio_token_count,
     expand_prompt,
-    response_positions,
 )
 
-IDS = TokenIds(image=101, video=102, audio=103, audio_bos=104, audio_eos=105)
+IDS = SpecialTokens(image=101, video=102, audio=103, audio_bos=104, audio_eos=105)
 FLOAT32_SECONDS = 9.28  # of 16 frames: steps of two frames at multiples of 29 positions, but for rounding
 
 LAYOUTS = [
@@ -34,10 +34,10 @@ LAYOUTS = [
 
 def prompt_tokens(nano, video=True, audio=True):
     parts = [{"type": "video"}] * video + [{"type": "audio"}] * audio + [{"type": "text", "text": "what is it?"}]
-    text = nano.processor.apply_chat_template(
+    text = nano.inputs.processor.apply_chat_template(
         [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
     )
-    return nano.processor.tokenizer.encode(text)
+    return nano.inputs.processor.tokenizer.encode(text)
 
 
 def test_the_clock_is_that_of_float32():
@@ -99,7 +99,7 @@ def test_a_stretch_has_whole_positions():
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 6, 7, 8, 100, 1000])
 def test_sound_tokens_are_those_of_the_tower(nano, frames):
-    _, expected = nano.thinker.model.audio_tower._get_feat_extract_output_lengths(torch.tensor([frames]))
+    _, expected = nano.model.model.audio_tower._get_feat_extract_output_lengths(torch.tensor([frames]))
     assert audio_token_count(frames) == int(expected)
 
 
@@ -114,16 +114,16 @@ def test_any_placeholder_without_media_is_refused(kind):
 
 def test_an_answer_begins_after_the_largest_position_of_any_axis():
     prompt = torch.tensor([[0, 1, 1], [0, 1, 9], [0, 4, 1]])
-    assert response_positions(prompt, 3).tolist() == [[10, 11, 12]] * 3
-    assert response_positions(prompt, 0).shape == (3, 0)
+    assert continued_positions(prompt, 3).tolist() == [[10, 11, 12]] * 3
+    assert continued_positions(prompt, 0).shape == (3, 0)
 
 
 @pytest.mark.parametrize(("frames", "seconds", "sound", "interleaved"), LAYOUTS)
 def test_positions_equal_those_of_transformers(nano, frames, seconds, sound, interleaved):
     grid, per_grid = (frames // 2, 4, 6), 2 * seconds / frames
     layout = ClipLayout(grid, per_grid, None, sound, interleaved)
-    tokens, positions = expand_prompt(prompt_tokens(nano, audio=sound > 0 and not interleaved), layout, nano.ids)
-    expected, deltas = nano.thinker.get_rope_index(
+    tokens, positions = expand_prompt(prompt_tokens(nano, audio=sound > 0 and not interleaved), layout, nano.inputs.ids)
+    expected, deltas = nano.model.get_rope_index(
         tokens[None],
         None,
         torch.tensor([grid]),
@@ -134,13 +134,13 @@ def test_positions_equal_those_of_transformers(nano, frames, seconds, sound, int
     )
     assert torch.equal(expected[:, 0], positions)
     # and an answer goes on where transformers' generation would
-    assert response_positions(positions, 2)[0].tolist() == [len(tokens) + int(deltas), len(tokens) + int(deltas) + 1]
+    assert continued_positions(positions, 2)[0].tolist() == [len(tokens) + int(deltas), len(tokens) + int(deltas) + 1]
 
 
 @pytest.mark.parametrize("seconds", [2.0, 10.0, 30.0])
 def test_interleaved_tokens_equal_those_of_the_processor(nano, seconds):
     sound = min(250, int(25 * seconds))
-    stock = nano.processor.replace_video_with_audio_token(
+    stock = nano.inputs.processor.replace_video_with_audio_token(
         {"video_grid_thw": torch.tensor([[4, 4, 6]]), "video_second_per_grid": [2 * seconds / 8]},
         0,
         {"num_audio_tokens": [sound]},
@@ -149,16 +149,16 @@ def test_interleaved_tokens_equal_those_of_the_processor(nano, seconds):
         seconds_per_chunk=2.0,
     )
     layout = ClipLayout((4, 4, 6), 2 * seconds / 8, None, sound, True)
-    tokens, _ = expand_prompt(prompt_tokens(nano, audio=False), layout, nano.ids)
-    assert nano.processor.tokenizer.decode(tokens).count(stock) == 1
+    tokens, _ = expand_prompt(prompt_tokens(nano, audio=False), layout, nano.inputs.ids)
+    assert nano.inputs.processor.tokenizer.decode(tokens).count(stock) == 1
 
 
 def test_sound_and_picture_of_the_same_second_share_a_temporal_position(nano):
     """Eight frames over ten seconds are 0.8 fps: one step of two frames is 2.5 s, or 62.5 positions of 40 ms."""
     layout = ClipLayout((4, 4, 6), 2.5, None, 250, True)
-    tokens, positions = expand_prompt(prompt_tokens(nano, audio=False), layout, nano.ids)
-    video = positions[0][tokens == nano.ids.video].unique().tolist()
-    sound = positions[0][tokens == nano.ids.audio].tolist()
+    tokens, positions = expand_prompt(prompt_tokens(nano, audio=False), layout, nano.inputs.ids)
+    video = positions[0][tokens == nano.inputs.ids.video].unique().tolist()
+    sound = positions[0][tokens == nano.inputs.ids.audio].tolist()
     first = sound[0]
     assert [time - first for time in video] == [0, 62, 125, 187]
     assert [time - first for time in sound] == list(range(250))  # 25 per second, so second s is at 25 * s
@@ -169,7 +169,7 @@ def test_sound_and_picture_of_the_same_second_share_a_temporal_position(nano):
 def test_a_dropped_frame_rate_would_show(nano):
     """The processor's silent default of 2 fps puts the last step at 3 s instead of 7.5 s."""
     right, wrong = (
-        expand_prompt(prompt_tokens(nano), ClipLayout((4, 4, 6), spg, None, 250, False), nano.ids)[1]
+        expand_prompt(prompt_tokens(nano), ClipLayout((4, 4, 6), spg, None, 250, False), nano.inputs.ids)[1]
         for spg in (2.5, 1.0)
     )
     assert not torch.equal(right, wrong)
@@ -177,11 +177,11 @@ def test_a_dropped_frame_rate_would_show(nano):
 
 def test_placeholder_without_media_is_refused(nano):
     with pytest.raises(ValueError, match="placeholder"):
-        expand_prompt(prompt_tokens(nano), ClipLayout(), nano.ids)
+        expand_prompt(prompt_tokens(nano), ClipLayout(), nano.inputs.ids)
 
 
 def test_text_positions_are_plain(nano):
-    tokens, positions = expand_prompt(prompt_tokens(nano, False, False), ClipLayout(), nano.ids)
+    tokens, positions = expand_prompt(prompt_tokens(nano, False, False), ClipLayout(), nano.inputs.ids)
     assert torch.equal(positions, torch.arange(len(tokens)).expand(3, -1))
 
 
@@ -194,6 +194,6 @@ def test_clip_spacing_reaches_the_positions(builder):
     for spacing in (0.25, 1.25):
         clip = Clip(frames=frames, timestamps=(0.0,) * 8, seconds_per_frame=spacing)
         row = builder.row(make_sample(media=("video",)), clip)
-        video = row.prompt_positions[0][0][row.prompt_ids[0] == builder.ids.video]
+        video = row.prompt_positions[0][0][row.prompt_ids[0] == builder.inputs.ids.video]
         spans.append(int(video.max() - video.min()))
     assert spans == [int(3 * 0.5 * 25), int(3 * 2.5 * 25)]

@@ -15,7 +15,8 @@ from transformers import WhisperFeatureExtractor
 from avrt.arguments import OneLineErrors
 from avrt.commands import shards as shards_command
 from avrt.commands.clip_options import add_clip_options, clip_spec
-from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
+from avrt.data.inputs.preprocessor import Preprocessor
+from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import ClipSpec, FrameBudget
 from avrt.data.media.decode import decode_still, decode_video
 from avrt.data.sample import Modality
@@ -130,9 +131,7 @@ def test_an_odd_number_of_frames_keeps_the_clock(nano, tmp_path, frames):
     path = make_clip(tmp_path / "a.mp4", frames=40, sound_seconds=4.0)
     clip = load_clip({Modality.VIDEO: path}, ClipSpec(frames=frames, budget=SMALL))
     steps = (frames + 1) // 2
-    row = Preprocessor(nano.processor, nano.ids, PromptOptions(audio_in_video=True)).row(
-        make_sample(media=("video", "audio")), clip
-    )
+    row = Preprocessor(nano.inputs, PromptOptions(audio_in_video=True)).row(make_sample(media=("video", "audio")), clip)
     assert row.grids.tolist() == [[steps, 2, 4]]
     assert torch.equal(row.prompt_positions[0], stock_positions(nano, row))
 
@@ -140,7 +139,7 @@ def test_an_odd_number_of_frames_keeps_the_clock(nano, tmp_path, frames):
 def stock_positions(nano, row):
     """Positions of a row with interleaved sound by transformers' own function."""
     tokens = row.prompt_ids[0]
-    expected, _ = nano.thinker.get_rope_index(
+    expected, _ = nano.model.get_rope_index(
         tokens[None],
         None,
         row.grids,
@@ -155,7 +154,7 @@ def stock_positions(nano, row):
 @pytest.mark.parametrize("length", [30.5, 60.0, 299.97, 299.993, 300.0, 300.013, 300.02, 320.0])
 def test_log_mel_of_long_sounds_is_the_stock_processors(nano, length):
     """The released one pads to 300 s; beyond that it has to be told not to cut, and mirrors the end."""
-    processor = copy.copy(nano.processor)
+    processor = copy.copy(nano.inputs.processor)
     processor.feature_extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300)
     sound = torch.randn(int(length * 16_000), generator=torch.Generator().manual_seed(0)) * 0.1
     sound[: len(sound) // 2] *= 0.01
@@ -174,7 +173,7 @@ def test_stills_have_the_size_that_the_stock_processor_gives_them(nano, tmp_path
     """The released processor's limits, 4 to 16,384 tokens, not those of a video's frames."""
     Image.new("RGB", size, "red").save(tmp_path / "a.png")
     picture = decode_still(tmp_path / "a.png", ClipSpec())
-    stock = nano.processor.image_processor(
+    stock = nano.inputs.processor.image_processor(
         images=[Image.open(tmp_path / "a.png")], min_pixels=3136, max_pixels=12_845_056, return_tensors="pt"
     )
     _, rows, columns = stock["image_grid_thw"][0].tolist()
@@ -324,7 +323,7 @@ def test_shards_of_another_patch_size_are_refused_in_one_line(tmp_path):
 
 def test_a_prompt_that_does_not_fit_says_what_to_do(nano, tmp_path):
     clip = load_clip({Modality.VIDEO: make_clip(tmp_path / "a.mp4")}, ClipSpec(fps=5.0, budget=SMALL))
-    builder = Preprocessor(nano.processor, nano.ids, PromptOptions(max_prompt_tokens=100))
+    builder = Preprocessor(nano.inputs, PromptOptions(max_prompt_tokens=100))
     with pytest.raises(BadSampleError, match=r"limit 100 \(make shards with fewer frames, smaller ones or less sound"):
         builder.row(make_sample(media=("video", "audio")), clip)
-    assert len(Preprocessor(nano.processor, nano.ids, PromptOptions()).row(make_sample(), clip).prompt_ids[0]) > 100
+    assert len(Preprocessor(nano.inputs, PromptOptions()).row(make_sample(), clip).prompt_ids[0]) > 100

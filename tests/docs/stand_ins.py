@@ -12,7 +12,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from avrt.policy.policy import StudentOptions, load_policy
+from avrt.policy.options import StudentOptions
+from avrt.policy.policy import load_policy
 from avrt.policy.saving import export_policy
 from data_recipes.nano_world import SOUNDS, THINGS, Scene, render
 

@@ -8,8 +8,10 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.errors import AvrtError
-from avrt.policy.policy import LoraOptions, StudentOptions, load_policy
-from avrt.policy.saving import export_policy, policy_from_checkpoint
+from avrt.policy.options import LoraOptions, StudentOptions
+from avrt.policy.policy import load_policy
+from avrt.policy.saving import export_policy
+from avrt.training.trained_policy import policy_from_checkpoint
 
 
 def logits(thinker, ids):
@@ -23,12 +25,12 @@ def test_round_trip(nano, tmp_path, full_layout):
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     ids = torch.arange(20, 60)[None]
-    assert torch.equal(logits(loaded, ids), logits(nano.thinker, ids))
+    assert torch.equal(logits(loaded, ids), logits(nano.model, ids))
     processor = Qwen2_5OmniProcessor.from_pretrained(tmp_path)
     text = "<think>The frames show a box.</think>"
-    assert processor.tokenizer.encode(text) == nano.processor.tokenizer.encode(text)
+    assert processor.tokenizer.encode(text) == nano.inputs.processor.tokenizer.encode(text)
     again = load_policy(StudentOptions(source=str(tmp_path), dtype="float32"))
-    assert again.ids == nano.ids
+    assert again.inputs.ids == nano.inputs.ids
     with pytest.raises(AvrtError, match="already holds a model"):
         export_policy(nano, tmp_path)
 
@@ -49,7 +51,7 @@ def test_adapters_are_merged(tmp_path):
             if "lora_B" in name:
                 p.normal_(0, 0.1)
     ids = torch.arange(20, 60)[None]
-    expected = logits(student.thinker, ids)
+    expected = logits(student.model, ids)
     export_policy(student, tmp_path)
     loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path)
     assert torch.allclose(logits(loaded, ids), expected, atol=1e-4)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from avrt.data.inputs.batch import collate
 from avrt.data.media.clip import Clip
 from avrt.models.feature_cache import FeatureCacheOptions
-from avrt.policy.policy import StudentOptions, load_policy
+from avrt.policy.options import StudentOptions
+from avrt.policy.policy import load_policy
 from tests.conftest import make_sample
 from tests.training.runs import SMALL, fit
 
@@ -25,8 +27,8 @@ def tower_runs(student):
     def hear(module, args, kwargs):
         counts["frames"] += 1
 
-    student.thinker.model.visual.register_forward_pre_hook(see, with_kwargs=True)
-    student.thinker.model.audio_tower.register_forward_pre_hook(hear, with_kwargs=True)
+    student.model.model.visual.register_forward_pre_hook(see, with_kwargs=True)
+    student.model.model.audio_tower.register_forward_pre_hook(hear, with_kwargs=True)
     return counts
 
 
@@ -39,14 +41,14 @@ def same(one, other):
 
 def test_a_second_pass_runs_no_tower_and_gives_the_same(nano, batch, tmp_path):
     student = cached_student(tmp_path)
-    same(student.encode(batch), nano.encode(batch))
+    same(student.encode(batch).features, nano.encode(batch).features)
     counts = tower_runs(student)
-    same(student.encode(batch), nano.encode(batch))
+    same(student.encode(batch).features, nano.encode(batch).features)
     assert counts == {"patches": 0, "frames": 0}
     student.cache.flush()
     later = cached_student(tmp_path)
     counts = tower_runs(later)
-    same(later.encode(batch), nano.encode(batch))
+    same(later.encode(batch).features, nano.encode(batch).features)
     assert counts == {"patches": 0, "frames": 0}
     assert later.cache.misses == 0
 
@@ -59,8 +61,8 @@ def test_only_what_is_missing_is_encoded(nano, builder, batch, tmp_path):
     student.encode(rows[0])
     student.encode(rows[1])
     counts = tower_runs(student)
-    mixed = builder.collate(rows)
-    same(student.encode(mixed), nano.encode(mixed))
+    mixed = collate(rows)
+    same(student.encode(mixed).features, nano.encode(mixed).features)
     patches = rows[3].pixels.shape[0] + rows[4].pixels.shape[0]
     assert counts["patches"] == patches
     assert student.cache.hits == 2 + 1 + 1 + 1  # what came before, and the first clip's sound beside a still picture
@@ -77,13 +79,13 @@ def test_other_towers_have_features_of_their_own(batch, tmp_path):
 
 
 def test_the_cache_stays_within_its_size(nano, batch, tmp_path):
-    one = sum(t.numel() * 4 for t in nano.encode(batch).vision[:1])
+    one = sum(t.numel() * 4 for t in nano.encode(batch).features.vision[:1])
     student = cached_student(tmp_path, gigabytes=2.5 * one / 1e9)
-    same(student.encode(batch), nano.encode(batch))
+    same(student.encode(batch).features, nano.encode(batch).features)
     student.cache.flush()
     kept = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
     assert 0 < kept < 2.5 * one + 2000
-    same(student.encode(batch), nano.encode(batch))
+    same(student.encode(batch).features, nano.encode(batch).features)
 
 
 def test_a_damaged_file_costs_time_and_nothing_else(nano, batch, tmp_path):
@@ -94,7 +96,7 @@ def test_a_damaged_file_costs_time_and_nothing_else(nano, batch, tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     again = cached_student(tmp_path)
     assert len(again.cache) == 0
-    same(again.encode(batch), nano.encode(batch))
+    same(again.encode(batch).features, nano.encode(batch).features)
 
 
 @pytest.mark.parametrize(("stage", "zero"), [("sft", 2), ("grpo", 2), ("grpo", 3)])

@@ -3,28 +3,31 @@
 import pytest
 import torch
 
+from avrt.data.inputs.batch import collate
 from avrt.data.media.clip import Clip
+from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.models.qwen2_5_omni import towers as features_module
-from avrt.models.qwen2_5_omni.towers import ClipFeatures, embed_tokens, encode_clips
-from avrt.models.scoring import Prompts, response_states
-from avrt.policy.policy import StudentOptions, load_policy
+from avrt.models.qwen2_5_omni.towers import encode_clips
+from avrt.models.teacher_forcing import completion_states
+from avrt.policy.options import StudentOptions
+from avrt.policy.policy import load_policy
 from avrt.policy.saving import export_policy
 from tests.conftest import make_sample, stock_media
 
 
 def test_reused_features_equal_a_plain_forward_pass(nano, batch):
-    features = nano.encode(batch)
-    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, features)
-    states = response_states(nano.text, prompts, batch.response_ids)
+    features = nano.encode(batch).features
+    prompts = EncodedPrompts(batch.prompt_ids, batch.prompt_positions, features)
+    states = completion_states(nano.decoder, prompts, batch.completion_ids)
     for i in range(len(batch)):
-        ids = torch.cat([batch.prompt_ids[i], batch.response_ids[i]])[None]
-        hidden = nano.thinker.model(
+        ids = torch.cat([batch.prompt_ids[i], batch.completion_ids[i]])[None]
+        hidden = nano.model.model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             **stock_media(batch, i),
         ).last_hidden_state[0]
         expected = hidden[len(batch.prompt_ids[i]) - 1 : -1]
-        assert torch.allclose(states.hidden[states.rows == i], expected, atol=2e-5)
+        assert torch.allclose(states.hidden_states[states.completion_index == i], expected, atol=2e-5)
 
 
 def test_rows_of_mixed_media_equal_rows_alone(nano, builder, batch):
@@ -33,19 +36,19 @@ def test_rows_of_mixed_media_equal_rows_alone(nano, builder, batch):
     media = [Clip(audio=clip.audio), Clip(image=clip.frames[0], audio=clip.audio[:20_000]), Clip(), clip]
     names = [("audio",), ("image", "audio"), (), ("video", "audio")]
     rows = [builder.row(make_sample(str(i), media=m), c) for i, (m, c) in enumerate(zip(names, media, strict=True))]
-    mixed = builder.collate(rows)
-    together = nano.encode(mixed)
+    mixed = collate(rows)
+    together = nano.encode(mixed).features
     for i, row in enumerate(rows):
-        alone = nano.encode(row)
+        alone = nano.encode(row).features
         for a, b in ((together.vision[i], alone.vision[0]), (together.audio[i], alone.audio[0])):
             assert (a is None) == (b is None)
             assert a is None or torch.allclose(a, b, atol=1e-5)
-    prompts = Prompts(mixed.prompt_ids, mixed.prompt_positions, together)
-    states = response_states(nano.text, prompts, mixed.response_ids)
+    prompts = EncodedPrompts(mixed.prompt_ids, mixed.prompt_positions, together)
+    states = completion_states(nano.decoder, prompts, mixed.completion_ids)
     for i, row in enumerate(rows):
-        alone = Prompts(row.prompt_ids, row.prompt_positions, nano.encode(row))
-        expected = response_states(nano.text, alone, row.response_ids)
-        assert torch.allclose(states.hidden[states.rows == i], expected.hidden, atol=2e-5)
+        alone = nano.encode(row)
+        expected = completion_states(nano.decoder, alone, row.completion_ids)
+        assert torch.allclose(states.hidden_states[states.completion_index == i], expected.hidden_states, atol=2e-5)
 
 
 def test_portions_of_patches_by_hand():
@@ -57,24 +60,24 @@ def test_portions_of_patches_by_hand():
 
 def test_many_patches_are_encoded_in_portions(nano, batch, monkeypatch):
     """The same features, in as many calls as it takes; one call where ranks have to keep in step."""
-    whole = nano.encode(batch)
+    whole = nano.encode(batch).features
     sizes = batch.grids.prod(-1).tolist()
     calls = []
-    tower = nano.thinker.get_video_features
+    tower = nano.model.get_video_features
     monkeypatch.setattr(
-        nano.thinker, "get_video_features", lambda pixels, grids: calls.append(len(pixels)) or tower(pixels, grids)
+        nano.model, "get_video_features", lambda pixels, grids: calls.append(len(pixels)) or tower(pixels, grids)
     )
     monkeypatch.setattr(features_module, "PATCHES_AT_ONCE", 2 * sizes[0])
-    parts = encode_clips(nano.thinker, batch)
+    parts = encode_clips(nano.model, batch)
     assert calls == [2 * sizes[0]] * 2
     for one, other in zip(whole.vision, parts.vision, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
-    encode_clips(nano.thinker, batch, always=True)
+    encode_clips(nano.model, batch, run_on_empty=True)
     assert calls[2:] == [sum(sizes)]
 
 
 def test_features_follow_picture_and_sound(nano, batch):
-    features = nano.encode(batch)
+    features = nano.encode(batch).features
     for rows in (features.vision, features.audio):
         assert not torch.allclose(rows[0][:10], rows[1][:10], atol=1e-3)
 
@@ -83,9 +86,9 @@ def test_towers_and_text_model_have_one_type(nano, batch, tmp_path):
     """Also where the files hold another: a tower left in it would give features that the text model cannot take."""
     export_policy(nano, tmp_path / "model")  # float32
     student = load_policy(StudentOptions(source=str(tmp_path / "model"), dtype="bfloat16"))
-    assert {p.dtype for p in student.thinker.parameters()} == {torch.bfloat16}
-    features = student.encode(batch)
-    exact = nano.encode(batch)
+    assert {p.dtype for p in student.model.parameters()} == {torch.bfloat16}
+    features = student.encode(batch).features
+    exact = nano.encode(batch).features
     for ours, theirs in zip([*features.vision, *features.audio], [*exact.vision, *exact.audio], strict=True):
         assert ours.dtype == torch.bfloat16
         assert (ours.float() - theirs).norm() < 0.05 * theirs.norm()
@@ -95,13 +98,13 @@ def test_towers_run_on_a_minimal_input_where_every_rank_must_take_part(nano, bui
     calls = []
     hooks = [
         tower.register_forward_hook(lambda *_: calls.append(1))
-        for tower in (nano.thinker.model.visual, nano.thinker.model.audio_tower)
+        for tower in (nano.model.model.visual, nano.model.model.audio_tower)
     ]
     try:
         row = builder.row(make_sample(), Clip())
-        nothing = encode_clips(nano.thinker, row, always=False)
+        nothing = encode_clips(nano.model, row, run_on_empty=False)
         assert not calls
-        encode_clips(nano.thinker, row, always=True)
+        encode_clips(nano.model, row, run_on_empty=True)
         assert len(calls) == 2
         assert nothing.vision == nothing.audio == [None]
     finally:
@@ -112,45 +115,45 @@ def test_towers_run_on_a_minimal_input_where_every_rank_must_take_part(nano, bui
 @pytest.mark.parametrize("packed", [True, False])
 def test_placeholders_in_an_answer_are_plain_tokens(nano, batch, packed):
     """From the first token on; the states are those of the text model on the tokens' own embeddings."""
-    features = nano.encode(batch)
-    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, features).rows([0])
-    strange = torch.tensor([nano.ids.video, nano.ids.audio, nano.ids.image, 5, 7])
+    features = nano.encode(batch).features
+    prompts = EncodedPrompts(batch.prompt_ids, batch.prompt_positions, features).rows([0])
+    strange = torch.tensor([nano.inputs.ids.video, nano.inputs.ids.audio, nano.inputs.ids.image, 5, 7])
     with torch.no_grad():
-        states = response_states(nano.text, prompts, [strange], packed=packed)
+        states = completion_states(nano.decoder, prompts, [strange], packed=packed)
         ids, length = batch.prompt_ids[0], len(batch.prompt_ids[0])
-        table = nano.text.language_model.embed_tokens
+        table = nano.decoder.language_model.embed_tokens
         embedded = torch.cat([table(ids), table(strange)])
-        embedded[:length][ids == nano.ids.video] = features.vision[0]
-        embedded[:length][ids == nano.ids.audio] = features.audio[0]
+        embedded[:length][ids == nano.inputs.ids.video] = features.vision[0]
+        embedded[:length][ids == nano.inputs.ids.audio] = features.audio[0]
         following = int(batch.prompt_positions[0].max()) + 1
         places = torch.cat([batch.prompt_positions[0], torch.arange(following, following + 5).expand(3, -1)], dim=1)
-        expected = nano.text.hidden(embedded[None], places[:, None], torch.ones(1, length + 5, dtype=torch.long))[0]
-    assert torch.allclose(states.hidden, expected[length - 1 : length + 4], atol=2e-5)
+        expected = nano.decoder.hidden_states(
+            embedded[None], places[:, None], torch.ones(1, length + 5, dtype=torch.long)
+        )[0]
+    assert torch.allclose(states.hidden_states, expected[length - 1 : length + 4], atol=2e-5)
     assert states.targets.tolist() == strange.tolist()
-    assert states.rows.tolist() == [0] * 5
+    assert states.completion_index.tolist() == [0] * 5
 
 
 def test_wrong_number_of_placeholders_is_an_error(nano, batch):
-    features = nano.encode(batch).rows([0])
+    features = nano.encode(batch).features.rows([0])
     ids = batch.prompt_ids[0][None]
-    embedding = nano.text.language_model.embed_tokens
     with pytest.raises(RuntimeError, match="placeholders"):
-        embed_tokens(embedding, ids, torch.zeros_like(ids, dtype=torch.bool), features, nano.ids)
+        nano.decoder.embed(ids, torch.zeros_like(ids, dtype=torch.bool), features)
 
 
 def test_towers_in_bfloat16_take_float32_inputs(batch):
     """A feature extractor makes float32, whatever the towers are; the features have the towers' type."""
     student = load_policy(StudentOptions(source="nano", dtype="bfloat16"))
-    features = student.encode(batch)
+    features = student.encode(batch).features
     for rows in (features.vision, features.audio):
         assert {part.dtype for part in rows if part is not None} == {torch.bfloat16}
         assert all(torch.isfinite(part).all() and part.float().std() > 0 for part in rows if part is not None)
 
 
 def test_another_number_of_features_than_placeholders_is_an_error(nano, batch):
-    features = nano.encode(batch)
+    features = nano.encode(batch).features
     ids = torch.nn.utils.rnn.pad_sequence(batch.prompt_ids, batch_first=True)
-    embedding = nano.thinker.get_input_embeddings()
     cut = ClipFeatures([features.vision[0][:-1], *features.vision[1:]], features.audio)
     with pytest.raises(RuntimeError, match="placeholders for"):
-        embed_tokens(embedding, ids, torch.ones_like(ids, dtype=torch.bool), cut, nano.ids)
+        nano.decoder.embed(ids, torch.ones_like(ids, dtype=torch.bool), cut)

@@ -55,7 +55,7 @@ def test_forecast_and_measurement_agree_within_a_factor_of_two(checkpointing):
         "from avrt.commands.phases import run_phases\n"
         "from avrt.policy.policy import Policy\nmade = scaled_student(8)\n"
         f"options = replace(made.options, gradient_checkpointing={checkpointing})\n"
-        "student = Policy(made.thinker, made.processor, options)\n"
+        "student = Policy(made.family, made.model, made.inputs.processor, options)\n"
         "for phase in run_phases(student, make_batch(student, 700), 4, 100):\n"
         "    print(phase.name, phase.measured, phase.expected)\n"
     )

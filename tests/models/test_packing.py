@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from avrt.data.inputs.batch import collate
 from avrt.data.media.clip import Clip
 from avrt.models.flex import flex_packed_attention
 from avrt.models.packing import pack_groups, packed_attention
-from avrt.models.scoring import Prompts, response_states
+from avrt.models.teacher_forcing import completion_states
 from avrt.objectives.token_scores import score_tokens
-from avrt.policy.policy import StudentOptions, load_policy
+from avrt.policy.options import StudentOptions
+from avrt.policy.policy import load_policy
 from tests.conftest import make_sample
 
 
@@ -18,7 +20,7 @@ def mixed(nano, builder, batch):
     clip = batch.clips[0]
     media = [(("video", "audio"), clip), (("image", "audio"), Clip(image=clip.frames[2], audio=clip.audio[:16_000])),
              (("audio",), Clip(audio=clip.audio))]  # fmt: skip
-    return builder.collate([builder.row(make_sample(str(i), media=m), c) for i, (m, c) in enumerate(media)])
+    return collate([builder.row(make_sample(str(i), media=m), c) for i, (m, c) in enumerate(media)])
 
 
 def ragged(lengths, seed=0):
@@ -41,15 +43,15 @@ def test_equal_to_separate_rows_with_gradients(mixed, lengths, checkpointing):
     weights = torch.randn(sum(lengths), generator=torch.Generator().manual_seed(1))
     results = []
     for packed in (True, False):
-        prompts = Prompts(mixed.prompt_ids, mixed.prompt_positions, student.encode(mixed))
-        states = response_states(student.text, prompts, responses, packed=packed)
-        scores = score_tokens(states.hidden, states.targets, student.text.lm_head)
+        prompts = student.encode(mixed)
+        states = completion_states(student.decoder, prompts, responses, packed=packed)
+        scores = score_tokens(states.hidden_states, states.targets, student.decoder.lm_head)
         (scores.logprobs * weights).sum().backward()
         gradients = [p.grad.clone() for p in student.parameters() if p.grad is not None]
         student.zero_grad()
         results.append((states, scores, gradients))
     (packed_states, packed_scores, packed_gradients), (states, scores, gradients) = results
-    assert torch.equal(packed_states.rows, states.rows)
+    assert torch.equal(packed_states.completion_index, states.completion_index)
     assert torch.equal(packed_states.targets, states.targets)
     assert torch.allclose(packed_scores.logprobs, scores.logprobs, rtol=1e-5, atol=1e-5)
     assert torch.allclose(packed_scores.entropy, scores.entropy, rtol=1e-5, atol=1e-5)
@@ -64,9 +66,9 @@ def test_bfloat16_stays_within_its_own_rounding(mixed):
     responses = ragged([5, 17, 1, 9, 12, 3])
 
     def logprobs(student, packed):
-        prompts = Prompts(mixed.prompt_ids, mixed.prompt_positions, student.encode(mixed))
-        states = response_states(student.text, prompts, responses, packed=packed)
-        return score_tokens(states.hidden, states.targets, student.text.lm_head).logprobs.detach()
+        prompts = student.encode(mixed)
+        states = completion_states(student.decoder, prompts, responses, packed=packed)
+        return score_tokens(states.hidden_states, states.targets, student.decoder.lm_head).logprobs.detach()
 
     truth = logprobs(exact, False)
     errors = [(logprobs(rounded, packed) - truth).abs().mean().item() for packed in (True, False)]
@@ -74,11 +76,11 @@ def test_bfloat16_stays_within_its_own_rounding(mixed):
 
 
 def test_answers_do_not_see_each_other(nano, mixed):
-    prompts = Prompts(mixed.prompt_ids, mixed.prompt_positions, nano.encode(mixed)).rows([0])
+    prompts = nano.encode(mixed).rows([0])
     one, two, other = ragged([6, 6, 6])
     with torch.no_grad():
-        first = response_states(nano.text, prompts, [one, two]).hidden
-        second = response_states(nano.text, prompts, [one, other]).hidden
+        first = completion_states(nano.decoder, prompts, [one, two]).hidden_states
+        second = completion_states(nano.decoder, prompts, [one, other]).hidden_states
     assert torch.allclose(first[:6], second[:6], atol=1e-6)
     assert not torch.allclose(first[6:], second[6:], atol=1e-3)
 
@@ -108,8 +110,8 @@ def test_attention_against_a_dense_mask(attend):
 def test_flex_attention_scores_like_the_two_part_attention(nano, mixed):
     """Three groups in a row, through the whole model; without gradients, which FlexAttention has on a GPU only."""
     flexible = load_policy(StudentOptions(source="nano", dtype="float32", attention="flex"))
-    prompts = Prompts(mixed.prompt_ids, mixed.prompt_positions, nano.encode(mixed)).rows([0, 1, 2])
+    prompts = nano.encode(mixed).rows([0, 1, 2])
     answers = ragged([6, 1, 0, 3, 5, 9])
     with torch.no_grad():
-        expected = response_states(nano.text, prompts, answers).hidden
-        assert torch.allclose(response_states(flexible.text, prompts, answers).hidden, expected, atol=1e-5)
+        expected = completion_states(nano.decoder, prompts, answers).hidden_states
+        assert torch.allclose(completion_states(flexible.decoder, prompts, answers).hidden_states, expected, atol=1e-5)

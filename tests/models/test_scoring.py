@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from avrt.models.packing import pack_groups
-from avrt.models.scoring import Prompts, pad_positions, pad_rows, response_states
+from avrt.models.teacher_forcing import completion_states, pad_positions, pad_rows
 
 
 def test_rows_are_padded_on_the_side_that_is_asked_for():
@@ -23,11 +23,11 @@ def test_rows_are_padded_on_the_side_that_is_asked_for():
 @pytest.mark.parametrize("packed", [True, False])
 def test_everything_is_made_where_the_inputs_are(nano, batch, packed):
     """What names no device lands on one without data here, as it would stay on the CPU when the inputs are on a GPU."""
-    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, nano.encode(batch))
+    prompts = nano.encode(batch)
     with torch.no_grad():
-        expected = response_states(nano.text, prompts, batch.response_ids, packed=packed)
+        expected = completion_states(nano.decoder, prompts, batch.completion_ids, packed=packed)
         with torch.device("meta"):
-            states = response_states(nano.text, prompts, batch.response_ids, packed=packed)
+            states = completion_states(nano.decoder, prompts, batch.completion_ids, packed=packed)
             layout = pack_groups([3, 2], [[1, 2], [0, 0]], torch.device("cpu"))
-    assert torch.equal(states.hidden, expected.hidden)
+    assert torch.equal(states.hidden_states, expected.hidden_states)
     assert {t.device.type for g in layout.groups for t in (g.gather, g.mask, g.real)} == {"cpu"}

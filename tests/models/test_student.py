@@ -4,24 +4,30 @@ import pytest
 import torch
 
 from avrt.errors import AvrtError
-from avrt.models.scoring import Prompts, response_states
-from avrt.policy.policy import LoraOptions, StudentOptions, load_policy
+from avrt.models.teacher_forcing import completion_states
+from avrt.policy.options import LoraOptions, StudentOptions
+from avrt.policy.policy import load_policy
+from avrt.policy.reference import Reference
 
 
 def nano_options(**changes):
     return StudentOptions(**{"source": "nano", "dtype": "float32", **changes})
 
 
-def logits(student, batch, text=None):
-    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, student.encode(batch))
-    text = text or student.text
-    return text.lm_head(response_states(text, prompts, batch.response_ids).hidden)
+def logits(policy, batch):
+    states = completion_states(policy.decoder, policy.encode(batch), batch.completion_ids)
+    return policy.decoder.lm_head(states.hidden_states)
+
+
+def logprobs(scorer, policy, batch):
+    with torch.no_grad():
+        return scorer.logprobs(policy.encode(batch), batch.completion_ids).logprobs
 
 
 def test_only_the_text_model_is_trained(nano):
     trained = {name for name, p in nano.named_parameters() if p.requires_grad}
-    assert all(name.startswith(("thinker.model.language_model.", "thinker.lm_head.")) for name in trained)
-    towers = [*nano.thinker.model.visual.parameters(), *nano.thinker.model.audio_tower.parameters()]
+    assert all(name.startswith(("model.model.language_model.", "model.lm_head.")) for name in trained)
+    towers = [*nano.model.model.visual.parameters(), *nano.model.model.audio_tower.parameters()]
     assert towers
     assert not any(p.requires_grad for p in towers)
     assert 1_000_000 < sum(p.numel() for p in nano.parameters()) < 3_000_000
@@ -30,9 +36,9 @@ def test_only_the_text_model_is_trained(nano):
 def test_towers_stay_in_evaluation_mode(nano):
     was = nano.training
     nano.train()
-    assert nano.thinker.model.language_model.training
-    assert not nano.thinker.model.visual.training
-    assert not nano.thinker.model.audio_tower.training
+    assert nano.model.model.language_model.training
+    assert not nano.model.model.visual.training
+    assert not nano.model.model.audio_tower.training
     nano.train(was)
 
 
@@ -44,21 +50,19 @@ def test_same_seed_same_weights_and_global_random_state_untouched():
     other = load_policy(nano_options(seed=1))
     same = [torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True)]
     assert all(same)
-    assert not torch.equal(one.thinker.lm_head.weight, other.thinker.lm_head.weight)
+    assert not torch.equal(one.model.lm_head.weight, other.model.lm_head.weight)
 
 
 def test_reference_is_a_frozen_copy(batch):
     student = load_policy(nano_options())
-    reference = student.make_reference()
-    before = logits(student, batch)
+    reference = Reference(student)
+    before = logprobs(student, student, batch)
     with torch.no_grad():
         for p in student.parameters():
             if p.requires_grad:
                 p.add_(0.1 * torch.randn_like(p))
-    with student.reference_policy(reference) as text:
-        after = logits(student, batch, text)
-    assert torch.equal(before, after)
-    assert not torch.allclose(logits(student, batch), before)
+    assert torch.equal(before, logprobs(reference, student, batch))
+    assert not torch.allclose(logprobs(student, student, batch), before)
     assert not any(p.requires_grad for p in reference.parameters())
 
 
@@ -69,17 +73,17 @@ def test_lora_trains_adapters_and_the_reference_is_the_student_without_them(batc
     trained = [name for name, p in student.named_parameters() if p.requires_grad]
     assert trained
     assert all("lora_" in name and "language_model" in name for name in trained)
-    assert student.make_reference() is None
+    reference = Reference(student)
+    assert list(reference.parameters()) == []
     with torch.no_grad():
         for name, p in student.named_parameters():
             if "lora_B" in name:
                 p.normal_(0, 0.1)
-    adapted = logits(student, batch)
-    expected = logits(plain, batch)
+    adapted = logprobs(student, student, batch)
+    expected = logprobs(plain, plain, batch)
     assert not torch.allclose(adapted, expected, atol=1e-3)
-    with student.reference_policy(None) as text:
-        assert torch.allclose(logits(student, batch, text), expected, atol=1e-6)
-    assert torch.allclose(logits(student, batch), adapted)  # and the adapters are back
+    assert torch.allclose(logprobs(reference, student, batch), expected, atol=1e-6)
+    assert torch.allclose(logprobs(student, student, batch), adapted)  # and the adapters are back
 
 
 def test_gradient_checkpointing_changes_nothing(batch):
@@ -87,7 +91,7 @@ def test_gradient_checkpointing_changes_nothing(batch):
     for checkpointing in (False, True):
         student = load_policy(nano_options(gradient_checkpointing=checkpointing)).train()
         logits(student, batch).square().mean().backward()
-        gradients.append(student.thinker.model.language_model.layers[0].mlp.up_proj.weight.grad)
+        gradients.append(student.model.model.language_model.layers[0].mlp.up_proj.weight.grad)
     assert torch.allclose(gradients[0], gradients[1], atol=1e-7)
 
 

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+from avrt.data.media.clip import Clip
 from avrt.data.sample import Sample
 from avrt.objectives.advantages import group_advantages
 from avrt.objectives.rewards import LengthReward, RewardOptions, RewardSum
@@ -34,7 +35,7 @@ def test_nearly_equal_lengths_are_nearly_no_reason():
     answers = ["<think>" + " ".join(["word"] * words) + "</think><answer>A</answer>" for words in (190, 185, 195, 188)]
     sample = Sample(id="q", question="?", choices=("a", "b"), answer=0)
     printed = RewardSum(RewardOptions())
-    rewards = torch.tensor([[printed(text, sample)["total"] for text in answers]], dtype=torch.float64)
+    rewards = torch.tensor([[printed(text, sample, Clip())["total"] for text in answers]], dtype=torch.float64)
     assert (rewards[0] - 2).tolist() == pytest.approx([4.0066e-5, 11.9613e-5, 1.2607e-5, 6.2521e-5], abs=1e-9)
     advantages, equal = group_advantages(rewards)
     assert not equal[0]
@@ -43,7 +44,7 @@ def test_nearly_equal_lengths_are_nearly_no_reason():
     assert undamped[0].tolist() == pytest.approx([-0.4100, 1.3402, -1.0142, 0.0840], abs=1e-4)
 
     corrected = RewardSum(RewardOptions(length_shape=LengthReward(w_min=100, w_max=200)))
-    bonus = [corrected(text, sample)["length"] for text in answers]
+    bonus = [corrected(text, sample, Clip())["length"] for text in answers]
     assert bonus == pytest.approx([0.20004, 0.20012, 0.20001, 0.20006], abs=5e-6)
 
     for same in (3.0, 2.2, 0.0):

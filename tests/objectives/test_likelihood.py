@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from avrt.models.scoring import Prompts, response_states
-from avrt.objectives.token_scores import chunk_count, response_loss, score_tokens
+from avrt.models.teacher_forcing import completion_states
+from avrt.objectives.token_scores import chunk_count, completion_loss, score_tokens
 from tests.conftest import stock_media
 
 
@@ -47,17 +47,17 @@ def test_logits_are_not_kept_for_the_backward_pass():
 
 def test_eq_1_against_cross_entropy_over_full_logits_of_the_stock_model(nano, batch):
     """Loss and gradient of one real batch equal transformers' own forward pass with labels."""
-    text = nano.text
-    prompts = Prompts(batch.prompt_ids, batch.prompt_positions, nano.encode(batch))
-    states = response_states(text, prompts, batch.response_ids)
-    scores = score_tokens(states.hidden, states.targets, text.lm_head)
+    text = nano.decoder
+    prompts = nano.encode(batch)
+    states = completion_states(text, prompts, batch.completion_ids)
+    scores = score_tokens(states.hidden_states, states.targets, text.lm_head)
     total = len(states.targets)
-    ours = response_loss(scores.logprobs, torch.ones(total), total)
+    ours = completion_loss(scores.logprobs, torch.ones(total), total)
 
     summed = torch.zeros(())
     for i in range(len(batch)):
-        ids = torch.cat([batch.prompt_ids[i], batch.response_ids[i]])[None]
-        logits = nano.thinker(
+        ids = torch.cat([batch.prompt_ids[i], batch.completion_ids[i]])[None]
+        logits = nano.model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             **stock_media(batch, i),
@@ -67,14 +67,14 @@ def test_eq_1_against_cross_entropy_over_full_logits_of_the_stock_model(nano, ba
         summed = summed + torch.nn.functional.cross_entropy(logits[:-1], labels[1:], ignore_index=-100, reduction="sum")
     theirs = summed / total
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
-    weight = nano.thinker.model.language_model.layers[0].mlp.up_proj.weight
+    weight = nano.model.model.language_model.layers[0].mlp.up_proj.weight
     (a,), (b,) = torch.autograd.grad(ours, [weight]), torch.autograd.grad(theirs, [weight])
     assert torch.allclose(a, b, atol=1e-6, rtol=1e-4)
 
 
 def test_filler_tokens_weigh_nothing():
     logprobs = torch.tensor([-1.0, -2.0, -5.0])
-    assert response_loss(logprobs, torch.tensor([1.0, 1.0, 0.0]), 2).item() == pytest.approx(1.5)
+    assert completion_loss(logprobs, torch.tensor([1.0, 1.0, 0.0]), 2).item() == pytest.approx(1.5)
 
 
 def test_scores_of_bfloat16_logits_are_computed_in_float32():

@@ -66,7 +66,7 @@ def test_kl_is_added_with_its_weight_and_needs_a_reference():
 # advantage -1. Four tokens at most.
 SEQUENCES = torch.tensor([0, 0, 1])
 RATIOS, ADVANTAGES = torch.tensor([1.5, 1.0, 0.5]), torch.tensor([1.0, 1.0, -1.0])
-TOTALS = StepTotals(answers=2, tokens=3, longest=4)
+TOTALS = StepTotals(completions=2, tokens=3, longest=4)
 GSPO = 1.5**0.5  # geometric mean of 1.5 and 1.0
 
 

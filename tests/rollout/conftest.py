@@ -2,15 +2,15 @@
 
 import pytest
 
+from avrt.data.inputs.batch import collate
 from avrt.data.media.clip import Clip
-from avrt.models.scoring import Prompts
 from tests.conftest import make_sample
 
 
 @pytest.fixture
 def prompts(nano, batch):
     """Four questions on video with sound; all have the same number of tokens."""
-    return Prompts(batch.prompt_ids, batch.prompt_positions, nano.encode(batch))
+    return nano.encode(batch)
 
 
 @pytest.fixture
@@ -19,6 +19,6 @@ def uneven(nano, builder, batch):
     clip = batch.clips[0]
     media = [((), Clip()), (("video", "audio"), clip), (("image",), Clip(image=clip.frames[2])),
              (("audio",), Clip(audio=clip.audio[:24_000]))]  # fmt: skip
-    rows = builder.collate([builder.row(make_sample(str(i), media=m), c) for i, (m, c) in enumerate(media)])
+    rows = collate([builder.row(make_sample(str(i), media=m), c) for i, (m, c) in enumerate(media)])
     assert len({len(ids) for ids in rows.prompt_ids}) == 4
-    return Prompts(rows.prompt_ids, rows.prompt_positions, nano.encode(rows))
+    return nano.encode(rows)

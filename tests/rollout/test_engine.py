@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from avrt.models.scoring import response_states
+from avrt.models.teacher_forcing import completion_states
 from avrt.objectives.token_scores import score_tokens
-from avrt.policy.policy import StudentOptions, load_policy
+from avrt.policy.options import StudentOptions
+from avrt.policy.policy import load_policy
 from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions
 from tests.conftest import stock_media
@@ -13,15 +14,15 @@ from tests.conftest import stock_media
 
 def sample(nano, prompts, seeds, *, eos=None, tokens=30, temperature=1.0, group_size=1):
     options = SamplingOptions(max_new_tokens=tokens, temperature=temperature)
-    stop = nano.processor.tokenizer.eos_token_id if eos is None else eos
-    return generate(nano.text, prompts, options, eos_token_id=stop, seeds=seeds, group_size=group_size)
+    stop = nano.inputs.processor.tokenizer.eos_token_id if eos is None else eos
+    return generate(nano.decoder, prompts, options, eos_token_id=stop, seeds=seeds, group_size=group_size)
 
 
 def test_greedy_equals_transformers_generate_token_by_token(nano, batch, prompts):
     ours = sample(nano, prompts, [0] * 4, temperature=0.0)
     for i in range(4):
         ids = batch.prompt_ids[i][None]
-        theirs = nano.thinker.generate(
+        theirs = nano.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             **stock_media(batch, i),
@@ -33,8 +34,8 @@ def test_greedy_equals_transformers_generate_token_by_token(nano, batch, prompts
 
 def test_recorded_log_probabilities_equal_rescoring(nano, uneven):
     answers = sample(nano, uneven, list(range(12)), group_size=3)
-    states = response_states(nano.text, uneven, [a.token_ids for a in answers])
-    scores = score_tokens(states.hidden, states.targets, nano.text.lm_head)
+    states = completion_states(nano.decoder, uneven, [a.token_ids for a in answers])
+    scores = score_tokens(states.hidden_states, states.targets, nano.decoder.lm_head)
     assert torch.allclose(torch.cat([a.logprobs for a in answers]), scores.logprobs, atol=1e-5)
 
 
@@ -51,7 +52,7 @@ def test_shared_prompts_give_the_answers_of_copied_ones(nano, uneven, group_size
     frequent = sample(nano, uneven, seeds, eos=-1, group_size=group_size)[0].token_ids.mode().values.item()
     shared, copied = (
         generate(
-            nano.text, uneven, options, eos_token_id=frequent, seeds=seeds, group_size=group_size, share_prefix=share
+            nano.decoder, uneven, options, eos_token_id=frequent, seeds=seeds, group_size=group_size, share_prefix=share
         )
         for share in (True, False)
     )
@@ -86,10 +87,12 @@ def test_a_prompt_is_kept_once_or_for_each_answer_as_asked(nano, prompts, share)
         keys = values["past_key_values"].layers[0].keys
         kept.append((values["inputs_embeds"].shape[1], *keys.shape[::2]))
 
-    hook = nano.text.language_model.register_forward_hook(look, with_kwargs=True)
+    hook = nano.decoder.language_model.register_forward_hook(look, with_kwargs=True)
     try:
         options = SamplingOptions(max_new_tokens=3)
-        generate(nano.text, prompts, options, eos_token_id=-1, seeds=list(range(8)), group_size=2, share_prefix=share)
+        generate(
+            nano.decoder, prompts, options, eos_token_id=-1, seeds=list(range(8)), group_size=2, share_prefix=share
+        )
     finally:
         hook.remove()
     length = len(prompts.token_ids[0])
@@ -98,7 +101,7 @@ def test_a_prompt_is_kept_once_or_for_each_answer_as_asked(nano, prompts, share)
 
 def test_an_attention_that_takes_no_layouts_gets_copied_prompts(nano, uneven):
     plain = load_policy(StudentOptions(source="nano", dtype="float32", attention="eager"))
-    assert not plain.text.supports_packing
+    assert not plain.decoder.supports_packing
     for ours, theirs in zip(*(sample(s, uneven, [0] * 4, tokens=8) for s in (plain, nano)), strict=True):
         assert ours.token_ids.tolist() == theirs.token_ids.tolist()
 
@@ -125,7 +128,7 @@ def test_rows_leave_when_a_quarter_has_finished_and_not_before(nano, uneven):
         held = left if left < 0.75 * held else held
         expected.append(held)
     assert len(set(expected)) > 1
-    hook = nano.text.language_model.register_forward_hook(
+    hook = nano.decoder.language_model.register_forward_hook(
         lambda m, a, k, _: rows.append(k["inputs_embeds"].shape[0]), with_kwargs=True
     )
     try:
@@ -153,12 +156,17 @@ def test_decoding_goes_on_while_another_rank_runs(nano, prompts):
 
     options = SamplingOptions(max_new_tokens=10)
     answers = generate(
-        nano.text, prompts.rows([0]), options, eos_token_id=eos, seeds=[0], any_rank_running=other_rank_needs_ten_steps
+        nano.decoder,
+        prompts.rows([0]),
+        options,
+        eos_token_id=eos,
+        seeds=[0],
+        any_rank_running=other_rank_needs_ten_steps,
     )
     assert answers[0].token_ids.tolist() == [eos]
     assert asked == [False] * 8
 
 
 def test_wrong_number_of_seeds_is_refused(nano, prompts):
-    with pytest.raises(ValueError, match="3 seeds for 4 answers"):
+    with pytest.raises(ValueError, match="3 seeds for 4 completions"):
         sample(nano, prompts, [1, 2, 3])

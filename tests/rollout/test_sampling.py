@@ -108,7 +108,7 @@ def test_answers_can_be_limited_further_but_not_less():
 
 def test_the_defaults_are_the_documented_ones():
     options = SamplingOptions()
-    assert (options.max_new_tokens, options.decoding) == (512, "growing")
+    assert (options.max_new_tokens, options.decoding) == (512, "dynamic")
     assert SamplingOptions(max_new_tokens=1, top_p=1.0, top_k=0).exact  # the ends of the ranges are allowed
 
 

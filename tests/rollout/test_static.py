@@ -11,7 +11,7 @@ from avrt.rollout.static import StaticDecoder
 def answers(nano, prompts, decoder, seeds, group_size, tokens=24, eos=-1):
     options = SamplingOptions(max_new_tokens=tokens)
     return generate(
-        nano.text, prompts, options, eos_token_id=eos, seeds=seeds, group_size=group_size, decoder=decoder
+        nano.decoder, prompts, options, eos_token_id=eos, seeds=seeds, group_size=group_size, static=decoder
     )  # fmt: skip
 
 

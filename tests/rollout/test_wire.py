@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from avrt.errors import AvrtError
-from avrt.rollout.vllm_engine import VLLMEngine, VLLMOptions
+from avrt.policy.vllm_engine import VLLMEngine, VLLMOptions
 from avrt.rollout.vllm_process.wire import WireError, receive, send
 
 
@@ -97,7 +97,7 @@ def test_a_sleeping_engine_is_woken_before_it_gets_weights(nano):
         engine = VLLMEngine(options)
         engine.start(nano)
         for _ in range(2):
-            engine.push(nano.text)
+            engine.push(nano)
             engine.rest()
         engine.close()
         thread.join()

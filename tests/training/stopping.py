@@ -20,9 +20,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from avrt.data.inputs.preprocessor import OmniBatch, PromptOptions
+from avrt.data.inputs.batch import OmniBatch
+from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.loading.datamodule import AVDataModule
-from avrt.policy.policy import StudentOptions
+from avrt.policy.options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import RunCheckpoint, complete_checkpoints
 from avrt.training.grpo import GRPOModule

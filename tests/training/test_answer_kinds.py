@@ -10,7 +10,9 @@ import soundfile
 
 from avrt.cli import main
 from avrt.commands.shards import recipes
-from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
+from avrt.data.inputs.batch import collate
+from avrt.data.inputs.preprocessor import Preprocessor
+from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import Clip, FrameBudget
 from avrt.data.sample import Evidence, Relation
 from avrt.data.shards.conversion import write_shards
@@ -88,20 +90,20 @@ def test_several_letters(test, tmp_path):
 def test_the_prompt_asks_for_all_right_choices_and_tells_none(nano):
     seen = Evidence(Relation.VISION, "a purple giraffe", "so it is the zoo")
     several = make_sample(answer=(0, 2), several=True, trace=None, evidence=(seen,))
-    builder = Preprocessor(nano.processor, nano.ids, PromptOptions(), targets=True)
-    row, one = (builder.collate([builder.row(sample, Clip())]) for sample in (several, make_sample(trace=None)))
-    text = nano.processor.tokenizer.decode(row.prompt_ids[0])
+    builder = Preprocessor(nano.inputs, PromptOptions(), targets=True)
+    row, one = (collate([builder.row(sample, Clip())]) for sample in (several, make_sample(trace=None)))
+    text = nano.inputs.processor.tokenizer.decode(row.prompt_ids[0])
     assert SEVERAL_INSTRUCTION in text
     assert INSTRUCTION not in text
     assert "giraffe" not in text
     assert "zoo" not in text
-    assert INSTRUCTION in nano.processor.tokenizer.decode(one.prompt_ids[0])
-    assert "<answer>A,C</answer>" in nano.processor.tokenizer.decode(row.response_ids[0])
+    assert INSTRUCTION in nano.inputs.processor.tokenizer.decode(one.prompt_ids[0])
+    assert "<answer>A,C</answer>" in nano.inputs.processor.tokenizer.decode(row.completion_ids[0])
 
 
 def test_an_own_instruction_for_several_letters(nano):
     options = PromptOptions(several_instruction="Name all that fit.")
-    builder = Preprocessor(nano.processor, nano.ids, options, targets=False)
-    batch = builder.collate([builder.row(make_sample(answer=(0,), several=True, trace=None), Clip())])
-    text = nano.processor.tokenizer.decode(batch.prompt_ids[0])
+    builder = Preprocessor(nano.inputs, options, targets=False)
+    batch = collate([builder.row(make_sample(answer=(0,), several=True, trace=None), Clip())])
+    text = nano.inputs.processor.tokenizer.decode(batch.prompt_ids[0])
     assert text.count("Name all that fit.") == 1

@@ -16,7 +16,7 @@ class PassCounter(pl.Callback):
 
     def on_fit_start(self, trainer, module):
         self.counts = Counter()
-        student = module.student.thinker.model
+        student = module.policy.model.model
         towers = {"vision": student.visual, "audio": student.audio_tower}
         for name, tower in towers.items():
             tower.register_forward_hook(lambda *_, name=name: self.counts.update([name]))

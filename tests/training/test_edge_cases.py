@@ -29,7 +29,7 @@ def test_answers_that_never_end_are_cut_off_and_counted(world, tmp_path):
     assert all(s["completions/cut_off"] == 1.0 for s in steps.values())
     assert all(s["completions/tokens"] == 3.0 for s in steps.values())
     # an untrained student gets nothing right, so all groups have equal rewards: no advantage, no loss but the KL
-    assert all(s["advantage/equal_groups"] == 1.0 for s in steps.values())
+    assert all(s["advantage/zero_std_groups"] == 1.0 for s in steps.values())
     assert all(abs(s["train/loss"]) < 1e-6 for s in steps.values())
     filtered = fit(
         "grpo", world, tmp_path / "filtered", *SHORT, "--model.rollout.max_new_tokens", 3, "--trainer.max_steps", 2,

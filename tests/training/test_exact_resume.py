@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.data.inputs.batch import OmniBatch
 from avrt.data.shards.reader import ShardSet
 from avrt.training.sft import SFTModule
 from tests.training.runs import fit_arguments

@@ -75,7 +75,7 @@ def test_grpo_two_processes_under_zero3_equal_one(world, tmp_path):
     assert last["policy/kl"] > 0
     assert {
         "rewards/format/mean", "rewards/accuracy/std", "rewards/length/mean", "rewards/total/std",
-        "advantage/reward_spread", "advantage/equal_groups", "policy/clip_fraction", "completions/cut_off",
+        "advantage/reward_spread", "advantage/zero_std_groups", "policy/clip_fraction", "completions/cut_off",
         "seconds/rollout", "seconds/reward", "seconds/update",
     } <= set(last)  # fmt: skip
 

@@ -6,28 +6,35 @@ from dataclasses import replace
 import pytest
 import torch
 
-from avrt.models.qwen2_5_omni.towers import ClipFeatures
-from avrt.models.scoring import Prompts
-from avrt.rollout.native import Completion
-from avrt.training.groups import Group, GroupQueue, join_prompts, sampler_logprobs
+from avrt.algorithms.groups import Group, GroupQueue
+from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
+from avrt.rollout.completion import Completion
 from tests.training.runs import SMALL, fit
 
 COIN = '[{"function": "tests.training.test_groups.coin", "weight": 1.0}]'
 NEVER = '[{"function": "tests.training.test_groups.nothing", "weight": 1.0}]'
 
 
-def coin(response, sample):
+def join_prompts(groups):
+    return EncodedPrompts.join([group.prompt for group in groups])
+
+
+def recorded(groups):
+    return torch.cat([completion.logprobs for group in groups for completion in group.completions])
+
+
+def coin(response, sample, clip):
     """Right for about half of the answers, so that half of the groups of two have equal rewards."""
     return float(sum(response.text.encode()) % 2)
 
 
-def nothing(response, sample):
+def nothing(response, sample, clip):
     """The same for every answer."""
     return 0.0
 
 
 def group(number, valid=True):
-    prompt = Prompts([torch.tensor([number])], [torch.zeros(3, 1)], ClipFeatures([None], [None]))
+    prompt = EncodedPrompts([torch.tensor([number])], [torch.zeros(3, 1)], ClipFeatures([None], [None]))
     completions = [Completion(torch.tensor([1, 2]), torch.tensor([-0.5, -float(number)]), True)]
     return Group(prompt, completions, torch.tensor([1.0]), valid)
 
@@ -108,7 +115,7 @@ def test_patience_is_counted_in_batches_and_begins_anew_with_each_step():
 
 def test_everything_of_a_group_survives_in_a_checkpoint():
     features = ClipFeatures([torch.full((2, 3), 0.5)], [None])
-    prompt = Prompts([torch.tensor([4, 5])], [torch.arange(6).reshape(3, 2)], features)
+    prompt = EncodedPrompts([torch.tensor([4, 5])], [torch.arange(6).reshape(3, 2)], features)
     answers = [
         Completion(torch.tensor([1, 2]), torch.tensor([-0.5, -1.5]), True),
         Completion(torch.tensor([3]), torch.tensor([-2.5]), False),
@@ -118,7 +125,7 @@ def test_everything_of_a_group_survives_in_a_checkpoint():
     torch.save(before.to_plain(), buffer)
     buffer.seek(0)
     after = Group.from_plain(torch.load(buffer, weights_only=True), torch.device("cpu"))
-    assert isinstance(after.prompt, Prompts)
+    assert isinstance(after.prompt, EncodedPrompts)
     assert isinstance(after.prompt.features, ClipFeatures)
     assert after.prompt.token_ids[0].tolist() == [4, 5]
     assert after.prompt.positions[0].tolist() == [[0, 1], [2, 3], [4, 5]]
@@ -155,7 +162,7 @@ def test_joining_keeps_the_order():
     assert [int(p[0]) for p in joined.positions] == [30, 50]
     assert [float(v[0, 0]) for v in joined.features.vision] == [3.0, 5.0]
     assert [float(a[0, 0]) for a in joined.features.audio] == [-3.0, -5.0]
-    assert sampler_logprobs(groups).tolist() == [-0.5, -3.0, -0.5, -5.0]
+    assert recorded(groups).tolist() == [-0.5, -3.0, -0.5, -5.0]
 
 
 def test_waiting_groups_survive_in_a_checkpoint_and_are_dealt_to_other_ranks():
@@ -178,7 +185,7 @@ def test_waiting_groups_survive_in_a_checkpoint_and_are_dealt_to_other_ranks():
     assert loaded(3) == [[0, 10], [1, 11], [2, 12]]
     again = GroupQueue(patience=9)
     again.load_state_dict(shares, 1, 2, torch.device("cpu"))
-    assert sampler_logprobs(again.take(3, 3, group(99))).tolist() == [-0.5, -10.0, -0.5, -11.0, -0.5, -12.0]
+    assert recorded(again.take(3, 3, group(99))).tolist() == [-0.5, -10.0, -0.5, -11.0, -0.5, -12.0]
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -193,7 +200,7 @@ def test_training_takes_steps_on_full_batches_of_groups_that_differ(world, tmp_p
     taken = [s for s in steps.values() if s["train/updated"]]
     batches = 48 // 4
     assert 2 <= len(taken) < batches
-    equal = [s["advantage/equal_groups"] for s in steps.values() if "advantage/equal_groups" in s]
+    equal = [s["advantage/zero_std_groups"] for s in steps.values() if "advantage/zero_std_groups" in s]
     assert 0 < sum(equal) / len(equal) < 1
     # leftovers were sampled by an earlier policy; all others by the one that learns
     assert all(s["policy/ratio"] == pytest.approx(1.0, abs=0.05) for s in taken)
@@ -214,11 +221,11 @@ def test_a_run_with_waiting_groups_goes_on_as_if_unbroken(world, tmp_path):
     whole = fit("grpo", world, tmp_path / "whole", *options, *every_step)
     rest = fit("grpo", world, tmp_path / "rest", *options, "--ckpt_path", tmp_path / "step=2.ckpt")
     assert min(rest) > 0
-    assert whole[min(rest) - 1]["advantage/leftover_groups"] > 0, "nothing waits, so that this would test nothing"
+    assert whole[min(rest) - 1]["advantage/waiting_groups"] > 0, "nothing waits, so that this would test nothing"
     assert sum(values["train/updated"] for values in rest.values()) == 3
     for step, values in rest.items():
         learned = ("policy/ratio", "policy/entropy", "train/loss") if values["train/updated"] else ()
-        for name in ("train/updated", "advantage/leftover_groups", *learned):
+        for name in ("train/updated", "advantage/waiting_groups", *learned):
             assert values.get(name) == pytest.approx(whole[step].get(name), abs=1e-6), (step, name)
 
 
@@ -231,4 +238,4 @@ def test_a_reward_that_never_differs_does_not_stop_training(world, tmp_path):
         "--model.loss.beta", 0, "--trainer.max_steps", 2,
     )  # fmt: skip
     assert all(s["train/loss"] == 0 for s in steps.values() if "train/loss" in s)
-    assert {s["advantage/equal_groups"] for s in steps.values() if "advantage/equal_groups" in s} == {1.0}
+    assert {s["advantage/zero_std_groups"] for s in steps.values() if "advantage/zero_std_groups" in s} == {1.0}

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from avrt.commands import shards as shards_command
-from avrt.data.inputs.preprocessor import Preprocessor, PromptOptions
+from avrt.data.inputs.preprocessor import Preprocessor
+from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.reader import ShardSet
 from avrt.evaluation.result import Result
@@ -47,7 +48,7 @@ def long_clips(tmp_path_factory):
 
 def row_of(nano, shards, name):
     index = [sample.id for sample in shards.samples()].index(name)
-    builder = Preprocessor(nano.processor, nano.ids, PromptOptions(audio_in_video=True, system_prompt=""))
+    builder = Preprocessor(nano.inputs, PromptOptions(audio_in_video=True, system_prompt=""))
     return builder.row(*decode_members(shards.read(index)))
 
 
@@ -60,20 +61,20 @@ def test_tokens_and_positions_are_those_of_transformers(nano, long_clips, name):
     assert clip.seconds_per_frame == pytest.approx(LENGTHS[name] / frames)
     assert len(clip.audio) / 16_000 == pytest.approx(LENGTHS[name], abs=0.1)
     grid, per_grid = row.grids, 2 * clip.seconds_per_frame
-    mel = nano.processor.feature_extractor(
+    mel = nano.inputs.processor.feature_extractor(
         clip.audio.numpy(), sampling_rate=16_000, padding="max_length", max_length=300 * 16_000,
         return_attention_mask=True, return_tensors="pt",
     )  # fmt: skip
     length = int(mel["attention_mask"].sum())
     assert torch.equal(mel["input_features"][0, :, :length], row.mel[0])
-    _, heard = nano.thinker.model.audio_tower._get_feat_extract_output_lengths(torch.tensor([length]))
-    media = nano.processor.replace_video_with_audio_token(
+    _, heard = nano.model.model.audio_tower._get_feat_extract_output_lengths(torch.tensor([length]))
+    media = nano.inputs.processor.replace_video_with_audio_token(
         {"video_grid_thw": grid, "video_second_per_grid": [per_grid]}, 0, {"num_audio_tokens": heard.tolist()}, 0,
         position_id_per_seconds=25, seconds_per_chunk=2.0,
     )  # fmt: skip
     tokens = row.prompt_ids[0]
-    assert f"<|vision_bos|>{media}<|vision_eos|>" in nano.processor.tokenizer.decode(tokens)
-    expected, _ = nano.thinker.get_rope_index(
+    assert f"<|vision_bos|>{media}<|vision_eos|>" in nano.inputs.processor.tokenizer.decode(tokens)
+    expected, _ = nano.model.get_rope_index(
         tokens[None], None, grid, torch.ones(1, len(tokens)), True, torch.tensor([length]), torch.tensor([per_grid])
     )
     assert torch.equal(expected[:, 0], row.prompt_positions[0])
@@ -84,7 +85,7 @@ def test_a_minutes_positions_by_hand(nano, long_clips):
     row = row_of(nano, ShardSet(long_clips / "train"), "minute")
     tokens, positions = row.prompt_ids[0], row.prompt_positions[0]
     per_step = int(row.grids[0, 1:].prod()) // 4
-    seen, heard = tokens == nano.ids.video, tokens == nano.ids.audio
+    seen, heard = tokens == nano.inputs.ids.video, tokens == nano.inputs.ids.audio
     start = int(positions[0][seen][0])
     assert positions[0][seen].tolist() == [start + 25 * step for step in range(60) for _ in range(per_step)]
     assert int(heard.sum()) == pytest.approx(1500, abs=3)

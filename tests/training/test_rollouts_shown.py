@@ -5,7 +5,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from avrt.policy.policy import StudentOptions
+from avrt.policy.options import StudentOptions
 from avrt.training.callbacks import ShowRollouts
 from avrt.training.grpo import GRPOModule
 from tests.conftest import avrt

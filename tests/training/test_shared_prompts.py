@@ -11,7 +11,7 @@ TALKATIVE = (
 )  # fmt: skip
 
 
-def talkative(response, sample):
+def talkative(response, sample, clip):
     """A reward that even a random student gets some of: how much it writes."""
     return len(response.text) / 100
 

@@ -16,7 +16,8 @@ from avrt.data.loading.order import SampleOrder, Source
 from avrt.data.loading.plans import EpochPlan
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
-from avrt.training.resume import made_by, make_universal, place_loops
+from avrt.training.deepspeed_internals import made_by, make_universal
+from avrt.training.lightning_internals import place_loops
 from tests.training.stopping import WHYS, Case
 
 CASES = {1: 40, 2: 24}

@@ -5,13 +5,14 @@ import warnings
 import pytest
 import torch
 
-from avrt.data.inputs.preprocessor import OmniBatch
+from avrt.algorithms.groups import Rollout
+from avrt.data.inputs.batch import OmniBatch
 from avrt.data.media.clip import Clip
-from avrt.rollout.native import Completion
+from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
-from avrt.training.base import OptimizerOptions
 from avrt.training.callbacks import group_table
-from avrt.training.grpo import GRPOModule, Rollout
+from avrt.training.grpo import GRPOModule
+from avrt.training.optimizers import OptimizerOptions
 from tests.conftest import make_sample
 
 

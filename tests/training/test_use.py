@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from avrt.policy.saving import policy_from_checkpoint
+from avrt.training.trained_policy import policy_from_checkpoint
 from tests.conftest import avrt
 from tests.training.runs import SMALL, fit
 
@@ -24,7 +24,7 @@ def test_export_has_the_logits_of_the_checkpoint_and_can_be_tested_and_asked(che
     loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path / "model")
     ids = torch.arange(20, 90)[None]
     with torch.no_grad():
-        ours, theirs = (m(input_ids=ids, attention_mask=torch.ones_like(ids)).logits for m in (student.thinker, loaded))
+        ours, theirs = (m(input_ids=ids, attention_mask=torch.ones_like(ids)).logits for m in (student.model, loaded))
     assert torch.equal(ours, theirs)
     nano = ("--config", "sft.yaml", "--config", "nano/sft.yaml", "--trainer.logger", "false", "--data.num_workers", 0)
     answers = {}

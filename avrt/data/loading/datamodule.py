@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
-from avrt.data.inputs.preprocessor import OmniBatch, Preprocessor, PromptOptions, missing_target
+from avrt.data.inputs.batch import OmniBatch
+from avrt.data.inputs.media_inputs import MediaInputs
+from avrt.data.inputs.preprocessor import Preprocessor
+from avrt.data.inputs.prompt_options import PromptOptions, missing_target
 from avrt.data.loading.dropout import ModalityDropout
 from avrt.data.loading.mixture import Curriculum, Mixture, MixtureSource
 from avrt.data.loading.plans import BlockPlan, EpochPlan
@@ -45,6 +47,25 @@ class Ask:
     spec: ClipSpec = field(default_factory=lambda: ClipSpec(audio_seconds=None))
 
 
+@dataclass(frozen=True)
+class BatchRequirements:
+    """What batches are made for.
+
+    Attributes:
+        inputs: How the model's family prepares media and tokens.
+        max_prompt_tokens: Longer prompts are refused as bad samples.
+        traces: Whether training and validation samples are fine-tuned on, so that each needs a target.
+        answers: Whether training samples are rewarded, so that each needs its right answer.
+        answered: Places of the test samples that need no answer any more.
+    """
+
+    inputs: MediaInputs
+    max_prompt_tokens: int
+    traces: bool = False
+    answers: bool = False
+    answered: Collection[int] = ()
+
+
 class OneBatch:
     """A loader of a single batch; a list would be taken for several loaders.
 
@@ -65,9 +86,8 @@ class OneBatch:
 class AVDataModule(pl.LightningDataModule):
     """Batches from shard folders.
 
-    Model inputs need the student's processor: it is taken from the trainer's module, which has `student` (with
-    `processor` and `ids`), `needs_traces`, `needs_answers`, `prompt_limit()`, and `answered()`, which tells the test
-    samples that need no answer any more.
+    What batches are made for is told by `connect`, after `setup` and before the first loader; under the modules of
+    `avrt.training` a callback does that.
 
     Args:
         train: Shards to train on: a folder, an address (`https://...`, `s3://...`), or several of them with weights.
@@ -133,6 +153,7 @@ class AVDataModule(pl.LightningDataModule):
         self.mixture: Mixture | None = None
         self.train_state: dict[str, int] | None = None  # where a resumed run's training data go on
         self._shards: dict[str, ShardSet] = {}
+        self._requirements: BatchRequirements | None = None
         self._train_plan: EpochPlan | None = None
 
     def setup(self, stage: str) -> None:
@@ -145,7 +166,6 @@ class AVDataModule(pl.LightningDataModule):
             if not self.sources:
                 raise AvrtError("no shards given", where="data.train", remedy="add --data.train DIR")
             self.mixture = Mixture(self.sources, [self.open(source.shards) for source in self.sources])
-            self._name_unusable(self.mixture)
         split = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}[stage]
         location = self.folders[split]
         if location is not None:
@@ -155,20 +175,35 @@ class AVDataModule(pl.LightningDataModule):
         elif stage != "fit" and not (split == "predict" and self.ask is not None):
             raise AvrtError("no shards given", where=f"data.{split}", remedy=f"add --data.{split} DIR")
 
-    def _name_unusable(self, mixture: Mixture) -> None:
-        """Say before the run begins which training samples lack what it needs; they are left out of their batches."""
-        module: Any = self.trainer.lightning_module if self.trainer is not None else None
-        if module is None:
+    def connect(self, requirements: BatchRequirements) -> None:
+        """Tell what batches are made for, and name the training samples that lack what it needs.
+
+        Raises:
+            NothingUsableError: If no training sample has it.
+        """
+        self._requirements = requirements
+        if self.mixture is None:
             return
-        traces, answers = module.needs_traces, module.needs_answers
-        lacking = mixture.lacking(lambda s: missing_target(s, self.prompt, traces=traces, answers=answers))
+        traces, answers = requirements.traces, requirements.answers
+        lacking = self.mixture.lacking(lambda s: missing_target(s, self.prompt, traces=traces, answers=answers))
         if not lacking:
             return
-        why, count = next(iter(lacking.values())), len(mixture)
+        why, count = next(iter(lacking.values())), len(self.mixture)
         if len(lacking) == count:
             raise NothingUsableError(f"none of the {count} samples can be trained on: {why}", where="data.train")
         names = ", ".join(list(lacking)[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
         rank_zero_warn(f"{len(lacking)} of {count} training samples are left out, the first {why}: {names}")
+
+    @property
+    def requirements(self) -> BatchRequirements:
+        """What batches are made for.
+
+        Raises:
+            AvrtError: If nobody has told.
+        """
+        if self._requirements is None:
+            raise AvrtError("does not know its model", where="AVDataModule", remedy="call connect() first")
+        return self._requirements
 
     def open(self, location: Location) -> ShardSet:
         """Open a shard folder or address."""
@@ -192,9 +227,9 @@ class AVDataModule(pl.LightningDataModule):
         """The training batches; resumable."""
         assert self.trainer is not None
         assert self.mixture is not None
-        rank, builder = self.trainer.global_rank, self._builder("train")
+        rank, preprocessor = self.trainer.global_rank, self._preprocessor("train")
         stream = BatchStream(
-            self.mixture, self.train_plan, rank, builder, self.num_workers, self.dropout, self.fetch_ahead
+            self.mixture, self.train_plan, rank, preprocessor, self.num_workers, self.dropout, self.fetch_ahead
         )
         if self.train_state is not None:
             stream.load_state_dict(self.train_state)
@@ -222,19 +257,16 @@ class AVDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         shards = self._shards[split]
         source: SampleSource = ShuffledAudio(shards, self.seed) if self.shuffle_audio else shards
-        module: Any = self.trainer.lightning_module
-        done = module.answered() if split == "test" else ()
+        done = self.requirements.answered if split == "test" else ()
         plan = BlockPlan(len(shards), self.eval_batch_size, self.trainer.world_size, frozenset(done))
-        rank, builder = self.trainer.global_rank, self._builder(split)
-        return BatchStream(source, plan, rank, builder, self.num_workers, fetch_ahead=self.fetch_ahead)
+        rank, preprocessor = self.trainer.global_rank, self._preprocessor(split)
+        return BatchStream(source, plan, rank, preprocessor, self.num_workers, fetch_ahead=self.fetch_ahead)
 
-    def _builder(self, split: str) -> Preprocessor:
-        assert self.trainer is not None
-        module: Any = self.trainer.lightning_module
-        targets = split in ("train", "val") and module.needs_traces
-        answers = split == "train" and module.needs_answers
-        options = replace(self.prompt, max_prompt_tokens=module.prompt_limit())
-        return Preprocessor(module.student.processor, module.student.ids, options, targets, answers)
+    def _preprocessor(self, split: str) -> Preprocessor:
+        needed = self.requirements
+        options = replace(self.prompt, max_prompt_tokens=needed.max_prompt_tokens)
+        targets, answers = split in ("train", "val") and needed.traces, split == "train" and needed.answers
+        return Preprocessor(needed.inputs, options, targets=targets, answers=answers)
 
     def _asked(self, ask: Ask) -> OmniBatch:
         if not ask.clip.is_file():
@@ -244,5 +276,5 @@ class AVDataModule(pl.LightningDataModule):
             id=ask.clip.name, question=ask.question, choices=tuple(ask.choices), answer=None, media=clip_media(clip)
         )
         assert self.trainer is not None
-        builder = self._builder("predict")
-        return builder.row(sample, clip) if self.trainer.is_global_zero else builder.padding_sample()
+        preprocessor = self._preprocessor("predict")
+        return preprocessor.row(sample, clip) if self.trainer.is_global_zero else preprocessor.padding_row()

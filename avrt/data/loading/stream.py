@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import webdataset
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from avrt.data.inputs.preprocessor import OmniBatch, Preprocessor
+from avrt.data.inputs.batch import OmniBatch, collate
+from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.loading.dropout import ModalityDropout
 from avrt.data.loading.plans import Plan
 from avrt.data.shards.members import decode_members
@@ -46,7 +47,7 @@ class BatchStream:
         source: The samples.
         plan: Their order.
         rank: This rank.
-        builder: Makes model inputs, in the workers.
+        preprocessor: Makes model inputs, in the workers.
         num_workers: Worker processes; 0 reads in the main process.
         dropout: Takes senses from samples at random.
         fetch_ahead: How many of the rank's samples are prefetched.
@@ -57,7 +58,7 @@ class BatchStream:
         source: SampleSource,
         plan: Plan,
         rank: int,
-        builder: Preprocessor,
+        preprocessor: Preprocessor,
         num_workers: int = 0,
         dropout: ModalityDropout | None = None,
         fetch_ahead: int = 0,
@@ -66,8 +67,8 @@ class BatchStream:
         self._rank = rank
         self._source = source
         self._fetch_ahead = fetch_ahead
-        self._make_row = _RowMaker(source, builder, dropout)
-        self._collate = builder.collate
+        self._make_row = _RowMaker(source, preprocessor, dropout)
+        self._collate = collate
         self._num_workers = num_workers
         self._epoch = 0
         self._position = 0
@@ -169,23 +170,23 @@ def _to_rows(steps: Iterable[Step]) -> Iterator[tuple[int, int | None]]:
 class _RowMaker:
     """Fourth stage: a batch of one for each sample; an unreadable one becomes a padding sample that names the fault."""
 
-    def __init__(self, source: SampleSource, builder: Preprocessor, dropout: ModalityDropout | None) -> None:
+    def __init__(self, source: SampleSource, preprocessor: Preprocessor, dropout: ModalityDropout | None) -> None:
         self._source = source
-        self._builder = builder
+        self._preprocessor = preprocessor
         self._dropout = dropout
 
     def __call__(self, place: tuple[int, int | None]) -> OmniBatch:
         epoch, index = place
         if index is None:
-            return self._builder.padding_sample()
+            return self._preprocessor.padding_row()
         dropped = None
         try:
             sample, clip = decode_members(self._source.read(index))
             if self._dropout is not None:
                 clip, dropped = self._dropout.apply(clip, epoch, index)
-            row = self._builder.row(sample, clip)
+            row = self._preprocessor.row(sample, clip)
         except BadSampleError as error:
-            row = self._builder.padding_sample()
+            row = self._preprocessor.padding_row()
             row.skipped = {self._source.name(index): str(error)}
         row.indices, row.dropped = [index], [dropped] if dropped else []
         return row

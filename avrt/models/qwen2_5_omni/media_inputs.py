@@ -1,4 +1,4 @@
-"""A clip in the form that the model's processor gives: patches of its pictures, log-mel of its sound, and no more work.
+"""Clips as the Qwen2.5-Omni processor gives them to the towers: patches of pictures, log-mel of sound, no more.
 
 Patches stay uint8 until they are on the model's device, a quarter of what has to be moved there; the sound is padded by
 two windows instead of to 300 s. Both equal the processor's output bit for bit (tests/data/test_inputs.py).
@@ -6,52 +6,66 @@ two windows instead of to 300 s. Both equal the processor's output bit for bit (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Qwen2_5OmniProcessor
+
+from avrt.data.inputs.batch import OmniBatch, PixelScale
+from avrt.data.media.clip import Clip
+from avrt.models.qwen2_5_omni.positions import ClipLayout, SpecialTokens, audio_token_count, expand_prompt
 
 Grid = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class PixelScale:
-    """How the processor scales pixels: (value - mean) / std, in units of uint8 values.
-
-    Attributes:
-        mean: For each colour channel.
-        std: For each colour channel.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def apply(self, patches: Tensor) -> Tensor:
-        """Scale (n, 3 * T * P * P) uint8 patches to float32."""
-        mean, std = (torch.tensor(v, device=patches.device)[None, :, None] for v in (self.mean, self.std))
-        channels = patches.view(len(patches), len(self.mean), -1).float()
-        return channels.sub_(mean).div_(std).view(len(patches), -1)
-
-
-class Featurizer:
-    """Makes the tower's inputs from decoded clips.
+class QwenOmniInputs:
+    """Implements `avrt.data.inputs.media_inputs.MediaInputs`.
 
     Args:
-        processor: The model's processor, whose settings are followed.
+        processor: The model's `Qwen2_5OmniProcessor`, whose settings are followed.
+        ids: The model's special tokens and clock.
     """
 
-    def __init__(self, processor: Qwen2_5OmniProcessor) -> None:
+    def __init__(self, processor: Any, ids: SpecialTokens) -> None:
         video, sound = processor.video_processor, processor.feature_extractor
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.ids = ids
         # in float32, as the processor does it
         mean, std = (torch.tensor(v) * (1.0 / video.rescale_factor) for v in (video.image_mean, video.image_std))
         self.scale = PixelScale(tuple(mean.tolist()), tuple(std.tolist()))
         self.temporal = int(video.temporal_patch_size)
         self._patch, self._merge = int(video.patch_size), int(video.merge_size)
+        self.patch_factor = self._patch * self._merge
         self._window = torch.hann_window(sound.n_fft)
         self._hop, self._padded = int(sound.hop_length), int(sound.n_samples)
         self._filters = torch.from_numpy(sound.mel_filters).float().T.contiguous()
+
+    def add(self, batch: OmniBatch, clip: Clip, *, audio_in_video: bool) -> ClipLayout:
+        """Fill in pixels, grids and mel of a batch of one row; where there are frames, a still picture is not shown."""
+        grid = image_grid = None
+        if clip.frames is not None:
+            batch.pixels, grid = self.patches(clip.frames)  # frames of a shard have the model's size already
+        elif clip.image is not None:
+            batch.pixels, image_grid = self.patches(clip.image[None])
+        if (shown := grid or image_grid) is not None:
+            batch.grids, batch.grid_rows, batch.scale = torch.tensor([shown]), [0], self.scale
+        if clip.audio is not None:
+            batch.mel, batch.mel_rows = self.log_mel(clip.audio)[None], [0]
+            batch.mel_lengths = torch.tensor([batch.mel.shape[-1]])
+        return ClipLayout(
+            video_grid=grid,
+            seconds_per_grid=self.temporal * (clip.seconds_per_frame or 1.0),
+            image_grid=image_grid,
+            audio_tokens=0 if batch.mel is None else audio_token_count(batch.mel.shape[-1]),
+            audio_in_video=audio_in_video,
+        )
+
+    def expand(self, prompt: Sequence[int], layout: ClipLayout) -> tuple[Tensor, Tensor]:
+        """Token ids (T,) and TMRoPE positions (3, T) of a prompt with its placeholders expanded."""
+        return expand_prompt(prompt, layout, self.ids)
 
     def patches(self, frames: Tensor) -> tuple[Tensor, Grid]:
         """Cut frames (F, 3, H, W) uint8 into what the vision tower reads, in its order.

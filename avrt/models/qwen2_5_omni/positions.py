@@ -7,15 +7,18 @@ and scoring.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from avrt.data.sample import Modality
+
 
 @dataclass(frozen=True)
-class TokenIds:
+class SpecialTokens:
     """The special tokens and clock of one model.
 
     Attributes:
@@ -38,6 +41,20 @@ class TokenIds:
     seconds_per_chunk: float = 2.0
     merge_size: int = 2
 
+    @classmethod
+    def of(cls, config: Any) -> SpecialTokens:
+        """Those of a thinker configuration."""
+        return cls(
+            image=config.image_token_id,
+            video=config.video_token_id,
+            audio=config.audio_token_id,
+            audio_bos=config.audio_start_token_id,
+            audio_eos=config.audio_end_token_id,
+            positions_per_second=config.position_id_per_seconds,
+            seconds_per_chunk=config.seconds_per_chunk,
+            merge_size=config.vision_config.spatial_merge_size,
+        )
+
 
 @dataclass(frozen=True)
 class ClipLayout:
@@ -57,13 +74,34 @@ class ClipLayout:
     audio_tokens: int = 0
     audio_in_video: bool = False
 
+    @property
+    def media(self) -> tuple[Modality, ...]:
+        """What the clip is shown as."""
+        present = {
+            Modality.VIDEO: self.video_grid is not None,
+            Modality.IMAGE: self.image_grid is not None,
+            Modality.AUDIO: self.audio_tokens > 0,
+        }
+        return tuple(medium for medium, is_present in present.items() if is_present)
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether the sound lies within the video."""
+        return self.audio_in_video and self.video_grid is not None and self.audio_tokens > 0
+
+
+def is_interleaved(prompt: list[int], ids: SpecialTokens) -> bool:
+    """Whether a prompt's sound lies within its video: the sound's begin mark is followed by a video token."""
+    begin = prompt.index(ids.audio_bos) if ids.audio_bos in prompt else -1
+    return begin >= 0 and prompt[begin + 1] == ids.video
+
 
 def audio_token_count(mel_frames: int) -> int:
     """Sound tokens that the audio tower makes of `mel_frames` log-mel frames (10 ms each)."""
     return ((mel_frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
-def expand_prompt(prompt: list[int], layout: ClipLayout, ids: TokenIds) -> tuple[Tensor, Tensor]:
+def expand_prompt(prompt: Sequence[int], layout: ClipLayout, ids: SpecialTokens) -> tuple[Tensor, Tensor]:
     """Expand each media placeholder to its tokens and give every token its position.
 
     Args:
@@ -79,46 +117,40 @@ def expand_prompt(prompt: list[int], layout: ClipLayout, ids: TokenIds) -> tuple
     """
     tokens: list[int] = []
     blocks: list[Tensor] = []
-    following = 0
+    next_position = 0
     for token in prompt:
         if token == ids.video and layout.video_grid is not None:
             grid = _grid_positions(layout.video_grid, layout.seconds_per_grid, ids)
-            if layout.audio_in_video and layout.audio_tokens:
+            if layout.interleaved:
                 # The sound's begin and end marks share the positions of the picture's.
-                blocks.append(torch.full((3, 1), following - 1))
+                blocks.append(torch.full((3, 1), next_position - 1))
                 media_ids, media = _interleave(grid, layout.audio_tokens, ids)
-                blocks += [media + following, torch.full((3, 1), int(media.max()) + 1 + following)]
+                blocks += [media + next_position, torch.full((3, 1), int(media.max()) + 1 + next_position)]
                 tokens += [ids.audio_bos, *media_ids, ids.audio_eos]
-                following += int(media.max()) + 1
+                next_position += int(media.max()) + 1
             else:
-                blocks.append(grid + following)
+                blocks.append(grid + next_position)
                 tokens += [ids.video] * grid.shape[1]
-                following += int(grid.max()) + 1
+                next_position += int(grid.max()) + 1
         elif token == ids.image and layout.image_grid is not None:
             grid = _grid_positions(layout.image_grid, 1.0, ids)
-            blocks.append(grid + following)
+            blocks.append(grid + next_position)
             tokens += [ids.image] * grid.shape[1]
-            following += int(grid.max()) + 1
+            next_position += int(grid.max()) + 1
         elif token == ids.audio and layout.audio_tokens:
-            blocks.append(torch.arange(layout.audio_tokens).expand(3, -1) + following)
+            blocks.append(torch.arange(layout.audio_tokens).expand(3, -1) + next_position)
             tokens += [ids.audio] * layout.audio_tokens
-            following += layout.audio_tokens
+            next_position += layout.audio_tokens
         elif token in (ids.video, ids.image, ids.audio):
             raise ValueError(f"the prompt has a media placeholder (token {token}) that the clip has nothing for")
         else:
-            blocks.append(torch.full((3, 1), following))
+            blocks.append(torch.full((3, 1), next_position))
             tokens.append(token)
-            following += 1
+            next_position += 1
     return torch.tensor(tokens), torch.cat(blocks, dim=1)
 
 
-def response_positions(prompt_positions: Tensor, length: int) -> Tensor:
-    """Positions (3, `length`) of an answer: text that begins after the largest position of its prompt (3, P)."""
-    start = int(prompt_positions.max()) + 1
-    return torch.arange(start, start + length, device=prompt_positions.device).expand(3, -1)
-
-
-def _grid_positions(grid: tuple[int, int, int], seconds_per_grid: float, ids: TokenIds) -> Tensor:
+def _grid_positions(grid: tuple[int, int, int], seconds_per_grid: float, ids: SpecialTokens) -> Tensor:
     """Positions (3, t*h*w) of picture tokens relative to their first."""
     steps, height, width = grid[0], grid[1] // ids.merge_size, grid[2] // ids.merge_size
     # float32 and truncation as in the released model, whose weights were trained on exactly these integers
@@ -126,7 +158,7 @@ def _grid_positions(grid: tuple[int, int, int], seconds_per_grid: float, ids: To
     return torch.stack(torch.meshgrid(time, torch.arange(height), torch.arange(width), indexing="ij")).flatten(1)
 
 
-def _interleave(video: Tensor, audio_tokens: int, ids: TokenIds) -> tuple[list[int], Tensor]:
+def _interleave(video: Tensor, audio_tokens: int, ids: SpecialTokens) -> tuple[list[int], Tensor]:
     """Alternate picture (3, V) and sound tokens in stretches of `seconds_per_chunk`, picture first."""
     audio = torch.arange(audio_tokens).expand(3, -1)
     chunk = int(ids.positions_per_second * ids.seconds_per_chunk)

@@ -1,4 +1,4 @@
-"""Groups on their way from rollout to update, and DAPO's dynamic sampling, which waits for enough that can teach."""
+"""Groups on their way from rollout to update, and dynamic sampling (DAPO), which fills a step with useful ones."""
 
 from __future__ import annotations
 
@@ -9,24 +9,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avrt.models.qwen2_5_omni.towers import ClipFeatures
-from avrt.models.scoring import Prompts
-from avrt.rollout.native import Completion
+from avrt.data.inputs.batch import OmniBatch
+from avrt.distributed import all_reduce_min
+from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
+from avrt.rollout.completion import Completion
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Groups of completions of the B prompts of a batch, and what became of them.
+
+    Attributes:
+        batch: The questions.
+        completions: B * G completions, prompt by prompt.
+        texts: Their texts.
+        rewards: Name of each reward, and `total` -> (B, G).
+        advantages: (B, G).
+        zero_std: (B,) whether a group's rewards are all equal, so that it has no advantage.
+    """
+
+    batch: OmniBatch
+    completions: list[Completion]
+    texts: list[str]
+    rewards: dict[str, Tensor]
+    advantages: Tensor
+    zero_std: Tensor
 
 
 @dataclass(frozen=True)
 class Group:
-    """One question with its answers, ready to be learned from.
+    """One question with its completions, ready to be learned from.
 
     Attributes:
-        prompt: The question, alone in its `Prompts`.
-        completions: G answers.
+        prompt: The question, alone in its `EncodedPrompts`.
+        completions: G of them.
         advantages: (G,).
         valid: Whether it counts; False for rows that only keep ranks in step.
         fresh: Whether the policy that learns is still the one that sampled it.
     """
 
-    prompt: Prompts
+    prompt: EncodedPrompts
     completions: list[Completion]
     advantages: Tensor
     valid: bool
@@ -41,7 +63,7 @@ class Group:
     def from_plain(cls, plain: dict[str, Any], device: torch.device) -> Group:
         """The group that `to_plain` was called on."""
         parts = _plain(plain, device)
-        prompt = Prompts(**{**parts["prompt"], "features": ClipFeatures(**parts["prompt"]["features"])})
+        prompt = EncodedPrompts(**{**parts["prompt"], "features": ClipFeatures(**parts["prompt"]["features"])})
         return cls(**{**parts, "prompt": prompt, "completions": [Completion(**c) for c in parts["completions"]]})
 
 
@@ -56,43 +78,49 @@ def _plain(value: Any, device: torch.device) -> Any:
     return {key: _plain(inner, device) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
-def join_prompts(groups: Sequence[Group]) -> Prompts:
-    """The questions of several groups side by side."""
-    return Prompts(
-        [group.prompt.token_ids[0] for group in groups],
-        [group.prompt.positions[0] for group in groups],
-        ClipFeatures(
-            [group.prompt.features.vision[0] for group in groups], [group.prompt.features.audio[0] for group in groups]
-        ),
-    )
+def select_groups(prompts: EncodedPrompts, rollout: Rollout, queue: GroupQueue | None) -> list[Group] | None:
+    """The groups to learn from now: a batch's own, or the queue's; None if more are to be sampled first."""
+    size = rollout.advantages.shape[1]
+    groups = [
+        Group(prompts.rows([b]), rollout.completions[b * size : (b + 1) * size], rollout.advantages[b], valid)
+        for b, valid in enumerate(rollout.batch.valid.tolist())
+    ]
+    if queue is None:
+        return groups
+    queue.add(groups, rollout.zero_std)
+    return queue.take(len(groups), all_reduce_min(len(queue), rollout.batch.valid.device), groups[0])
 
 
 class GroupQueue:
-    """Collects groups that can teach something until there are enough for a step (DAPO, arXiv 2503.14476, sec. 3.2).
+    """Collects groups with unequal rewards until a step is full (DAPO's dynamic sampling, arXiv 2503.14476, sec. 3.2).
 
     A group whose rewards are all equal has no advantage and is left out. What is too much for one step is kept for the
-    next one; its answers then come from an older policy, which their recorded log-probabilities account for.
+    next one; its completions then come from an older policy, which their recorded log-probabilities account for.
 
     Args:
         patience: Batches that may be sampled for one step; after that it goes on with what there is.
+
+    Attributes:
+        batches: How many were sampled for the step that is being filled.
+        discarded: How many groups of the last batch did not fit into what is kept.
     """
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
         self._waiting: list[Group] = []
         self.batches = 0
-        self.dropped = 0
+        self.discarded = 0
 
     def __len__(self) -> int:
         """How many groups are waiting."""
         return len(self._waiting)
 
-    def add(self, groups: Sequence[Group], equal: Tensor) -> None:
-        """Add a batch's groups, all but those with equal rewards (`equal`, (B,)); two batches are kept at most."""
+    def add(self, groups: Sequence[Group], zero_std: Tensor) -> None:
+        """Add a batch's groups, all but those with equal rewards (`zero_std`, (B,)); two batches are kept at most."""
         self.batches += 1
-        self._waiting += [g for g, same in zip(groups, equal.tolist(), strict=True) if g.valid and not same]
+        self._waiting += [g for g, same in zip(groups, zero_std.tolist(), strict=True) if g.valid and not same]
         excess = max(0, len(self._waiting) - 2 * len(groups))
-        self.dropped = excess
+        self.discarded = excess
         self._waiting = self._waiting[excess:]
 
     def take(self, count: int, fewest: int, spare: Group) -> list[Group] | None:
@@ -120,8 +148,3 @@ class GroupQueue:
         mine = shares[rank]["groups"] if len(shares) == ranks else groups[rank::ranks]
         self._waiting = [Group.from_plain(plain, device) for plain in mine]
         self.batches = max((share["batches"] for share in shares), default=0)
-
-
-def sampler_logprobs(groups: Sequence[Group]) -> Tensor:
-    """(N,) log-probabilities of all answers' tokens as they were recorded while sampling."""
-    return torch.cat([completion.logprobs for group in groups for completion in group.completions])

@@ -1,4 +1,4 @@
-"""Rollouts by vLLM: the trainer's side of `vllm_process`.
+"""Rollouts by vLLM: the trainer's side of `avrt.rollout.vllm_process`.
 
 The engine is told the prompts as the student's processor wrote them and prepares the media by itself; what it made of a
 prompt is compared token by token with what the student is trained on. Its log-probabilities are close to the policy's
@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avrt.data.inputs.preprocessor import OmniBatch
 from avrt.errors import AvrtError
-from avrt.policy.policy import Decoder, Policy
-from avrt.policy.saving import THINKER_PREFIX, export_policy
-from avrt.rollout.native import Completion
+from avrt.models.encoded_prompts import EncodedPrompts
+from avrt.policy.policy import Policy
+from avrt.policy.saving import export_policy
+from avrt.rollout import vllm_process
+from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
 from avrt.rollout.vllm_process.wire import WireError, receive, send
 
-WORKER = Path(__file__).parent / "vllm_process" / "worker.py"
+WORKER = Path(vllm_process.__path__[0]) / "worker.py"
 CHUNK_BYTES = 1 << 28
 SETTINGS: dict[str, Any] = {"enforce_eager": False, "limit_mm_per_prompt": {"video": 1, "image": 1, "audio": 1}}
 
@@ -81,8 +82,8 @@ class VLLMEngine:
         self._asleep = False
         self.version = ""
 
-    def start(self, student: Policy) -> None:
-        """Start or reach the engine and load the student there.
+    def start(self, policy: Policy) -> None:
+        """Start or reach the engine and load the policy there.
 
         Raises:
             AvrtError: If that fails; the engine's own output goes to this process' standard error.
@@ -91,7 +92,7 @@ class VLLMEngine:
         if model is None:
             self._folder = tempfile.TemporaryDirectory(prefix="avrt-vllm-")
             model = str(Path(self._folder.name) / "model")
-            export_policy(student, Path(model), full_layout=True)
+            export_policy(policy, Path(model), full_layout=True)
         address = self._options.addresses[self._rank] if self._options.addresses else self._launch()
         host, _, port = address.rpartition(":")
         try:
@@ -100,56 +101,54 @@ class VLLMEngine:
         except (OSError, ValueError) as error:
             raise AvrtError(f"cannot be reached: {error}", where=address, remedy="is the worker running?") from None
         self._connection.settimeout(self._options.start_seconds)
-        dtype = {"dtype": student.options.dtype}
+        dtype = {"dtype": policy.options.dtype}
         sleep = {"enable_sleep_mode": True} if self._options.sleep else {}
         settings = {**SETTINGS, **dtype, **sleep, **self._options.settings}
         self.version = self._ask({"do": "start", "model": model, "settings": settings})[0]["version"]
         self._connection.settimeout(None)
 
-    def sample(
-        self,
-        student: Policy,
-        batch: OmniBatch,
-        options: SamplingOptions,
-        seeds: list[int],
-        group_size: int,
+    def generate(
+        self, policy: Policy, prompts: EncodedPrompts, sampling: SamplingOptions, seeds: Sequence[int], group_size: int
     ) -> list[Completion]:
-        """Answers to a batch's questions, `group_size` to each; see `engine.generate`.
+        """Completions of each prompt by the policy's weights as they are now; `Policy.generate` calls this.
+
+        Its own copy of the weights is brought up to date first; it prepares the prompts' clips by itself.
 
         Raises:
             AvrtError: If the engine fails, or reads a prompt as other tokens than the student does.
         """
-        self._wake_up()
-        prompts, tensors = [], {}
-        for row in range(len(batch)):
-            clip = batch.clips[row]
+        self.push(policy)
+        asked, tensors = [], {}
+        for row, clip in enumerate(prompts.clips):
             for kind, tensor in (("video", clip.frames), ("image", clip.image), ("audio", clip.audio)):
                 if tensor is not None:
                     tensors[f"{kind}.{row}"] = tensor
             mine = seeds[row * group_size : (row + 1) * group_size]
-            prompts.append(_prompt(student, batch, row) | {"seeds": [seed % 2**31 for seed in mine]})
-        sampling = {
-            "max_tokens": options.max_new_tokens,
-            "temperature": options.temperature,
-            "top_p": options.top_p,
-            "top_k": options.top_k or -1,
-            "stop_token_ids": [student.processor.tokenizer.eos_token_id],
+            prompt = policy.family.vllm_prompt(policy.inputs, prompts, row)
+            asked.append(prompt | {"seeds": [seed % 2**31 for seed in mine]})
+        settings = {
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k or -1,
+            "stop_token_ids": [policy.inputs.tokenizer.eos_token_id],
         }
-        message, found = self._ask({"do": "sample", "prompts": prompts, "sampling": sampling}, tensors)
-        for row, expected in enumerate(batch.prompt_ids):
-            _check_prompt(found[f"prompt.{row}"], expected, batch.samples[row].id)
-        device = batch.valid.device
+        message, found = self._ask({"do": "sample", "prompts": asked, "sampling": settings}, tensors)
+        self.rest()
+        for row, (expected, sample_id) in enumerate(zip(prompts.token_ids, prompts.sample_ids, strict=True)):
+            _check_prompt(found[f"prompt.{row}"], expected, sample_id)
+        device = prompts.token_ids[0].device
         return [
             Completion(found[f"tokens.{i}"].to(device), found[f"logprobs.{i}"].to(device), finished)
             for i, finished in enumerate(message["finished"])
         ]
 
-    def push(self, text: Decoder) -> None:
+    def push(self, policy: Policy) -> None:
         """Give the engine the policy's weights as they are now."""
         self._wake_up()
         chunk: dict[str, Tensor] = {}
         size = 0
-        for name, tensor in _weights(text):
+        for name, tensor in policy.family.released_weights(policy.decoder):
             if chunk and size + tensor.nbytes > CHUNK_BYTES:
                 self._ask({"do": "load", "last": False}, chunk)
                 chunk, size = {}, 0
@@ -215,38 +214,6 @@ class VLLMEngine:
         if "error" in reply:
             raise AvrtError(f"{message['do']}: {reply['error']}", where="vLLM engine")
         return reply, found
-
-
-def _weights(text: Decoder) -> Iterator[tuple[str, Tensor]]:
-    """Name in the released checkpoints, and tensor, of everything that is trained."""
-    for name, parameter in text.language_model.named_parameters():
-        yield f"{THINKER_PREFIX}model.{name}", parameter.detach()
-    for name, parameter in text.lm_head.named_parameters():
-        yield f"{THINKER_PREFIX}lm_head.{name}", parameter.detach()
-
-
-def _prompt(student: Policy, batch: OmniBatch, row: int) -> dict[str, Any]:
-    """One prompt as vLLM is asked it: a single placeholder for each medium, and how the processor is to prepare it."""
-    clip, ids = batch.clips[row], student.ids
-    tokens = batch.prompt_ids[row].tolist()
-    opens = tokens.index(ids.audio_bos) if ids.audio_bos in tokens else -1
-    interleaved = opens >= 0 and tokens[opens + 1] == ids.video
-    short: list[int] = []
-    for token in tokens:
-        if interleaved and token in (ids.audio, ids.audio_bos, ids.audio_eos):
-            continue  # the processor puts them back
-        if token not in (ids.image, ids.video, ids.audio) or not short or short[-1] != token:
-            short.append(token)
-    processor: dict[str, Any] = {"use_audio_in_video": interleaved}
-    fps = 1.0 / clip.seconds_per_frame if clip.seconds_per_frame else 1.0
-    if clip.frames is not None:
-        # Where it interleaves sound, vLLM looks for the second of these instead of the first.
-        patch = student.processor.video_processor.temporal_patch_size
-        processor |= {"fps": fps, "second_per_grid_ts": [patch / fps]}
-    for pictures in (clip.frames, clip.image):
-        if pictures is not None:  # they have the model's size already
-            processor |= {"min_pixels": 1, "max_pixels": pictures.shape[-1] * pictures.shape[-2]}
-    return {"token_ids": short, "fps": fps, "processor": processor}
 
 
 def _check_prompt(theirs: Tensor, ours: Tensor, sample: str) -> None:

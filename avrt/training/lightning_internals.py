@@ -1,46 +1,40 @@
-"""Going on with a run that was stopped: where its loops stand, and optimizer states cut anew for other ranks."""
+"""Everything that relies on private parts of Lightning. Written against 2.6; `tests/test_internals.py` checks them.
+
+What is relied on: the record that the fit loop keeps of its progress, and the methods by which `ModelCheckpoint` saves.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+import lightning.pytorch as pl
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from avrt.data.loading.plans import Plan
-from avrt.errors import AvrtError
-
-_TAG, _UNIVERSAL = "checkpoint", "universal"
 
 
-def made_by(checkpoint: Path) -> int | None:
-    """How many processes cut a DeepSpeed checkpoint's optimizer states among them; None for another kind."""
-    return len(list((checkpoint / _TAG).glob("*zero_pp_rank_*_optim_states.pt"))) or None
+def progress(trainer: pl.Trainer) -> tuple[int, int]:
+    """Optimizer steps and batches so far; under dynamic sampling not every batch brings a step."""
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return trainer.global_step, int(batches.processed)
 
 
-def make_universal(checkpoint: Path) -> None:
-    """Add the form of a DeepSpeed checkpoint that any number of processes can load, unless it is there.
+def save_now(callback: ModelCheckpoint, trainer: pl.Trainer) -> None:
+    """Save a checkpoint at once, and delete the one before when it is complete."""
+    callback._save_none_monitor_checkpoint(trainer, callback._monitor_candidates(trainer))
 
-    Raises:
-        AvrtError: If DeepSpeed cannot convert it.
-    """
-    if (checkpoint / "latest_universal").is_file():
-        return
-    rank_zero_info(f"{checkpoint} was made by {made_by(checkpoint)} processes: cutting its optimizer states anew")
-    command = [
-        sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state",
-        "--input_folder", str(checkpoint / _TAG), "--output_folder", str(checkpoint / _UNIVERSAL),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise AvrtError(
-            f"cannot be resumed by another number of processes: {reason}",
-            where=checkpoint,
-            remedy=f"go on with --trainer.devices {made_by(checkpoint)}",
-        )
+
+def every_n_train_steps(callback: ModelCheckpoint) -> int:
+    """How often a checkpoint callback saves."""
+    return callback._every_n_train_steps
+
+
+def start_cpu_processes(strategy: Any) -> None:
+    """Start communication of a DeepSpeed strategy on the CPU, where Lightning would look for GPU indices."""
+    reset_seed()
+    strategy.set_world_ranks()
+    strategy._init_deepspeed_distributed()
 
 
 def place_loops(checkpoint: dict[str, Any], plan: Plan, steps_per_epoch: int) -> dict[str, int] | None:

@@ -1,0 +1,1 @@
+"""The algorithms in plain PyTorch: supervised fine-tuning and GRPO, each step readable from top to bottom."""

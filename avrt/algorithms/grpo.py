@@ -1,0 +1,181 @@
+"""Group relative policy optimization (AVRT stage 2, eq. 2-6), from questions to the optimizer step.
+
+Read from top to bottom: `grpo_step` samples G completions of every question, rewards them, normalizes the rewards
+within each group, and updates the policy on the clipped loss with a KL penalty to the reference.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from avrt.algorithms.groups import Group, GroupQueue, Rollout, select_groups
+from avrt.algorithms.optimizer import StepOptimizer, micro_batches
+from avrt.data.inputs.batch import OmniBatch
+from avrt.distributed import all_reduce_sum
+from avrt.models.encoded_prompts import EncodedPrompts
+from avrt.objectives.advantages import STD_EPSILON, group_advantages
+from avrt.objectives.policy_loss import PolicyLoss, StepTotals, sequence_mean
+from avrt.objectives.rewards import RewardSum
+from avrt.policy.policy import Policy
+from avrt.policy.reference import Reference
+from avrt.rollout.completion import Completion
+from avrt.rollout.sampling import SamplingOptions, completion_seeds
+
+METRICS = ("loss", "kl", "clipped", "entropy", "ratio", "mismatch", "importance")
+
+
+@dataclass(frozen=True)
+class GRPOOptions:
+    """The settings of a step; `avrt.training.grpo.GRPOModule` says what each does.
+
+    Attributes:
+        group_size: G, completions per question.
+        sampling: How completions are drawn.
+        loss: Type of the loss, clip range, KL weight and estimator.
+        normalize_std: Divide advantages by the group's standard deviation; None does as the loss type does.
+        unbiased_std: Divide by G - 1 in that deviation's variance; otherwise by G.
+        std_epsilon: Added to the deviation.
+        num_iterations: Optimizer steps on each rollout.
+        mask_truncated_completions: Leave completions that were cut off out of the loss.
+        micro_batch_size: Groups per forward and backward pass.
+    """
+
+    group_size: int = 4
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    loss: PolicyLoss = field(default_factory=PolicyLoss)
+    normalize_std: bool | None = None
+    unbiased_std: bool = True
+    std_epsilon: float = STD_EPSILON
+    num_iterations: int = 1
+    mask_truncated_completions: bool = False
+    micro_batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class GRPOStep:
+    """What a step did.
+
+    Attributes:
+        rollout: The groups that were sampled.
+        metrics: Sums over the completions that were learned from, over all iterations, and their number `completions`;
+            None if dynamic sampling waits for further groups.
+        seconds: Of `rollout`, `reward` and `update`.
+    """
+
+    rollout: Rollout
+    metrics: dict[str, Tensor] | None
+    seconds: dict[str, float]
+
+
+def grpo_step(
+    policy: Policy,
+    reference: Reference | None,
+    batch: OmniBatch,
+    optimizer: StepOptimizer,
+    rewards: RewardSum,
+    options: GRPOOptions,
+    *,
+    seed: tuple[int, ...] = (0,),
+    queue: GroupQueue | None = None,
+) -> GRPOStep:
+    """Rollout, rewards, advantages, policy update.
+
+    Args:
+        policy: The student.
+        reference: The student as it was at first; None only if the KL weight is 0.
+        batch: B questions with answers.
+        optimizer: Takes gradients and steps.
+        rewards: Scores a completion.
+        options: The step's settings.
+        seed: Decides, with sample and number in the group alone, what is drawn.
+        queue: Collects groups until a step is full (dynamic sampling); without it every batch is a step.
+    """
+    begun = time.perf_counter()
+    prompts = policy.encode(batch)
+    seeds = completion_seeds((sample.id for sample in batch.samples), options.group_size, *seed)
+    completions = policy.generate(prompts, options.sampling, seeds=seeds, group_size=options.group_size)
+    sampled = time.perf_counter()
+
+    rollout = compute_rewards(policy, batch, completions, rewards, options)
+    groups = select_groups(prompts, rollout, queue)
+    rewarded = time.perf_counter()
+
+    metrics = None if groups is None else policy_update(policy, reference, groups, optimizer, options)
+    updated = time.perf_counter()
+    seconds = {"rollout": sampled - begun, "reward": rewarded - sampled, "update": updated - rewarded}
+    return GRPOStep(rollout, metrics, seconds)
+
+
+def compute_rewards(
+    policy: Policy, batch: OmniBatch, completions: list[Completion], rewards: RewardSum, options: GRPOOptions
+) -> Rollout:
+    """Reward every completion (eq. 3-6) and normalize within groups (eq. 2)."""
+    size, device = options.group_size, batch.valid.device
+    texts = [policy.decode(completion.token_ids) for completion in completions]
+    asked = [(sample, clip) for sample, clip in zip(batch.samples, batch.clips, strict=True) for _ in range(size)]
+    scored = [rewards(text, sample, clip) for text, (sample, clip) in zip(texts, asked, strict=True)]
+    by_name = {
+        name: torch.tensor([values[name] for values in scored], device=device).view(len(batch), size)
+        for name in scored[0]
+    }
+    loss = options.loss
+    advantages, zero_std = group_advantages(
+        by_name["total"],
+        normalize_std=loss.normalizes_std if options.normalize_std is None else options.normalize_std,
+        unbiased=options.unbiased_std,
+        epsilon=options.std_epsilon,
+    )
+    return Rollout(batch, completions, texts, by_name, advantages, zero_std)
+
+
+def policy_update(
+    policy: Policy,
+    reference: Reference | None,
+    groups: list[Group],
+    optimizer: StepOptimizer,
+    options: GRPOOptions,
+) -> dict[str, Tensor]:
+    """Take the optimizer steps on some groups; returns sums over the completions that count."""
+    size, device = options.group_size, groups[0].advantages.device
+    completions = [completion for group in groups for completion in group.completions]
+    lengths = torch.tensor([len(c.token_ids) for c in completions], device=device)
+    counted = torch.tensor([group.valid for group in groups], device=device).repeat_interleave(size)
+    if options.mask_truncated_completions:
+        counted = counted & torch.tensor([c.finished for c in completions], device=device)
+    sums = all_reduce_sum({"completions": counted.sum(), "tokens": (lengths * counted).sum()}, device)
+    totals = StepTotals(max(1.0, sums["completions"]), max(1.0, sums["tokens"]), options.sampling.max_new_tokens)
+
+    first_pass: dict[int, tuple[Tensor, Tensor | None]] = {}  # old and reference log-probabilities of each micro-batch
+    metrics = {name: torch.zeros((), device=device) for name in METRICS}
+    parts = micro_batches(len(groups), options.micro_batch_size)
+    for _ in range(options.num_iterations):
+        for i, rows in enumerate(parts):
+            mine = [groups[row] for row in rows]
+            prompts = EncodedPrompts.join([group.prompt for group in mine])
+            tokens = [completion.token_ids for group in mine for completion in group.completions]
+            scores = policy.logprobs(prompts, tokens)
+            recorded = torch.cat([completion.logprobs for group in mine for completion in group.completions])
+            if i not in first_pass:
+                # A fresh group's policy has not changed since it sampled, so these are the old log-probabilities too.
+                fresh = torch.tensor([group.fresh for group in mine], device=device).repeat_interleave(size)
+                old = torch.where(fresh[scores.completion_index], scores.logprobs.detach(), recorded)
+                referred = reference.logprobs(prompts, tokens).logprobs if reference and options.loss.beta else None
+                first_pass[i] = old, referred
+            old, referred = first_pass[i]
+            index, count = scores.completion_index, len(tokens)
+            advantages = torch.cat([group.advantages for group in mine])[index]
+            token_loss, measured = options.loss(scores.logprobs, old, referred, advantages, index, count, recorded)
+            weights = counted[[row * size + g for row in rows for g in range(size)]].float()
+            loss = options.loss.average(token_loss, index, weights, totals)
+            optimizer.backward(loss, last=i + 1 == len(parts))
+
+            metrics["loss"] += loss.detach()
+            measured |= {"mismatch": (old - recorded).abs(), "entropy": scores.entropy}
+            for name, values in measured.items():
+                metrics[name] += (sequence_mean(values, index, count) * weights).sum()
+        optimizer.step()
+    return metrics | {"completions": counted.sum()}

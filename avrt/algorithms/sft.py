@@ -1,0 +1,59 @@
+"""Supervised fine-tuning on reasoning traces (AVRT stage 1), from a batch to the optimizer step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avrt.algorithms.optimizer import StepOptimizer, micro_batches
+from avrt.data.inputs.batch import OmniBatch
+from avrt.distributed import all_reduce_sum
+from avrt.objectives.token_scores import completion_loss
+from avrt.policy.policy import Policy
+
+
+@dataclass(frozen=True)
+class SFTStep:
+    """Sums over the rows of this rank's batch.
+
+    Attributes:
+        loss: This rank's share of the step's loss.
+        correct: Number of target tokens that were the most likely ones.
+        tokens: Number of prompt and target tokens that were read.
+        total_targets: Number of target tokens over all ranks.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    tokens: int
+    total_targets: float
+
+
+def sft_step(policy: Policy, batch: OmniBatch, optimizer: StepOptimizer, *, micro_batch_size: int = 1) -> SFTStep:
+    """One optimizer step on the response-only cross-entropy of AVRT eq. 1.
+
+    Every target token of the step weighs alike, whatever the number of micro-batches and ranks.
+
+    Args:
+        policy: The student.
+        batch: B samples with `completion_ids`; rows that are not `valid` count for nothing.
+        optimizer: Takes the gradients and the step.
+        micro_batch_size: Samples per forward and backward pass.
+    """
+    prompts = policy.encode(batch)
+    targets = [len(ids) * bool(valid) for ids, valid in zip(batch.completion_ids, batch.valid, strict=True)]
+    total = max(1.0, all_reduce_sum({"targets": float(sum(targets))}, batch.valid.device)["targets"])
+    loss_sum = correct = torch.zeros((), device=batch.valid.device)
+
+    parts = micro_batches(len(batch), micro_batch_size)
+    for i, rows in enumerate(parts):
+        scores = policy.logprobs(prompts.rows(rows), [batch.completion_ids[row] for row in rows])
+        weights = batch.valid[rows][scores.completion_index].float()
+        loss = completion_loss(scores.logprobs, weights, total)
+        optimizer.backward(loss, last=i + 1 == len(parts))
+        loss_sum = loss_sum + loss.detach()
+        correct = correct + (scores.correct * weights).sum()
+    optimizer.step()
+    return SFTStep(loss_sum, correct, sum(len(ids) for ids in batch.prompt_ids) + sum(targets), total)

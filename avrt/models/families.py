@@ -1,0 +1,46 @@
+"""The model families that are known, and which one a source belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from avrt.errors import AvrtError
+from avrt.models.family import Family
+from avrt.models.qwen2_5_omni.family import QwenOmni
+
+FAMILIES: tuple[Family, ...] = (QwenOmni(),)
+
+
+def find_family(source: str) -> Family:
+    """The family of a model, by the name of its nano preset or by the `model_type` of its configuration.
+
+    Raises:
+        AvrtError: If the source cannot be found, or belongs to no family that is known.
+    """
+    for family in FAMILIES:
+        if source == family.nano:
+            return family
+    if _looks_like_path(source) and not Path(source).is_dir():
+        raise AvrtError("no such folder", where=source, remedy="set model.student.source to a model")
+    try:
+        config, _ = PretrainedConfig.get_config_dict(source)
+    except (OSError, ValueError) as error:
+        raise cannot_load(source, error) from None
+    model_type = config.get("model_type")
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(f"{family.name} ({', '.join(family.model_types)})" for family in FAMILIES)
+    raise AvrtError(f"is of type {model_type}, which is not supported", where=source, remedy=f"use one of {known}")
+
+
+def cannot_load(source: str, error: Exception) -> AvrtError:
+    """What transformers says about a source that it cannot load, in one line."""
+    first = str(error).strip().splitlines()[0]
+    return AvrtError(f"cannot be loaded: {first}", where=source, remedy="set model.student.source")
+
+
+def _looks_like_path(source: str) -> bool:
+    return source.startswith((".", "/", "~")) or source.count("/") != 1

@@ -1,0 +1,103 @@
+"""The seam between a policy and a model family: what a family has to provide, and nothing else knows about it.
+
+A family is one package beside `qwen2_5_omni` with a class that implements `Family`, listed in
+`avrt.models.families.FAMILIES`. Algorithms, rollouts, evaluation and traces never look behind it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from avrt.data.inputs.batch import OmniBatch
+from avrt.data.inputs.media_inputs import MediaInputs
+from avrt.models.decoder import Decoder
+from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
+
+
+class Family(ABC):
+    """One model family.
+
+    Attributes:
+        name: What it goes by.
+        model_types: The `model_type` of its configurations, as released and as exported here.
+        nano: The source that stands for its preset of random weights.
+        lora_targets: Pattern of the decoder's linear layers, for adapters.
+    """
+
+    name: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]
+    nano: ClassVar[str]
+    lora_targets: ClassVar[str]
+
+    @abstractmethod
+    def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
+        """The preset's model in float32, and its processor; needs no download."""
+
+    @abstractmethod
+    def load(self, source: str, dtype: torch.dtype, attention: str) -> tuple[nn.Module, Any, list[str]]:
+        """Load a model that only reads and writes text.
+
+        Args:
+            source: A folder or a model id.
+            dtype: Type of the weights.
+            attention: Name of one of transformers' attention functions.
+
+        Returns:
+            Model, processor, and the names of parameters that the source has no weights for.
+        """
+
+    @abstractmethod
+    def inputs(self, model: Any, processor: Any) -> MediaInputs:
+        """How clips and prompts become the model's inputs."""
+
+    @abstractmethod
+    def decoder(self, model: Any) -> Decoder:
+        """The half that is trained."""
+
+    @abstractmethod
+    def towers(self, model: Any) -> tuple[nn.Module, ...]:
+        """The encoders that stay frozen."""
+
+    @abstractmethod
+    def context_length(self, model: Any) -> int:
+        """Most tokens of prompt and completion together."""
+
+    @abstractmethod
+    def encode_clips(self, model: Any, batch: OmniBatch, *, run_on_empty: bool) -> ClipFeatures:
+        """Run the towers once over a batch.
+
+        Args:
+            model: The model.
+            batch: Inputs, on the model's device.
+            run_on_empty: Run each tower once, on a minimal input where the batch has none for it: under ZeRO-3 every
+                rank has to take part in gathering a tower's weights.
+        """
+
+    @abstractmethod
+    def to_released_layout(self, folder: Path) -> None:
+        """Turn a saved model's folder into the layout of the released checkpoints, which vLLM loads."""
+
+    @abstractmethod
+    def released_weights(self, decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
+        """Name in the released checkpoints, and tensor, of everything that is trained."""
+
+    @abstractmethod
+    def vllm_prompt(self, inputs: Any, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
+        """A prompt as vLLM is asked it: `token_ids` with one placeholder per medium, `fps`, and `processor` options."""
+
+    @abstractmethod
+    def stock_positions(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:
+        """(3, P) positions of one prompt by transformers' own arithmetic, to compare ours with."""
+
+    @abstractmethod
+    def stock_logprobs(self, model: Any, processor: Any, batch: OmniBatch, row: int, completion: Tensor) -> Tensor:
+        """(R,) log-probabilities of a completion by transformers' own forward pass, with its media and positions.
+
+        NaN behind a special token that the policy sampled: transformers would take it for a placeholder.
+        """

@@ -1,0 +1,83 @@
+"""Qwen2.5-Omni behind the seam: the thinker, which reads clips and writes text; the talker is never loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+from avrt.data.inputs.batch import OmniBatch
+from avrt.models.decoder import Decoder, Placeholders
+from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
+from avrt.models.family import Family
+from avrt.models.qwen2_5_omni import released_layout, stock, towers
+from avrt.models.qwen2_5_omni.media_inputs import QwenOmniInputs
+from avrt.models.qwen2_5_omni.nano import nano_thinker
+from avrt.models.qwen2_5_omni.positions import SpecialTokens
+
+
+class QwenOmni(Family):
+    """Qwen2.5-Omni."""
+
+    name: ClassVar[str] = "Qwen2.5-Omni"
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_omni", "qwen2_5_omni_thinker")
+    nano: ClassVar[str] = "nano"
+    lora_targets: ClassVar[str] = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+
+    def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
+        """The thinker of the nano preset, and its processor."""
+        return nano_thinker(seed)
+
+    def load(self, source: str, dtype: torch.dtype, attention: str) -> tuple[nn.Module, Any, list[str]]:
+        """Load the thinker, from its own folder or from a whole omni model's."""
+        processor = Qwen2_5OmniProcessor.from_pretrained(source)
+        thinker, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            source, dtype=dtype, attn_implementation=attention, output_loading_info=True
+        )
+        return thinker, processor, sorted(report["missing_keys"])
+
+    def inputs(self, model: Any, processor: Any) -> QwenOmniInputs:
+        """Patches, log-mel and TMRoPE positions."""
+        return QwenOmniInputs(processor, SpecialTokens.of(model.config))
+
+    def decoder(self, model: Any) -> Decoder:
+        """The text model with its vocabulary projection."""
+        config = model.config
+        placeholders = Placeholders((config.video_token_id, config.image_token_id), config.audio_token_id)
+        return Decoder(model.model.language_model, model.lm_head, placeholders)
+
+    def towers(self, model: Any) -> tuple[nn.Module, ...]:
+        """Vision and audio tower."""
+        return model.model.visual, model.model.audio_tower
+
+    def context_length(self, model: Any) -> int:
+        """Most positions of the text model."""
+        return int(model.config.text_config.max_position_embeddings)
+
+    def encode_clips(self, model: Any, batch: OmniBatch, *, run_on_empty: bool) -> ClipFeatures:
+        """Run both towers once."""
+        return towers.encode_clips(model, batch, run_on_empty=run_on_empty)
+
+    def to_released_layout(self, folder: Path) -> None:
+        """Put the thinker inside an omni model without its talker."""
+        released_layout.wrap_thinker(folder)
+
+    def released_weights(self, decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
+        """The text model's weights by their names inside the omni model."""
+        yield from released_layout.weights(decoder)
+
+    def vllm_prompt(self, inputs: QwenOmniInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
+        """The prompt with its placeholders folded, and how vLLM's copy of the processor is to prepare the media."""
+        return released_layout.vllm_prompt(inputs, prompts, row)
+
+    def stock_positions(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:
+        """By `get_rope_index`."""
+        return stock.positions(model, processor, batch, row)
+
+    def stock_logprobs(self, model: Any, processor: Any, batch: OmniBatch, row: int, completion: Tensor) -> Tensor:
+        """By the thinker's own forward pass."""
+        return stock.logprobs(model, processor, batch, row, completion)

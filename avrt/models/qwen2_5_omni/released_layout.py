@@ -1,0 +1,80 @@
+"""How Qwen2.5-Omni is released, and what vLLM expects of it: the thinker inside the omni model, without its talker."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Qwen2_5OmniConfig
+
+from avrt.models.decoder import Decoder
+from avrt.models.encoded_prompts import EncodedPrompts
+from avrt.models.qwen2_5_omni.media_inputs import QwenOmniInputs
+from avrt.models.qwen2_5_omni.positions import is_interleaved
+
+THINKER_PREFIX = "thinker."
+
+
+def wrap_thinker(folder: Path) -> None:
+    """Turn a thinker's folder into the layout of the whole omni model without its talker."""
+    path = folder / "config.json"
+    thinker = json.loads(path.read_text())
+    # vLLM reads the flag from either place, and takes a missing one for true.
+    thinker["tie_word_embeddings"] = thinker.get("tie_word_embeddings", False)
+    thinker["text_config"]["tie_word_embeddings"] = thinker["tie_word_embeddings"]
+    config = {
+        "architectures": ["Qwen2_5OmniModel"],
+        "model_type": Qwen2_5OmniConfig.model_type,
+        "enable_audio_output": False,
+        "enable_talker": False,
+        "tie_word_embeddings": thinker["tie_word_embeddings"],
+        "dtype": thinker.get("dtype", "float32"),
+        "thinker_config": thinker,
+    }
+    path.write_text(json.dumps(config, indent=2))
+    for file in sorted(folder.glob("*.safetensors")):
+        renamed = {THINKER_PREFIX + name: tensor for name, tensor in load_file(file).items()}
+        partial = file.with_suffix(".partial")
+        save_file(renamed, partial, metadata={"format": "pt"})
+        shutil.move(partial, file)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        record = json.loads(index.read_text())
+        record["weight_map"] = {THINKER_PREFIX + name: file for name, file in record["weight_map"].items()}
+        index.write_text(json.dumps(record, indent=2))
+
+
+def weights(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
+    """Name in the released checkpoints, and tensor, of everything that is trained."""
+    for name, parameter in decoder.language_model.named_parameters():
+        yield f"{THINKER_PREFIX}model.{name}", parameter.detach()
+    for name, parameter in decoder.lm_head.named_parameters():
+        yield f"{THINKER_PREFIX}lm_head.{name}", parameter.detach()
+
+
+def vllm_prompt(inputs: QwenOmniInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
+    """One prompt as vLLM is asked it: a single placeholder for each medium, and how the processor is to prepare it."""
+    clip, ids = prompts.clips[row], inputs.ids
+    tokens = prompts.token_ids[row].tolist()
+    interleaved = is_interleaved(tokens, ids)
+    short: list[int] = []
+    for token in tokens:
+        if interleaved and token in (ids.audio, ids.audio_bos, ids.audio_eos):
+            continue  # the processor puts them back
+        if token not in (ids.image, ids.video, ids.audio) or not short or short[-1] != token:
+            short.append(token)
+    processor: dict[str, Any] = {"use_audio_in_video": interleaved}
+    fps = 1.0 / clip.seconds_per_frame if clip.seconds_per_frame else 1.0
+    if clip.frames is not None:
+        # Where it interleaves sound, vLLM looks for the second of these instead of the first.
+        patch = inputs.temporal
+        processor |= {"fps": fps, "second_per_grid_ts": [patch / fps]}
+    for pictures in (clip.frames, clip.image):
+        if pictures is not None:  # they have the model's size already
+            processor |= {"min_pixels": 1, "max_pixels": pictures.shape[-1] * pictures.shape[-2]}
+    return {"token_ids": short, "fps": fps, "processor": processor}

@@ -1,0 +1,48 @@
+"""Which student is trained, and how it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from avrt.models.feature_cache import FeatureCacheOptions
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Low-rank adapters on the decoder (needs the extra `lora`).
+
+    Attributes:
+        rank: Rank of the update.
+        alpha: Scale; the update counts alpha / rank.
+        dropout: Dropout on the adapter's input.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """Which student, and how it is loaded.
+
+    Attributes:
+        source: A folder, a model id, or `nano` for the preset that needs no download.
+        dtype: Type of the weights.
+        gradient_checkpointing: Recompute each layer in the backward pass instead of keeping its activations.
+        attention: `sdpa`; `flex`, which scores packed groups with FlexAttention (to be trained on a GPU only); or one
+            of transformers' own, e.g. `flash_attention_2`, which can neither pack groups nor share a prefix.
+        feature_cache: Keep the frozen towers' output on disk, so that each clip is encoded once whatever the number of
+            epochs and runs; worth it where clips come again.
+        lora: Train adapters instead of the decoder's own weights.
+        seed: Seed of the nano preset's weights.
+    """
+
+    source: str = "Qwen/Qwen2.5-Omni-3B"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    gradient_checkpointing: bool = False
+    attention: str = "sdpa"
+    feature_cache: FeatureCacheOptions | None = None
+    lora: LoraOptions | None = None
+    seed: int = 0

@@ -1,0 +1,91 @@
+"""Everything that relies on private parts of DeepSpeed. Written against 0.19; `tests/test_internals.py` checks them.
+
+What is relied on: how the engine is told of micro-batches that do not go through its own forward pass, the setting that
+makes it load a universal checkpoint, and the names of the files in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from avrt.errors import AvrtError
+
+_TAG, _UNIVERSAL = "checkpoint", "universal"
+
+
+def prepare_backward(engine: Any, *, last: bool) -> None:
+    """Tell the engine that a backward pass begins, and whether it is the step's last one.
+
+    The engine's own forward pass would tell its optimizer that a new pass begins. Ours does not go through it, and
+    without being told ZeRO-3 keeps the last micro-batch's gradients alone.
+    """
+    engine.set_gradient_accumulation_boundary(last)
+    engine.optimizer.clear_backward_seen_flag()
+
+
+def load_universal(engine: Any) -> None:
+    """Have the engine load the universal form of a checkpoint; only loading reads this setting."""
+    engine._config.load_universal_checkpoint = True
+
+
+def made_by(checkpoint: Path) -> int | None:
+    """How many processes cut a DeepSpeed checkpoint's optimizer states among them; None for another kind."""
+    return len(list((checkpoint / _TAG).glob("*zero_pp_rank_*_optim_states.pt"))) or None
+
+
+def make_universal(checkpoint: Path) -> None:
+    """Add the form of a DeepSpeed checkpoint that any number of processes can load, unless it is there.
+
+    Raises:
+        AvrtError: If DeepSpeed cannot convert it.
+    """
+    if (checkpoint / "latest_universal").is_file():
+        return
+    rank_zero_info(f"{checkpoint} was made by {made_by(checkpoint)} processes: cutting its optimizer states anew")
+    command = [
+        sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state",
+        "--input_folder", str(checkpoint / _TAG), "--output_folder", str(checkpoint / _UNIVERSAL),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise AvrtError(
+            f"cannot be resumed by another number of processes: {reason}",
+            where=checkpoint,
+            remedy=f"go on with --trainer.devices {made_by(checkpoint)}",
+        )
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a folder is a checkpoint of DeepSpeed that was written to its end."""
+    return (checkpoint / "latest").is_file()
+
+
+def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The trained parameters in float32, by name; works for every ZeRO stage and number of processes."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+        str(checkpoint), tag=_TAG, exclude_frozen_parameters=True
+    )
+    return weights
+
+
+def saved_record(checkpoint: Path) -> dict[str, Any]:
+    """What Lightning saved beside the weights.
+
+    Raises:
+        AvrtError: If there is nothing.
+    """
+    states = sorted((checkpoint / _TAG).glob("*model_states.pt"))
+    if not states:
+        raise AvrtError("has no model states", where=checkpoint)
+    record: dict[str, Any] = torch.load(states[0], map_location="cpu", weights_only=False, mmap=True)
+    return record

@@ -1,0 +1,11 @@
+"""Ask a student a question about a clip:  python examples/ask.py STUDENT CLIP "What happens?" "a dog barks" "it rains"."""
+
+import sys
+
+from avrt import ask, load_clip, load_policy
+
+student, clip, question, *choices = sys.argv[1:]
+policy = load_policy(student)
+response = ask(policy, load_clip(clip), question, choices)
+print(response.text)
+print("choice:", response.letter or "none can be read")

@@ -167,7 +167,7 @@ def test_what_announced_files_can_be_sent_to_other_processes(stored, tmp_path):
 
 def test_no_server_can_fill_the_disk(stored, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "LARGEST_MANIFEST", 3 << 20)
-    with pytest.raises(AvrtError, match="more bytes than it should"):
+    with pytest.raises(AvrtError, match="more bytes than expected"):
         ShardSet("pipe:cat /dev/zero #{name}", tmp_path / "endless")
     folder = tmp_path / "grown"
     shutil.copytree(stored, folder)
@@ -175,7 +175,7 @@ def test_no_server_can_fill_the_disk(stored, tmp_path, monkeypatch):
         shards = ShardSet(address, tmp_path / "cache")
         with (folder / "shard-000000.tar").open("ab") as file:
             file.truncate(50_000_000)
-        with pytest.raises(AvrtError, match="more bytes than it should"):
+        with pytest.raises(AvrtError, match="more bytes than expected"):
             shards.sample(0)
     copies = [path for cache in ("endless", "cache") for path in (tmp_path / cache).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in copies) < 5_000_000

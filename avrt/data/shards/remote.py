@@ -240,6 +240,6 @@ def _pour(source: Any, file: BinaryIO, most: int, address: str) -> None:
         most -= len(chunk)
         if most < 0:
             raise AvrtError(
-                "holds more bytes than its manifest says", where=address, remedy="make or copy the shards again"
+                "holds more bytes than expected", where=address, remedy="make or copy the shards again"
             )
         file.write(chunk)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.resources
 import sys
 from pathlib import Path
 
 import avrt
 from avrt.errors import AvrtError
+from avrt.packaged import find_packaged, packaged
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("avrt.training.launch", "train a student: --config sft.yaml or grpo.yaml"),
@@ -91,12 +91,10 @@ def find_config(name: str) -> Path:
     Raises:
         AvrtError: If there is none.
     """
-    if Path(name).is_file():
-        return Path(name)
-    packaged = Path(str(importlib.resources.files("avrt_configs").joinpath(name)))
-    if packaged.is_file():
-        return packaged
-    folder = packaged.parent if packaged.parent.is_dir() else Path(str(importlib.resources.files("avrt_configs")))
+    configs = packaged("avrt_configs")
+    if found := find_packaged(name, configs):
+        return found
+    folder = next(path for path in ((configs / name).parent, configs) if path.is_dir())
     known = ", ".join(sorted(path.name for path in folder.glob("*.yaml")))
     raise AvrtError("no such configuration", where=name, remedy=f"packaged ones: {known}")
 

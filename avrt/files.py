@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def sha256(path: Path) -> str:
@@ -12,8 +15,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def blake2b(paths: Iterable[Path], digest_size: int) -> str:
+    """One checksum of the bytes of several files, in the order in which they are given."""
+    whole = hashlib.blake2b(digest_size=digest_size)
+    for path in paths:
+        with path.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: whole)  # goes on with the same hash
+    return whole.hexdigest()
+
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[BinaryIO]:
+    """A stream to write a file with, which appears under its name only when the block ends without an error."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as stream:
+        yield stream
+    partial.replace(path)
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it appears under its name only when complete."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    with open_whole(path) as stream:
+        stream.write(data)

@@ -7,6 +7,7 @@ from typing import Any
 from avrt.data.sample import Modality, Sample
 from avrt.errors import AvrtError
 
+Message = dict[str, Any]
 SYSTEM_PROMPT = (
     "You are an assistant that watches and listens. Reason about what you see and hear, then choose one option."
 )
@@ -20,10 +21,11 @@ SEVERAL_INSTRUCTION = (
 )
 TEMPLATE = "{question}\n{choices}\n{instruction}"
 CHOICE = "({letter}) {choice}"
+_WHERE = "data.prompt.template or data.prompt.choice"
 
 
 def format_choices(sample: Sample, choice: str = CHOICE) -> str:
-    """The choices, one lettered line each: ``(A) a dog``."""
+    """The choices with their letters, one on each line: ``(A) a dog``."""
     return "\n".join(_lettered(sample, choice))
 
 
@@ -32,26 +34,24 @@ def _lettered(sample: Sample, choice: str) -> list[str]:
 
 
 def check_template(template: str, choice: str) -> None:
-    """Try both patterns on a made-up question.
+    """Check both patterns on a made-up question.
 
     Raises:
-        AvrtError: If one has an unknown placeholder, or leaves out the question or the choices.
+        AvrtError: If one has an unknown placeholder, or leaves out the question or a choice.
     """
     probe = Sample(id="probe", question="THE QUESTION", choices=("CHOICE 1", "CHOICE 2"), answer=None)
     try:
         text = fill_template(probe, template, choice, "")
     except (KeyError, IndexError, ValueError) as error:
-        raise AvrtError(
-            f"has a placeholder that is not known: {error}",
-            where="data.prompt.template or data.prompt.choice",
-            remedy="write { and } that are meant as such twice",
-        ) from None
+        remedy = "write {{ and }} for braces in the text"
+        raise AvrtError(f"has an unknown placeholder: {error}", where=_WHERE, remedy=remedy) from None
     if missing := [part for part in (probe.question, *probe.choices) if part not in text]:
-        raise AvrtError(f"leaves out {missing[0].lower()}", where="data.prompt.template or data.prompt.choice")
+        remedy = "use {question}, {choices}, {letter} and {choice}"
+        raise AvrtError(f"leaves out {missing[0].lower()}", where=_WHERE, remedy=remedy)
 
 
 def fill_template(sample: Sample, template: str, choice: str, instruction: str) -> str:
-    """The user's text: `template` with the question, its choices and the instruction filled in."""
+    """The text of the user message: `template` with the question, its choices and the instruction filled in."""
     return template.format(
         question=sample.question,
         choices=format_choices(sample, choice),
@@ -70,21 +70,21 @@ def student_messages(
     several_instruction: str = SEVERAL_INSTRUCTION,
     template: str = TEMPLATE,
     choice: str = CHOICE,
-) -> list[dict[str, Any]]:
+) -> list[Message]:
     """The chat that asks the student one question.
 
     Args:
         sample: The question. Its answer, trace and evidence are never part of the prompt.
-        media: What is shown: each entry becomes one placeholder, in this order, before the text.
-        audio_in_video: The sound belongs inside the video's placeholder and has none of its own.
+        media: The clip's media: each becomes one placeholder, in this order, before the text.
+        audio_in_video: The video's placeholder stands for the audio as well.
         system_prompt: The system message; empty for none.
-        instruction: What follows the choices.
-        several_instruction: The same where several choices may be right.
-        template: The user's text; see `fill_template`.
-        choice: One lettered choice, from `{letter}` and `{choice}`.
+        instruction: The instruction after the choices.
+        several_instruction: The instruction where several choices may be right.
+        template: Pattern of the user message, for `fill_template`.
+        choice: Pattern of one choice, with `{letter}` and `{choice}`.
 
     Returns:
-        Messages as `apply_chat_template` of a processor takes them.
+        Messages for a processor's `apply_chat_template`.
     """
     text = fill_template(sample, template, choice, several_instruction if sample.several else instruction)
     return chat_messages(text, media, audio_in_video=audio_in_video, system_prompt=system_prompt)
@@ -92,9 +92,9 @@ def student_messages(
 
 def chat_messages(
     text: str, media: tuple[Modality, ...], *, audio_in_video: bool = False, system_prompt: str = ""
-) -> list[dict[str, Any]]:
-    """A chat of media placeholders followed by any text; see `student_messages`."""
-    content: list[dict[str, Any]] = [
+) -> list[Message]:
+    """The chat of `student_messages` with any text in place of a question."""
+    content: list[dict[str, str]] = [
         {"type": str(m), str(m): str(m)} for m in media if not (audio_in_video and m is Modality.AUDIO)
     ]
     content.append({"type": "text", "text": text})

@@ -1,8 +1,7 @@
-"""What a call costs beside its server's own time: `python benchmarks/traces.py`.
+"""The time of teacher calls compared with the ideal: `python benchmarks/traces.py`.
 
-A server on loopback answers every request after 50 ms; 1,000 questions are put to two teachers with 64 calls at a time
-in all. The ideal is calls / 64 x 50 ms, from the first request to the last reply. Memory is the peak of the largest
-process.
+A server on loopback answers every request after 50 ms. Two teachers get 1,000 questions, 64 calls at a time in all. The
+ideal time from the first request to the last reply is calls / 64 x 50 ms. Memory is the peak of the largest process.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ PIXEL = bytes.fromhex(
 
 
 async def serve(port: int, delay: float) -> None:
-    """A server so lean that it hardly takes part in what is measured; tells what it saw when it is ended."""
+    """Serve with as little work as possible, and print counts and times at SIGTERM."""
     message = {"role": "assistant", "content": REPLY}
     body = json.dumps({"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}).encode()
     models = json.dumps({"data": [{"id": "m", "object": "model"}], "object": "list"}).encode()
-    seen = {"calls": 0, "busy": 0, "most": 0, "first": 0.0, "last": 0.0}
+    counts = {"calls": 0, "busy": 0, "most": 0, "first": 0.0, "last": 0.0}
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -52,13 +51,13 @@ async def serve(port: int, delay: float) -> None:
                 answer = models
                 if size:
                     answer = body
-                    seen["first"] = seen["first"] or time.time()
-                    seen["busy"] += 1
-                    seen["most"] = max(seen["most"], seen["busy"])
+                    counts["first"] = counts["first"] or time.time()
+                    counts["busy"] += 1
+                    counts["most"] = max(counts["most"], counts["busy"])
                     await asyncio.sleep(delay)
-                    seen["busy"] -= 1
-                    seen["calls"] += 1
-                    seen["last"] = time.time()
+                    counts["busy"] -= 1
+                    counts["calls"] += 1
+                    counts["last"] = time.time()
                 writer.write(
                     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer)
                 )
@@ -71,11 +70,11 @@ async def serve(port: int, delay: float) -> None:
     server = await asyncio.start_server(handle, "127.0.0.1", port, limit=1 << 24)
     await done.wait()
     server.close()
-    print(json.dumps(seen))
+    print(json.dumps(counts))
 
 
 def measure(folder: Path, questions: int, delay: float, concurrency: int, workers: int) -> dict[str, float]:
-    """Run `avrt traces run` once and return what server and process counted."""
+    """Run `avrt traces run` once and return the measurements of the server and the process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -91,7 +90,7 @@ def measure(folder: Path, questions: int, delay: float, concurrency: int, worker
             time.sleep(0.1)
     with ShardWriter(folder / "shards", {}) as writer:
         for i in range(questions):
-            sample = Sample(f"q{i}", f"What is number {i}?", ("this", "it"), 0, (Modality.VIDEO,))
+            sample = Sample(f"q{i}", f"What is number {i}?", ("this", "it"), 1, (Modality.VIDEO,))
             writer.write(sample, {"0.jpg": PIXEL, "clip.json": json.dumps({"n": i}).encode()})
     backend = {
         "class_path": "avrt.traces.openai_backend.OpenAIBackend",
@@ -119,15 +118,15 @@ def measure(folder: Path, questions: int, delay: float, concurrency: int, worker
         sys.exit(done.stderr)
     whole = time.perf_counter() - begun
     server.terminate()
-    seen = json.loads(server.communicate()[0])
-    ideal = seen["calls"] / concurrency * delay
+    counts = json.loads(server.communicate()[0])
+    ideal = counts["calls"] / concurrency * delay
     return {
         "workers": workers,
-        "calls": seen["calls"],
-        "most at once": seen["most"],
+        "calls": counts["calls"],
+        "most at once": counts["most"],
         "ideal s": ideal,
-        "s": seen["last"] - seen["first"],
-        "ratio": (seen["last"] - seen["first"]) / ideal,
+        "s": counts["last"] - counts["first"],
+        "ratio": (counts["last"] - counts["first"]) / ideal,
         "with start-up s": whole,
         "peak MB": int(done.stdout.split()[-1]) / 1024,
     }

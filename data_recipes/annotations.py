@@ -12,7 +12,7 @@ from typing import Any
 
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
-from avrt.shown import LONGEST, inert, short
+from avrt.messages import LONGEST, printable, short
 from avrt.text import clean_all
 from data_recipes.options import Repeated
 
@@ -82,7 +82,7 @@ def _one(name: str, row: Any, convert: Callable[[str, Row], SourceItem]) -> Sour
     except KeyError as error:
         return BadSampleError(f"field {error} is missing", where=name)
     except (TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
-        return BadSampleError(f"not a question: {inert(str(error))[:LONGEST]}", where=name)
+        return BadSampleError(f"not a question: {printable(str(error))[:LONGEST]}", where=name)
 
 
 def _said(item: SourceItem) -> tuple[Any, ...]:

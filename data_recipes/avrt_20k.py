@@ -32,8 +32,8 @@ from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import AvrtError, BadSampleError
+from avrt.messages import short
 from avrt.response import format_response, parse_response
-from avrt.shown import short
 from data_recipes.annotations import Row, items, media_file, plain_name, row_id
 from data_recipes.labels import Answers, Labels, counts_from_one, index_in, read_labels
 from data_recipes.recipe import Recipe

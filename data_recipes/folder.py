@@ -19,7 +19,7 @@ from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import LETTERS, Modality, Sample
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
-from avrt.shown import short
+from avrt.messages import short
 from data_recipes.annotations import Row, items, media_file, plain_metadata, row_id
 from data_recipes.labels import Answers, counts_from_one, index_in, read_labels
 from data_recipes.recipe import Recipe

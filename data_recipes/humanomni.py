@@ -7,7 +7,7 @@ from pathlib import Path
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
-from avrt.shown import short
+from avrt.messages import short
 from data_recipes.annotations import Row, first_file, plain_metadata
 from data_recipes.labels import Answers, Labels, read_labels
 

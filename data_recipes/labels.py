@@ -16,8 +16,8 @@ from typing import Any
 
 from avrt.data.sample import LETTERS
 from avrt.errors import BadSampleError
+from avrt.messages import short
 from avrt.response import read_letters
-from avrt.shown import short
 from data_recipes.options import Options, read_options
 
 

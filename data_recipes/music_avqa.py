@@ -22,7 +22,7 @@ from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
-from avrt.shown import short
+from avrt.messages import short
 from data_recipes.annotations import Row, items, json_field, media_file, plain_name, row_id
 from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import Recipe

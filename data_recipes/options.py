@@ -12,7 +12,7 @@ from typing import Any
 
 from avrt.data.sample import LETTERS
 from avrt.errors import BadSampleError
-from avrt.shown import short
+from avrt.messages import short
 
 _LONGEST = 1_000_000
 # `A. x`, `A.x`, `A) x`, `(A) x`, `[A] x`, `A: x`; a colon needs a space (`A:maj` is a chord), `A.D.` is not option A

@@ -1,4 +1,4 @@
-"""Ask a student a question about a clip:  python examples/ask.py STUDENT CLIP "What happens?" "a dog barks" "it rains"."""
+"""Ask a student about a clip:  python examples/ask.py STUDENT CLIP "What is heard?" "a dog" "rain"."""
 
 import sys
 

@@ -18,9 +18,16 @@ from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.reader import ShardSet
-from avrt.objectives.rewards import RewardOptions, RewardSum
+from avrt.objectives.rewards import ExtraReward, RewardOptions, RewardSum, register
 from avrt.policy.reference import Reference
 from avrt.rollout.sampling import SamplingOptions
+
+
+@register("brevity")
+def brevity(response, sample, clip) -> float:
+    """Something that even an untrained student can do more or less of."""
+    return -len(response.text) / 100
+
 
 parser = argparse.ArgumentParser()
 parser.add_argument("shards", type=Path)
@@ -35,7 +42,7 @@ shards = ShardSet(arguments.shards)
 preprocessor = Preprocessor(policy.inputs, PromptOptions(audio_in_video=True), answers=True)
 optimizer = PlainOptimizer(torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=1e-4))
 options = GRPOOptions(group_size=4, sampling=SamplingOptions(max_new_tokens=32), micro_batch_size=arguments.questions)
-rewards = RewardSum(RewardOptions())
+rewards = RewardSum(RewardOptions(extra=[ExtraReward("brevity")]))
 
 places = itertools.cycle(range(len(shards)))
 for step in range(arguments.steps):

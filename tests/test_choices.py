@@ -8,7 +8,7 @@ import pytest
 
 from avrt.choices import read_choice, read_choices, visible
 from avrt.evaluation.scorers import score
-from avrt.traces.reading import read_analysis
+from avrt.traces.analysis import read_analysis
 from tests.conftest import make_sample
 
 CHOICES = ("a dog", "a drum", "a car", "rain")

@@ -18,3 +18,20 @@ def test_links_and_named_tests_exist(page):
         path = ROOT / "tests" / file.removeprefix("tests/")
         assert path.is_file(), file
         assert not name or f"def {name}(" in path.read_text(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_named_files_exist(page):
+    if page.name == "CHANGELOG.md":
+        return  # tells of files that were renamed
+    for name in re.findall(
+        r"`((?:avrt|configs|data_recipes|benchmarks|examples|tests)/[\w/.-]+\.(?:py|yaml))`", page.read_text()
+    ):
+        assert "NAME" in name or (ROOT / name).exists(), name
+
+
+def test_the_architecture_page_tells_the_way_to_the_four_places_that_readers_look_for():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for question in ("completions are sampled", "the KL penalty is", "a reward is added", "frames are chosen"):
+        [row] = [line for line in text.splitlines() if line.startswith("| where") and question in line]
+        assert 1 <= len(re.findall(r"`[\w/]+\.py`", row)) <= 3, row

@@ -37,7 +37,7 @@ def judge_claims(runs: Sequence[Run], backend: Backend) -> Table:
 
 async def _rows(runs: Sequence[Run], backend: Backend) -> list[list[str]]:
     await backend.open()
-    places = asyncio.Semaphore(backend.slots)
+    places = asyncio.Semaphore(backend.max_concurrency)
     rows = []
     try:
         for run in runs:

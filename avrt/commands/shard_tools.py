@@ -14,7 +14,7 @@ from rich.console import Console
 from torchvision.io import write_png
 
 from avrt.arguments import OneLineErrors
-from avrt.commands.watch import Watch
+from avrt.commands.progress import ProgressDisplay
 from avrt.data.media.clip import Clip
 from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Sample
@@ -24,7 +24,7 @@ from avrt.data.shards.overlap import Overlap, find_overlap, fingerprints
 from avrt.data.shards.reader import ShardSet, index_path, index_tar, load_index
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
-from avrt.shown import inert, short
+from avrt.messages import printable, short
 from avrt.text import clean, to_json
 
 _COLUMNS = 4
@@ -45,7 +45,7 @@ def verify(arguments: list[str]) -> None:
         elif index_path(path).is_file() and index_tar(path) != load_index(path):
             faults.append(f"{index_path(path)}: does not fit its shard (delete it; it is made again)")
     found, seen = Manifest(labels={"answer": 0, "trace": 0}), set[str]()
-    with Watch(len(shards), "samples") as watch:
+    with ProgressDisplay(len(shards), "samples") as progress:
         for index in range(len(shards)):
             try:
                 sample, _ = decode_members(shards.read(index))
@@ -56,14 +56,14 @@ def verify(arguments: list[str]) -> None:
                 faults.append(f"{shards.name(index)}: id {short(sample.id)} occurs twice")
             seen.add(sample.id)
             found.add(sample)
-            watch.reached(index + 1)
+            progress.update(index + 1)
     if not faults:
         told = shards.manifest
         for ours, theirs in ((found.counts, told.counts), (found.labels, told.labels or found.labels)):
             if ours != theirs:
                 faults.append(f"{folder}: holds {ours}, the manifest says {theirs}")
     for fault in faults:
-        console.print(inert(fault))
+        console.print(printable(fault))
     console.print(f"{len(seen)} of {len(shards)} samples are intact ({found.media}), {len(faults)} faults")
     if faults:
         sys.exit(1)
@@ -87,8 +87,8 @@ def show(arguments: list[str]) -> None:
                 index = place
                 break
     if index is None:
-        remedy = f"ids look like {', '.join(inert(name)[:40] for name in near)}" if near else "it holds no samples"
-        raise AvrtError(f"no sample {inert(wanted)[:80]}", where=options.folder, remedy=remedy)
+        remedy = f"ids look like {', '.join(printable(name)[:40] for name in near)}" if near else "it holds no samples"
+        raise AvrtError(f"no sample {printable(wanted)[:80]}", where=options.folder, remedy=remedy)
     sample, clip = decode_members(shards.read(index))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -114,8 +114,8 @@ def overlap(arguments: list[str]) -> None:
     prints = []
     for location in (options.train, options.test):
         shards = ShardSet(location)
-        with Watch(len(shards), "samples") as watch:
-            prints.append(fingerprints(shards, watch.reached))
+        with ProgressDisplay(len(shards), "samples") as progress:
+            prints.append(fingerprints(shards, progress.update))
     pairs = find_overlap(*prints)
     if options.out is not None:
         lines = [to_json({"train": p.train, "test": p.test, "by": list(p.by)}) for p in pairs]
@@ -142,9 +142,9 @@ def contact_sheet(pictures: torch.Tensor) -> torch.Tensor:
 def _print_sample(sample: Sample, clip: Clip, name: str, written: list[Path]) -> None:
     """Print a sample's record, facts about its clip, and the files that were written."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{inert(sample.id)}  ({name})\n{_lines(sample.question)}")
+    console.print(f"{printable(sample.id)}  ({name})\n{printable(sample.question, keep_lines=True)}")
     for index, (letter, choice) in enumerate(zip(sample.letters, sample.choices, strict=True)):
-        console.print(f"  {letter}. {inert(choice)}{'  <- right' if index in sample.right else ''}")
+        console.print(f"  {letter}. {printable(choice)}{'  <- right' if index in sample.right else ''}")
     for step in sample.evidence:
         console.print(
             f"  evidence ({step.sense or 'sense unknown'}): {_lines(step.evidence)} -> {_lines(step.inference)}"
@@ -153,7 +153,7 @@ def _print_sample(sample: Sample, clip: Clip, name: str, written: list[Path]) ->
     if clip.timestamps:
         facts["frames at"] = ", ".join(f"{time:.2f} s" for time in clip.timestamps)
     for fact, value in facts.items():
-        console.print(f"  {inert(str(fact))}: {inert(str(value))}")
+        console.print(f"  {printable(str(fact))}: {printable(str(value))}")
     if sample.trace:
         console.print(_lines(sample.trace))
     console.print(f"written: {', '.join(map(str, written)) or 'nothing, since it has no media'}")
@@ -161,13 +161,13 @@ def _print_sample(sample: Sample, clip: Clip, name: str, written: list[Path]) ->
 
 def _lines(text: str) -> str:
     """A text for the terminal, without control characters other than line ends."""
-    return "\n".join(inert(line) for line in text.split("\n"))
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def _print_overlap(pairs: list[Overlap], tested: int) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for pair in pairs[:20]:
-        console.print(f"{inert(pair.test)} (test) is {inert(pair.train)} (train) by {', '.join(pair.by)}")
+        console.print(f"{printable(pair.test)} (test) is {printable(pair.train)} (train) by {', '.join(pair.by)}")
     if len(pairs) > 20:
         console.print(f"... and {len(pairs) - 20} more (--out FILE writes all)")
     leaked = len({pair.test for pair in pairs})

@@ -22,13 +22,13 @@ import data_recipes
 from avrt.arguments import OneLineErrors
 from avrt.commands import shard_tools
 from avrt.commands.clip_options import add_clip_options, clip_spec
-from avrt.commands.watch import Watch
+from avrt.commands.progress import ProgressDisplay
 from avrt.data.media.isolation import Limits
 from avrt.data.shards.conversion import SourceItem, write_shards
 from avrt.data.shards.manifest import MANIFEST, UNTYPED, Manifest
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
 from avrt.files import sha256
-from avrt.shown import LONGEST, inert
+from avrt.messages import LONGEST, printable
 from data_recipes.recipe import Recipe
 
 _LINE = 300
@@ -97,7 +97,7 @@ def convert(name: str, kind: type[Recipe], options: Namespace) -> None:
         "annotations": {path.name: sha256(path) for path in recipe.annotations(root) if path.is_file()},
         "decoder": f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}",
     }
-    with Watch(sum(1 for _ in items()), "questions") as watch:
+    with ProgressDisplay(sum(1 for _ in items()), "questions") as progress:
         manifest = write_shards(
             items(),
             out,
@@ -108,7 +108,7 @@ def convert(name: str, kind: type[Recipe], options: Namespace) -> None:
             workers=options.workers,
             limits=Limits(options.seconds_per_clip, options.gigabytes_per_clip),
             resume=options.resume,
-            progress=watch.reached,
+            progress=progress.update,
         )
     _finish(manifest, out)
 
@@ -148,19 +148,19 @@ def survey(items: Iterable[SourceItem | BadSampleError]) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{kinds.total()} questions, {kinds.total() - len(missing)} of them with their media")
     for kind, count in kinds.most_common():
-        console.print(f"  {count:6d}  {inert(kind)[:LONGEST]}")
+        console.print(f"  {count:6d}  {printable(kind)[:LONGEST]}")
     if answered < kinds.total():
         console.print(f"{kinds.total() - answered} questions have no answer: usable for prediction, not for training")
     if noted:
         console.print(f"{noted} rows are repaired; the manifest will say how")
     if missing:
         gone = sorted(set(missing))
-        shown = ", ".join(inert(name)[:LONGEST] for name in gone[:5])
+        shown = ", ".join(printable(name)[:LONGEST] for name in gone[:5])
         console.print(f"{len(missing)} questions lack {len(gone)} media files: {shown}{', ...' if gone[5:] else ''}")
     if bad:
         console.print(f"{len(bad)} rows cannot be used, for example:")
         for reason in list(bad.values())[:10]:
-            console.print(f"  {inert(reason)[:_LINE]}")
+            console.print(f"  {printable(reason)[:_LINE]}")
     if len(missing) == kinds.total():
         raise _nothing_usable(kinds.total() + len(bad))
 
@@ -169,7 +169,7 @@ def report(manifest: Manifest, folder: Path) -> None:
     """Print what was written and what was left out."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{manifest.samples} samples ({manifest.media}) in {len(manifest.shards)} shards: {inert(str(folder))}"
+        f"{manifest.samples} samples ({manifest.media}) in {len(manifest.shards)} shards: {printable(str(folder))}"
     )
     if manifest.labels and manifest.labels["answer"] < manifest.samples:
         without = manifest.samples - manifest.labels["answer"]
@@ -183,7 +183,7 @@ def report(manifest: Manifest, folder: Path) -> None:
         reasons = Counter(_kind_of(reason) for reason in manifest.skipped.values())
         console.print(f"{len(manifest.skipped)} left out (see skipped in manifest.json):")
         for reason, count in reasons.most_common(10):
-            console.print(f"  {count:6d}  {inert(reason)[:_LINE]}")
+            console.print(f"  {count:6d}  {printable(reason)[:_LINE]}")
         if len(reasons) > 10:
             console.print(f"          and {len(reasons) - 10} other reasons")
 

@@ -1,4 +1,4 @@
-"""The teachers of a trace folder as runs of a benchmark: how many of its questions each answered right alone."""
+"""The teachers of a trace folder as benchmark runs: the accuracy of each teacher alone."""
 
 from __future__ import annotations
 
@@ -13,56 +13,56 @@ from avrt.evaluation.result import Result
 from avrt.evaluation.runs import Run
 from avrt.evaluation.statistics import bootstrap
 from avrt.traces.filters import AUDIO, VISUAL
-from avrt.traces.folders import TraceFolder, run_record
 from avrt.traces.store import rows
+from avrt.traces.trace_folder import TraceFolder, run_record
 
 RULE = "teachers'"
 ASKED_BY = "traces"
-MASK = {VISUAL: "v", AUDIO: "a"}
-# Audio Flamingo 3 without its think adapter, `audio-flamingo-3-hf`, is not the paper's teacher.
-PAPERS = {VISUAL: "kimi-vl", AUDIO: "audio-flamingo-3-think"}
+MASKS = {VISUAL: "v", AUDIO: "a"}
+# Parts of the names of the paper's teachers; `audio-flamingo-3-hf`, without the think adapter, is not one of them.
+PAPER_MODELS = {VISUAL: "kimi-vl", AUDIO: "audio-flamingo-3-think"}
 _NANO = re.compile(rf"(?:{VISUAL}|{AUDIO}|nano\S*)@")
 
 
 def teacher_runs(folder: Path) -> list[Run]:
-    """A run for each teacher, by its verdicts on the questions of the shards that its traces were made from.
+    """A run for each teacher, by its verdicts on the questions that have an answer.
 
-    A question that a teacher has no verdict on counts as wrong, as one does that could not be asked.
+    A question without a verdict of a teacher counts as wrong.
 
     Args:
-        folder: What `avrt traces run` was given as `--out`.
+        folder: The trace folder.
 
     Raises:
-        AvrtError: If no run has been finished there, or its shards are gone.
+        AvrtError: If it holds no finished run, or the shards of the questions are missing.
     """
-    record, kept_in = run_record(folder), TraceFolder.find(folder)
+    record, home = run_record(folder), TraceFolder.find(folder)
     shards = ShardSet(Path(record["data"]))
     benchmark = str(shards.manifest.recipe.get("name", "custom"))
-    known = [sample.id for sample in shards.samples() if sample.answer is not None]
+    questions = [sample.id for sample in shards.samples() if sample.answer is not None]
     query = (
         "SELECT verdicts.sample, teacher, correct, model FROM verdicts LEFT JOIN calls ON calls.key = verdicts.call "
         "WHERE folder = ? AND run = ? ORDER BY teacher DESC"
     )
-    found = list(rows(kept_in.store, query, (kept_in.name, record["run"])))
+    found = list(rows(home.store, query, (home.name, record["run"])))
     runs = []
     for teacher in dict.fromkeys(row["teacher"] for row in found):
         right = {row["sample"]: bool(row["correct"]) for row in found if row["teacher"] == teacher}
-        estimate = bootstrap([float(right.get(name, False)) for name in known])
+        estimate = bootstrap([float(right.get(name, False)) for name in questions])
         score = {
             "accuracy": estimate.mean, "low": estimate.low, "high": estimate.high, "count": estimate.count,
-            "right": sum(right.get(name, False) for name in known),
+            "right": sum(right.get(name, False) for name in questions),
         }  # fmt: skip
         protocol = flatten({"clips": shards.manifest.spec, "data": {"manifest": shards.digest[:16]}})
         result = Result(
             student=f"{teacher}_teacher",
             benchmark=benchmark,
-            mask=MASK.get(teacher, "av"),
+            mask=MASKS.get(teacher, "av"),
             protocol=protocol,
             fingerprint=fingerprint(protocol),
             official=None,
             counts={
-                "questions": len(known), "expected": sizes().get(benchmark),
-                "failed": sum(name not in right for name in known), "cut_off": 0,
+                "questions": len(questions), "expected": sizes().get(benchmark),
+                "failed": sum(name not in right for name in questions), "cut_off": 0,
             },
             scores={RULE: score},
             groups={},
@@ -75,11 +75,11 @@ def teacher_runs(folder: Path) -> list[Run]:
 
 
 def _identity(teacher: str, models: set[str | None], benchmark: str) -> dict[str, Any]:
-    """What the teacher is: its own name, unless it is the paper's model, and whether it is a miniature."""
+    """A teacher's label, unless it is the paper's model, and its source, if it is a nano model."""
     known = sorted(model for model in models if model)
-    named = {}
-    if not known or not all(PAPERS.get(teacher, "-") in model.lower() for model in known):
-        named["label"] = f"{' and '.join(known) or 'an unknown model'} ({teacher} teacher)"
+    identity = {}
+    if not known or not all(PAPER_MODELS.get(teacher, "-") in model.lower() for model in known):
+        identity["label"] = f"{' and '.join(known) or 'an unknown model'} ({teacher} teacher)"
     if benchmark == NANO_WORLD or any(_NANO.match(model) for model in known):
-        named["source"] = "nano"
-    return named
+        identity["source"] = "nano"
+    return identity

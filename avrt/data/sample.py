@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any, TypeVar
 
 from avrt.errors import BadSampleError
-from avrt.shown import short
+from avrt.messages import short
 from avrt.text import clean, to_json
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -203,7 +203,8 @@ def _several(predictions: Sequence[Prediction], benchmark: BenchmarkOptions, sco
     if benchmark.samples == 1:
         return {}
     judged = verdicts(predictions, scorer)
-    voted = [float(majority([v.choice for v in each]) == p.answer) for p, each in zip(predictions, judged, strict=True)]
+    elected = [majority([v.choice for v in each], tie="first") for each in judged]
+    voted = [float(choice == p.answer) for p, choice in zip(predictions, elected, strict=True)]
     found = {f"majority@{benchmark.samples}": _estimate(bootstrap(voted))}
     for k in benchmark.pass_at:
         chances = [pass_at_k(len(v), sum(x.correct for x in v), k) if v else 0.0 for v in judged]

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -101,7 +102,14 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
-def majority(choices: Sequence[str | None]) -> str | None:
-    """The choice with most votes (self-consistency, Wang et al. 2022); the first of equals; None only if all are."""
-    votes = Counter(choice for choice in choices if choice is not None)
-    return votes.most_common(1)[0][0] if votes else None
+def majority(choices: Sequence[str | None], *, tie: Literal["first"] | None) -> str | None:
+    """The choice with most votes (self-consistency, Wang et al. 2022); None without votes.
+
+    Args:
+        choices: One for each answer; None does not vote.
+        tie: Of choices with equally many votes the one that comes `first`, or None.
+    """
+    votes = Counter(choice for choice in choices if choice is not None).most_common(2)
+    if not votes or (tie is None and len({count for _, count in votes}) < len(votes)):
+        return None
+    return votes[0][0]

@@ -114,7 +114,7 @@ class FeatureCache:
 
     def _take_up(self, path: Path) -> None:
         try:
-            file = safe_open(path, framework="pt")
+            file: Any = safe_open(path, framework="pt")
         except (SafetensorError, OSError):
             path.unlink(missing_ok=True)  # damaged: its clips are encoded again
             return
@@ -150,7 +150,7 @@ def without_media(batch: OmniBatch, keep: set[int]) -> OmniBatch:
     """A batch whose rows, but for some, have no pictures and sounds for the towers."""
     cut = batch.to(batch.valid.device)
     if batch.pixels is not None and batch.grids is not None:
-        pieces = batch.pixels.split(batch.grids.prod(-1).tolist())
+        pieces = torch.split(batch.pixels, batch.grids.prod(-1).tolist())
         chosen = [i for i, row in enumerate(batch.grid_rows) if row in keep]
         cut.pixels = torch.cat([pieces[i] for i in chosen]) if chosen else None
         cut.grids = batch.grids[chosen] if chosen else None

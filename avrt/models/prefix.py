@@ -36,7 +36,7 @@ class SharedPrefix:
         Args:
             prompt_index: (R,) prompt of each completion row, ascending; prompts that no row reads are dropped.
         """
-        used, counts = prompt_index.unique_consecutive(return_counts=True)
+        used, counts = torch.unique_consecutive(prompt_index, return_counts=True)
         kept = self
         if len(used) < len(self.mask):
             kept = SharedPrefix([k[used] for k in self.keys], [v[used] for v in self.values], self.mask[used])
@@ -49,7 +49,7 @@ class SharedPrefix:
 
     def by_prompt(self, rows: Tensor) -> Tensor:
         """Rows (R, ...) laid out as (B, S, ...); what lies at padding is not to be read."""
-        return rows.unflatten(0, (len(self.mask), -1)) if self.slots is None else rows[self.slots]
+        return rows.view(len(self.mask), -1, *rows.shape[1:]) if self.slots is None else rows[self.slots]
 
     def by_row(self, slots: Tensor) -> Tensor:
         """The reverse: (B, S, ...) as rows (R, ...)."""

@@ -1,4 +1,4 @@
-"""What every backend is: something with a name that turns requests into replies, so many at a time."""
+"""The interface of every teacher and merger: a named model that turns requests into replies, several at a time."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from avrt.traces.requests import Reply, Request
 
 
 class Backend(ABC):
-    """A model behind one small protocol. Construction is cheap; `open` does the loading or connecting."""
+    """A model that answers requests. Construction is cheap; `open` loads the model or connects to its server."""
 
     @property
     @abstractmethod
     def model(self) -> str:
-        """What decides its replies; a call is repeated if this changes."""
+        """The model's name in the keys of stored calls; another name means that calls are made again."""
 
     @property
     @abstractmethod
-    def slots(self) -> int:
+    def max_concurrency(self) -> int:
         """How many requests it works on at a time."""
 
-    def divide(self, processes: int) -> None:  # noqa: B027
-        """Leave room for as many processes at the same server."""
+    def share_among(self, processes: int) -> None:  # noqa: B027
+        """Take a part of the server's concurrency only, as several processes use the same server."""
 
     async def open(self) -> None:  # noqa: B027 - nothing to do for many
-        """Get ready.
+        """Load the model, or connect to its server.
 
         Raises:
             AvrtError: If the model cannot be loaded, or the server cannot be reached.
@@ -35,8 +35,8 @@ class Backend(ABC):
         """Answer one request; many may be waiting at once.
 
         Raises:
-            CallFailedError: If this request has failed for good.
-            ServerDownError: If no request can be answered any more.
+            CallFailedError: If this request has failed permanently.
+            ServerDownError: If the server answers no request any more.
         """
 
     async def close(self) -> None:  # noqa: B027

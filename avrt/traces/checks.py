@@ -1,4 +1,4 @@
-"""Checks on merged traces: format, letter, leaks of the given answer, length, refusals, repetition."""
+"""Checks of merged traces: format, letter, length, leaks of the given answer, refusals, repetition."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from avrt.response import parse_response
-from avrt.traces.merging import format_fault
+from avrt.traces.merger_reply import format_fault
 
 _GIVEN = r"(?:given|provided|supplied|stated|told|indicated|specified|known|labell?ed|marked|confirmed|designated)"
 _TRUTH = (
@@ -43,15 +43,15 @@ REFUSALS = re.compile(
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What a merged trace has to satisfy; each reason for dropping one is recorded.
+    """The checks of merged traces. A trace that fails one is dropped, and the reason is recorded.
 
     Attributes:
         min_words: Fewest words of reasoning.
         max_words: Most words of reasoning.
-        leaks: Refuse traces that show that the answer was given.
-        refusals: Refuse traces in which the merger declines or speaks of itself.
-        repeats: How often the same run of 8 words may occur.
-        extra_leaks: Further regular expressions for leaks, in whatever language.
+        leaks: Drop traces that show that the answer was given.
+        refusals: Drop traces in which the merger declines or speaks of itself as a model.
+        repeats: How often the same 8 words in a row may occur.
+        extra_leaks: Further regular expressions for leaks, in any language.
     """
 
     min_words: int = 10
@@ -63,21 +63,22 @@ class CheckOptions:
 
 
 def check_trace(text: str, letters: str, answer: str, options: CheckOptions, *, several: bool = False) -> str | None:
-    """Why a merged trace cannot be used, or None if it can.
+    """Why a merged trace fails the checks; None if it passes.
 
     Args:
-        text: The trace in the merger's reply; see `avrt.traces.merging`.
+        text: The trace; see `avrt.traces.merger_reply.read_trace`.
         letters: Letters of the question's choices.
         answer: The right one, or all right ones as in `A,C`.
         options: What to check.
         several: Whether several choices may be right.
     """
     response = parse_response(text, letters, several=several)
-    if response.think is None or not response.well_formed:
+    count = response.think_words
+    if response.think is None or count is None or not response.well_formed:
         return f"format: {format_fault(text)}"
     if response.letter != answer:
         return "letter: not the right answer's"
-    if not options.min_words <= (count := len(response.think.split())) <= options.max_words:
+    if not options.min_words <= count <= options.max_words:
         return f"length: {'below' if count < options.min_words else 'above'} the bounds"
     if options.leaks and find_leak(response.think, options.extra_leaks):
         return "leak: shows that the answer was given"
@@ -89,7 +90,7 @@ def check_trace(text: str, letters: str, answer: str, options: CheckOptions, *, 
 
 
 def find_leak(think: str, extra: tuple[str, ...] = ()) -> str | None:
-    """The first place that shows that the answer, or an analysis, was handed to the writer."""
+    """The first words that show that the writer was given the answer or an analysis; None without any."""
     flat = _flat(think)
     for pattern in [*LEAKS, *(re.compile(e, re.IGNORECASE) for e in extra)]:
         if match := pattern.search(flat):
@@ -98,7 +99,7 @@ def find_leak(think: str, extra: tuple[str, ...] = ()) -> str | None:
 
 
 def _flat(text: str) -> str:
-    """The text on one line, with the apostrophes of a keyboard."""
+    """The text on one line, with typewriter apostrophes."""
     return " ".join(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
 
 

@@ -1,4 +1,4 @@
-"""What the paper tells of its own traces, AVRT-20K, split by split (AVRT Tables 2 and 9), to be told beside ours."""
+"""The paper's statistics of its own traces, AVRT-20K, by split (AVRT Tables 2 and 9), to show beside ours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 UNIT = "tokens"
 OTHERS = "Others"
-# In the form of `avrt.traces.stats`; lengths are in tokens of the student's tokenizer.
+# As `avrt.traces.stats.collect` gives them; lengths are in tokens of the student's tokenizer.
 TRACES: dict[str, dict[str, Any]] = {
     "train": {
         "traces": 18279,
@@ -37,7 +37,7 @@ TRACES: dict[str, dict[str, Any]] = {
 
 
 def side_by_side(splits: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table with each split's figures and the published ones next to them.
+    """(head, rows) of a table with the statistics of each split and the published ones beside them.
 
     Args:
         splits: As `avrt.traces.stats.collect` gives them.
@@ -63,9 +63,9 @@ def side_by_side(splits: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], li
             ["1280x720, %", *(_percent(s.get("clips", {}).get("resolutions"), "1280x720") for _, s, _ in columns)]
         )
     for field in ("question_types", "answers", "relations"):
-        told = [_gathered(s[field], field) for _, s, _ in columns]
-        keys = list(dict.fromkeys(key for shares in told for key in shares))
-        rows += [[f"{_title(field, key)}, %", *(_percent(shares, key) for shares in told)] for key in _ordered(keys)]
+        shares = [_grouped(s[field], field) for _, s, _ in columns]
+        for key in _ordered(list(dict.fromkeys(key for column in shares for key in column))):
+            rows.append([f"{_title(field, key)}, %", *(_percent(column, key) for column in shares)])
     return ["", *(name for name, _, _ in columns)], rows
 
 
@@ -73,8 +73,8 @@ def _title(field: str, key: str) -> str:
     return {"question_types": key, "answers": f"right letter {key}", "relations": f"relation {key}"}[field]
 
 
-def _gathered(shares: Mapping[str, float], field: str) -> Mapping[str, float]:
-    """Shares in which AVQA's types that the paper calls others are put together, if all are AVQA's."""
+def _grouped(shares: Mapping[str, float], field: str) -> Mapping[str, float]:
+    """Shares with AVQA's rare question types summed as `Others`, as in the paper; other data sets keep theirs."""
     listed = TRACES["train"]["question_types"]
     rest = {"Before Next", "When", "Used For", OTHERS}
     if field != "question_types" or not set(shares) <= {*listed, *rest}:
@@ -85,7 +85,7 @@ def _gathered(shares: Mapping[str, float], field: str) -> Mapping[str, float]:
 
 
 def _ordered(keys: list[str]) -> list[str]:
-    """Letters by alphabet, others as they come, with the others of all at the end."""
+    """Letters in alphabetical order; other keys in their own order, with `Others` last."""
     if all(len(key) == 1 for key in keys):
         return sorted(keys)
     return sorted(keys, key=lambda key: key == OTHERS)

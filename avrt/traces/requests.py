@@ -1,4 +1,4 @@
-"""What is asked of a model and what it replies: the records that every backend and the store share."""
+"""One call of a teacher or merger: the request, its media and sampling, and the reply."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 from avrt.data.sample import Sense
 from avrt.errors import AvrtError
 
-# What servers say of a reply that ended at its limit of tokens: OpenAI and vLLM, Anthropic, Mistral, Gemini.
+# Finish reasons of a reply that reached its token limit: OpenAI and vLLM, Anthropic, Mistral, Gemini.
 CUT_OFF = ("length", "max_tokens", "model_length", "max_output_tokens", "max_length")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a model draws its reply.
+    """How a reply is sampled.
 
     Attributes:
-        temperature: 0 for the most likely reply.
-        top_p: Nucleus.
-        max_tokens: Longest reply; a reasoning model's thinking counts.
-        seed: Seed of the first of several replies, the next ones count up from it. None leaves it to the server.
+        temperature: 0 for greedy decoding.
+        top_p: Probability mass of nucleus sampling.
+        max_tokens: Token limit of a reply; a reasoning model's thinking counts.
+        seed: Seed of the first of several replies; reply n takes seed + n. None leaves it to the server.
         extra: Further fields of the request body, such as `{top_k: 20}` for vLLM.
     """
 
@@ -36,17 +36,17 @@ class Sampling:
 
     @cached_property
     def record(self) -> str:
-        """The parameters as JSON, equal for equal ones."""
+        """The parameters as JSON with sorted keys, part of a call's key."""
         return json.dumps(asdict(self), sort_keys=True)
 
     def nth(self, number: int) -> Sampling:
-        """The same with the seed of reply `number`."""
+        """The parameters of reply `number`, which differ in the seed."""
         return self if self.seed is None else replace(self, seed=self.seed + number)
 
 
 @dataclass(frozen=True)
 class Media:
-    """What a model is shown of a clip: members of its sample in the shard, compressed as they lie there.
+    """The part of a clip that a model gets: compressed members of its sample in the shard.
 
     Attributes:
         members: Numbered JPEG frames, `image.jpg`, `flac`; `clip.json` with times and sizes.
@@ -56,11 +56,11 @@ class Media:
 
     @classmethod
     def of(cls, raw: Mapping[str, Any], senses: tuple[Sense, ...]) -> Media:
-        """The part of a sample's members that the given senses take in.
+        """The members of a sample for some senses.
 
         Args:
             raw: What `ShardSet.read` returns.
-            senses: `vision` for frames and pictures, `audio` for sound.
+            senses: `vision` for frames and the image, `audio` for the audio track.
         """
         suffixes = {Sense.VISION: "jpg", Sense.AUDIO: "flac"}
         wanted = {suffixes[sense] for sense in senses}
@@ -68,19 +68,19 @@ class Media:
         return cls({**kept, "clip.json": raw["clip.json"]} if kept else {})
 
     def __bool__(self) -> bool:
-        """Whether there is anything to look at or listen to."""
+        """Whether there are any members."""
         return bool(self.members)
 
     @property
-    def pictures(self) -> list[bytes]:
-        """JPEGs: frames in order of time, then the still picture."""
+    def images(self) -> list[bytes]:
+        """JPEGs: frames in order of time, then the still image."""
         numbered = sorted((name for name in self.members if name[0].isdigit()), key=lambda name: int(name[:-4]))
         still = ["image.jpg"] if "image.jpg" in self.members else []
         return [self.members[name] for name in [*numbered, *still]]
 
     @property
-    def sound(self) -> bytes | None:
-        """The sound as FLAC, 16 kHz mono."""
+    def audio(self) -> bytes | None:
+        """FLAC, 16 kHz mono."""
         return self.members.get("flac")
 
     @cached_property
@@ -94,12 +94,12 @@ class Media:
 
 
 @dataclass(frozen=True)
-class MergeMaterial:
-    """What a merger works with, for one that reads no prompt.
+class MergeInputs:
+    """What a merger merges, for one that does not read the prompt.
 
     Attributes:
-        choices: The options.
-        answer: Letter of the right one.
+        choices: The question's choices.
+        answer: The right letter, or all right ones as in `A,C`.
         analyses: Teacher -> analysis.
     """
 
@@ -114,13 +114,13 @@ class Request:
 
     Attributes:
         role: Name of the teacher, or `merger`.
-        sample_id: Which sample it is about.
+        sample_id: The sample that it is about.
         system: System message; empty for none.
-        prompt: The user's text.
-        media: What is shown.
-        sampling: How to draw.
-        number: Which of several replies to the same prompt.
-        material: For mergers that read no prompt.
+        prompt: The user message's text.
+        media: The media of the user message.
+        sampling: How the reply is sampled.
+        number: Index among several replies to the same prompt, from 0 on.
+        merge_inputs: The inputs of a merger that does not read the prompt.
     """
 
     role: str
@@ -130,32 +130,32 @@ class Request:
     sampling: Sampling
     media: Media = field(default_factory=Media)
     number: int = 0
-    material: MergeMaterial | None = None
+    merge_inputs: MergeInputs | None = None
 
     @cached_property
     def prompt_hash(self) -> str:
-        """A hash of all that the model is shown."""
-        shown = json.dumps([self.system, self.prompt, self.media.digest])
-        return hashlib.blake2b(shown.encode(), digest_size=16).hexdigest()
+        """A hash of system message, prompt and media."""
+        content = json.dumps([self.system, self.prompt, self.media.digest])
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def key(self, model: str) -> str:
-        """What makes two calls the same: sample, role, model, prompt, sampling parameters and number."""
+        """A hash of sample, role, model, prompt, sampling parameters and number: equal calls have equal keys."""
         parts = [self.sample_id, self.role, model, self.prompt_hash, self.sampling.record, self.number]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back.
+    """A model's reply to one request.
 
     Attributes:
-        text: The reply, as it was.
-        reasoning: Thinking that the server returned in a field of its own.
+        text: The reply's text, unchanged.
+        reasoning: Thinking that the server returns in a field of its own.
         finish_reason: `stop`, or `length` where the reply was cut off.
-        prompt_tokens: As the server counts them, where it does.
-        completion_tokens: As the server counts them, where it does.
-        seconds: From sending to receiving.
-        attempts: How often it was sent until this reply came.
+        prompt_tokens: The server's count; None without one.
+        completion_tokens: The server's count; None without one.
+        seconds: From sending the request to receiving the reply.
+        attempts: How often the request was sent.
     """
 
     text: str
@@ -168,18 +168,18 @@ class Reply:
 
     @property
     def cut_off(self) -> bool:
-        """Whether it ended at its limit of tokens, so that whatever it says last may be half of something."""
+        """Whether it reached its token limit, so that it may end in the middle of a statement."""
         return is_cut_off(self.finish_reason)
 
 
 def is_cut_off(finish_reason: str | None) -> bool:
-    """Whether a server's reason for ending a reply is its limit of tokens."""
+    """Whether a finish reason says that a reply reached its token limit."""
     return (finish_reason or "").lower() in CUT_OFF
 
 
 class CallFailedError(AvrtError):
-    """One call has failed for good; its sample is recorded as failed and the run goes on."""
+    """One call has failed permanently; its sample is recorded as failed and the run goes on."""
 
 
 class ServerDownError(AvrtError):
-    """A server does not answer at all; the run ends, and nothing that was done is lost."""
+    """A server does not answer any call; the run ends, and the finished calls are kept."""

@@ -1,4 +1,4 @@
-"""The statistics of a trace folder for people: tables on the terminal, and one HTML page with plots."""
+"""The statistics of a trace folder as tables on the terminal and as an HTML page with plots."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from avrt.data.sample import LETTERS
+from avrt.messages import printable
 from avrt.text import clean
 from avrt.traces.published import side_by_side
-from avrt.traces.terminal import inert
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -50,7 +50,7 @@ Tables = list[tuple[str, list[str], list[list[str]]]]
 
 
 def tables(stats: Mapping[str, Any]) -> Tables:
-    """(title, head, rows) of everything that is told as a table."""
+    """(title, head, rows) of every table that has rows."""
     found: Tables = [
         ("Outcomes", ["status", "samples"], _rows(stats["outcomes"])),
         ("Why samples were not kept", ["reason", "samples"], _rows(stats["reasons"])),
@@ -73,11 +73,12 @@ def tables(stats: Mapping[str, Any]) -> Tables:
 def show(stats: Mapping[str, Any], console: Console) -> None:
     """Print the tables."""
     for title, head, body in tables(stats):
-        table = Table(title=Text(inert(title), "table.title"), title_justify="left")
+        table = Table(title=Text(printable(title), "table.title"), title_justify="left")
         for i, name in enumerate(head):
-            table.add_column(Text(inert(name)), justify="left" if i == 0 else "right")
+            table.add_column(Text(printable(name)), justify="left" if i == 0 else "right")
         for row in body:
-            table.add_row(*(Text(inert(cell)) for cell in row))  # a text in square brackets is no markup
+            # rich takes square brackets in a plain string for markup
+            table.add_row(*(Text(printable(cell)) for cell in row))
         console.print(table)
 
 

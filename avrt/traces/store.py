@@ -1,8 +1,8 @@
 """The durable record of every call: SQLite in WAL mode, written in groups by one thread, shared by processes.
 
-Several trace folders, such as those of ablations, may use one store: its calls are theirs in common. A call is claimed
-before it is made and finished when its reply is on disk, so that a killed run repeats nothing that was finished, and of
-two processes on one store each makes other calls.
+Several trace folders, such as those of ablations, may share the calls of one store. A process claims a call before it
+makes it, and finishes it when the reply is on disk: a killed run repeats no finished call, and no two processes make
+the same call.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import fcntl
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from avrt.errors import AvrtError
 from avrt.text import clean, clean_all
-from avrt.traces.owners import Owner, is_alive
+from avrt.traces.process_lock import ProcessLock
 from avrt.traces.requests import Reply, Request
 
+T = TypeVar("T")
+Row = Mapping[str, object]
 FILE = "store.sqlite3"
 LOCK = "store.lock"
 SCHEMA_VERSION = 2
@@ -38,7 +40,7 @@ CREATE TABLE IF NOT EXISTS calls (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS calls_by_sample ON calls (sample, role, number);
 """
-# What became of samples, for each trace folder that the calls serve; the store's own folder is the empty name.
+# Outcomes and verdicts of every trace folder that shares the store; the name of the store's own folder is empty.
 RESULTS = """
 CREATE TABLE IF NOT EXISTS outcomes (
     folder TEXT NOT NULL, sample TEXT NOT NULL, run TEXT NOT NULL, position INTEGER NOT NULL, status TEXT NOT NULL,
@@ -50,7 +52,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
     PRIMARY KEY (folder, sample, teacher)
 ) WITHOUT ROWID;
 """
-# Version 1 knew one folder for each store.
+# A store of version 1 has one trace folder.
 _COLUMNS = {
     "outcomes": "sample, run, position, status, reason, difficulty, clip, trace, merger_call",
     "verdicts": "sample, run, teacher, letter, votes, answer, correct, call",
@@ -58,17 +60,17 @@ _COLUMNS = {
 
 
 class UnstorableError(AvrtError):
-    """One record holds what SQLite does not take; the others are kept."""
+    """SQLite does not take a value of one record; the other records are kept."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a claim found.
+    """The state of a call after a claim.
 
     Attributes:
-        state: `mine` to make now; `done` or `failed` before; `elsewhere` while another process is at it.
-        reply: What was replied, if done.
-        error: Why it failed, if it did.
+        state: `mine` for this process to make; `done` or `failed` earlier; `elsewhere` while another process makes it.
+        reply: The reply of a call that is done.
+        error: The reason of a failed call.
     """
 
     state: Literal["mine", "done", "failed", "elsewhere"]
@@ -78,16 +80,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one sample.
+    """The outcome of one sample.
 
     Attributes:
-        sample: Its id.
-        position: Its place in the shards.
+        sample: The sample's id.
+        position: Its index in the shards.
         status: `kept`, `dropped`, `failed`, or `waiting` for a stage that has not been run.
-        reason: Why it was not kept.
+        reason: Why it is not kept.
         difficulty: By the teachers' verdicts; None where a teacher's call failed.
-        clip: Digest of its media, equal for all questions about one clip.
-        trace: The merged trace, if kept.
+        clip: Hash of its media, equal for all questions about one clip.
+        trace: The merged trace of a kept sample.
         merger_call: Key of the call that the trace comes from.
     """
 
@@ -102,24 +104,24 @@ class Outcome:
 
 
 class CallStore:
-    """The calls of a store, and the outcomes of one trace folder that it serves, for one process among several.
+    """A store as one of several processes uses it: all calls, and the outcomes of one trace folder.
 
     Every method that writes returns when its change is on disk.
 
     Args:
         folder: The store's folder; created if missing.
         retry_failed: Make calls again that failed in an earlier run.
-        results: What the trace folder is called in the store; see `name_in_store`.
+        results: The trace folder's name in the store; see `TraceFolder.name`.
 
     Raises:
-        AvrtError: If the file there is no store of this version.
+        AvrtError: If the file cannot be read as a store of this version.
     """
 
     def __init__(self, folder: Path, *, retry_failed: bool = True, results: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._results = results
-        self._owner = Owner(folder / "owners")
+        self._lock = ProcessLock(folder / "owners")
         self._retry_failed = retry_failed
         self._dead: set[str] = set()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -129,61 +131,54 @@ class CallStore:
         self._thread.start()
 
     async def claim(self, key: str, request: Request, model: str) -> Claim:
-        """Ask for the right to make a call; see `Claim`."""
+        """Claim a call, so that no other process makes it."""
         return await self._do(lambda db: self._claim(db, key, request, model))
 
     async def look_up(self, key: str) -> Claim | None:
-        """What is known of a call that is not to be made; None if it is neither done nor failed."""
+        """The state of a call without a claim; None if it is neither done nor failed."""
         row = await self._do(lambda db: db.execute("SELECT * FROM calls WHERE key = ?", (key,)).fetchone())
         if row is None or row["status"] == "running":
             return None
         return Claim("done", reply_of(row)) if row["status"] == "done" else Claim("failed", error=row["error"])
 
     async def finish(self, key: str, reply: Reply) -> Reply:
-        """Keep a reply, and return it as it is kept: with U+FFFD for what can be written nowhere."""
+        """Keep a reply, and return the kept form, in which U+FFFD replaces NUL and lone surrogates."""
         kept = Reply(**clean_all(asdict(reply)))
-        await self._do(
-            lambda db: db.execute(
-                "UPDATE calls SET status = 'done', text = :text, reasoning = :reasoning, "
-                "finish_reason = :finish_reason, prompt_tokens = :prompt_tokens, "
-                "completion_tokens = :completion_tokens, seconds = :seconds, "
-                "attempts = :attempts, error = NULL, changed = CURRENT_TIMESTAMP WHERE key = :key",
-                {"key": key, **asdict(kept)},
-            )
-        )
+        await self._update(key, status="done", error=None, **asdict(kept))
         return kept
 
     async def fail(self, key: str, error: str) -> None:
-        """Keep the reason why a call failed for good."""
-        await self._do(
-            lambda db: db.execute(
-                "UPDATE calls SET status = 'failed', error = ?, changed = CURRENT_TIMESTAMP WHERE key = ?",
-                (clean(error), key),
-            )
-        )
+        """Keep the reason why a call has failed permanently."""
+        await self._update(key, status="failed", error=clean(error))
+
+    async def _update(self, key: str, **columns: object) -> None:
+        changes = ", ".join(f"{name} = :{name}" for name in columns)
+        query = f"UPDATE calls SET {changes}, changed = CURRENT_TIMESTAMP WHERE key = :key"
+        await self._do(lambda db: db.execute(query, {"key": key, **columns}))
 
     async def release(self, key: str) -> None:
-        """Give back a claim whose call was not made."""
+        """Give up a claim whose call was not made."""
         await self._do(lambda db: db.execute("DELETE FROM calls WHERE key = ? AND status = 'running'", (key,)))
 
-    async def conclude(self, run: str, outcome: Outcome, verdicts: list[dict[str, Any]]) -> None:
-        """Keep a sample's outcome and verdicts, in place of those of an earlier run for the same trace folder."""
-        await self._do(lambda db: _conclude(db, self._results, run, outcome, verdicts))
+    async def record_outcome(self, run: str, outcome: Outcome, verdicts: Sequence[Row]) -> None:
+        """Keep a sample's outcome and verdicts, in place of those of an earlier run of the same trace folder."""
+        await self._do(lambda db: _record_outcome(db, self._results, run, outcome, verdicts))
 
     def close(self) -> None:
-        """Finish what is queued and give up ownership."""
+        """Finish the queued jobs and release the process lock."""
         self._queue.put(None)
         self._thread.join()
-        self._owner.release()
+        self._lock.release()
 
-    async def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+    async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Queue a job for the store's thread and wait for its result."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[T] = loop.create_future()
         self._queue.put(_Job(work, future, loop))
         return await future
 
     def _work(self) -> None:
-        """Run queued jobs, as many as are waiting in one transaction."""
+        """Run queued jobs, all that wait in one transaction."""
         with closing(connect(self.folder)) as db:
             while True:
                 jobs = [self._queue.get()]
@@ -196,38 +191,39 @@ class CallStore:
                     db.execute("BEGIN IMMEDIATE")
                     results = [_attempt(db, job) for job in todo]
                     db.execute("COMMIT")
-                    _settle([(job, *result) for job, result in zip(todo, results, strict=True)])
-                except Exception as error:  # whatever it is, those who wait must be told
-                    self._failure = self._failure or _explained(error, self.folder)
+                    _deliver([(job, *result) for job, result in zip(todo, results, strict=True)])
+                except Exception as error:  # any error goes to those who wait
+                    self._failure = self._failure or _as_avrt_error(error, self.folder)
                     if db.in_transaction:
                         db.execute("ROLLBACK")
-                    _settle([(job, None, self._failure) for job in todo])
+                    _deliver([(job, None, self._failure) for job in todo])
                 if len(todo) < len(jobs):
                     return
 
     def _claim(self, db: sqlite3.Connection, key: str, request: Request, model: str) -> Claim:
+        """Claim a call that is new, that a dead process has claimed, or that failed in an earlier run."""
         row = db.execute("SELECT * FROM calls WHERE key = ?", (key,)).fetchone()
         if row is None:
-            record = {
+            record: Row = {
                 "key": key, "sample": request.sample_id, "role": request.role, "model": model, "number": request.number,
                 "sampling": request.sampling.record, "prompt_hash": request.prompt_hash,
-                "system": request.system, "prompt": request.prompt, "pictures": len(request.media.pictures),
-                "sound": int(request.media.sound is not None), "status": "running", "owner": self._owner.name,
+                "system": request.system, "prompt": request.prompt, "pictures": len(request.media.images),
+                "sound": int(request.media.audio is not None), "status": "running", "owner": self._lock.name,
             }  # fmt: skip
             _insert(db, "INSERT", "calls", record)
             return Claim("mine")
         if row["status"] == "done":
             return Claim("done", reply_of(row))
-        mine = row["owner"] == self._owner.name
+        mine = row["owner"] == self._lock.name
         if row["status"] == "failed" and (mine or not self._retry_failed):
             return Claim("failed", error=row["error"])
-        if row["status"] == "running" and not mine and self._is_alive(row["owner"]):
+        if row["status"] == "running" and not mine and self._is_running(row["owner"]):
             return Claim("elsewhere")
-        db.execute("UPDATE calls SET status = 'running', owner = ? WHERE key = ?", (self._owner.name, key))
+        db.execute("UPDATE calls SET status = 'running', owner = ? WHERE key = ?", (self._lock.name, key))
         return Claim("mine")
 
-    def _is_alive(self, owner: str) -> bool:
-        if owner not in self._dead and not is_alive(self._owner.folder, owner):
+    def _is_running(self, owner: str) -> bool:
+        if owner not in self._dead and not self._lock.is_held(owner):
             self._dead.add(owner)
         return owner not in self._dead
 
@@ -239,8 +235,11 @@ class _Job:
     loop: asyncio.AbstractEventLoop
 
 
-def _attempt(db: sqlite3.Connection, job: _Job) -> tuple[Any, Exception | None]:
-    """One job of a group; what cannot be kept of it costs the others nothing, a store that fails costs them all."""
+_Result = tuple[_Job, object, BaseException | None]
+
+
+def _attempt(db: sqlite3.Connection, job: _Job) -> tuple[object, Exception | None]:
+    """Run one job of a group. An error of its record fails this job alone, an error of the store fails the group."""
     db.execute("SAVEPOINT job")
     try:
         result = job.work(db)
@@ -253,11 +252,11 @@ def _attempt(db: sqlite3.Connection, job: _Job) -> tuple[Any, Exception | None]:
     return result, None
 
 
-def _settle(answers: list[tuple[_Job, Any, BaseException | None]]) -> None:
-    """Hand results to those who wait, waking each event loop once: a wake-up costs more than a short job."""
+def _deliver(results: list[_Result]) -> None:
+    """Hand results to those who wait. Each event loop wakes up once, as waking takes longer than a short job."""
 
-    def settle(mine: list[tuple[_Job, Any, BaseException | None]]) -> None:
-        for job, result, error in mine:
+    def set_results(own: list[_Result]) -> None:
+        for job, result, error in own:
             if job.future.done():
                 continue
             if error is None:
@@ -265,13 +264,13 @@ def _settle(answers: list[tuple[_Job, Any, BaseException | None]]) -> None:
             else:
                 job.future.set_exception(error)
 
-    for loop in {job.loop for job, _, _ in answers}:
+    for loop in {job.loop for job, _, _ in results}:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, [answer for answer in answers if answer[0].loop is loop])
+            loop.call_soon_threadsafe(set_results, [result for result in results if result[0].loop is loop])
 
 
 def connect(folder: Path, *, create: bool = False) -> sqlite3.Connection:
-    """Open a store; one of an earlier version is brought up to this one, its calls and outcomes kept.
+    """Open a store; one of an earlier version is upgraded, with its calls and outcomes.
 
     Raises:
         AvrtError: If there is none, or it cannot be read.
@@ -286,9 +285,10 @@ def connect(folder: Path, *, create: bool = False) -> sqlite3.Connection:
             _create(db, folder)
         db.execute("PRAGMA synchronous = FULL")
         if (version := _version(db)) != SCHEMA_VERSION:
-            raise AvrtError(f"is a store of version {version}, this avrt reads {SCHEMA_VERSION}", where=path)
+            what = f"is a store of version {version}, this avrt reads {SCHEMA_VERSION}"
+            raise AvrtError(what, where=path, remedy="use the avrt that wrote it, or another folder")
     except sqlite3.Error as error:
-        raise _explained(error, folder) from None
+        raise _as_avrt_error(error, folder) from None
     return db
 
 
@@ -297,9 +297,9 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 def _create(db: sqlite3.Connection, folder: Path) -> None:
-    """Set a store up, or bring one of version 1 up to date, unless another process just did.
+    """Create the tables of a new store, or upgrade one of version 1, unless another process just did.
 
-    One process after the other: changing the journal mode does not wait for others, it fails.
+    A file lock makes processes wait for each other, as a change of the journal mode fails instead of waiting.
     """
     with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -320,35 +320,34 @@ def _create(db: sqlite3.Connection, folder: Path) -> None:
 
 
 def reply_of(row: sqlite3.Row) -> Reply:
-    """The reply that a row of `calls` holds."""
-    names = ("text", "reasoning", "finish_reason", "prompt_tokens", "completion_tokens", "seconds", "attempts")
-    return Reply(**{name: row[name] for name in names})
+    """The reply in a row of `calls`."""
+    return Reply(**{field.name: row[field.name] for field in fields(Reply)})
 
 
-def rows(folder: Path, query: str, values: tuple[Any, ...] = ()) -> Iterator[sqlite3.Row]:
-    """Run a query on a trace folder's store."""
+def rows(folder: Path, query: str, values: tuple[object, ...] = ()) -> Iterator[sqlite3.Row]:
+    """Run a query on the store in a folder."""
     with closing(connect(folder)) as db:
         yield from db.execute(query, values)
 
 
-def _conclude(db: sqlite3.Connection, folder: str, run: str, outcome: Outcome, verdicts: list[dict[str, Any]]) -> None:
+def _record_outcome(db: sqlite3.Connection, folder: str, run: str, outcome: Outcome, verdicts: Sequence[Row]) -> None:
     _insert(db, "INSERT OR REPLACE", "outcomes", {"folder": folder, "run": run, **asdict(outcome)})
     db.execute("DELETE FROM verdicts WHERE folder = ? AND sample = ?", (folder, clean(outcome.sample)))
     for verdict in verdicts:
         _insert(db, "INSERT", "verdicts", {"folder": folder, "sample": outcome.sample, "run": run, **verdict})
 
 
-def _insert(db: sqlite3.Connection, how: str, table: str, record: dict[str, Any]) -> None:
-    """Add a row; its texts are cleaned here, where they enter the store."""
+def _insert(db: sqlite3.Connection, how: str, table: str, record: Row) -> None:
+    """Add a row, with its texts cleaned for the store."""
     columns, marks = ", ".join(record), ", ".join("?" * len(record))
     db.execute(f"{how} INTO {table} ({columns}) VALUES ({marks})", list(clean_all(record).values()))
 
 
-def _explained(error: Exception, folder: Path) -> Exception:
+def _as_avrt_error(error: Exception, folder: Path) -> Exception:
     if not isinstance(error, sqlite3.Error):
         return error
     return AvrtError(
         f"the store cannot be used: {error}",
         where=folder / FILE,
-        remedy="make room or mend it, then run the same command again; finished calls are kept",
+        remedy="free disk space or repair the file, then run the same command again; finished calls are kept",
     )

@@ -1,15 +1,15 @@
-"""A student of this project as a teacher, in this process: its own prompt form, towers and rollout engine."""
+"""A student of this project as a teacher, in this process, with its own prompt format and sampling."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from avrt.data.sample import Modality, Sample
 from avrt.errors import AvrtError, BadSampleError
-from avrt.traces.batching import BatchingBackend, spoken_text
+from avrt.files import blake2b
+from avrt.packaged import find_packaged, packaged
+from avrt.traces.batching_backend import BatchingBackend, decode_reply
 from avrt.traces.requests import CallFailedError, Reply, Request
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class StudentBackend(BatchingBackend):
-    """An exported student, asked as it was trained: `data.prompt` of its training is what the template has to repeat.
+    """An exported student. The template has to repeat the prompt of its training (`data.prompt`).
 
     Args:
-        source: The student's folder.
-        batch_size: Requests answered together.
+        source: The student's folder: a path, or the name of a packaged one, such as `nano/teachers/visual`.
+        batch_size: Most requests in a batch.
         dtype: Type of the weights.
-        device: Where it runs.
-        audio_in_video: Interleave a video's sound with its frames, where it is shown both.
+        device: Device, such as `cpu` or `cuda:0`.
+        audio_in_video: Interleave a video's audio with its frames.
     """
 
     def __init__(
@@ -44,13 +44,17 @@ class StudentBackend(BatchingBackend):
 
     @property
     def model(self) -> str:
-        """Folder name and a hash of its weights: a student that was trained again is another model."""
+        """The folder's name and a hash of its weights, as a student that is trained again is another model."""
         if self._model is None:
-            self._model = f"{Path(self._source).name}@{_weights_hash(Path(self._source))}"
+            folder = Path(self._source)
+            files = sorted(folder.glob("*.safetensors"))
+            if not files:
+                raise AvrtError("has no *.safetensors", where=folder, remedy="set source to an exported student")
+            self._model = f"{folder.name}@{blake2b(files, digest_size=6)}"
         return self._model
 
     def load(self) -> None:
-        """See `BatchingBackend.load`."""
+        """Load the policy and its processor."""
         import transformers
 
         from avrt.data.inputs.preprocessor import Preprocessor
@@ -65,40 +69,41 @@ class StudentBackend(BatchingBackend):
         self._preprocessor = Preprocessor(policy.inputs, options)
 
     def answer(self, requests: list[Request]) -> list[Reply | CallFailedError]:
-        """See `BatchingBackend.answer`; all requests share the sampling parameters of the first but for seeds."""
+        """Answer a batch. The seeds are each request's own, all other sampling parameters are the first one's."""
         from avrt.data.inputs.batch import collate
         from avrt.rollout.sampling import SamplingOptions, completion_seed
 
-        built = [self._build(request) for request in requests]
-        rows = [row for row in built if not isinstance(row, CallFailedError)]
+        inputs = [self._preprocess(request) for request in requests]
+        rows = [row for row in inputs if not isinstance(row, CallFailedError)]
         if not rows:
-            return [row for row in built if isinstance(row, CallFailedError)]
+            return [row for row in inputs if isinstance(row, CallFailedError)]
         batch = collate(rows).to(self._device)
         sampling = requests[0].sampling
         options = SamplingOptions(sampling.max_tokens, sampling.temperature, top_p=sampling.top_p)
         tokenizer = self._policy.inputs.tokenizer
         seeds = [completion_seed(r.sampling.seed or 0, r.role, r.sample_id, r.number) for r in requests]
-        seeds = [seed for seed, row in zip(seeds, built, strict=True) if not isinstance(row, CallFailedError)]
+        seeds = [seed for seed, row in zip(seeds, inputs, strict=True) if not isinstance(row, CallFailedError)]
         completions = self._policy.generate(self._policy.encode(batch), options, seeds=seeds)
         replies: list[Reply | CallFailedError] = []
         for prompt, completion in zip(batch.prompt_ids, completions, strict=True):
-            text = spoken_text(tokenizer, completion.token_ids.tolist())
+            text = decode_reply(tokenizer, completion.token_ids.tolist())
             reason = "stop" if completion.finished else "length"
             replies.append(Reply(text, None, reason, len(prompt), len(completion.token_ids)))
         answered = iter(replies)
-        return [row if isinstance(row, CallFailedError) else next(answered) for row in built]
+        return [row if isinstance(row, CallFailedError) else next(answered) for row in inputs]
 
-    def _build(self, request: Request) -> OmniBatch | CallFailedError:
+    def _preprocess(self, request: Request) -> OmniBatch | CallFailedError:
+        """The inputs of one request, or the error where its media cannot be decoded."""
         from avrt.data.media.clip import Clip
         from avrt.data.shards.members import decode_clip
 
         members = request.media.members
-        held = {Modality.VIDEO: "0.jpg", Modality.IMAGE: "image.jpg", Modality.AUDIO: "flac"}
-        media = [m for m, name in held.items() if name in members]
+        names = {Modality.VIDEO: "0.jpg", Modality.IMAGE: "image.jpg", Modality.AUDIO: "flac"}
+        media = [m for m, name in names.items() if name in members]
         try:
             clip = decode_clip(members, media) if members else Clip()
-            stand_in = Sample(id=request.sample_id, question=request.prompt, choices=("-", "-"), answer=None)
-            return self._preprocessor.row(stand_in, clip, (request.system, request.prompt))
+            sample = Sample(id=request.sample_id, question=request.prompt, choices=("-", "-"), answer=None)
+            return self._preprocessor.row(sample, clip, (request.system, request.prompt))
         except (BadSampleError, KeyError) as error:
             return CallFailedError(str(error))
 
@@ -109,20 +114,7 @@ def find_model(name: str) -> Path:
     Raises:
         AvrtError: If there is none.
     """
-    packaged = Path(str(importlib.resources.files("avrt_configs").joinpath(name)))
-    found = next((folder for folder in (Path(name), packaged) if folder.is_dir()), None)
+    found = find_packaged(name, packaged("avrt_configs"), Path.is_dir)
     if found is None:
         raise AvrtError("no such folder", where=name, remedy="set source to an exported student")
     return found
-
-
-def _weights_hash(folder: Path) -> str:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise AvrtError("holds no model", where=folder, remedy="set source to an exported student")
-    whole = hashlib.blake2b(digest_size=6)
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 22):
-                whole.update(chunk)
-    return whole.hexdigest()

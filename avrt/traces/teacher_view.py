@@ -1,6 +1,6 @@
-"""What teachers are shown of a clip: the larger pictures that are stored for them, a few of many frames, 10 s of sound.
+"""The part of a clip that teachers get: the larger images stored for them, at most 8 frames, 10 s of audio.
 
-Members that need no change keep their bytes, so that calls of earlier runs are found again.
+Members that need no change keep their bytes, so that stored calls of earlier runs still match.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from avrt.data.shards.reader import FOR_TEACHERS
 from avrt.errors import AvrtError
 
 _SIDE = 28
-"""Vision-language models see pictures in squares of so many pixels, or of a half of it."""
+"""Patch size in pixels: vision-language models divide images into squares of this side, or of half of it."""
 
 
 @dataclass(frozen=True)
 class ShownOptions:
-    """How much of a clip teachers are shown, whatever the shards hold.
+    """Limits of what teachers get of a clip.
 
     Attributes:
-        audio_seconds: Sound from the beginning; None for all of it. AVRT's teachers heard 10 s.
-        max_frames: Of more frames so many are taken, evenly spaced; None for all of them. AVRT's teachers saw 8.
-        max_pixels: Larger pictures are scaled down; None leaves them as they are stored.
+        audio_seconds: Seconds of audio from the beginning; None for all. AVRT's teachers got 10 s.
+        max_frames: Most frames, evenly spaced; None for all. AVRT's teachers got 8.
+        max_pixels: Most pixels of an image; larger ones are scaled down. None keeps the stored size.
     """
 
     audio_seconds: float | None = 10.0
@@ -45,18 +45,16 @@ class ShownOptions:
                 raise AvrtError(f"is {value}, needs at least {bound}", where=f"shown.{name}")
 
 
-def shown(raw: Mapping[str, Any], options: ShownOptions) -> dict[str, Any]:
-    """A sample's members as teachers get them.
-
-    What is damaged stays as it is, and costs its sample later.
+def teacher_view(raw: Mapping[str, Any], options: ShownOptions) -> dict[str, Any]:
+    """A sample's members as teachers get them; damaged ones stay as they are, and fail their sample later.
 
     Args:
-        raw: What `ShardSet.read` returns, with what is for teachers.
-        options: How much.
+        raw: What `ShardSet.read` returns with the members for teachers.
+        options: The limits.
     """
-    theirs = {name.removeprefix(FOR_TEACHERS): data for name, data in raw.items() if name.startswith(FOR_TEACHERS)}
+    larger = {name.removeprefix(FOR_TEACHERS): data for name, data in raw.items() if name.startswith(FOR_TEACHERS)}
     members = {name: data for name, data in raw.items() if not name.startswith(FOR_TEACHERS)}
-    members.update({name: data for name, data in theirs.items() if name in members})
+    members.update({name: data for name, data in larger.items() if name in members})
     if options.max_frames is not None:
         members = _fewer_frames(members, options.max_frames)
     if options.max_pixels is not None:
@@ -68,7 +66,7 @@ def shown(raw: Mapping[str, Any], options: ShownOptions) -> dict[str, Any]:
 
 
 def _fewer_frames(members: dict[str, Any], most: int) -> dict[str, Any]:
-    """Frame i of `most` is the one shown at i / most of the clip, as where shards are made with so many frames."""
+    """Keep `most` frames: frame i is the one at i / most of the clip, as in shards made with `most` frames."""
     frames = [f"{i}.jpg" for i in range(len(members)) if f"{i}.jpg" in members]
     try:
         info = json.loads(members["clip.json"])
@@ -76,30 +74,32 @@ def _fewer_frames(members: dict[str, Any], most: int) -> dict[str, Any]:
             return members
         chosen = [i * len(frames) // most for i in range(most)]
         spacing = info["seconds_per_frame"] * len(frames) / most
-        told = {**info, "timestamps": [info["timestamps"][i] for i in chosen], "seconds_per_frame": spacing}
+        kept_info = {**info, "timestamps": [info["timestamps"][i] for i in chosen], "seconds_per_frame": spacing}
     except (KeyError, ValueError, TypeError):
         return members
     kept = {name: data for name, data in members.items() if name not in frames}
-    kept["clip.json"] = json.dumps(told, sort_keys=True).encode()
+    kept["clip.json"] = json.dumps(kept_info, sort_keys=True).encode()
     return {**kept, **{f"{place}.jpg": members[frames[i]] for place, i in enumerate(chosen)}}
 
 
 def _smaller(jpeg: bytes, most: int) -> bytes:
+    """Scale a JPEG of more than `most` pixels down to whole patches."""
     try:
-        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
-            width, height = picture.size
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+            width, height = image.size
             if width * height <= most:
                 return jpeg
             scale = math.sqrt(most / (width * height))
             size = [max(_SIDE, int(side * scale) // _SIDE * _SIDE) for side in (width, height)]
             buffer = io.BytesIO()
-            picture.resize((size[0], size[1]), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+            image.resize((size[0], size[1]), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return jpeg
     return buffer.getvalue()
 
 
 def _shorter(flac: bytes, seconds: float) -> bytes:
+    """The first `seconds` of a FLAC."""
     try:
         with soundfile.SoundFile(io.BytesIO(flac)) as file:
             wanted = round(seconds * file.samplerate)

@@ -1,12 +1,13 @@
-"""Models of transformers in this process: any image-text-to-text, audio-text-to-text or text model, on any device."""
+"""Models of transformers in this process: image-text-to-text, audio-text-to-text and text models."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from avrt.errors import AvrtError
-from avrt.traces.batching import BatchingBackend, spoken_text
+from avrt.traces.batching_backend import BatchingBackend, decode_reply
 from avrt.traces.requests import CallFailedError, Reply, Request
 
 _AUTO = {
@@ -21,10 +22,10 @@ class TransformersBackend(BatchingBackend):
 
     Args:
         source: A folder or a model id.
-        takes: What the model is shown beside text.
-        batch_size: Requests answered together.
+        takes: The media that the model takes beside text; `text` for none.
+        batch_size: Most requests in a batch.
         dtype: Type of the weights.
-        device: Where it runs, e.g. `cpu`, `cuda:0`; `auto` spreads it over what is there (needs accelerate).
+        device: Device, such as `cpu` or `cuda:0`; `auto` spreads the model over all devices (needs accelerate).
     """
 
     def __init__(
@@ -43,50 +44,48 @@ class TransformersBackend(BatchingBackend):
 
     @property
     def model(self) -> str:
-        """See `Backend.model`."""
+        """The source."""
         return self._source
 
     def load(self) -> None:
-        """See `BatchingBackend.load`."""
+        """Load the model and its processor, or its tokenizer for a text model."""
         import torch
+
+        loader = "AutoTokenizer" if self._takes == "text" else "AutoProcessor"
+        self._processor = self._from_pretrained((loader,), padding_side="left")
+        placement = {"device_map": "auto"} if self._device == "auto" else {}
+        model = self._from_pretrained(_AUTO[self._takes], dtype=getattr(torch, self._dtype), **placement)
+        self._loaded = (model if placement else model.to(self._device)).eval()
+        self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        self._tokenizer.padding_side = "left"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+
+    def _from_pretrained(self, classes: Sequence[str], **settings: Any) -> Any:
+        """Load the source by the first of several classes of transformers that can."""
         import transformers
 
-        loader = transformers.AutoTokenizer if self._takes == "text" else transformers.AutoProcessor
-        placement = {"device_map": "auto"} if self._device == "auto" else {}
         failure: Exception | None = None
-        try:
-            self._processor = loader.from_pretrained(self._source, padding_side="left")
-        except (OSError, ValueError) as error:
-            raise AvrtError(f"cannot be loaded: {str(error).splitlines()[0]}", where=self._source) from None
-        for name in _AUTO[self._takes]:
+        for name in classes:
             try:
-                model = getattr(transformers, name).from_pretrained(
-                    self._source, dtype=getattr(torch, self._dtype), **placement
-                )
-                break
+                return getattr(transformers, name).from_pretrained(self._source, **settings)
             except (OSError, ValueError) as error:
                 failure = error
-        else:
-            raise AvrtError(f"cannot be loaded: {str(failure).splitlines()[0]}", where=self._source) from None
-        self._loaded = (model if placement else model.to(self._device)).eval()
-        tokenizer = getattr(self._processor, "tokenizer", self._processor)
-        tokenizer.padding_side = "left"
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        self._tokenizer = tokenizer
+        what = f"cannot be loaded: {str(failure).splitlines()[0]}"
+        raise AvrtError(what, where=self._source, remedy="give the folder or id of a model that transformers loads")
 
     def answer(self, requests: list[Request]) -> list[Reply | CallFailedError]:
-        """See `BatchingBackend.answer`; requests whose sampling differs but for the seed are answered apart."""
+        """Answer a batch in groups of requests with equal sampling parameters."""
         replies: dict[int, Reply | CallFailedError] = {}
         groups: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
-            # The random state is one for a batch, so seeded samples of one prompt are drawn in batches of their own.
+            # transformers has one random state for a batch, so requests with other seeds go into another batch
             groups.setdefault(repr(request.sampling), []).append(i)
         for members in groups.values():
             try:
-                answered: list[Any] = list(self._generate([requests[i] for i in members]))
+                answered: list[Reply | CallFailedError] = [*self._generate([requests[i] for i in members])]
             except (ValueError, IndexError, KeyError, TypeError) as error:
-                if len(members) > 1:  # one that cannot be processed must not cost the others
+                if len(members) > 1:  # a request that fails must not fail the others
                     answered = [self.answer([requests[i]])[0] for i in members]
                 else:
                     answered = [CallFailedError(f"{type(error).__name__}: {error}")]
@@ -94,6 +93,7 @@ class TransformersBackend(BatchingBackend):
         return [replies[i] for i in range(len(requests))]
 
     def _generate(self, requests: list[Request]) -> list[Reply]:
+        """Replies to requests with equal sampling parameters."""
         import torch
 
         inputs = self._inputs(requests).to(self._loaded.device)
@@ -101,7 +101,7 @@ class TransformersBackend(BatchingBackend):
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 inputs[name] = value.to(self._loaded.dtype)
         sampling = requests[0].sampling
-        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        sampled = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
         with torch.no_grad(), torch.random.fork_rng():
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
@@ -109,7 +109,7 @@ class TransformersBackend(BatchingBackend):
                 **inputs,
                 max_new_tokens=sampling.max_tokens,
                 pad_token_id=self._tokenizer.pad_token_id,
-                **(drawn if sampling.temperature > 0 else {"do_sample": False}),
+                **(sampled if sampling.temperature > 0 else {"do_sample": False}),
                 **sampling.extra,
             )
         width = inputs["input_ids"].shape[1]
@@ -118,14 +118,15 @@ class TransformersBackend(BatchingBackend):
         replies = []
         for prompt, row in zip(inputs["attention_mask"], output[:, width:].tolist(), strict=True):
             length = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
-            text = spoken_text(self._tokenizer, row[:length])
+            text = decode_reply(self._tokenizer, row[:length])
             reason = "stop" if length and row[length - 1] in stops else "length"
             replies.append(Reply(text, None, reason, int(prompt.sum()), length))
         return replies
 
     def _inputs(self, requests: list[Request]) -> Any:
+        """The processor's inputs, padded on the left."""
         chats = [self._chat(request) for request in requests]
-        # Only the text is padded here: sounds keep the window that their processor gives them.
+        # Only the text is padded here; audio keeps the window of its feature extractor.
         padding = (
             {"padding": True} if self._takes == "text" else {"processor_kwargs": {"text_kwargs": {"padding": True}}}
         )
@@ -138,21 +139,21 @@ class TransformersBackend(BatchingBackend):
             **padding,
         )
 
-    def _chat(self, request: Request) -> list[dict[str, Any]]:
+    def _chat(self, request: Request) -> list[dict[str, object]]:
+        """A request as chat messages, with the media decoded."""
+        system = [("system", request.system)] if request.system else []
         if self._takes == "text":
-            plain: list[dict[str, Any]] = [{"role": "system", "content": request.system}] if request.system else []
-            return [*plain, {"role": "user", "content": request.prompt}]
-        content: list[dict[str, Any]] = []
+            return [{"role": role, "content": text} for role, text in [*system, ("user", request.prompt)]]
+        content: list[dict[str, object]] = []
         if self._takes == "image":
             from PIL import Image
 
-            content += [{"type": "image", "image": Image.open(io.BytesIO(jpeg))} for jpeg in request.media.pictures]
-        elif request.media.sound is not None:
+            content += [{"type": "image", "image": Image.open(io.BytesIO(jpeg))} for jpeg in request.media.images]
+        elif request.media.audio is not None:
             import soundfile
 
-            samples, _ = soundfile.read(io.BytesIO(request.media.sound), dtype="float32")
+            samples, _ = soundfile.read(io.BytesIO(request.media.audio), dtype="float32")
             content.append({"type": "audio", "audio": samples})
         content.append({"type": "text", "text": request.prompt})
-        told = [{"type": "text", "text": request.system}]
-        instructed: list[dict[str, Any]] = [{"role": "system", "content": told}] if request.system else []
-        return [*instructed, {"role": "user", "content": content}]
+        parts: list[tuple[str, object]] = [(role, [{"type": "text", "text": text}]) for role, text in system]
+        return [{"role": role, "content": part} for role, part in [*parts, ("user", content)]]

@@ -19,6 +19,7 @@ from avrt.data.media.clip import SAMPLE_RATE
 from avrt.errors import NothingUsableError
 from avrt.text import clean
 from avrt.training.checkpoints import is_trial
+from avrt.training.connect import data_of
 from avrt.training.grpo import GRPOModule
 
 
@@ -78,7 +79,7 @@ class CountSamples(pl.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: OmniBatch, batch_idx: int) -> None:
         """Log the counts."""
-        data = trainer.datamodule
+        data = data_of(trainer)
         if len(data.sources) > 1:
             taken = data.train_plan.order.taken(batch.epoch, batch.position)
             for source, count in zip(data.sources, taken, strict=True):

@@ -21,7 +21,7 @@ class ConnectData(pl.Callback):
         Raises:
             AvrtError: If the trainer was given another kind of data module.
         """
-        data = _data_of(trainer)
+        data = data_of(trainer)
         pl_module.load()
         pl_module.connect_data(data, stage)
         data.connect(pl_module.requirements())
@@ -29,11 +29,16 @@ class ConnectData(pl.Callback):
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Have a resumed run go on where its training data were left."""
         if trainer.state.fn == TrainerFn.FITTING:
-            data = _data_of(trainer)
+            data = data_of(trainer)
             data.train_state = place_loops(checkpoint, data.train_plan, pl_module.steps_per_epoch())
 
 
-def _data_of(trainer: pl.Trainer) -> AVDataModule:
+def data_of(trainer: pl.Trainer) -> AVDataModule:
+    """The data module of a trainer.
+
+    Raises:
+        AvrtError: If the trainer was given something else.
+    """
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, AVDataModule):
         raise AvrtError("needs an AVDataModule", where="trainer.fit(datamodule=...)")

@@ -106,7 +106,8 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
             return torch.optim.AdamW(parameters, **settings)
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam(parameters, adamw_mode=True, **settings)
+        optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(parameters, adamw_mode=True, **settings)
+        return optimizer
 
 
 def use_cpu() -> None:

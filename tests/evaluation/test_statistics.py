@@ -48,9 +48,17 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer():
 
 
 def test_majority_ignores_what_cannot_be_read():
-    assert majority(["B", None, "A", "B", None, None]) == "B"
-    assert majority(["C", "A"]) == "C"
-    assert majority([None, None]) is None
+    assert majority(["B", None, "A", "B", None, None], tie="first") == "B"
+    assert majority([None, None], tie="first") is None
+
+
+def test_a_majority_says_what_a_tie_means():
+    assert majority(["C", "A"], tie="first") == "C"
+    assert majority(["C", "A"], tie=None) is None
+    assert majority(["A", "B", "A"], tie=None) == "A"
+    assert majority(["A", None, None], tie=None) == "A"
+    assert majority([None], tie=None) is None
+    assert majority([], tie=None) is None
 
 
 def test_no_items_have_no_mean():

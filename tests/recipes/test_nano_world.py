@@ -7,7 +7,7 @@ import pytest
 
 from avrt.data.sample import Modality, Relation
 from avrt.response import parse_response
-from avrt.traces.reading import read_analysis, split_labelled
+from avrt.traces.analysis import read_analysis, split_analysis
 from data_recipes.nano_world import NanoWorld
 
 
@@ -76,7 +76,7 @@ def test_a_teachers_analysis_uses_its_own_sense_and_guesses_evenly(sense, field)
     certain, guessed = [], []
     for sample in told:
         read = read_analysis(sample.trace, sample.choices)
-        description, _ = split_labelled(read.text)
+        description, _ = split_analysis(read.text)
         assert sample.metadata[field] in description
         assert sample.metadata[other] not in description
         fitting = [c for c in sample.choices if sample.metadata[field] in c]

@@ -13,7 +13,7 @@ from avrt.data.shards.conversion import SourceItem
 from avrt.data.shards.manifest import Manifest
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
-from avrt.shown import inert, short
+from avrt.messages import printable, short
 from data_recipes.folder import Folder
 from data_recipes.mmar import MMAR
 from tests.recipes.test_benchmarks import sound
@@ -288,4 +288,4 @@ def test_real_mmar_notes_its_empty_choices(shared_data):
 )  # fmt: skip
 def test_values_are_shown_short(value, told):
     assert short(value) == told
-    assert inert("a\u202eb\x07") == "a\\u202eb\\x07"
+    assert printable("a\u202eb\x07") == "a\\u202eb\\x07"

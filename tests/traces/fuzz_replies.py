@@ -1,7 +1,7 @@
 """Mutated replies through run, stats, export and show: `python -m tests.traces.fuzz_replies --samples 1000`.
 
-A share of the replies of every role goes wrong as `mutations` makes them. No command may end in a traceback, and every
-sample has to be counted once: kept, dropped or failed.
+`mutations` changes a share of the replies of every role. No command may end in a traceback, and every sample has to be
+counted once: kept, dropped or failed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ACTIVE = [*range(9), *range(11, 32), *range(127, 160)]
 
 @dataclass(frozen=True)
 class Found:
-    """What one fuzz run saw: mutated replies that were sent, samples by outcome, and calls by status."""
+    """The counts of a fuzz run: mutated replies, samples by outcome, calls by status, samples shown."""
 
     mutated: int
     outcomes: Counter[str]
@@ -76,14 +76,14 @@ def fuzz(folder: Path, samples: int, seed: int, shown: int, filter_: str = "both
 
 
 def _whole(done: subprocess.CompletedProcess) -> str:
-    """What a command printed; it may fail, but not crash."""
+    """The output of a command, which may fail but not crash."""
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
     assert done.returncode in (0, 1), (done.returncode, done.stderr[-3000:])
     return done.stdout
 
 
 def main() -> None:
-    """Fuzz as the command line says, and print what came of it."""
+    """Run the fuzz test with the options of the command line, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Good chat completions made bad in a seeded way: what servers, proxies and models were seen to send, and worse."""
+"""Good chat completions made bad in a seeded way: what servers, proxies and models send, and worse."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ LISTS: list[Callable[[str], Any]] = [
 
 
 def mutate(record: dict[str, Any], seed: str) -> Answer:
-    """Status, body and headers of a reply that goes wrong in the way that the seed decides."""
+    """Status, body and headers of a reply with a fault that the seed decides."""
     draw = random.Random(seed)
     whole = copy.deepcopy(record)
     kind = draw.choice(KINDS)

@@ -1,4 +1,4 @@
-"""Starting the tests' server, and the questions and configurations that are put to it."""
+"""The tests' server, and questions and configurations for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCRIPT = Path(__file__).with_name("teacher_server.py")
 
 @dataclass
 class Running:
-    """A server that is up."""
+    """A running server."""
 
     url: str
     log: Path
@@ -79,7 +79,7 @@ def free_port() -> int:
 
 
 def write_questions(folder: Path, count: int, frames: int = 8) -> Path:
-    """Shards of questions with unique texts; the right choice says `true`, and letters go round."""
+    """Shards of questions with unique texts; the right choice contains `true`, and right letters alternate."""
     picture = torch.arange(28 * 28 * 3, dtype=torch.int64).reshape(3, 28, 28).remainder(255).to(torch.uint8)
     sound = torch.from_numpy(np.sin(np.arange(8000) / 20).astype(np.float32) * 0.2)
     times = tuple(i / frames for i in range(frames))

@@ -1,7 +1,7 @@
-"""A chat-completions server in a process of its own, for what a real model server cannot be made to do on demand.
+"""A chat-completions server in a process of its own, for faults that a real model server does not have on demand.
 
-It keeps a line for every request that it gets and for every reply that it has sent, fails as it is told, and answers
-like teachers that are right about a known share of the questions and like a merger that keeps to its format.
+It logs every request and every reply, fails as its options say, and answers like teachers that are right about a known
+share of the questions and like a merger that keeps to the format.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def reply_to(model: str, body: dict) -> str:
 
 
 def prompt_of(body: dict) -> str:
-    """All text of the user's message."""
+    """The text of the user message."""
     content = body["messages"][-1]["content"]
     if isinstance(content, str):
         return content
@@ -52,7 +52,7 @@ def prompt_of(body: dict) -> str:
 
 
 def media_of(body: dict) -> dict:
-    """What was shown: pictures that are JPEGs, sounds that are WAVs."""
+    """The number of JPEG images and the seconds of each WAV in a request."""
     content = body["messages"][-1]["content"]
     parts = [] if isinstance(content, str) else content
     pictures = [p["image_url"]["url"] for p in parts if p["type"] == "image_url"]

@@ -1,4 +1,4 @@
-"""Ablations on one store: no teacher is asked twice, each has a folder of its own, and samples can be matched."""
+"""Ablations on one store: no teacher call is repeated, each run has its own folder, and samples can be matched."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def splits(folder):
 
 
 def test_one_store_serves_all_ablations(questions, tmp_path):
-    """Teachers are asked by the first run alone, all keep the same samples, and no run touches another's shards."""
+    """Only the first run calls teachers, all runs keep the same samples, and no run changes another's shards."""
     out = tmp_path / "out"
     made, shards = {}, {}
     with serving(tmp_path, "--models", "visual", "audio", "merger", "google/gemma-3-12b-it") as server:
@@ -82,7 +82,7 @@ def test_one_store_serves_all_ablations(questions, tmp_path):
 
 
 def test_a_run_that_takes_only_what_others_kept(questions, tmp_path):
-    """One merger loses samples to its checks; `only` brings the other ones to the same samples without a call."""
+    """The checks drop samples of one merger; `only` restricts other runs to the same samples without a call."""
     out = tmp_path / "out"
     short = {"merger-2": [{"when": "number 1", "content": "<think>Too short.</think><answer>A</answer>"}, {
         "content": "<think>Something is seen and something is heard which goes together very well.</think><answer>A"
@@ -105,10 +105,10 @@ def test_a_run_that_takes_only_what_others_kept(questions, tmp_path):
     assert "not among the samples asked for" in told
     assert len(ids(out / "listed")) == 2
     assert nothing.returncode == 2
-    assert "elsewhere is no folder with exported traces" in nothing.stderr
+    assert "elsewhere is not a folder with exported traces" in nothing.stderr
 
 
-def test_a_draw_is_the_seeds_and_repeats(questions, tmp_path):
+def test_a_draw_depends_on_the_seed_alone(questions, tmp_path):
     out = tmp_path / "out"
     with serving(tmp_path) as server:
         config = write_config(tmp_path / "c.yaml", server.url)
@@ -128,10 +128,10 @@ def test_a_draw_is_the_seeds_and_repeats(questions, tmp_path):
     assert other != first
     assert "is the run's own folder" in own.stderr
     assert "fewer in train than . has" in few.stderr
-    assert "later is no folder with exported traces" in early.stderr
+    assert "later is not a folder with exported traces" in early.stderr
 
 
-def test_a_store_of_its_own_place(questions, tmp_path):
+def test_a_store_in_another_folder(questions, tmp_path):
     with serving(tmp_path) as server:
         config = write_config(tmp_path / "c.yaml", server.url)
         common = ("traces", "run", "--config", config, "--data", questions, "--store", tmp_path / "calls")
@@ -148,7 +148,7 @@ def test_a_store_of_its_own_place(questions, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["shards", "../x", "", ".hidden", "a/b"])
-def test_names_that_cannot_be(questions, tmp_path, name):
+def test_names_that_are_refused(questions, tmp_path, name):
     config = write_config(tmp_path / "c.yaml", "http://127.0.0.1:1/v1")
     run = ("traces", "run", "--config", config, "--data", questions, "--out", tmp_path / "out", f"--name={name}")
     told = avrt(*run, check=False)
@@ -156,8 +156,8 @@ def test_names_that_cannot_be(questions, tmp_path, name):
     assert "cannot be the name" in told.stderr
 
 
-def test_a_folder_of_the_first_layout_goes_on(questions, tmp_path):
-    """A store of version 1: its calls serve, its statistics are told, and an ablation finds its place beside them."""
+def test_a_store_of_version_1_is_upgraded(questions, tmp_path):
+    """Its calls still match, its statistics are printed, and an ablation can use it."""
     out = tmp_path / "out"
     with serving(tmp_path) as server:
         config = write_config(tmp_path / "c.yaml", server.url)
@@ -201,8 +201,8 @@ FIGURE = {
 
 
 @pytest.mark.parametrize("reads_thinking", [True, False])
-def test_the_merger_reads_thinking_and_open_text(tmp_path, reads_thinking):
-    """As in AVRT Figure 1: words of the merged trace stand in the teachers' thinking alone, in two spellings."""
+def test_the_merger_reads_thinking_and_final_text(tmp_path, reads_thinking):
+    """As in AVRT Figure 1, where the merger uses words of the teachers' thinking; in two forms of thinking."""
     data, letter = write_questions(tmp_path / "shards", 1), "A"
     rules = {
         "visual": [{"content": FIGURE["visual"].format(letter)}],
@@ -232,8 +232,8 @@ def test_the_merger_reads_thinking_and_open_text(tmp_path, reads_thinking):
     assert verdicts == {"visual": letter, "audio": letter}
 
 
-def test_a_run_in_which_nothing_is_left_to_read(tmp_path):
-    """With thinking switched off, teachers who only thought give the merger nothing, and it is not asked to invent."""
+def test_a_run_without_an_analysis_to_read(tmp_path):
+    """Without thinking, teachers that only think give no analysis, and the merger is not called."""
     data = write_questions(tmp_path / "shards", 1)
     rules = {role: [{"content": "<think>It is.</think><answer>A</answer>"}] for role in ("visual", "audio")}
     with serving(tmp_path, "--rules", json.dumps(rules)) as server:
@@ -262,7 +262,7 @@ def test_the_draw_by_hand(questions, tmp_path):
 
 
 def test_one_model_at_a_time(questions, tmp_path):
-    """Teachers asked one after the other, as where one GPU holds one model, then the merger without their servers."""
+    """Teachers called one after the other, as on a GPU that holds one model, then the merger without their servers."""
     out, any_merger = tmp_path / "out", ("--merger.template", "merger_any.txt", "--stages", "[teach]")
     for sense, other in (("visual", "audio"), ("audio", "visual")):
         (tmp_path / sense).mkdir()
@@ -278,8 +278,8 @@ def test_one_model_at_a_time(questions, tmp_path):
     assert len(ids(out)) > 0
 
 
-def test_sound_alone(tmp_path):
-    """Questions about sound alone: no visual teacher, and nothing in any prompt speaks of pictures."""
+def test_audio_alone(tmp_path):
+    """Questions about audio alone: no visual teacher, and no prompt mentions pictures."""
     source = ShardSet(write_questions(tmp_path / "shards", 8))
     with ShardWriter(tmp_path / "data", source.manifest.spec) as writer:
         for i in range(8):

@@ -1,4 +1,4 @@
-"""Checks on merged traces: every reason can be provoked, and honest reasoning passes."""
+"""Checks of merged traces: every reason occurs, and good reasoning passes."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_admitting_that_the_answer_was_known_is_caught(leak):
 
 
 @pytest.mark.parametrize("sentence", FINE)
-def test_innocent_sentences_are_no_leaks(sentence):
+def test_sentences_that_are_not_leaks(sentence):
     assert find_leak(sentence) is None
 
 
@@ -85,7 +85,7 @@ def said(*words):
 @pytest.mark.parametrize(
     ("count", "reason"), [(9, "below"), (10, None), (11, None), (19, None), (20, None), (21, "above")]
 )
-def test_bounds_of_the_length_are_allowed_themselves(count, reason):
+def test_the_bounds_of_the_length_are_inclusive(count, reason):
     words = [f"w{i}" for i in range(count)]
     told = check_trace(said(*words), "ABCD", "B", CheckOptions(min_words=10, max_words=20))
     assert told == (None if reason is None else f"length: {reason} the bounds")
@@ -100,14 +100,14 @@ def test_default_bounds_are_ten_and_five_hundred_words():
 @pytest.mark.parametrize(
     ("times", "allowed", "fine"), [(2, 2, True), (3, 2, False), (3, 3, True), (1, 1, True), (2, 1, False)]
 )
-def test_a_run_of_eight_words_may_occur_as_often_as_allowed(times, allowed, fine):
+def test_eight_words_in_a_row_may_occur_as_often_as_allowed(times, allowed, fine):
     run = [f"r{i}" for i in range(8)]
     words = [word for i in range(times) for word in (*run, f"between{i}")]
     told = check_trace(said(*words, "and", "so", "on"), "ABCD", "B", CheckOptions(repeats=allowed))
     assert told == (None if fine else "repetition")
 
 
-def test_runs_of_seven_words_may_repeat_and_the_last_run_counts():
+def test_seven_words_in_a_row_may_repeat_and_the_last_eight_count():
     seven = [f"r{i}" for i in range(7)]
     words = [word for i in range(6) for word in (*seven, f"between{i}")]
     assert check_trace(said(*words), "ABCD", "B", CheckOptions()) is None
@@ -116,7 +116,7 @@ def test_runs_of_seven_words_may_repeat_and_the_last_run_counts():
     assert check_trace(said(*ending), "ABCD", "B", CheckOptions()) == "repetition"
 
 
-def test_repetition_does_not_go_by_capitals():
+def test_repetition_ignores_case():
     run = ["the", "bow", "moves", "over", "the", "strings", "once", "more"]
     words = [*run, "x", *(word.upper() for word in run), "y", *(word.title() for word in run)]
     assert check_trace(said(*words), "ABCD", "B", CheckOptions()) == "repetition"
@@ -156,7 +156,7 @@ def test_refusals(sentence):
         "As an aim of the scene, it works.",
     ],
 )
-def test_innocent_sentences_are_no_refusals(sentence):
+def test_sentences_that_are_not_refusals(sentence):
     assert check_trace(trace(f"{HONEST} {sentence}"), "ABCD", "B", CheckOptions()) is None
 
 
@@ -188,7 +188,7 @@ EACH = [
 
 
 @pytest.mark.parametrize("sentence", EACH)
-def test_every_rule_on_leaks_catches_its_own(sentence):
+def test_sentences_that_are_leaks(sentence):
     matching = [pattern.pattern for pattern in LEAKS if pattern.search(sentence)]
     assert matching, sentence
     assert find_leak(sentence)
@@ -203,7 +203,7 @@ def test_each_rule_on_leaks_is_needed():
     assert alone == set(range(len(LEAKS)))
 
 
-def test_further_rules_are_kept_to_in_a_whole_check_and_go_by_no_capitals():
+def test_extra_leaks_are_part_of_the_check_and_ignore_case():
     options = CheckOptions(extra_leaks=("zauber(wort)?", "nie da"))
     assert check_trace(trace(f"{HONEST} ZAUBERWORT"), "ABCD", "B", options).startswith("leak")
     assert check_trace(trace(HONEST), "ABCD", "B", options) is None
@@ -214,7 +214,7 @@ def test_further_rules_are_kept_to_in_a_whole_check_and_go_by_no_capitals():
     assert find_leak("a Zauber b", ("x", "zauber")) == "Zauber"
 
 
-def test_reasons_come_in_their_order():
+def test_the_order_of_the_reasons():
     assert check_trace(trace("Short.", "C"), "ABCD", "B", CheckOptions()).startswith("letter")
     assert check_trace(trace("Short ground truth."), "ABCD", "B", CheckOptions()).startswith("length")
     both = f"{HONEST} It is the ground truth. I'm sorry."
@@ -233,7 +233,7 @@ def test_the_same_eight_words_may_occur_twice_by_default_and_not_three_times():
     assert check_trace(trace(thrice), "ABCD", "B", CheckOptions()) == "repetition"
 
 
-def test_reasoning_shorter_than_a_run_repeats_nothing():
+def test_reasoning_of_less_than_eight_words_does_not_repeat():
     assert check_trace(trace("a bow is seen"), "ABCD", "B", CheckOptions(min_words=1)) is None
 
 

@@ -2,20 +2,17 @@
 
 import pytest
 
-from avrt.traces.filters import STRATEGIES, Verdict, difficulty, majority
+from avrt.traces.filters import STRATEGIES, TeacherVerdict, difficulty
 
 
 def verdicts(visual, audio, *more):
-    named = [Verdict("visual", tuple(visual), "A"), Verdict("audio", tuple(audio), "A")]
-    return [*named, *(Verdict(f"extra{i}", tuple(votes), "A") for i, votes in enumerate(more))]
+    named = [TeacherVerdict("visual", tuple(visual), "A"), TeacherVerdict("audio", tuple(audio), "A")]
+    return [*named, *(TeacherVerdict(f"extra{i}", tuple(votes), "A") for i, votes in enumerate(more))]
 
 
-def test_majority_of_k_votes():
-    assert majority(["A", "B", "A"]) == "A"
-    assert majority(["A", None, None]) == "A"
-    assert majority(["A", "B"]) is None
-    assert majority([None]) is None
-    assert majority([]) is None
+def test_a_teachers_letter_is_the_majority_of_its_votes():
+    assert TeacherVerdict("audio", ("A", "B", "A"), "A").letter == "A"
+    assert TeacherVerdict("audio", ("A", "B"), "A").letter is None
 
 
 @pytest.mark.parametrize(
@@ -38,7 +35,7 @@ def test_reasons_name_the_teacher():
     assert reason(verdicts("B", "A")) == "visual wrong"
     assert reason(verdicts("B", "C")) == "visual and audio wrong"
     assert reason(verdicts("B", [None])) == "visual wrong, audio undecided"
-    assert STRATEGIES["audio_only"]([Verdict("visual", ("A",), "A")]) == "no teacher of that name"
+    assert STRATEGIES["audio_only"]([TeacherVerdict("visual", ("A",), "A")]) == "no teacher of that name"
 
 
 def test_a_third_teacher_counts_for_both_correct_and_for_difficulty():
@@ -48,17 +45,17 @@ def test_a_third_teacher_counts_for_both_correct_and_for_difficulty():
     assert difficulty(verdicts("B", [None])) == "hard"
 
 
-def test_one_of_two_is_medium_and_nobody_is_hard():
+def test_one_right_teacher_is_medium_and_none_is_hard():
     assert difficulty(verdicts("A", "B")) == "medium"
     assert difficulty(verdicts("B", "A", "B", "B")) == "medium"
     assert difficulty([]) == "hard"
 
 
-def test_replies_that_were_cut_off_are_told_apart_from_undecided_ones():
+def test_cut_off_and_undecided_are_different_reasons():
     reason = STRATEGIES["both_correct"]
 
     def audio(*votes, cut):
-        return [Verdict("visual", ("A",), "A"), Verdict("audio", votes, "A", cut)]
+        return [TeacherVerdict("visual", ("A",), "A"), TeacherVerdict("audio", votes, "A", cut)]
 
     assert reason(audio(None, cut=1)) == "audio cut off"
     assert reason(audio(None, None, cut=2)) == "audio cut off"

@@ -9,8 +9,8 @@ import transformers
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.models.qwen2_5_omni.nano import nano_processor
-from avrt.traces.batching import spoken_text
-from avrt.traces.reading import read_analysis
+from avrt.traces.analysis import read_analysis
+from avrt.traces.batching_backend import decode_reply
 from avrt.traces.requests import CallFailedError, Media, Request, Sampling
 from avrt.traces.student_backend import StudentBackend
 from avrt.traces.transformers_backend import TransformersBackend
@@ -148,17 +148,17 @@ def test_seeds_decide_samples(text_model, world):
 
 @pytest.mark.parametrize("marks", [("<think>", "</think>"), ("◁think▷", "◁/think▷")])
 @pytest.mark.parametrize("special", [True, False])
-def test_marks_of_thinking_survive_a_tokenizer_that_counts_them_as_special(marks, special):
+def test_thinking_tags_that_are_special_tokens_are_kept(marks, special):
     own = nano_processor().tokenizer
     own.add_tokens([transformers.AddedToken(mark, special=special, normalized=False) for mark in marks])
     begin, end = marks
     written = own.encode(f"{begin}a ball{end}a box", add_special_tokens=False)
-    text = spoken_text(own, [*written, own.eos_token_id])
+    text = decode_reply(own, [*written, own.eos_token_id])
     read = read_analysis(text, ("a ball", "a box"))
     assert (read.thinking, read.text, read.letter) == ("a ball", "a box", "B")
     assert own.eos_token not in text
     plain = own.encode("a box", add_special_tokens=False)
-    assert spoken_text(own, [*plain, own.eos_token_id]) == "a box"
+    assert decode_reply(own, [*plain, own.eos_token_id]) == "a box"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
@@ -189,7 +189,7 @@ def test_the_nano_teachers_perceive_clips_that_they_were_not_trained_on(teacher,
     assert backend.model.startswith(f"{teacher}@")
 
 
-def test_one_damaged_sample_costs_no_other(world):
+def test_one_damaged_sample_does_not_fail_the_others(world):
     good, bad = requests(world, ("audio",))[:2]
     broken = Request("t", "bad", "", "p", Sampling(max_tokens=5), Media({**bad.media.members, "flac": b"no flac"}))
     replies = ask(StudentBackend("nano/teachers/audio"), [good, broken])

@@ -1,4 +1,4 @@
-"""A real inference server: vLLM's CPU build serving the nano teachers, driven through the openai backend.
+"""A real inference server: vLLM's CPU build serving the nano teachers, called by the openai backend.
 
 `make server` sets up its environment; without it these tests are skipped.
 """

@@ -97,10 +97,10 @@ def test_a_key_that_is_withdrawn_ends_the_run_but_a_long_row_of_flagged_clips_do
         ({"content": [{"type": "image_url"}]}, "holds no text"),
     ],
 )
-def test_a_permanent_failure_is_told_once_and_every_sample_failing_is_a_failure(run, rule, told):
+def test_a_run_whose_samples_all_fail_is_a_failure(run, rule, told):
     done, asked = run(rule, TRACE, "--limit", 3)
     assert done.returncode == 1
-    assert "not one trace of 3 samples (3 failed): 3 audio: " in done.stderr
+    assert "no trace from 3 samples (3 failed): 3 audio: " in done.stderr
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert {n for (model, _), n in asked.items() if model == "audio"} == {1}
@@ -121,7 +121,7 @@ def test_cut_off_replies_have_no_vote_and_do_not_reach_the_merger(run, tmp_path)
     assert prompts
     assert not any("SECRET" in prompt for prompt in prompts)
     told = avrt("traces", "show", out, "--id", "q00000").stdout
-    assert "cut off at its limit of tokens" in told
+    assert "cut off at its token limit" in told
     assert "undecided, right is A" in told
     avrt("traces", "stats", out)
     stats = json.loads((out / "stats.json").read_text())
@@ -135,7 +135,7 @@ def test_cut_off_replies_have_no_vote_and_do_not_reach_the_merger(run, tmp_path)
     assert "1 filter: every analysis for the merger cut off" in done.stderr
 
 
-def test_a_merger_that_is_cut_off_is_told_apart_from_one_without_format(run):
+def test_a_merger_that_is_cut_off_has_its_own_reason(run):
     done, _ = run(GOOD, {**TRACE, "finish": "length"}, "--limit", 2)
     assert done.returncode == 1
     assert "2 check: cut off: the merger's reply ended at its limit of tokens" in done.stderr
@@ -149,7 +149,7 @@ def test_one_reason_for_nearly_all_is_a_warning(run):
     )
     assert done.returncode == 0
     assert "20 samples: 19 failed, 1 kept" in done.stdout
-    assert "avrt: warning: 19 of 20 samples are not kept for one reason: audio: HTTP 400" in done.stderr
+    assert "avrt: warning: 19 of 20 samples are not kept for the same reason: audio: HTTP 400" in done.stderr
 
 
 ODD = "half \ud83d nul \0 line \u2028 escape \x1b[31m bracket [/bold] end"
@@ -179,7 +179,7 @@ def test_odd_characters_pass_through_every_output(run, tmp_path):
         assert "\\x1b[31m bracket [/bold] end" in told
 
 
-def test_nothing_is_a_failure_of_statistics_and_export_too(run, tmp_path):
+def test_export_without_traces_and_damaged_folders_fail(run, tmp_path):
     run(GOOD, {"content": "no"}, "--limit", 2)
     out = tmp_path / "out"
     done = avrt("traces", "export", out, check=False)
@@ -229,6 +229,6 @@ def test_odd_keys(run, monkeypatch, key, status, told):
     assert done.stderr.count("\n") == (status == 2)
 
 
-def test_mistakes_in_options_point_to_the_help_of_their_own_command():
+def test_wrong_options_point_to_the_help_of_their_command():
     assert "(see: avrt traces show --help)" in avrt("traces", "show", "x", "--nope", check=False).stderr
     assert "(see: avrt traces run --help)" in avrt("traces", "run", "--nope", "1", check=False).stderr

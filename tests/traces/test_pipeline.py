@@ -1,4 +1,4 @@
-"""The whole pipeline by its command, against a server in a process of its own."""
+"""The whole pipeline by its command, with a server in its own process."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def questions_by_id(questions):
     return {shards.sample(i).id: shards.read(i) for i in range(len(shards))}
 
 
-def test_changing_the_merger_asks_no_teacher_again(questions, tmp_path):
+def test_another_merger_needs_no_teacher_call(questions, tmp_path):
     out = tmp_path / "out"
     with serving(tmp_path, "--models", "visual", "audio", "merger", "merger-2") as server:
         config = write_config(tmp_path / "c.yaml", server.url)
@@ -141,7 +141,7 @@ def test_more_teachers_votes_and_thinking_in_a_field_of_its_own(questions, tmp_p
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_faults_of_a_server_lose_no_sample(questions, tmp_path, workers):
-    """HTTP 429, 500, hang, cut connection, empty answer, malformed JSON: a fifth of all attempts goes wrong."""
+    """HTTP 429, 500, hang, cut connection, empty answer, malformed JSON: a fifth of all attempts fails."""
     out = tmp_path / "out"
     with serving(tmp_path, "--fail_percent", 20) as server:
         config = write_config(tmp_path / "c.yaml", server.url, backend={"attempts": 3, "timeout": 2.0})
@@ -158,7 +158,7 @@ def test_faults_of_a_server_lose_no_sample(questions, tmp_path, workers):
     assert "60 samples" in done.stdout
 
 
-def test_a_damaged_sample_and_one_without_an_answer_cost_nobody_else(questions, tmp_path):
+def test_a_damaged_sample_and_one_without_an_answer_fail_alone(questions, tmp_path):
     source = ShardSet(questions)
     with ShardWriter(tmp_path / "data", source.manifest.spec) as writer:
         for i in range(6):
@@ -175,7 +175,7 @@ def test_a_damaged_sample_and_one_without_an_answer_cost_nobody_else(questions, 
         told = avrt("traces", "run", "--config", config, "--data", tmp_path / "data", "--out", out).stdout
     found = outcomes(out)
     assert len(found) == 6
-    assert "sound cannot be read" in found["q00002"]["reason"]
+    assert "audio cannot be read" in found["q00002"]["reason"]
     unreadable = next(o for name, o in found.items() if name.startswith("shard-000000.tar"))
     assert "no right answer" in unreadable["reason"]
     assert sum(o["status"] == "failed" for o in found.values()) == 2
@@ -183,7 +183,7 @@ def test_a_damaged_sample_and_one_without_an_answer_cost_nobody_else(questions, 
 
 
 def test_a_killed_run_repeats_no_finished_call(questions, tmp_path):
-    """Killed with -9 five times: the calls are those of an unbroken run, and none that was kept is made again."""
+    """Killed with -9 five times: the calls are those of an uninterrupted run, and no stored call is repeated."""
     out, whole = tmp_path / "out", tmp_path / "whole"
     generator = random.Random(0)
     with serving(tmp_path, "--delay", 0.05) as server:
@@ -293,7 +293,7 @@ def test_requests_are_spread_over_endpoints(questions, tmp_path):
         (("--filter", "bth"), "bth"),
     ],
 )
-def test_wrong_settings_are_told_in_one_line(questions, tmp_path, arguments, message):
+def test_wrong_settings_give_one_line(questions, tmp_path, arguments, message):
     with serving(tmp_path, log=False) as server:
         config = write_config(tmp_path / "c.yaml", server.url)
         common = ("--config", config, "--data", questions, "--out", tmp_path / "out")
@@ -351,7 +351,7 @@ def test_statistics_show_and_parquet(questions, tmp_path):
 
     name = next(name for name, o in found.items() if o["status"] == "kept")
     told = avrt("traces", "show", out, "--id", name).stdout
-    assert "8 pictures, no sound" in told
+    assert "8 images, no audio" in told
     assert "<answer>" in told
     assert "kept" in told
     assert "no such sample" in avrt("traces", "show", out, "--id", "x", check=False).stderr

@@ -1,4 +1,4 @@
-"""Statistics of traces as AVRT Tables 2 and 9 give them: by split, in tokens, with the published figures beside."""
+"""Statistics of traces as in AVRT Tables 2 and 9: by split, in tokens, beside the published ones."""
 
 import json
 import statistics
@@ -52,7 +52,7 @@ def test_lengths_in_tokens_by_split(out):
     assert "165.5 ± 33.9 tokens" in (out / "stats.html").read_text()
 
 
-def test_words_are_called_words(out):
+def test_lengths_in_words(out):
     told = avrt("traces", "stats", out).stdout
     stats = json.loads((out / "stats.json").read_text())
     assert stats["splits"]["train"]["unit"] == "words"
@@ -60,7 +60,7 @@ def test_words_are_called_words(out):
     assert "165.5 ± 33.9 tokens" in told  # the published ones are never called by another unit
 
 
-def test_a_tokenizer_that_is_none(out, tmp_path):
+def test_a_folder_without_a_tokenizer(out, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for name in (tmp_path, tmp_path / "nowhere"):
         told = avrt("traces", "stats", out, "--tokenizer", name, check=False)
@@ -96,7 +96,7 @@ def test_types_of_other_data_sets_keep_their_names():
     assert table["When, %"][0] == "40.0"
 
 
-def test_the_published_shares_are_shares():
+def test_the_published_percentages_add_up():
     for found in TRACES.values():
         for field in ("question_types", "answers", "relations"):
             assert sum(found[field].values()) == pytest.approx(100, abs=0.35)

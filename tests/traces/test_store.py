@@ -19,7 +19,7 @@ def request(sample="q1", **changes):
     )
 
 
-def test_a_finished_call_is_found_again(tmp_path):
+def test_a_finished_call_is_kept(tmp_path):
     async def first():
         store = CallStore(tmp_path)
         assert (await store.claim("k", request(), "m")).state == "mine"
@@ -65,7 +65,7 @@ def test_claims_of_a_living_process_are_respected_and_those_of_a_dead_one_are_no
     assert asyncio.run(ask()) == "mine"
 
 
-def test_failed_calls_are_made_again_by_the_next_run_unless_told_not_to(tmp_path):
+def test_the_next_run_retries_failed_calls_unless_switched_off(tmp_path):
     async def state(**options):
         store = CallStore(tmp_path, **options)
         claim = await store.claim("k", request(), "m")
@@ -103,10 +103,10 @@ def test_media_are_split_by_sense():
         "clip.json": b"{}",
         "json": b"",
     }
-    assert Media.of(raw, ("vision",)).pictures == [b"a", b"b", b"c", b"d"]
-    assert Media.of(raw, ("vision",)).sound is None
-    assert Media.of(raw, ("audio",)).pictures == []
-    assert Media.of(raw, ("audio",)).sound == b"s"
+    assert Media.of(raw, ("vision",)).images == [b"a", b"b", b"c", b"d"]
+    assert Media.of(raw, ("vision",)).audio is None
+    assert Media.of(raw, ("audio",)).images == []
+    assert Media.of(raw, ("audio",)).audio == b"s"
     assert not Media.of({"clip.json": b"{}"}, ("audio",))
 
 
@@ -134,8 +134,8 @@ def test_outcomes_replace_those_of_an_earlier_run(tmp_path):
     async def go():
         store = CallStore(tmp_path)
         verdict = {"teacher": "audio", "letter": "A", "votes": '["A"]', "answer": "A", "correct": 1, "call": "k"}
-        await store.conclude("one", Outcome("q1", 0, "dropped", "filter: audio wrong", "hard", "c"), [verdict])
-        await store.conclude("two", Outcome("q1", 0, "kept", None, "easy", "c", "trace", "k"), [verdict])
+        await store.record_outcome("one", Outcome("q1", 0, "dropped", "filter: audio wrong", "hard", "c"), [verdict])
+        await store.record_outcome("two", Outcome("q1", 0, "kept", None, "easy", "c", "trace", "k"), [verdict])
         store.close()
 
     asyncio.run(go())
@@ -143,7 +143,7 @@ def test_outcomes_replace_those_of_an_earlier_run(tmp_path):
     assert len(list(rows(tmp_path, "SELECT * FROM verdicts"))) == 1
 
 
-def test_what_is_no_store_is_refused(tmp_path):
+def test_files_that_are_not_a_store_are_refused(tmp_path):
     with pytest.raises(AvrtError, match="holds no traces"):
         connect(tmp_path)
     (tmp_path / "store.sqlite3").write_text("not a database, but long enough to be looked at as one" * 50)
@@ -156,7 +156,7 @@ def test_what_is_no_store_is_refused(tmp_path):
         connect(tmp_path)
 
 
-def test_processes_that_start_at_once_set_up_one_store(tmp_path):
+def test_processes_that_start_together_create_one_store(tmp_path):
     program = """
 import sys, time
 from pathlib import Path
@@ -185,7 +185,7 @@ ODD = "half \ud83d nul \0 pair \ud83e\udd41 line \u2028"
 CLEAN = "half \ufffd nul \ufffd pair \U0001f941 line \u2028"
 
 
-def test_every_text_is_kept_as_one_that_can_be_written_anywhere(tmp_path):
+def test_texts_are_cleaned_before_they_are_kept(tmp_path):
     async def go():
         store = CallStore(tmp_path)
         odd = request(ODD, role=ODD, system=ODD, prompt=ODD)
@@ -195,7 +195,7 @@ def test_every_text_is_kept_as_one_that_can_be_written_anywhere(tmp_path):
         await store.fail("f", ODD)
         verdict = {"teacher": ODD, "letter": "A", "votes": "[]", "answer": "A", "correct": 1, "call": "k"}
         for _ in range(2):  # the second time in place of the first
-            await store.conclude("run", Outcome(ODD, 0, "kept", ODD, "easy", "c", ODD), [verdict])
+            await store.record_outcome("run", Outcome(ODD, 0, "kept", ODD, "easy", "c", ODD), [verdict])
         found = (await store.claim("k", odd, ODD)).reply
         store.close()
         return kept, found
@@ -212,7 +212,7 @@ def test_every_text_is_kept_as_one_that_can_be_written_anywhere(tmp_path):
     assert (verdict["sample"], verdict["teacher"]) == (CLEAN, CLEAN)
 
 
-def test_a_record_that_cannot_be_kept_costs_the_others_of_its_group_nothing(tmp_path):
+def test_a_record_that_sqlite_refuses_does_not_fail_its_group(tmp_path):
     async def go():
         store = CallStore(tmp_path)
         for i in range(6):

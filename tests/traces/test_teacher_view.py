@@ -1,4 +1,4 @@
-"""What teachers are shown: 10 s of sound, 8 frames, the larger pictures, whatever shards hold."""
+"""What teachers get: 10 s of audio, 8 frames, and the larger images of shards that have them."""
 
 import io
 import json
@@ -13,13 +13,13 @@ from avrt.data.media.clip import Clip
 from avrt.data.shards.members import decode_members, encode_clip
 from avrt.errors import AvrtError
 from avrt.traces.requests import Media
-from avrt.traces.teacher_view import ShownOptions, shown
+from avrt.traces.teacher_view import ShownOptions, teacher_view
 from tests.conftest import avrt, make_sample
 from tests.traces.servers import serving, write_config
 
 
 def raw_of(seconds=30.0, frames=60, larger=False):
-    """A sample's members: frame i is of brightness 4 * i; sound counts samples modulo 1,000."""
+    """A sample's members: frame i has brightness 4 * i; the audio counts samples modulo 1,000."""
     pictures = torch.arange(frames, dtype=torch.uint8).mul(4)[:, None, None, None].expand(-1, 3, 56, 84)
     clip = Clip(
         frames=pictures,
@@ -38,46 +38,46 @@ def raw_of(seconds=30.0, frames=60, larger=False):
 
 def test_by_default_ten_seconds_and_eight_frames():
     raw = raw_of()
-    members = shown(raw, ShownOptions())
+    members = teacher_view(raw, ShownOptions())
     sound, rate = soundfile.read(io.BytesIO(members["flac"]), dtype="int16")
     whole, _ = soundfile.read(io.BytesIO(raw["flac"]), dtype="int16")
     assert (len(sound), rate) == (160_000, 16_000)
     assert np.array_equal(sound, whole[:160_000])
-    assert Media.of(members, ("vision",)).pictures == [raw[f"{i}.jpg"] for i in (0, 7, 15, 22, 30, 37, 45, 52)]
+    assert Media.of(members, ("vision",)).images == [raw[f"{i}.jpg"] for i in (0, 7, 15, 22, 30, 37, 45, 52)]
     _, clip = decode_members(members)
     assert clip.timestamps == tuple(i * 0.5 for i in (0, 7, 15, 22, 30, 37, 45, 52))
     assert clip.seconds_per_frame == 30 / 8
     assert clip.info["duration"] == 30.0
 
 
-def test_what_needs_no_change_keeps_its_bytes():
+def test_members_without_changes_keep_their_bytes():
     raw = raw_of(seconds=10.0, frames=8)
-    assert shown(raw, ShownOptions()) == raw
+    assert teacher_view(raw, ShownOptions()) == raw
     long = raw_of()
-    assert shown(long, ShownOptions(audio_seconds=None, max_frames=None)) == long
+    assert teacher_view(long, ShownOptions(audio_seconds=None, max_frames=None)) == long
 
 
-def test_pictures_for_teachers_take_the_place_of_the_students():
+def test_images_for_teachers_replace_those_of_the_student():
     raw = raw_of(frames=8, larger=True)
-    members = shown(raw, ShownOptions())
+    members = teacher_view(raw, ShownOptions())
     assert not [name for name in members if name.startswith("teacher.")]
-    assert Media.of(members, ("vision",)).pictures == [raw[f"teacher.{i}.jpg"] for i in range(8)]
+    assert Media.of(members, ("vision",)).images == [raw[f"teacher.{i}.jpg"] for i in range(8)]
 
 
 @pytest.mark.parametrize(("most", "size"), [(112 * 168, (168, 112)), (10_000, (112, 56)), (784, (28, 28))])
-def test_pictures_have_at_most_so_many_pixels(most, size):
+def test_larger_images_are_scaled_down(most, size):
     raw = raw_of(frames=8, larger=True)
-    members = shown(raw, ShownOptions(max_pixels=most))
-    for i, jpeg in enumerate(Media.of(members, ("vision",)).pictures):
+    members = teacher_view(raw, ShownOptions(max_pixels=most))
+    for i, jpeg in enumerate(Media.of(members, ("vision",)).images):
         with Image.open(io.BytesIO(jpeg)) as picture:
             assert picture.size == size
             assert np.asarray(picture).mean() == pytest.approx(4 * i, abs=2)
 
 
 @pytest.mark.parametrize("name", ["0.jpg", "flac", "clip.json"])
-def test_what_is_damaged_is_passed_on(name):
+def test_damaged_members_are_unchanged(name):
     raw = {**raw_of(), name: b"nonsense"}
-    members = shown(raw, ShownOptions(max_pixels=784))
+    members = teacher_view(raw, ShownOptions(max_pixels=784))
     assert b"nonsense" in members.values()
 
 
@@ -87,8 +87,8 @@ def test_limits_that_leave_nothing_are_refused(changes):
         ShownOptions(**changes)
 
 
-def test_a_run_shows_teachers_no_more(tmp_path):
-    """As the server receives it; with the limits off, all that the shard holds."""
+def test_a_run_keeps_to_the_limits(tmp_path):
+    """In the server's requests; without limits, teachers get all that the shard has."""
     from avrt.data.shards.writer import ShardWriter
 
     raw = raw_of(seconds=12.0, frames=12)
@@ -103,4 +103,4 @@ def test_a_run_shows_teachers_no_more(tmp_path):
             avrt("traces", "run", *command, check=False)  # the one question may be dropped, which ends with status 1
         seen = [(r["pictures"], r["sounds"]) for r in server.records("request") if r["model"] != "merger"]
     assert sorted(seen) == [(0, [10.0]), (0, [12.0]), (8, []), (12, [])]
-    assert json.loads(shown(raw, ShownOptions())["clip.json"])["timestamps"][1] == 1.0
+    assert json.loads(teacher_view(raw, ShownOptions())["clip.json"])["timestamps"][1] == 1.0

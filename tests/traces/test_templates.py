@@ -1,11 +1,11 @@
-"""Templates: the packaged ones hold what the paper asks for, and wrong ones are refused by name."""
+"""Templates: the packaged ones follow the paper, and faults of others are named."""
 
 import pytest
 
 from avrt.errors import AvrtError
+from avrt.traces.media_phrases import Subject
 from avrt.traces.requests import Media
 from avrt.traces.templates import load_template, merger_template, merger_values, teacher_template, teacher_values
-from avrt.traces.wording import Subject
 from tests.conftest import make_sample
 
 CLIP = Subject(8, still=False, sound=True)
@@ -89,8 +89,8 @@ def merged(name, subject, **analyses):
     return merger_template(name, list(analyses)).render(merger_values(make_sample(), analyses, subject))
 
 
-def test_a_video_is_told_of_as_before():
-    """Prompts about clips with sound are the ones of earlier releases, so that their calls serve again."""
+def test_prompts_about_clips_are_those_of_earlier_releases():
+    """They stay the same word for word, so that stored calls match."""
     system, user = shown("visual.txt", CLIP, PICTURES)
     assert system == (
         "You are a vision analyst. You work from pictures alone: you cannot hear the clip and you do not guess at its "
@@ -131,13 +131,13 @@ def test_a_video_is_told_of_as_before():
          ["The first 4 pictures above", "one more still picture belongs to it. Use them"], ["5 pictures"]),
     ],
 )  # fmt: skip
-def test_a_visual_teacher_is_told_what_it_is_shown(subject, sees, told, untold):
+def test_phrases_of_a_visual_teacher(subject, sees, told, untold):
     whole = "\n".join(shown("visual.txt", subject, sees))
     assert all(part in whole for part in told)
     assert not [part for part in untold if part in whole]
 
 
-def test_what_a_question_is_about_is_read_off_its_media():
+def test_the_subject_of_media():
     members = {"0.jpg": b"", "10.jpg": b"", "2.jpg": b"", "image.jpg": b"", "flac": b"", "clip.json": b""}
     assert Subject.of(Media(members)) == Subject(3, still=True, sound=True)
     assert Subject.of(Media({name: members[name] for name in ("image.jpg", "flac", "clip.json")})) == STILL_AND_SOUND
@@ -145,7 +145,7 @@ def test_what_a_question_is_about_is_read_off_its_media():
     assert Subject.of(Media()) == Subject(0, still=False, sound=False)
 
 
-def test_an_audio_teacher_is_told_what_it_hears():
+def test_phrases_of_an_audio_teacher():
     alone = "\n".join(shown("audio.txt", SOUND, SOUND))
     assert "You work from the recording alone.\n" in alone
     assert "Listen to one recording and answer" in alone
@@ -156,7 +156,7 @@ def test_an_audio_teacher_is_told_what_it_hears():
 
 
 @pytest.mark.parametrize("name", ["merger.txt", "merger_any.txt"])
-def test_a_merger_is_told_what_the_question_is_about(name):
+def test_phrases_of_a_merger(name):
     both = "\n".join(merged(name, STILL_AND_SOUND, visual="seen", audio="heard"))
     assert "about a picture and a recording that belong together" in both
     assert "saw the picture and heard the recording" in both
@@ -166,7 +166,7 @@ def test_a_merger_is_told_what_the_question_is_about(name):
         assert "only heard\nthe recording, one by somebody who only saw the picture." in both
 
 
-def test_a_merger_of_sound_alone():
+def test_phrases_of_a_merger_for_audio_alone():
     told = "\n".join(merged("merger_any.txt", SOUND, audio="a bell"))
     assert "about a recording, its correct option, and a study of it by somebody who listened to it." in told
     assert "From the study of what is heard:\na bell" in told
@@ -185,14 +185,14 @@ def test_studies_of_further_teachers_have_headings():
 
 
 def test_the_packaged_think_prompt_is_the_audio_prompt_and_its_request():
-    """The sentence is the one that Audio Flamingo 3's makers end their questions with."""
+    """Audio Flamingo 3's authors end their questions with this sentence."""
     plain, think = shown("audio.txt", CLIP, SOUND), shown("audio_flamingo_think.txt", CLIP, SOUND)
     request = "\nPlease think and reason about the input audio before you respond."
     assert think == (plain[0], plain[1] + request)
 
 
 def test_prompts_with_the_papers_placeholders_can_be_pasted(tmp_path):
-    """A file with these names and nothing of ours; the line between question and choices need not be there."""
+    """A file with the paper's placeholders alone, with or without a line break between question and choices."""
     teacher, merger = tmp_path / "visual.txt", tmp_path / "merger.txt"
     teacher.write_text("[system]\nYou see.\n\n[user]\nQuestion: {question}{formatted_choices}\nAnswer now.\n")
     merger.write_text(
@@ -205,7 +205,7 @@ def test_prompts_with_the_papers_placeholders_can_be_pasted(tmp_path):
     assert merged(str(merger), CLIP, audio="a", visual="v") == ("", f"{asked}\nRight: (B) a box\nHeard: a\nSeen: v")
 
 
-def test_where_several_options_are_right_all_of_them_are_told_and_asked_for():
+def test_several_right_options():
     sample = make_sample(answer=(0, 2), several=True, trace=None)
     assert merger_values(sample, {"audio": "x"}, CLIP)["correct_answer"] == "(A) a ball; (C) a star"
     shown = teacher_values(sample, SOUND, CLIP)["formatted_choices"]

@@ -188,7 +188,7 @@ def test_replay_gives_the_same_figures_and_notices_other_ones(grid):
     [
         ("--model.benchmark.official", "nonsense", "nonsense: no such scorer (one of strict"),
         ("--model.generation.top_p", "3", "out of range"),
-        ("--data.prompt.template", "{quest}", "placeholder that is not known: 'quest'"),
+        ("--data.prompt.template", "{quest}", "unknown placeholder: 'quest'"),
         ("--model.benchmark.samples", "3", "the same at temperature 0"),
     ],
 )

@@ -239,7 +239,5 @@ def _pour(source: Any, file: BinaryIO, most: int, address: str) -> None:
     while chunk := source.read(_CHUNK):
         most -= len(chunk)
         if most < 0:
-            raise AvrtError(
-                "holds more bytes than expected", where=address, remedy="make or copy the shards again"
-            )
+            raise AvrtError("holds more bytes than expected", where=address, remedy="make or copy the shards again")
         file.write(chunk)

@@ -1,11 +1,11 @@
-"""Exported traces as a table: questions with several right choices stay such, also when read as a data set again."""
+"""Exported traces as a table, also of questions with several right choices, and read again as a data set."""
 
 import json
 
 import pytest
 
 from avrt.traces.stats import _split
-from avrt.traces.to_shards import TRACES, read_traces, write_parquet
+from avrt.traces.trace_export import TRACES, read_traces, write_parquet
 from data_recipes.folder import Folder
 
 TRACE = {
@@ -19,7 +19,7 @@ def written(folder, *records):
     (folder / TRACES).write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def test_a_table_of_traces_is_a_data_set_of_both_kinds(tmp_path):
+def test_an_exported_table_can_be_read_as_a_data_set(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     old = {key: value for key, value in TRACE.items() if key != "several"}
     old |= {"id": "q2", "answer": "B", "trace": "<think>It meows.</think><answer>B</answer>"}

@@ -1,11 +1,18 @@
-"""Chat completions in every shape that servers give them: the text, or what went wrong and whether to ask again."""
+"""Chat completions in the forms that servers use: their text, or their error and whether it is retried."""
 
 import email.utils
 import time
 
 import pytest
 
-from avrt.traces.completions import RefusedError, SetbackError, error_text, judge_status, read_completion, retry_after
+from avrt.traces.chat_completions import (
+    RefusedError,
+    RetryableError,
+    error_for_status,
+    error_text,
+    read_completion,
+    retry_after,
+)
 from avrt.traces.requests import CallFailedError, Reply
 
 
@@ -77,7 +84,7 @@ def test_thinking_in_a_field_of_its_own(further, reasoning):
         (completion(7), "holds no text, but: int"),
     ],
 )
-def test_what_another_attempt_cannot_mend_is_told_and_not_repeated(record, told):
+def test_permanent_errors_are_not_retried(record, told):
     with pytest.raises(CallFailedError, match=told.replace("(", r"\(")):
         read_completion(record)
 
@@ -101,19 +108,19 @@ def test_what_another_attempt_cannot_mend_is_told_and_not_repeated(record, told)
         "text",
     ],
 )
-def test_what_another_attempt_may_mend(record):
-    with pytest.raises(SetbackError):
+def test_errors_that_are_retried(record):
+    with pytest.raises(RetryableError):
         read_completion(record)
 
 
 @pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
-def test_a_reply_that_ran_out_of_tokens_is_cut_off_even_when_nothing_is_left_of_it(finish):
+def test_an_empty_reply_at_its_token_limit_is_cut_off(finish):
     assert read_completion(completion(None, finish)).cut_off
     assert read_completion(completion("half", finish)).cut_off
     assert not read_completion(completion("whole", "stop")).cut_off
 
 
-def test_counts_that_are_none_are_left_out():
+def test_counts_that_are_not_numbers_are_left_out():
     for odd in (None, -1, 10**30, True, "7", 1.5, []):
         reply = read_completion({**completion(), "usage": {"prompt_tokens": odd, "completion_tokens": 3}})
         assert (reply.prompt_tokens, reply.completion_tokens) == (None, 3)
@@ -125,24 +132,25 @@ def test_counts_that_are_none_are_left_out():
     [
         (400, CallFailedError), (413, CallFailedError), (422, CallFailedError), (501, CallFailedError),
         (401, RefusedError), (402, RefusedError), (403, RefusedError), (404, RefusedError),
-        (408, SetbackError), (409, SetbackError), (425, SetbackError), (429, SetbackError), (500, SetbackError),
-        (502, SetbackError), (503, SetbackError), (504, SetbackError), (529, SetbackError),
+        (408, RetryableError), (409, RetryableError), (425, RetryableError), (429, RetryableError),
+        (500, RetryableError),
+        (502, RetryableError), (503, RetryableError), (504, RetryableError), (529, RetryableError),
     ],
 )  # fmt: skip
 def test_statuses(status, kind):
-    judged = judge_status(status, {"message": "why"}, 4.0)
+    judged = error_for_status(status, {"message": "why"}, 4.0)
     assert type(judged) is kind
     assert str(judged).startswith(f"HTTP {status}: why")
-    if kind is SetbackError:
+    if kind is RetryableError:
         assert judged.wait == 4.0
         assert judged.outage == (status in (502, 503, 504))
 
 
-def test_an_empty_account_is_no_passing_thing():
-    assert isinstance(judge_status(429, {"message": "pay", "code": "insufficient_quota"}), RefusedError)
+def test_an_empty_account_is_not_retried():
+    assert isinstance(error_for_status(429, {"message": "pay", "code": "insufficient_quota"}), RefusedError)
 
 
-def test_errors_are_told_in_one_short_line():
+def test_error_messages_are_one_short_line():
     assert error_text({"error": {"message": "flagged", "metadata": {"reasons": ["violence"]}}}) == (
         'flagged {"reasons": ["violence"]}'
     )

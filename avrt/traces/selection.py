@@ -1,4 +1,4 @@
-"""Runs that are compared on equal terms: on the samples that others kept, or on as many traces as another has."""
+"""Selecting samples so that runs can be compared: those that other runs kept, or as many as another run has."""
 
 from __future__ import annotations
 
@@ -11,72 +11,70 @@ from typing import Any
 
 from avrt.errors import AvrtError
 from avrt.text import clean, json_lines
-from avrt.traces.folders import TraceFolder
 from avrt.traces.store import connect
-from avrt.traces.to_shards import TRACES, read_traces, split_of
+from avrt.traces.trace_export import TRACES, read_traces, split_of
+from avrt.traces.trace_folder import TraceFolder
 
 NOT_ASKED_FOR = "filter: not among the samples asked for (only)"
 NOT_DRAWN = "filter: not among the traces drawn (as_many_as)"
 
 
-def wanted_ids(only: Sequence[str], out: Path) -> frozenset[str] | None:
-    """The ids that every one of several sources names; None without any.
+def selected_ids(only: Sequence[str], out: Path) -> frozenset[str] | None:
+    """The ids that all sources have in common; None without sources.
 
     Args:
-        only: Trace folders, of which the kept samples count, or files: an id on each line, or JSON lines with `id`.
-        out: Where names of trace folders are looked for first.
+        only: Trace folders, for their kept samples, or files with an id on each line or JSON lines with `id`.
+        out: The run's `out`, in which trace folders are looked up first.
 
     Raises:
-        AvrtError: If one of them cannot be read.
+        AvrtError: If a source cannot be read.
     """
     found: frozenset[str] | None = None
     for name in only:
-        path = _place(name, out)
+        path = _find(name, out)
         if path is None and Path(name).is_file():
-            ids = _listed(Path(name))
+            ids = _ids_in(Path(name))
         else:
             ids = frozenset(record["id"] for record in _traces(name, out, "only"))
         found = ids if found is None else found & ids
     return found
 
 
-def counts_of(name: str, out: Path, own: Path, where: str) -> Counter[str]:
+def count_by_split(name: str, out: Path, own: Path, where: str) -> Counter[str]:
     """How many traces another trace folder has in each split.
 
     Args:
-        name: The folder, below the run's `out` or by path; `.` is `out` itself.
+        name: The folder, inside the run's `out` or by path; `.` is `out` itself.
         out: The run's `out`.
-        own: The run's own folder, which cannot be meant.
-        where: The option's name.
+        own: The run's own folder, which is refused.
+        where: The option's name, for the error.
 
     Raises:
-        AvrtError: If there is none.
+        AvrtError: If there is no such folder, or it is the run's own.
     """
-    path = _place(name, out)
+    path = _find(name, out)
     if path is not None and path.resolve() == own.resolve():
-        raise AvrtError(
-            f"{name} is the run's own folder", where=where, remedy="give this run a name: --name unfiltered"
-        )
+        raise AvrtError(f"{name} is the run's own folder", where=where, remedy="give this run a --name")
     return Counter(record["split"] for record in _traces(name, out, where))
 
 
-def draw(folder: TraceFolder, run: str, wanted: Counter[str], seed: int, val_share: float) -> dict[str, int]:
-    """Keep a random choice of a run's traces: so many in each split, the same ones for the same seed.
+def draw_traces(folder: TraceFolder, run: str, wanted: Counter[str], seed: int, val_share: float) -> dict[str, int]:
+    """Keep a random sample of a run's traces, the same one for the same seed, and drop the others.
 
     Args:
-        folder: The run's.
-        run: Its name.
-        wanted: Number of traces in each split.
-        seed: Decides the choice.
-        val_share: As the run's.
+        folder: The run's trace folder.
+        run: The run's name.
+        wanted: How many traces to keep in each split.
+        seed: The seed.
+        val_share: The run's `val_share`.
 
     Returns:
-        How many traces are missing in each split, where there are fewer than wanted.
+        For each split with fewer traces than wanted, how many are missing.
     """
     missing = {}
     with closing(connect(folder.store)) as db:
         db.execute("BEGIN IMMEDIATE")
-        # Those that an earlier draw left out are drawn from again, so that drawing twice changes nothing.
+        # includes the traces that an earlier draw dropped, so that drawing twice changes nothing
         query = "SELECT sample, clip FROM outcomes WHERE folder = ? AND run = ? AND (status = 'kept' OR reason = ?)"
         pool = db.execute(query, (folder.name, run, NOT_DRAWN)).fetchall()
         for split, number in wanted.items():
@@ -93,21 +91,21 @@ def draw(folder: TraceFolder, run: str, wanted: Counter[str], seed: int, val_sha
     return missing
 
 
-def _place(name: str, out: Path) -> Path | None:
-    """The trace folder of that name, below `out` or by its own path."""
+def _find(name: str, out: Path) -> Path | None:
+    """The trace folder of that name, inside `out` or by path; None if there is none."""
     return next((path for path in (out / name, Path(name)) if (path / TRACES).is_file()), None)
 
 
 def _traces(name: str, out: Path, where: str) -> list[dict[str, Any]]:
-    path = _place(name, out)
+    path = _find(name, out)
     if path is None:
-        raise AvrtError(
-            f"{name} is no folder with exported traces", where=where, remedy="finish that run first, with export"
-        )
+        what = f"{name} is not a folder with exported traces"
+        raise AvrtError(what, where=where, remedy="finish that run first, with export")
     return read_traces(path) or []
 
 
-def _listed(path: Path) -> frozenset[str]:
+def _ids_in(path: Path) -> frozenset[str]:
+    """The ids in a file: one on each line, or JSON lines with `id`."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if not text.lstrip().startswith(("{", '"')):
@@ -115,5 +113,5 @@ def _listed(path: Path) -> frozenset[str]:
         records = [record for _, record in json_lines(text)]
         return frozenset(clean(str(r["id"] if isinstance(r, dict) else r)) for r in records)
     except (ValueError, KeyError) as error:
-        remedy = "an id on each line, or JSON lines with id"
-        raise AvrtError(f"holds no ids: {error}", where=path, remedy=remedy) from None
+        remedy = "write an id on each line, or JSON lines with id"
+        raise AvrtError(f"is not a list of ids: {error}", where=path, remedy=remedy) from None

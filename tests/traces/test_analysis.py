@@ -1,8 +1,8 @@
-"""Teachers' replies: thinking in every spelling, the chosen option in every wording that leaves no doubt."""
+"""Teachers' replies: thinking in every form, and the chosen option in many wordings."""
 
 import pytest
 
-from avrt.traces.reading import read_analysis, split_labelled, split_thinking
+from avrt.traces.analysis import read_analysis, split_analysis, split_thinking
 
 CHOICES = ("a dog", "a cat", "an owl", "A")
 
@@ -31,7 +31,7 @@ CHOICES = ("a dog", "a cat", "an owl", "A")
         ("Answer: (A)", "<think>hm</think>", "hm", "Answer: (A)"),
     ],
 )
-def test_thinking_is_told_apart(text, reasoning, thinking, rest):
+def test_thinking_is_separated(text, reasoning, thinking, rest):
     assert split_thinking(text, reasoning) == (thinking, rest)
 
 
@@ -64,22 +64,22 @@ def test_the_chosen_option(answer, letter):
     assert read_analysis(reply, CHOICES).letter == letter
 
 
-def test_the_analysis_has_no_choice_and_no_thinking_in_it():
+def test_the_text_has_neither_answer_nor_thinking():
     read = read_analysis("<think>Answer: (A)</think>Audio Description: a meow.\nAnswer: (B) a cat", CHOICES)
     assert read.text == "Audio Description: a meow."
     assert read.letter == "B"
 
 
-def test_tagged_replies_are_read_by_the_one_parser():
+def test_replies_with_think_and_answer_tags():
     assert read_analysis("<think>x</think><answer>C</answer>", CHOICES).letter == "C"
     read = read_analysis("<think>x</think><answer>C</answer>", CHOICES)
-    assert (read.text, read.thinking, read.told(), read.told(thinking=False)) == ("", "x", "x", "")
+    assert (read.text, read.thinking, read.for_merger(), read.for_merger(thinking=False)) == ("", "x", "x", "")
     assert read_analysis("<think>x</think><answer>C or D</answer>", CHOICES).letter is None
 
 
-def test_a_reply_that_is_all_thinking_still_is_an_analysis_without_a_choice():
+def test_a_reply_of_thinking_alone_chooses_nothing():
     read = read_analysis("<think>I see a dog", CHOICES)
-    assert (read.text, read.told(), read.letter) == ("", "I see a dog", None)
+    assert (read.text, read.for_merger(), read.letter) == ("", "I see a dog", None)
 
 
 @pytest.mark.parametrize(
@@ -91,32 +91,32 @@ def test_a_reply_that_is_all_thinking_still_is_an_analysis_without_a_choice():
         ("{}", "A mask and a snorkel: (A)."),
     ],
 )
-def test_a_merger_reads_thinking_and_open_text_or_the_open_text_alone(text, reasoning):
+def test_a_merger_gets_thinking_and_text_or_the_text_alone(text, reasoning):
     spoken = "Visual Description: a diver.\nReasoning: it floats.\nAnswer: (B) a cat"
     read = read_analysis(text.format(spoken), CHOICES, reasoning)
     open_text = "Visual Description: a diver.\nReasoning: it floats."
-    assert read.told() == f"A mask and a snorkel: (A).\n\n{open_text}"
-    assert read.told(thinking=False) == open_text
+    assert read.for_merger() == f"A mask and a snorkel: (A).\n\n{open_text}"
+    assert read.for_merger(thinking=False) == open_text
     assert read.letter == "B"  # never the one that was only thought of
 
 
 def test_long_thinking_loses_its_middle():
     thought = "one two\nthree  four five six seven"
     read = read_analysis(f"<think>{thought}</think>A dog.\nAnswer: (A)", CHOICES)
-    assert read.told(words=7) == read.told() == f"{thought}\n\nA dog."
-    assert read.told(words=3) == "one two\n[...]\nseven\n\nA dog."
-    assert read.told(words=4) == "one two\n[...]\nsix seven\n\nA dog."
-    assert read.told(words=1) == "one\n[...]\n\nA dog."
-    assert read_analysis("A dog.", CHOICES).told(words=1) == "A dog."
+    assert read.for_merger(words=7) == read.for_merger() == f"{thought}\n\nA dog."
+    assert read.for_merger(words=3) == "one two\n[...]\nseven\n\nA dog."
+    assert read.for_merger(words=4) == "one two\n[...]\nsix seven\n\nA dog."
+    assert read.for_merger(words=1) == "one\n[...]\n\nA dog."
+    assert read_analysis("A dog.", CHOICES).for_merger(words=1) == "A dog."
 
 
 def test_parts_of_an_analysis():
-    assert split_labelled("Visual Description: a.\nb.\nReasoning: c.") == ("a.\nb.", "c.")
-    assert split_labelled("**Audio Description:** a.\n**Reasoning:** c.")[1] == "c."
-    assert split_labelled("no labels at all") == ("no labels at all", "")
+    assert split_analysis("Visual Description: a.\nb.\nReasoning: c.") == ("a.\nb.", "c.")
+    assert split_analysis("**Audio Description:** a.\n**Reasoning:** c.")[1] == "c."
+    assert split_analysis("no labels at all") == ("no labels at all", "")
 
 
-def test_a_reply_that_was_cut_off_decides_nothing_but_stays_an_analysis():
+def test_a_reply_that_is_cut_off_chooses_nothing():
     reply = "Audio Description: a meow.\nAnswer: (B) a cat"
     assert read_analysis(reply, CHOICES, cut_off=False).letter == "B"
     cut = read_analysis(reply, CHOICES, cut_off=True)
@@ -147,8 +147,8 @@ def test_only_the_last_label_ends_the_analysis():
 
 
 def test_parts_are_taken_without_the_space_around_them():
-    assert split_labelled("Description: a dog\n\nReasoning: \n it barks \n") == ("a dog", "it barks")
-    assert split_labelled("  no label \n") == ("no label", "")
+    assert split_analysis("Description: a dog\n\nReasoning: \n it barks \n") == ("a dog", "it barks")
+    assert split_analysis("  no label \n") == ("no label", "")
     assert read_analysis("  a thing that barks \n", CHOICES).text == "a thing that barks"
 
 

@@ -1,4 +1,4 @@
-"""The trace in a merger's reply, which may think before it, wrap it up, or lose half of it to its server's parser."""
+"""The trace in a merger's reply, which may also hold thinking, a code fence, or text around the trace."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _ANSWER = re.compile(r"<answer>([^<]*)</answer>")
 _THINK_TAGS = ("<think>", "</think>")
 
 
-def trace_of(reply: Reply) -> str:
-    """The trace that a merger wrote, as nothing but think and answer where that can be told; else the reply's text.
+def read_trace(reply: Reply) -> str:
+    """The trace in a merger's reply, with nothing around its think and answer parts; the whole text without a trace.
 
-    Taken off are its own thinking before the trace, a code fence, and words around it. Put back are an opening tag that
-    the chat template wrote, and the part in `<think>` that its server's reasoning parser moved to another field.
+    The merger's own thinking, a code fence, and text around the trace are left out. An opening tag that the chat
+    template has written, and a think part that the server's reasoning parser has moved to another field, are restored.
 
     Args:
         reply: The merger's reply.
     """
-    text = plain_tags(reply.text).strip()
+    text = normalize_tags(reply.text).strip()
     if _WHOLE.fullmatch(text):
         return text
-    found = _only_trace(_put_back(text, plain_tags(reply.reasoning or "")))
+    found = _only_trace(_restore_think(text, normalize_tags(reply.reasoning or "")))
     return text if found is None else format_response(*found)
 
 
 def _only_trace(text: str) -> tuple[str, str] | None:
-    """(think, answer) of the one trace in a text; None where there is none, or another claim beside it.
+    """(think, answer) of the one trace in a text; None without a trace, or with another trace or answer beside it.
 
-    What stands before the end of a merger's own thinking is no claim: it may well try a trace, or quote the format.
+    Traces and answers inside the merger's own thinking do not count: it may try a trace there, or quote the format.
     """
     wholes = list(_WHOLE.finditer(text))
     if not wholes:
@@ -46,13 +46,13 @@ def _only_trace(text: str) -> tuple[str, str] | None:
     return last[1].strip(), last[2].strip()
 
 
-def plain_tags(text: str) -> str:
-    """The text with every spelling of a think or answer tag as `<think>`, `</think>`, `<answer>`, `</answer>`."""
+def normalize_tags(text: str) -> str:
+    """The text with every variant of a think or answer tag as `<think>`, `</think>`, `<answer>` or `</answer>`."""
     return _TAG.sub(lambda tag: f"<{tag[1] or tag[3] or ''}{(tag[2] or tag[4]).lower()}>", text)
 
 
 def format_fault(text: str) -> str:
-    """Which part of the format a trace that cannot be used does not keep to, as far as that can be told."""
+    """What is wrong with the format of a trace that fails `parse_response`."""
     wholes, answers = len(_WHOLE.findall(text)), {answer.strip() for answer in _ANSWER.findall(text)}
     if not text.strip():
         return "the reply is empty"
@@ -71,8 +71,8 @@ def format_fault(text: str) -> str:
     return "not exactly <think>...</think><answer>X</answer>"
 
 
-def _put_back(text: str, reasoning: str) -> str:
-    """The text with the tags, or the thinking, that somebody else took out of it; a tag too many does no harm."""
+def _restore_think(text: str, reasoning: str) -> str:
+    """The text with a think part that the chat template or the server has taken out; an extra tag does no harm."""
     if "</think>" in text:
         return f"<think>{text}"
     if reasoning.strip() and "<think>" not in text and _ANSWER.search(text):

@@ -1,6 +1,6 @@
-"""Taking a chat completion apart: text, reasoning and counts in whatever shape servers give them, and what went wrong.
+"""Parsing of chat completions: text, reasoning and token counts in the forms that servers use, and their errors.
 
-What another attempt may mend is a `SetbackError`; what it cannot mend is a `CallFailedError`, not to be paid for twice.
+A `RetryableError` may pass with another attempt. A `CallFailedError` does not, and is not paid for twice.
 """
 
 from __future__ import annotations
@@ -9,25 +9,24 @@ import email.utils
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from avrt.traces.requests import CallFailedError, Reply, is_cut_off
 
 LONGEST_TEXT = 300
-# Providers that answer HTTP 200 and put an error inside say in words what others say by a status.
-_PASSING = ("overload", "rate_limit", "rate limit", "timeout", "timed out", "unavailable", "server_error", "internal")
+# Some providers send HTTP 200 with an error inside, whose words stand for what others say by a status.
+_TRANSIENT = ("overload", "rate_limit", "rate limit", "timeout", "timed out", "unavailable", "server_error", "internal")
 _FILTERED = ("content_filter", "safety", "recitation", "prohibited_content", "blocklist", "sensitive")
-_OUTAGE = (502, 503, 504)  # what a gateway says while nothing stands behind it
-_MOST = 2**63 - 1  # what SQLite holds
+_OUTAGE = (502, 503, 504)  # a gateway without a server behind it
+_MOST = 2**63 - 1  # the largest integer of SQLite
 
 
-class SetbackError(Exception):
-    """One attempt came to nothing, and another may not.
+class RetryableError(Exception):
+    """One attempt has failed, and another one may succeed.
 
     Args:
         what: What happened.
-        outage: Whether it looks as if no server was there.
-        wait: Seconds for which the server asked to be left alone.
+        outage: Whether the server seems to be down.
+        wait: Seconds that the server asks to wait.
     """
 
     def __init__(self, what: str, *, outage: bool = False, wait: float = 0.0) -> None:
@@ -37,11 +36,11 @@ class SetbackError(Exception):
 
 
 class RefusedError(CallFailedError):
-    """A server does not let this call pass: its key, its account, its route, or what it shows.
+    """A server refuses a call because of its key, account, route or content.
 
     Args:
-        what: What the server says.
-        status: The HTTP status that says so.
+        what: The server's message.
+        status: The HTTP status.
     """
 
     def __init__(self, what: str, *, status: int, where: object | None = None, remedy: str | None = None) -> None:
@@ -52,45 +51,45 @@ class RefusedError(CallFailedError):
 REFUSALS = {
     401: "check the API key",
     402: "check the account's credit",
-    403: "check the API key and what it may use",
+    403: "check the API key and its permissions",
     404: "check the model's name and the endpoint's path",
 }
 
 
-def judge_status(status: int, body: Any, wait: float = 0.0) -> SetbackError | CallFailedError:
-    """What an HTTP status other than 200 means for a call.
+def error_for_status(status: int, body: object, wait: float = 0.0) -> RetryableError | CallFailedError:
+    """The error of a call that got an HTTP status other than 200.
 
     Args:
         status: The status.
-        body: What came with it.
-        wait: Seconds for which the server asked to be left alone.
+        body: The response's body.
+        wait: Seconds that the server asks to wait.
     """
     what = f"HTTP {status}: {error_text(body)}"
     if status in REFUSALS or _code(body) == "insufficient_quota":
         return RefusedError(what, status=402 if status == 429 else status)
     if status in (408, 409, 425, 429) or (status >= 500 and status != 501):
-        return SetbackError(what, outage=status in _OUTAGE, wait=wait)
+        return RetryableError(what, outage=status in _OUTAGE, wait=wait)
     return CallFailedError(what)
 
 
-def read_completion(record: Any, seconds: float = 0.0, attempts: int = 1) -> Reply:
-    """Take a chat completion apart.
+def read_completion(record: object, seconds: float = 0.0, attempts: int = 1) -> Reply:
+    """Parse a chat completion.
 
     Args:
         record: The JSON that came with HTTP 200.
-        seconds: From sending to receiving.
-        attempts: How often it was sent.
+        seconds: From sending the request to receiving the reply.
+        attempts: How often the request was sent.
 
     Raises:
-        SetbackError: If there is no reply in it, and another attempt may bring one.
-        CallFailedError: If the server says that there is to be none, or it cannot be read.
+        RetryableError: If it holds no reply, and another attempt may bring one.
+        CallFailedError: If the model or a filter declines, or the content is not text.
     """
-    choice = _choice(record)
+    choice = (_choice(record) if isinstance(record, Mapping) else None) or {}
     message = choice.get("message")
     if message is None and isinstance(choice.get("text"), str):
         message = {"content": choice["text"]}
-    if not isinstance(message, Mapping):
-        raise SetbackError(f"reply without a message: {shorten(json.dumps(record))}")
+    if not isinstance(record, Mapping) or not isinstance(message, Mapping):
+        raise RetryableError(f"reply without a message: {shorten(json.dumps(record))}")
     ending = choice.get("finish_reason")
     ending = ending if isinstance(ending, str) else None
     text, inside, declined = _parts(message.get("content"))
@@ -102,43 +101,39 @@ def read_completion(record: Any, seconds: float = 0.0, attempts: int = 1) -> Rep
     if (ending or "").lower() in _FILTERED:
         raise CallFailedError(f"the provider's content filter stopped the reply (finish_reason {ending})")
     if (ending or "").lower() in ("error", "abort"):
-        raise SetbackError(f"the server broke the reply off (finish_reason {ending})")
+        raise RetryableError(f"the server stopped the reply (finish_reason {ending})")
     if not text.strip() and not (reasoning or "").strip() and not is_cut_off(ending):
         if message.get("tool_calls") or message.get("function_call"):
             raise CallFailedError("the model calls a tool instead of replying")
-        raise SetbackError("empty reply")
+        raise RetryableError("empty reply")
     usage = record.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
     prompt, written = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
     return Reply(text, reasoning, ending, prompt, written, seconds, attempts)
 
 
-def _choice(record: Any) -> Mapping[str, Any]:
-    """The one choice of a completion, unless there is an error in its place."""
-    if not isinstance(record, Mapping):
-        raise SetbackError(f"reply without a message: {shorten(json.dumps(record))}")
+def _choice(record: Mapping[str, object]) -> Mapping[str, object] | None:
+    """The first choice of a completion, None without one; raises the error that is there in its place."""
     choices = record.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else None
     error = record.get("error") or (choice or {}).get("error")
     if error or (choice is None and (record.get("object") == "error" or "detail" in record)):
-        raise _judge_inside(error or record)
-    if choice is None:
-        raise SetbackError(f"reply without a message: {shorten(json.dumps(record))}")
+        raise _error_in_body(error or record)
     return choice
 
 
-def _judge_inside(error: Any) -> SetbackError | CallFailedError:
-    """What an error inside HTTP 200 means: its code is an HTTP status at most providers, and words at others."""
+def _error_in_body(error: object) -> RetryableError | CallFailedError:
+    """The error of a call that got HTTP 200 with an error inside, whose code is an HTTP status or a word."""
     text, code = error_text(error), _code(error)
     if code.isdecimal() and 400 <= int(code[:4]) < 600:
-        return judge_status(int(code), error)
-    if any(word in f"{code} {text}".lower() for word in _PASSING):
-        return SetbackError(f"error inside HTTP 200: {text}")
+        return error_for_status(int(code), error)
+    if any(word in f"{code} {text}".lower() for word in _TRANSIENT):
+        return RetryableError(f"error inside HTTP 200: {text}")
     return CallFailedError(f"error inside HTTP 200: {text}")
 
 
-def _code(error: Any) -> str:
-    """The code or type of an error, as text; empty if it has none."""
+def _code(error: object) -> str:
+    """The code, status or type of an error, as text; empty without one."""
     error = error.get("error", error) if isinstance(error, Mapping) else error
     if not isinstance(error, Mapping):
         return ""
@@ -146,8 +141,8 @@ def _code(error: Any) -> str:
     return next((str(value) for value in found if isinstance(value, (int, str)) and value), "")
 
 
-def error_text(body: Any) -> str:
-    """What a server says of an error, in one short line: its message, and the reasons that it gives."""
+def error_text(body: object) -> str:
+    """A server's message about an error and the metadata beside it, in one short line."""
     if isinstance(body, Mapping):
         inner = body.get("error", body)
         if isinstance(inner, Mapping):
@@ -162,13 +157,13 @@ def error_text(body: Any) -> str:
 
 
 def shorten(text: str) -> str:
-    """The beginning of a text, on one line."""
+    """The first 300 characters of a text, on one line."""
     flat = " ".join(text[: 4 * LONGEST_TEXT].split())
     return flat if len(flat) <= LONGEST_TEXT else f"{flat[:LONGEST_TEXT]}..."
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a server asks to be left alone for, by a number or a date; 0 if it does not say."""
+    """Seconds that a server asks to wait by `Retry-After`, as a number or a date; 0 without the header."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         value = headers.get(name)
         if value is None:
@@ -184,8 +179,8 @@ def retry_after(headers: Mapping[str, str]) -> float:
     return 0.0
 
 
-def _parts(content: Any) -> tuple[str, str, str]:
-    """(text, reasoning, refusal) of a message's content: text, a list of parts as Mistral writes them, or nothing."""
+def _parts(content: object) -> tuple[str, str, str]:
+    """(text, reasoning, refusal) of a message's content: a text, a list of parts as Mistral sends them, or None."""
     if content is None or isinstance(content, str):
         return content or "", "", ""
     texts, thoughts, refusals, foreign = [], [], [], []
@@ -204,16 +199,16 @@ def _parts(content: Any) -> tuple[str, str, str]:
     return "".join(texts), "\n".join(thoughts), "\n".join(refusals)
 
 
-def _reasoning(message: Mapping[str, Any]) -> str:
-    """Thinking in a field of its own: vLLM renamed the field, others kept the old name, OpenRouter gives details."""
+def _reasoning(message: Mapping[str, object]) -> str:
+    """Thinking in a field of its own, which has one name in new vLLM, another elsewhere, a third in OpenRouter."""
     for name in ("reasoning_content", "reasoning", "reasoning_details"):
         if (text := _text_of(message.get(name))).strip():
             return text
     return ""
 
 
-def _text_of(value: Any, depth: int = 0) -> str:
-    """The text in a part or in a list of parts; empty for what holds none."""
+def _text_of(value: object, depth: int = 0) -> str:
+    """The text of a part or of a list of parts; empty without one."""
     if isinstance(value, str):
         return value
     if depth > 8:
@@ -226,6 +221,6 @@ def _text_of(value: Any, depth: int = 0) -> str:
     return ""
 
 
-def _count(value: Any) -> int | None:
-    """A number of tokens, None for what is none."""
+def _count(value: object) -> int | None:
+    """A number of tokens; None for a value that cannot be one."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else None

@@ -1,4 +1,4 @@
-"""The settings of a trace run, as `traces.yaml` and the command line give them."""
+"""The settings of a trace run in `traces.yaml` and on the command line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from avrt.errors import AvrtError
 from avrt.traces.backend import Backend
 from avrt.traces.checks import CheckOptions
 from avrt.traces.filters import AUDIO, VISUAL
-from avrt.traces.folders import TraceFolder
 from avrt.traces.requests import Sampling
 from avrt.traces.teacher_view import ShownOptions
+from avrt.traces.trace_folder import TraceFolder
 
 Strategy = Literal["both_correct", "any_correct", "audio_only", "visual_only", "majority", "none"]
 Stage = Literal["teach", "merge", "export"]
@@ -29,7 +29,7 @@ class TeacherOptions:
         backend: The model.
         template: Its prompt: a path, or the name of a packaged template.
         samples: k, replies to each question; the letter with most votes is its answer.
-        sampling: How replies are drawn; k > 1 needs a temperature.
+        sampling: How replies are sampled; k > 1 needs a temperature above 0.
     """
 
     backend: Backend
@@ -40,11 +40,11 @@ class TeacherOptions:
 
 @dataclass(frozen=True)
 class FurtherTeacher(TeacherOptions):
-    """A teacher beside the two, such as one that transcribes speech.
+    """A teacher beside the visual and the audio one, such as one that transcribes speech.
 
     Attributes:
-        name: What its analysis goes by in templates: `{NAME_reasoning}`.
-        senses: What it is shown: `vision`, `audio`, or both.
+        name: Its name, for the placeholder `{NAME_reasoning}` in templates and for `merger.reads`.
+        senses: The media that it gets: `vision`, `audio`, or both.
     """
 
     name: str = "further"
@@ -58,11 +58,11 @@ class MergerOptions:
     Attributes:
         backend: The model.
         template: Its prompt: a path, or the name of a packaged template.
-        sampling: How traces are drawn.
-        attempts: How often a sample is merged at most, when checks refuse its traces; at temperature 0 it is once.
+        sampling: How traces are sampled.
+        attempts: Most attempts for a sample whose traces fail the checks; 1 at temperature 0.
         reads: Names of the teachers whose analyses it gets; None for all.
-        reads_thinking: Whether it gets what a teacher thought before it spoke openly, too, as AVRT's merger did.
-        thinking_words: Most words of one teacher's thinking that it gets; from more, the middle is left out.
+        reads_thinking: Whether it also gets the teachers' thinking, as AVRT's merger does.
+        thinking_words: Most words of one teacher's thinking that it gets; longer thinking loses its middle.
     """
 
     backend: Backend
@@ -80,27 +80,27 @@ class TraceOptions:
 
     Attributes:
         data: Folder of shards with the questions.
-        out: Trace folder: the store, and everything made from it.
-        name: Put what is made into a folder of this name below `out`, as ablations do; the store stays where it is.
-        store: Folder of the store, where calls are kept and looked up; None for `out`.
-        visual: The teacher that sees; None to do without.
-        audio: The teacher that hears; None to do without.
-        further_teachers: Teachers beside these two.
+        out: Trace folder, with the store and the exports.
+        name: Export to a folder of this name inside `out` instead, as ablations do; the store stays in `out`.
+        store: Folder of the store with the calls; None for `out`.
+        visual: The teacher that gets frames and images; None for no such teacher.
+        audio: The teacher that gets the audio; None for no such teacher.
+        further_teachers: Further teachers.
         merger: The merger.
         filter: Which samples are kept.
-        only: Take only samples that each of these names: trace folders, of which the kept samples count, or files of
-            ids. Folders are looked for below `out` first.
-        as_many_as: Keep a random choice of as many traces, in each split, as this trace folder has.
-        draw_seed: Decides that choice.
-        checks: What merged traces have to satisfy.
-        stages: What to do; each stage can be run alone and repeated, and takes the earlier ones' calls from the store.
-        val_share: Share of clips whose traces are set aside for validation.
+        only: Keep only samples that all of these have in common: trace folders, for their kept samples, or files of
+            ids. Folders are looked up inside `out` first.
+        as_many_as: Keep a random sample of the traces, in each split as many as this trace folder has.
+        draw_seed: Seed of that random sample.
+        checks: The checks of merged traces.
+        stages: The stages to run; each can be run alone and repeated, with the earlier stages' calls in the store.
+        val_share: Share of clips whose traces are the validation split.
         label_all: Also write shards of all samples with their difficulty, for curricula.
-        shown: How much of a clip teachers are shown, whatever the shards hold.
+        shown: Limits of what teachers get of a clip.
         limit: Take only the first questions.
         retry_failed: Make calls again that failed in an earlier run.
-        workers: Processes that share the questions, where one cannot feed the servers: a call takes it over a
-            millisecond. The backends' concurrency is divided among them.
+        workers: Processes that share the questions and the backends' concurrency, for servers that are faster than one
+            process, which needs over 1 ms for a call.
     """
 
     data: str
@@ -125,38 +125,44 @@ class TraceOptions:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, before any call is paid for."""
+        """Refuse settings that cannot work, before any call is made."""
         _ = self.folder
         names = [name for name, _, _ in self.teachers()]
         if not names:
             raise AvrtError("there is no teacher", where="visual, audio", remedy="configure at least one")
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise AvrtError(f"two teachers are called {twice[0]}", where="further_teachers")
+            raise AvrtError(f"two teachers are called {twice[0]}", where="further_teachers", remedy="rename one")
         if unknown := sorted(set(self.merger.reads or ()) - set(names)):
             raise AvrtError(f"no teacher is called {unknown[0]}", where="merger.reads", remedy=f"one of {names}")
         for name, teacher, _ in self.teachers():
             if teacher.samples > 1 and teacher.sampling.temperature == 0:
                 raise AvrtError(
-                    f"{teacher.samples} samples at temperature 0 are the same reply", where=f"{name}.sampling"
+                    f"{teacher.samples} samples at temperature 0 are the same reply",
+                    where=f"{name}.sampling",
+                    remedy="raise the temperature, or set samples to 1",
                 )
         for pattern in self.checks.extra_leaks:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise AvrtError(f"{pattern!r} is no regular expression: {error}", where="checks.extra_leaks") from None
+                what = f"{pattern!r} is not a regular expression: {error}"
+                raise AvrtError(what, where="checks.extra_leaks", remedy="correct or remove it") from None
         if (words := self.merger.thinking_words) is not None and words < 1:
-            raise AvrtError(
-                f"{words} words are no thinking", where="merger.thinking_words", remedy="merger.reads_thinking: false"
-            )
+            remedy = "set at least 1, or merger.reads_thinking to false"
+            raise AvrtError(f"is {words}", where="merger.thinking_words", remedy=remedy)
         if self.workers < 1:
-            raise AvrtError(f"{self.workers} processes can do nothing", where="workers")
+            raise AvrtError(f"is {self.workers}", where="workers", remedy="set at least 1")
         if not 0 <= self.val_share < 1:
-            raise AvrtError(f"{self.val_share} is no share", where="val_share", remedy="0 to below 1")
+            raise AvrtError(f"is {self.val_share}", where="val_share", remedy="set a share from 0 to below 1")
 
     @property
     def folder(self) -> TraceFolder:
-        """Where the run's exports lie, and its store."""
+        """The folder of the run's exports, and its store."""
         return TraceFolder.of_run(self.out, self.name, self.store)
+
+    def limited(self, samples: int) -> int:
+        """How many of that many samples the run takes."""
+        return samples if self.limit is None else min(samples, self.limit)
 
     def teachers(self) -> Iterator[tuple[str, TeacherOptions, tuple[Sense, ...]]]:
         """(name, options, senses) of every teacher."""

@@ -1,4 +1,4 @@
-"""For backends in this process: requests that wait at the same time are answered together, in a thread of their own."""
+"""The base of models in this process: requests that wait at the same time are answered as one batch, in a thread."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 from avrt.errors import AvrtError
+from avrt.traces.analysis import is_thinking_tag
 from avrt.traces.backend import Backend
-from avrt.traces.reading import is_mark
 from avrt.traces.requests import CallFailedError, Reply, Request
 
 
 class BatchingBackend(Backend):
-    """Base of in-process models.
+    """A model in this process, which answers batches.
 
     Args:
-        batch_size: Requests answered together.
+        batch_size: Most requests in a batch.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -29,8 +29,8 @@ class BatchingBackend(Backend):
         self._worker: asyncio.Task[None] | None = None
 
     @property
-    def slots(self) -> int:
-        """See `Backend.slots`: as many again wait while a batch is being answered."""
+    def max_concurrency(self) -> int:
+        """Two batches: the next one waits while one is being answered."""
         return 2 * self._batch_size
 
     @abstractmethod
@@ -42,7 +42,7 @@ class BatchingBackend(Backend):
         """Answer a batch; runs in the backend's thread."""
 
     async def open(self) -> None:
-        """Load the model and start taking requests."""
+        """Load the model and start the task that makes batches."""
         if self._pool is not None:
             return
         self._pool = ThreadPoolExecutor(1)
@@ -51,7 +51,7 @@ class BatchingBackend(Backend):
         self._worker = asyncio.create_task(self._serve())
 
     async def close(self) -> None:
-        """Stop taking requests."""
+        """Stop the task and its thread."""
         if self._worker is not None:
             self._worker.cancel()
         if self._pool is not None:
@@ -59,22 +59,23 @@ class BatchingBackend(Backend):
         self._pool = self._worker = None
 
     async def complete(self, request: Request) -> Reply:
-        """See `Backend.complete`."""
+        """Wait for the batch that holds the request; see `Backend.complete` for the errors."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         await self._waiting.put((request, future))
         return await future
 
     async def _serve(self) -> None:
+        """Answer batches until the backend is closed."""
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._waiting.get()]
-            await asyncio.sleep(0.02)  # let those that are about to ask join the batch
+            await asyncio.sleep(0.02)  # requests that come at the same time join the batch
             while len(batch) < self._batch_size and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             begun = time.monotonic()
             try:
                 replies = await loop.run_in_executor(self._pool, self.answer, [request for request, _ in batch])
-            except Exception as error:  # a fault of the model ends the run, and whoever waits must hear of it
+            except Exception as error:  # a fault of the model ends the run through those who wait
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(AvrtError(f"{type(error).__name__}: {error}", where=self.model))
@@ -89,11 +90,11 @@ class BatchingBackend(Backend):
                     future.set_result(replace(reply, seconds=share))
 
 
-def spoken_text(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    """What a model wrote, without special tokens but with the marks of its thinking, which some tokenizers count so."""
+def decode_reply(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """A reply's text without special tokens, but with thinking tags, which some tokenizers count as special."""
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    marks = {number for number in special if is_mark(tokenizer.added_tokens_decoder[number].content)}
-    if not marks.intersection(token_ids):
+    tags = {number for number in special if is_thinking_tag(tokenizer.added_tokens_decoder[number].content)}
+    if not tags.intersection(token_ids):
         return str(tokenizer.decode(token_ids, skip_special_tokens=True))
-    kept = [number for number in token_ids if number not in special or number in marks]
+    kept = [number for number in token_ids if number not in special or number in tags]
     return str(tokenizer.decode(kept, skip_special_tokens=False))

@@ -1,4 +1,4 @@
-"""Merging a think adapter into Audio Flamingo 3's architecture: the merged model computes what the adapter would."""
+"""Merging a think adapter into Audio Flamingo 3's architecture: it gives the logits of the adapted model."""
 
 import json
 
@@ -32,7 +32,7 @@ def logits(model):
 
 
 def release(folder, *, rslora=False):
-    """A tiny release: a model of the real architecture, and a folder `think` with what its makers trained."""
+    """A tiny release: a model of the real architecture, and a folder `think` with a trained adapter."""
     torch.manual_seed(0)
     model = AudioFlamingo3ForConditionalGeneration(AudioFlamingo3Config(audio_config=AUDIO, text_config=TEXT))
     model.save_pretrained(folder, max_shard_size="12KB")
@@ -79,7 +79,7 @@ def test_the_merged_model_is_the_adapted_one(tmp_path, rslora):
     for name in ("config.json", "processor_config.json", "model.safetensors.index.json"):
         assert (out / name).read_bytes() == (source / name).read_bytes()
     count = sum(len(load_file(source / name)) for name in shards)
-    assert f"6 weights changed, 1 replaced, {count - 7} as they were" in told
+    assert f"6 weights changed, 1 replaced, {count - 7} unchanged" in told
 
 
 def spoil_names(folder):
@@ -108,11 +108,11 @@ def spoil_half(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_names, "embed_tokenz.weight has no place in the model"),
-        (spoil_shape, "lm_head.weight is (41, 16), the model's (40, 16)"),
-        (spoil_config, "use_dora is more than a plain LoRA"),
+        (spoil_names, "has embed_tokenz.weight, which the model does not"),
+        (spoil_shape, "lm_head.weight has shape (41, 16), in the model (40, 16)"),
+        (spoil_config, "uses use_dora, which a plain LoRA does not"),
         (spoil_bytes, "cannot be read"),
-        (spoil_half, "has one factor of two"),
+        (spoil_half, "has one of the two factors"),
         (lambda folder: (folder / "think").rename(folder / "thought"), "has no folder think"),
         (lambda folder: (folder / "think/adapter_config.json").unlink(), "holds no adapter_config.json"),
     ],
@@ -127,8 +127,8 @@ def test_an_adapter_that_does_not_fit_writes_nothing(tmp_path, spoil, message):
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_folder_without_a_model_and_one_that_is_there(tmp_path):
+def test_a_folder_without_a_model_and_one_that_exists(tmp_path):
     (tmp_path / "af3").mkdir()
     assert "holds no *.safetensors" in merge(tmp_path / "af3", "--out", tmp_path / "m", check=False).stderr
     release(tmp_path / "af3")
-    assert "is there already" in merge(tmp_path / "af3", "--out", tmp_path / "af3", check=False).stderr
+    assert "exists already" in merge(tmp_path / "af3", "--out", tmp_path / "af3", check=False).stderr

@@ -1,11 +1,11 @@
-"""What a trace run leaves for others: shards for fine-tuning, JSONL, Parquet, and difficulty labels."""
+"""The exports of a trace run: shards for fine-tuning, JSON lines, Parquet, and difficulty labels."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,25 @@ from avrt.data.shards.manifest import MANIFEST
 from avrt.data.shards.reader import ShardSet
 from avrt.data.shards.writer import ShardWriter
 from avrt.errors import AvrtError, NothingUsableError
+from avrt.files import open_whole
 from avrt.text import clean_all, read_json_lines, to_json
-from avrt.traces.folders import TraceFolder
-from avrt.traces.options import TraceOptions
-from avrt.traces.store import rows
+from avrt.traces.trace_folder import TraceFolder
+from avrt.traces.trace_options import TraceOptions
 
-SHARDS, LABELLED, TRACES, PARQUET, DIFFICULTY = (
-    "shards",
-    "labelled",
-    "traces.jsonl",
-    "traces.parquet",
-    "difficulty.jsonl",
-)
+SHARDS, LABELLED = "shards", "labelled"
+TRACES, PARQUET, DIFFICULTY = "traces.jsonl", "traces.parquet", "difficulty.jsonl"
 SPLITS = ("train", "val")
+_FIELDS = (
+    "id", "question", "choices", "answer", "trace", "media", "relation", "question_type", "difficulty", "metadata"
+)  # fmt: skip
 
 
 def export_run(options: TraceOptions, run: str, shards: ShardSet) -> dict[str, int]:
-    """Write everything that the outcomes of a run give, in the order of the questions.
+    """Write the shards, traces and labels of a run, in the order of the questions.
 
     Args:
-        options: The run's.
-        run: Its name.
+        options: The run's settings.
+        run: The run's name.
         shards: The questions.
 
     Returns:
@@ -43,37 +41,32 @@ def export_run(options: TraceOptions, run: str, shards: ShardSet) -> dict[str, i
     """
     folder = options.folder
     with (folder.path / "export.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes on one store, both end here
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes that share a run both export at its end
         return _export(options, run, shards, folder)
 
 
 def _export(options: TraceOptions, run: str, shards: ShardSet, folder: TraceFolder) -> dict[str, int]:
-    out, query = folder.path, "SELECT * FROM outcomes WHERE folder = ? AND run = ?"
-    outcomes = {r["position"]: dict(r) for r in rows(folder.store, query, (folder.name, run))}
+    """Write the exports of a run whose folder is locked; returns the number of traces in each split."""
+    out, outcomes = folder.path, {row["position"]: row for row in folder.rows("outcomes", run)}
     kept = {p: r for p, r in outcomes.items() if r["status"] == "kept"}
+    with_difficulty = {p: r for p, r in outcomes.items() if r["difficulty"]}
     split = {p: split_of(r["clip"], options.val_share) for p, r in kept.items()}
+
+    def labelled(sample: Sample, position: int) -> Sample:
+        return replace(sample, metadata={**sample.metadata, "difficulty": outcomes[position]["difficulty"]})
+
+    def with_trace(sample: Sample, position: int) -> Sample:
+        return replace(labelled(sample, position), trace=kept[position]["trace"])
+
     counts = {}
     for name in SPLITS:
-        members = sorted(p for p in kept if split[p] == name)
+        members = [p for p in kept if split[p] == name]
         counts[name] = len(members)
-
-        def traced(sample: Sample, position: int) -> Sample:
-            row = kept[position]
-            metadata = {**sample.metadata, "difficulty": row["difficulty"]}
-            return replace(sample, trace=row["trace"], metadata=metadata)
-
-        _write_shards(shards, members, out / SHARDS / name, traced, {"traces": run, "split": name})
+        _write_shards(shards, members, out / SHARDS / name, with_trace, {"traces": run, "split": name})
     if options.label_all:
-
-        def labelled(sample: Sample, position: int) -> Sample:
-            return replace(sample, metadata={**sample.metadata, "difficulty": outcomes[position]["difficulty"]})
-
-        whole = sorted(p for p, r in outcomes.items() if r["difficulty"])
-        _write_shards(shards, whole, out / LABELLED, labelled, {"difficulty": run})
+        _write_shards(shards, list(with_difficulty), out / LABELLED, labelled, {"difficulty": run})
     _write_lines(out / TRACES, _records(shards, kept, split))
-    labels = (
-        {"id": r["sample"], "difficulty": r["difficulty"]} for _, r in sorted(outcomes.items()) if r["difficulty"]
-    )
+    labels = ({"id": r["sample"], "difficulty": r["difficulty"]} for r in with_difficulty.values())
     _write_lines(out / DIFFICULTY, labels)
     return counts
 
@@ -83,13 +76,13 @@ def write_parquet(folder: Path) -> Path:
 
     Raises:
         NothingUsableError: If no trace was kept.
-        AvrtError: If nothing was exported yet, the traces cannot be read, or pyarrow is not installed.
+        AvrtError: If nothing is exported yet, the traces cannot be read, or pyarrow is not installed.
     """
     records = read_traces(folder)
     if records is None:
-        raise AvrtError("nothing was exported yet", where=folder, remedy="avrt traces run with the stage export")
+        raise AvrtError("holds no exported traces", where=folder, remedy="run avrt traces run with the stage export")
     if not records:
-        raise NothingUsableError("no trace was kept", where=folder, remedy="avrt traces stats says why")
+        raise NothingUsableError("no trace was kept", where=folder, remedy="avrt traces stats lists the reasons")
     try:
         import pyarrow
         import pyarrow.parquet
@@ -101,29 +94,27 @@ def write_parquet(folder: Path) -> Path:
     columns = {"choices": texts, "media": texts, "several": pyarrow.bool_()}
     names = [*_FIELDS, "several", "split"]
     schema = pyarrow.schema([(name, columns.get(name, text)) for name in names])
-    # traces of earlier versions do not say; of their questions one choice is right
+    # traces of earlier versions have no such field, as each of their questions has one right choice
     written = [{"several": False, **{name: record[name] for name in names if name in record}} for record in records]
     table = pyarrow.Table.from_pylist(written, schema=schema)
-    path = folder / PARQUET
-    pyarrow.parquet.write_table(table, path)
-    return path
+    with open_whole(folder / PARQUET) as stream:
+        pyarrow.parquet.write_table(table, stream)
+    return folder / PARQUET
 
 
 def read_traces(folder: Path) -> list[dict[str, Any]] | None:
-    """The exported traces as records, None where nothing was exported.
+    """The exported traces as records; None where nothing is exported.
 
     Raises:
-        AvrtError: If the file holds something else.
+        AvrtError: If the file is damaged.
     """
-    path, remedy = folder / TRACES, "write it again: avrt traces run with the stage export"
+    path, remedy = folder / TRACES, "write it again by avrt traces run with the stage export"
     if not path.is_file():
         return None
     try:
         records = [clean_all(record) for record in read_json_lines(path)]
     except ValueError as error:
-        raise AvrtError(
-            str(error), where=path, remedy="write it again: avrt traces run with the stage export"
-        ) from None
+        raise AvrtError(str(error), where=path, remedy=remedy) from None
     for number, record in enumerate(records, 1):
         missing = [name for name in (*_FIELDS, "split") if not isinstance(record, dict) or name not in record]
         if missing:
@@ -131,13 +122,9 @@ def read_traces(folder: Path) -> list[dict[str, Any]] | None:
     return records
 
 
-_FIELDS = (
-    "id", "question", "choices", "answer", "trace", "media", "relation", "question_type", "difficulty", "metadata"
-)  # fmt: skip
-
-
 def _records(shards: ShardSet, kept: dict[int, dict[str, Any]], split: dict[int, str]) -> Iterator[dict[str, Any]]:
-    for position in sorted(kept):
+    """The kept traces with their questions, in order, as records of `traces.jsonl`."""
+    for position, outcome in kept.items():
         sample = shards.sample(position)
         yield {
             "id": sample.id,
@@ -145,11 +132,11 @@ def _records(shards: ShardSet, kept: dict[int, dict[str, Any]], split: dict[int,
             "choices": list(sample.choices),
             "answer": sample.answer_letter,
             "several": sample.several,
-            "trace": kept[position]["trace"],
+            "trace": outcome["trace"],
             "media": [str(m) for m in sample.media],
             "relation": None if sample.relation is None else str(sample.relation),
             "question_type": sample.question_type,
-            "difficulty": kept[position]["difficulty"],
+            "difficulty": outcome["difficulty"],
             "metadata": dict(sample.metadata),
             "split": split[position],
         }
@@ -162,14 +149,14 @@ def _write_shards(
     change: Callable[[Sample, int], Sample],
     origin: dict[str, str],
 ) -> None:
-    """Copy samples with their media bytes as they are; a folder that an earlier run exported is replaced."""
+    """Write changed samples with the same media bytes, in place of the shards of an earlier run."""
     if folder.exists():
         if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-            raise AvrtError("is not empty and holds no shards", where=folder, remedy="move it away")
+            raise AvrtError("holds other files than shards", where=folder, remedy="move it away")
         shutil.rmtree(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    spec = {**shards.manifest.spec, "teacher_budget": None}  # what is for teachers stays behind
+    spec = {**shards.manifest.spec, "teacher_budget": None}  # members for teachers are not copied
     with ShardWriter(partial, spec, {**shards.manifest.recipe, **origin}) as writer:
         for position in positions:
             raw = shards.read(position)
@@ -178,14 +165,12 @@ def _write_shards(
     partial.rename(folder)
 
 
-def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(to_json(record) + "\n" for record in records)
-    partial.replace(path)
+def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    with open_whole(path) as stream:
+        stream.writelines((to_json(record) + "\n").encode() for record in records)
 
 
 def split_of(clip: str, val_share: float) -> str:
-    """Which split a clip's traces are in: all questions about one clip in the same, by a number that is the clip's."""
+    """The split of a clip's traces, by the clip's hash, so that all questions about one clip are in the same split."""
     number = int(hashlib.blake2b(clip.encode(), digest_size=6).hexdigest(), 16) / 2**48
     return "val" if number < val_share else "train"

@@ -1,9 +1,9 @@
-"""The trace in what a merger writes: thinking, fences and chat around it, tags that somebody took out, and causes."""
+"""The trace in a merger's reply: thinking, fences and text around it, missing tags, and faults of the format."""
 
 import pytest
 
 from avrt.traces.checks import CheckOptions, check_trace
-from avrt.traces.merging import trace_of
+from avrt.traces.merger_reply import read_trace
 from avrt.traces.requests import Reply
 from tests.traces.test_checks import HONEST
 
@@ -42,15 +42,15 @@ OWN = "The user wants one paragraph; I will weave both."
         (f"<answer>C</answer>? No.</think>{TRACE}", None),
     ],
 )
-def test_the_trace_is_think_and_answer_again(text, reasoning):
-    trace = trace_of(Reply(text, reasoning))
+def test_what_is_around_a_trace_is_left_out(text, reasoning):
+    trace = read_trace(Reply(text, reasoning))
     assert trace == TRACE
     assert check_trace(trace, "ABCD", "B", CheckOptions()) is None
 
 
-def test_a_trace_in_the_format_stays_as_it_is():
+def test_a_trace_in_the_format_is_unchanged():
     written = f"<think>\n{HONEST}\n</think>\n<answer>B</answer>"
-    assert trace_of(Reply(f" {written}\n")) == written
+    assert read_trace(Reply(f" {written}\n")) == written
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,16 @@ def test_a_trace_in_the_format_stays_as_it_is():
         (f"<think>{HONEST}</think>So <answer>B</answer>", None, "not exactly"),
     ],
 )
-def test_what_cannot_be_repaired_is_dropped_with_its_cause(text, reasoning, cause):
-    told = check_trace(trace_of(Reply(text, reasoning)), "ABCD", "B", CheckOptions())
+def test_traces_that_are_dropped_and_why(text, reasoning, cause):
+    told = check_trace(read_trace(Reply(text, reasoning)), "ABCD", "B", CheckOptions())
     assert told.startswith(f"format: {cause}")
 
 
 def test_thinking_in_the_reply_is_not_mixed_with_thinking_in_a_field():
     text = f"<think>{HONEST}</think>So <answer>B</answer>"
-    assert trace_of(Reply(text, OWN)) == text
+    assert read_trace(Reply(text, OWN)) == text
 
 
 def test_many_tags_take_no_time():
-    assert trace_of(Reply("<think>" * 100_000)).startswith("<think>")
-    assert trace_of(Reply("< " * 100_000)).startswith("<")
+    assert read_trace(Reply("<think>" * 100_000)).startswith("<think>")
+    assert read_trace(Reply("< " * 100_000)).startswith("<")

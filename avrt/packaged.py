@@ -1,0 +1,28 @@
+"""Files and folders that come with the package, found by name where a path could stand as well."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable
+from pathlib import Path
+
+
+def packaged(package: str, *parts: str) -> Path:
+    """The path of a file or folder inside a package, whether or not it exists.
+
+    Args:
+        package: The package's name, such as `avrt_configs`.
+        *parts: The path below the package.
+    """
+    return Path(str(importlib.resources.files(package).joinpath(*parts)))
+
+
+def find_packaged(name: str, folder: Path, exists: Callable[[Path], bool] = Path.is_file) -> Path | None:
+    """The file that is meant by a path, or by a name below a packaged folder; None if there is neither.
+
+    Args:
+        name: A path, which comes first, or the packaged name, such as `nano/grpo.yaml`.
+        folder: The packaged folder; see `packaged`.
+        exists: `Path.is_dir` to look for a folder instead.
+    """
+    return next((path for path in (Path(name), folder / name) if exists(path)), None)

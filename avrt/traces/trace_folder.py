@@ -1,0 +1,112 @@
+"""The folder of a run's exports, and the store of its calls, which several trace folders may share."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from avrt.errors import AvrtError
+from avrt.text import to_json
+from avrt.traces.store import FILE, connect, rows
+
+RUN = "run.json"
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
+_TAKEN = ("shards", "labelled", "owners")
+
+
+@dataclass(frozen=True)
+class TraceFolder:
+    """The folder that one run exports to.
+
+    Attributes:
+        path: The folder itself.
+        store: The folder of the store with the calls.
+        name: The trace folder's name in the store; empty for the store's own folder.
+    """
+
+    path: Path
+    store: Path
+    name: str = ""
+
+    @classmethod
+    def of_run(cls, out: str, name: str | None = None, store: str | None = None) -> TraceFolder:
+        """The folder that a run writes to.
+
+        Args:
+            out: The folder of all runs of one experiment.
+            name: The run's folder inside it; None for `out` itself.
+            store: The folder of the calls; None for `out`.
+
+        Raises:
+            AvrtError: If the name is not a plain file name, or has another meaning in `out`.
+        """
+        if name is not None and (not _NAME.fullmatch(name) or name in _TAKEN):
+            remedy = f"use letters, digits, _, - and dots; not {', '.join(_TAKEN)}"
+            raise AvrtError(f"{name!r} cannot be the name of a trace folder", where="name", remedy=remedy)
+        path = Path(out) if name is None else Path(out, name)
+        kept = Path(out if store is None else store)
+        return cls(path, kept, _relative(path, kept))
+
+    @classmethod
+    def find(cls, path: Path) -> TraceFolder:
+        """An existing trace folder, with its store.
+
+        Raises:
+            AvrtError: If its run.json is damaged.
+        """
+        record = _read(path / RUN) if (path / RUN).is_file() else {}
+        if isinstance(record.get("store"), str):
+            return cls(path, path / record["store"], str(record.get("folder", "")))
+        if not (path / FILE).is_file() and (path.parent / FILE).is_file():
+            return cls(path, path.parent, path.name)  # a named run that is not finished
+        return cls(path, path)
+
+    def rows(self, table: Literal["outcomes", "verdicts"], run: str) -> list[dict[str, Any]]:
+        """The rows of one of its runs in a table of the store, in the order of samples or teachers."""
+        order = {"outcomes": "position", "verdicts": "sample, teacher"}[table]
+        query = f"SELECT * FROM {table} WHERE folder = ? AND run = ? ORDER BY {order}"
+        return [dict(row) for row in rows(self.store, query, (self.name, run))]
+
+    def run_json(self, run: str, data: str) -> bytes:
+        """The content of `run.json` after a run.
+
+        Args:
+            run: The run's name.
+            data: The shards, kept as an absolute path, so that statistics find them from any working directory.
+        """
+        store = _relative(self.store, self.path) or "."
+        record = {"run": run, "data": str(Path(data).absolute()), "store": store, "folder": self.name}
+        return to_json(record).encode()
+
+
+def run_record(path: Path) -> dict[str, str]:
+    """The last finished run of a trace folder: its name (`run`) and its shards (`data`).
+
+    Raises:
+        AvrtError: If there is none.
+    """
+    folder = TraceFolder.find(path)
+    connect(folder.store).close()  # refuses a folder without a store
+    if not (path / RUN).is_file():
+        raise AvrtError("holds no finished run", where=path, remedy="run avrt traces run --out there first")
+    record = _read(path / RUN, required=("run", "data"))
+    return {"run": record["run"], "data": record["data"]}
+
+
+def _read(path: Path, required: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The content of a `run.json`."""
+    try:
+        record = json.loads(path.read_bytes())
+        return {**record, **{name: str(record[name]) for name in required}}
+    except (ValueError, TypeError, KeyError):
+        raise AvrtError("is damaged", where=path, remedy="repeat the avrt traces run that wrote it") from None
+
+
+def _relative(path: Path, start: Path) -> str:
+    """The path from one folder to another, so that both can be moved together; empty for the same folder."""
+    relative = os.path.relpath(path.resolve(), start.resolve())
+    return "" if relative == "." else Path(relative).as_posix()

@@ -1,0 +1,108 @@
+"""What we rely on of other packages' private parts is still there; each failure names the file to look at."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from transformers import DynamicCache
+
+from avrt.models import transformers_internals as ours
+from avrt.training import deepspeed_internals, lightning_internals
+
+ROOT = Path(__file__).parents[1]
+PRIVATE = {
+    "avrt/models/transformers_internals.py": (
+        "._attn_implementation", "_get_feat_extract_output_lengths", "early_initialization", "full_attention", "_dynamo"
+    ),
+    "avrt/training/lightning_internals.py": (
+        "_save_none_monitor_checkpoint", "_monitor_candidates", "_every_n_train_steps", "_init_deepspeed_distributed",
+        "batch_progress", "combined_loader", "reset_seed",
+    ),
+    "avrt/training/deepspeed_internals.py": (
+        "clear_backward_seen_flag", "set_gradient_accumulation_boundary", "load_universal_checkpoint", "zero_pp_rank",
+        "zero_to_fp32", "ds_to_universal",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("home", PRIVATE)
+def test_private_parts_are_touched_in_one_file_only(home):
+    for path in sorted((ROOT / "avrt").rglob("*.py")):
+        if path != ROOT / home:
+            found = [name for name in PRIVATE[home] if name in path.read_text()]
+            assert not found, f"{path.relative_to(ROOT)} uses {found}: put it into {home}"
+
+
+def test_each_file_names_the_versions_it_was_written_against():
+    for module, package in (
+        (ours, "transformers"), (lightning_internals, "Lightning"), (deepspeed_internals, "DeepSpeed"),
+    ):  # fmt: skip
+        assert f"private parts of {package}. Written against " in module.__doc__
+
+
+def test_transformers_hands_a_ready_mask_to_every_layer(nano):
+    """A mask of any type reaches the registered attention function untouched."""
+    seen = []
+
+    def attention(module, query, key, value, attention_mask, **settings):
+        seen.append(attention_mask)
+        return query.transpose(1, 2), None
+
+    ours.register_attention("avrt_probe", attention)
+    config = nano.decoder.language_model.config
+    before = ours.attention_name(config)
+    ours.use_attention(config, "avrt_probe")
+    try:
+        mask, hidden = object(), config.hidden_size
+        nano.decoder.language_model(
+            inputs_embeds=torch.zeros(1, 3, hidden),
+            position_ids=torch.zeros(3, 1, 3, dtype=torch.long),
+            attention_mask=ours.ready_mask(mask),
+            use_cache=False,
+        )
+    finally:
+        ours.use_attention(config, before)
+    assert len(seen) == config.num_hidden_layers, f"transformers {transformers.__version__}: {ours.__file__}"
+    assert all(given is mask for given in seen)
+
+
+def test_caches_keep_their_tensors_where_we_look():
+    cache = DynamicCache()
+    keys, values = torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4)
+    cache.update(keys, values, 0)
+    found_keys, found_values = ours.cache_tensors(cache)
+    assert torch.equal(found_keys[0], keys), ours.__file__
+    assert torch.equal(found_values[0], values), ours.__file__
+
+
+def test_the_audio_tower_still_tells_how_many_tokens_it_makes(nano):
+    _, tower = nano.family.towers(nano.model)
+    assert ours.audio_token_counts(tower, torch.tensor([100, 1000])) == [25, 250], ours.__file__
+
+
+def test_lightning_still_has_what_checkpoints_need():
+    for name in ("_save_none_monitor_checkpoint", "_monitor_candidates"):
+        assert callable(getattr(ModelCheckpoint, name, None)), f"{name}: {lightning_internals.__file__}"
+    assert lightning_internals.every_n_train_steps(ModelCheckpoint(every_n_train_steps=7)) == 7
+    assert callable(getattr(DeepSpeedStrategy, "_init_deepspeed_distributed", None)), lightning_internals.__file__
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False)
+    assert lightning_internals.progress(trainer) == (0, 0), lightning_internals.__file__
+    state = trainer.fit_loop.state_dict()
+    for name in ("state_dict", "epoch_progress", "epoch_loop.batch_progress", "epoch_loop.state_dict"):
+        assert name in state, f"{name}: {lightning_internals.__file__}"
+    assert {"total", "current", "is_last_batch"} <= set(state["epoch_loop.batch_progress"])
+
+
+def test_deepspeed_still_has_what_a_step_needs():
+    for kind in (DeepSpeedZeroOptimizer, DeepSpeedZeroOptimizer_Stage3):
+        assert callable(getattr(kind, "clear_backward_seen_flag", None)), deepspeed_internals.__file__
+    assert callable(getattr(DeepSpeedEngine, "set_gradient_accumulation_boundary", None)), deepspeed_internals.__file__
+    assert "load_universal_checkpoint" in inspect.getsource(DeepSpeedEngine), deepspeed_internals.__file__

@@ -1,0 +1,26 @@
+"""Files that are meant by a path or by the name of a packaged one."""
+
+from pathlib import Path
+
+from avrt.packaged import find_packaged, packaged
+
+
+def test_a_path_comes_before_a_packaged_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    configs = packaged("avrt_configs")
+    assert find_packaged("nano/grpo.yaml", configs) == configs / "nano" / "grpo.yaml"
+    (tmp_path / "nano").mkdir()
+    (tmp_path / "nano" / "grpo.yaml").write_text("mine: 1")
+    assert find_packaged("nano/grpo.yaml", configs) == Path("nano/grpo.yaml")
+
+
+def test_files_and_folders_are_looked_up_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    configs = packaged("avrt_configs")
+    assert find_packaged("nano", configs) is None
+    assert find_packaged("nano", configs, Path.is_dir) == configs / "nano"
+    assert find_packaged("nowhere", configs, Path.is_dir) is None
+
+
+def test_a_packaged_file_below_a_folder():
+    assert packaged("avrt.traces", "templates", "visual.txt").read_text().startswith("[system]")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from avrt.evaluation.claims import HIDDEN, Sense, claims
+from avrt.data.sample import Sense
+from avrt.evaluation.claims import HIDDEN, claims
 from avrt.evaluation.runs import Run
 from avrt.evaluation.study import interval_of
 from avrt.evaluation.tables import Table, percent

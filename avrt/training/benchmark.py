@@ -170,7 +170,7 @@ class BenchmarkModule(EvaluationModule):
         manifest = self.data.shards("test").manifest
         found = figures(predictions, self.benchmark, self.protocol, mask_name(self.protocol))
         found["counts"]["left_out_of_shards"] = len(manifest.skipped)
-        found["counts"]["sound_cut"] = manifest.sound_cut
+        found["counts"]["audio_cut"] = manifest.audio_cut
         if manifest.recipe.get("name") == NANO_WORLD and not found["benchmark"].startswith("nano"):
             rank_zero_info(f"questions of {NANO_WORLD} go by that name, not by {found['benchmark']}")
             found["benchmark"] = NANO_WORLD

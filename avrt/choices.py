@@ -1,6 +1,6 @@
-"""Reading the option, or options, that free text chooses, as a patient person would: undecided text has none.
+"""Reading the option, or options, that free text chooses; text that is undecided chooses none.
 
-The lenient scorer and the reading of teachers' replies share it. Rewards do not: see `avrt.response`.
+The lenient scorer and the reader of teachers' replies use it. Rewards use the strict reader, `avrt.response`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import avrt.wordings as words
+from avrt.data.sample import LETTERS, letters_of
 from avrt.response import read_letters
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
 class _Mention:
-    """A place that names an option: by its letter, by its text, or by both, and whether it is affirmed."""
+    """A place in a text that names an option by its letter, by its text, or by both, and whether it is denied."""
 
     start: int
     end: int
@@ -27,24 +26,24 @@ class _Mention:
 
 
 _UNDECIDED = "?"
-# How far a sentence is looked at before what it says of an option.
 REACH = 400
-# How many statements of a text are looked at: what repeats itself without end is read in bounded time.
+"""How many characters of a sentence before an option are read."""
 LATEST = 64
+"""How many statements of a text are read, so that endless repetition takes bounded time."""
 
 
 def read_choice(text: str, choices: Sequence[str]) -> str | None:
     """The letter of the one option that a text chooses.
 
     Answer tags and boxes come first, then what the text calls its answer, then what it begins or ends with, then the
-    only option that it names at all. What is denied or supposed does not count; what takes back an earlier choice does.
+    only option that it names. Denied and supposed options do not count; an option that replaces an earlier choice does.
 
     Args:
-        text: What was written, without thinking.
+        text: The reply, without thinking.
         choices: The options.
 
     Returns:
-        The letter, or None where several, none, or one that does not exist is chosen, or where letter and text
+        The letter; None if the text chooses several options, none or one that does not exist, or if letter and text
         contradict each other.
     """
     return _in_parts(text, lambda part: _read(part, choices))
@@ -53,27 +52,27 @@ def read_choice(text: str, choices: Sequence[str]) -> str | None:
 def read_choices(text: str, choices: Sequence[str]) -> str | None:
     """The letters of all options that a text chooses, in order, as in ``A,C``, where several may be right.
 
-    What stands in answer tags or a box counts, or else what follows the last thing that the text calls its answer or
-    choice, or else the whole text: all letters that it affirms, or all options' texts.
+    Answer tags and boxes come first, then what follows the last "answer" or "choice" of the text, then the whole text.
+    All letters that this part affirms are chosen, or else all options whose texts it affirms.
 
     Args:
-        text: What was written, without thinking.
+        text: The reply, without thinking.
         choices: The options.
 
     Returns:
-        The letters, or None where none is chosen, or one that does not exist.
+        The letters; None if the text chooses no option, or one that does not exist.
     """
     return _in_parts(text, lambda part: _read_several(part, choices))
 
 
 def _in_parts(text: str, read: Callable[[str], str | None]) -> str | None:
-    """Read what stands in answer tags, or in boxes, which all have to say the same; else the whole text."""
+    """Read the parts in answer tags or boxes, which all have to agree, or else the whole text."""
     parts = words.TAG.findall(text) or words.BOXED.findall(words.WRAPPED.sub(r"\1", _plain(text)))
     return _agreed(map(read, parts)) if parts else read(text)
 
 
 def visible(text: str) -> str:
-    """What follows a response's thinking, in either spelling; nothing where the thinking never ends."""
+    """The part of a response after its thinking, in either spelling; empty if the thinking does not end."""
     rest = words.THOUGHT.split(text)[-1]
     before, *inside = words.THINKS.split(rest, maxsplit=1)
     return inside[0] if inside and "<answer>" in inside[0] else before
@@ -85,17 +84,18 @@ def _agreed(readings: Iterator[str | None]) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Full-width forms as ASCII, curly apostrophes straight, white space other than ends of lines as blanks."""
+    """A text with full-width forms as ASCII, curly apostrophes as straight ones, and white space as single blanks."""
     text = unicodedata.normalize("NFKC", text.translate(words.CJK_MARKS)).replace("\u2019", "'")
     return re.sub(r"\n\s+", "\n", re.sub(r"[^\S\n]+", " ", text))
 
 
 def _bare(text: str) -> str:
+    """A text without markup, and with an answer's label on the line of the answer."""
     text = words.WRAPPED.sub(r"\1", words.FENCE.sub("", words.ARROW.sub(": ", _plain(text))))
     text = re.sub(r"<\s*([A-Za-z])\s*>", r"(\1)", text)
     text = words.MARKUP.sub("", words.BOXED.sub(r"\1", text))
     text = re.sub(r"(?<!\w)'|'(?!\w)", "", text)
-    # A label on a line of its own belongs to the next line.
+    # a label on a line of its own belongs to the next line
     return re.sub(rf"(?i)({words.ANSWER}|{words.CJK_ANSWER})\s*(:?)\s*\n\s*", r"\1: ", text).strip()
 
 
@@ -106,7 +106,7 @@ def _read(text: str, choices: Sequence[str]) -> str | None:
     found = reader.alone() or reader.stated() or reader.leading()
     if not found:
         if labels := list(words.LABEL.finditer(bare)):
-            # What was weighed before it is not what is answered.
+            # options that the text weighs before its answer do not count
             reader = _Reader(bare[labels[-1].end() :], options)
             found = reader.alone()
         found = found or reader.ending() or reader.named()
@@ -114,13 +114,13 @@ def _read(text: str, choices: Sequence[str]) -> str | None:
 
 
 def _read_several(text: str, choices: Sequence[str]) -> str | None:
-    """The choices of a text without tags, where several may be right."""
+    """The choices of a text without tags, of a question with several right ones."""
     bare, options = _bare(text), [_bare(choice).lower().rstrip(" .") for choice in choices]
     labels, chosen = ([m.end() for m in pattern.finditer(bare)] for pattern in (words.LABEL, words.CHOSEN))
     for start in labels[-1:] or [*chosen[-1:], 0]:
         core = bare[start:].strip(" \n.,:;!()[]")
         core = re.sub(r"\A[a-z](?:\s*[,/&]\s*[a-z])*\Z", lambda found: found[0].upper(), core)
-        if read := read_letters(core, LETTERS[: len(choices)]) or _Reader(bare[start:], options).affirmed():
+        if read := read_letters(core, letters_of(choices)) or _Reader(bare[start:], options).affirmed():
             return read
     return None
 
@@ -130,19 +130,19 @@ class _Reader:
 
     def __init__(self, text: str, choices: Sequence[str]) -> None:
         self._text, self._choices = text, choices
-        self._letters = LETTERS[: len(choices)]
+        self._letters = letters_of(choices)
         self._cores = [words.ARTICLE.sub("", choice) for choice in choices]
         if len(set(self._cores)) < len(self._cores):
             self._cores = list(choices)
         self._texts = self._text_mentions()
 
     def alone(self) -> str | None:
-        """A text that is nothing but a letter, or nothing but an option."""
+        """The choice of a text that is only a letter, or only an option's text."""
         stripped = self._text.strip(" \n.,:;!()[]")
         named = {self._letters[i] for i, choice in enumerate(self._choices) if stripped.lower() == choice}
         core = words.ARTICLE.sub("", stripped.lower())
         if self._text.strip(" \n.,:;!") == "I":
-            return _UNDECIDED  # a sentence that was begun
+            return _UNDECIDED  # the beginning of a sentence
         named = named or {self._letters[i] for i, choice in enumerate(self._cores) if core == choice and core}
         if len(stripped) == 1 and stripped.upper() in LETTERS:
             if stripped.upper() not in self._letters:
@@ -152,7 +152,7 @@ class _Reader:
         return None if not named else named.pop() if len(named) == 1 else _UNDECIDED
 
     def stated(self) -> str | None:
-        """What the text calls its answer; of several statements that differ the last, if it takes the others back."""
+        """The choice that the text calls its answer; of several different ones the last, if it replaces the others."""
         starts = [(m.start(), m.end()) for m in words.LABEL.finditer(self._text)]
         starts += [(m.start(), m.end()) for m in words.CHOSEN.finditer(self._text)]
         found: list[tuple[int, int, str]] = []
@@ -172,11 +172,11 @@ class _Reader:
                     found.append((mention.start, mention.end, mention.letter))
         last = max((m.end() for m in words.LABEL.finditer(self._text) if m[0].rstrip()[-1:] in ":="), default=0)
         if found and last > max(stop for _, stop, _ in found) and self._text[last:].strip():
-            return _UNDECIDED  # the last answer that is given is none of the options
+            return _UNDECIDED  # the last answer is not an option
         return self._last(sorted(found))
 
     def leading(self) -> str | None:
-        """A text that begins with a letter that is set off, or with an option's text that is set off."""
+        """The choice of a text that begins with a letter or an option's text, set off from the rest."""
         match = re.match(
             r"(?:(?:option|choice|letter)\s+)?[(\[]?([A-Za-z])(?:[)\]]|\s*[.):]|\s+-|,|(?=\s*$)|(?=\s*\n))",
             self._text,
@@ -190,16 +190,15 @@ class _Reader:
         return named.pop() if len(named) == 1 and self._is_short(named) else None
 
     def _other_lines(self, read: str) -> bool:
-        """Whether lines begin with other letters that are set off, as those of a list of options do."""
+        """Whether other lines begin with other letters, as in a list of options."""
         lines = re.finditer(r"\n ?(?:[(\[]([A-Z])[)\]]|([A-Z])(?=[).:]|\n|\Z))", self._text)
         return bool({line[1] or line[2] for line in lines} - {read})
 
     def _is_short(self, named: set[str | None]) -> bool:
-        rest = {m.letter for m in self._texts if not m.denied}
-        return rest <= named or self._text.lower().startswith(("yes", "no"))
+        return {m.letter for m in self._texts if not m.denied} <= named or self._text.lower().startswith(("yes", "no"))
 
     def ending(self) -> str | None:
-        """What the last sentence says that it is."""
+        """The choice of the last "it is ..." statement, or of a last line that is only a letter."""
         found = []
         for match in list(words.IT_IS.finditer(self._text))[-LATEST:]:
             before = self._clause_before(match.start())
@@ -216,13 +215,13 @@ class _Reader:
         return self._known(last) if len(last) == 1 and last.isupper() and "\n" in self._text else None
 
     def named(self) -> str | None:
-        """The only option that is named anywhere."""
+        """The only option that the text names."""
         if words.QUESTION.search(self._text):
             return None
         return self._scope(0, len(self._text), introduced=False)
 
     def affirmed(self) -> str | None:
-        """All options that the text affirms: by their letters if it gives any, else by their texts."""
+        """All options that the text affirms: by letter if it has any letters, or else by text."""
         found = [m.letter for m in self._letter_mentions(0, len(self._text), introduced=True) if not m.denied]
         found = found or [m.letter for m in self._texts if not m.denied]
         return None if None in found else ",".join(sorted(set(filter(None, found)))) or None
@@ -231,20 +230,19 @@ class _Reader:
         return letter if letter in self._letters else _UNDECIDED
 
     def _last(self, found: Sequence[tuple[int, int, str]]) -> str | None:
+        """The last of several statements; undecided if they differ and the last does not correct the others."""
         if not found:
             return None
         start, _, last = found[-1]
         others = [(s, e) for s, e, reading in found if reading != last]
-        if not others:
-            return last
-        between = self._text[others[-1][0] : start + 24]
-        return last if words.CORRECTED.search(between) else _UNDECIDED
+        corrects = not others or words.CORRECTED.search(self._text[others[-1][0] : start + 24])
+        return last if corrects else _UNDECIDED
 
     def _stop(self, position: int) -> int:
-        """End of the sentence that a claim begins, with what follows if that takes it back."""
+        """The end of the sentence at a position, or of the next one if that corrects it."""
         text = self._text
         while match := words.BREAK.search(text, position):
-            # "B." at the start of a claim is a letter with its mark, and no sentence.
+            # "B." at the beginning is a letter with a full stop, not a sentence
             if (
                 re.search(r"(?:\A|[\s:(])[A-Za-z]\.\s*\Z", text[max(0, match.end() - 6) : match.end()])
                 and match.start() - position <= 3
@@ -259,16 +257,17 @@ class _Reader:
         return len(text)
 
     def _clause_before(self, position: int) -> str:
+        """The part of the sentence before a position, from the last comma or "but" on."""
         before = self._text[max(0, position - REACH) : position]
         start = max((m.end() for m in re.finditer(r"[.!?;,\n]\s|\n|\bbut\b", before)), default=0)
         return before[start:]
 
     def _scope(self, start: int, stop: int, *, introduced: bool) -> str | None:
-        """The option that a part of the text affirms: its letter if one is given, else its text."""
+        """The option that a part of the text affirms: by letter if there is one, or else by text."""
         letters = self._letter_mentions(start, stop, introduced=introduced)
         found = [m for m in letters if not m.denied]
         if found and introduced:
-            # "B because of A": what follows is the reason.
+            # "B because of A": A is part of the reason
             reason = re.search(r"(?i)\b(?:because|since|due\s+to|given)\b", self._text[found[0].end : stop])
             found = [m for m in found if not reason or m.start < found[0].end + reason.start()]
         if not found:
@@ -282,6 +281,7 @@ class _Reader:
         return (named.pop() or _UNDECIDED) if len(named) == 1 else _UNDECIDED
 
     def _letter_mentions(self, start: int, stop: int, *, introduced: bool) -> list[_Mention]:
+        """The places in a part of the text that name an option by its letter."""
         pattern = re.compile(
             r"[(\[]\s*(?P<marked>[A-Za-z])\s*[)\]]|(?<![A-Za-z0-9\u00C0-\u04FF_'&.-])(?P<bare>[A-Z])(?![A-Za-z0-9\u00C0-\u04FF_'&-]|\.\w)|(?<![\w'&.-])(?P<low>[a-z])(?=\s*(?:[).:,;]|$))"
         )
@@ -291,7 +291,7 @@ class _Reader:
             if not self._is_letter(match, start, stop, found, introduced=introduced):
                 continue
             if found and match["bare"] and re.fullmatch(r"[ .:]*", self._text[found[-1].end : match.start()]):
-                # "(B) C", where C is the text of an option.
+                # "(B) C", where C is the text of an option
                 named = [self._letters[i] for i, choice in enumerate(self._choices) if choice == letter.lower()]
                 if named:
                     last = found.pop()
@@ -304,7 +304,7 @@ class _Reader:
     def _is_letter(
         self, match: re.Match[str], start: int, stop: int, earlier: Sequence[_Mention], *, introduced: bool
     ) -> bool:
-        """Whether a letter that stands alone names an option, rather than being a word or part of a name."""
+        """Whether a single letter names an option, and is not a word or part of a name."""
         letter = match["marked"] or match["bare"] or match["low"]
         if match["marked"]:
             return letter.isupper() or letter.upper() in self._letters
@@ -331,7 +331,7 @@ class _Reader:
         return joined or (introduced and at_start) or (set_off and begins)
 
     def _judged(self, mentions: Sequence[_Mention]) -> list[_Mention]:
-        """Mentions with what is said of them: denied ones, in lists too, and those that the text contradicts."""
+        """Mentions marked as denied, in lists too; those that an option's text contradicts lose their letter."""
         denied = [self._is_denied(m.start, self._beside(m)[0]) for m in mentions]
         for i in range(1, len(mentions)):
             if words.JOIN.fullmatch(self._text[mentions[i - 1].end : mentions[i].start]):
@@ -342,7 +342,7 @@ class _Reader:
         return [_Mention(m.start, m.end, self._with_text(m), no) for m, no in zip(mentions, denied, strict=True)]
 
     def _with_text(self, mention: _Mention) -> str | None:
-        """The letter, or None if the option's text beside it is another option's, or it could be one itself."""
+        """The letter; None if the text beside it is another option's, or if the letter itself is another option."""
         if mention.letter is None:
             return None
         own = self._letters.index(mention.letter)
@@ -366,7 +366,7 @@ class _Reader:
         return mention.letter
 
     def _beside(self, mention: _Mention) -> tuple[int, set[str | None]]:
-        """Where a letter ends together with the option's text beside it, and whose text that is."""
+        """The end of a letter and of an option's text after it, and the letters of the options with that text."""
         for other in self._texts:
             gap = self._text[mention.end : other.start]
             if other.start >= mention.end and re.fullmatch(r"[ ).:,\-\u2013\u2014=]*", gap):
@@ -374,6 +374,7 @@ class _Reader:
         return mention.end, set()
 
     def _is_denied(self, start: int, end: int) -> bool:
+        """Whether the words around a mention deny it or only suppose it."""
         before = self._text[max(0, start - REACH) : start]
         cut = max((m.end() for m in words.CLAUSE.finditer(before)), default=0)
         clause = before[cut:]
@@ -382,7 +383,7 @@ class _Reader:
         return bool(words.DENIED_AFTER.match(self._text[end : end + 40]))
 
     def _text_mentions(self) -> list[_Mention]:
-        """Options named by their text; one inside another, longer one does not count."""
+        """The places that name an option by its text; a text inside a longer option's text does not count."""
         spans = []
         for i, core in enumerate(self._cores):
             if not core or (len(core) == 1 and core.isalpha()):

@@ -1,15 +1,15 @@
-"""Errors that a user can act on: what went wrong, where, and the remedy, in one line."""
+"""Errors that a user can act on: where, what is wrong, and the remedy, in one line."""
 
 
 class AvrtError(Exception):
-    """A problem caused by input or configuration rather than by a bug.
+    """A problem of the input or the configuration, not a bug.
 
     The command line prints it as one line and exits with its `status`.
 
     Args:
         what: What is wrong, in a few words.
-        where: The file, field or sample that is concerned.
-        remedy: What the user can do about it.
+        where: The file, field or sample.
+        remedy: What the user can do.
     """
 
     status = 2
@@ -23,16 +23,16 @@ class AvrtError(Exception):
         super().__init__(f"{place}{what}{advice}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive the pickling between worker processes, which keyword-only arguments would break."""
+        """Pickle for other processes, which keyword-only arguments would break."""
         return (_rebuild, (type(self), self.what, self.where, self.remedy))
 
 
 class BadSampleError(AvrtError):
-    """One sample cannot be used; it is counted and named, and the run goes on."""
+    """One sample cannot be used; it is counted and named, and the run continues."""
 
 
 class NothingUsableError(AvrtError):
-    """A command did what it was told and nothing came of it: all samples were left out, dropped, or have failed."""
+    """A command has no result: all samples were left out, were dropped, or failed."""
 
     status = 1
 

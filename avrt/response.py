@@ -1,6 +1,6 @@
-"""The one reader of answers: the strict think/answer format, the chosen letter, and the words of the reasoning.
+"""The strict reader of responses: the think/answer format, the chosen letter, and the words of the reasoning.
 
-Rewards, trace filters and benchmarks all read responses through this module.
+Rewards, trace filters and the strict score of benchmarks use it; `avrt.choices` reads replies in free text.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ _FORMAT = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _LETTER = re.compile(r"\s*([A-Z])\s*")
-# `A, C`, `AC`, `A and C`, `A/C`, one of them on each line: letters, and nothing else.
+# letters and nothing else: `A, C`, `AC`, `A and C`, `A/C`, or one on each line
 _LETTERS = re.compile(r"[A-Z](?: ?(?:,|/|;|\+|&|,? and ) ?[A-Z]| ?[A-Z])*")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response taken apart.
+    """The parts of a response.
 
     Attributes:
         text: The whole response.
-        think: The text inside ``<think>``, or None without exactly one such part.
-        letter: The letter inside ``<answer>``, or None if there is none, or one that no choice goes by. Of a question
-            with several right choices all letters that are given, in order, as in ``A,C``.
+        think: The text inside ``<think>``; None unless there is exactly one such part.
+        letter: The letter inside ``<answer>``; None if there is none, or if no choice has it. If several choices may be
+            right, all given letters in order, as in ``A,C``.
         well_formed: Whether the response is exactly ``<think>...</think><answer>X</answer>``: each tag once, in this
-            order, nothing but white space around them, some reasoning, and the letter of a choice (AVRT eq. 4).
+            order, only white space around them, some reasoning, and the letter of a choice (AVRT eq. 4).
     """
 
     text: str
@@ -37,7 +37,7 @@ class Response:
 
     @property
     def think_words(self) -> int | None:
-        """Number of whitespace-separated words of the reasoning (w of AVRT eq. 6), None without a think part."""
+        """Number of whitespace-separated words of the reasoning (w of AVRT eq. 6); None without reasoning."""
         return None if self.think is None else len(self.think.split())
 
 
@@ -45,9 +45,9 @@ def parse_response(text: str, letters: str, *, several: bool = False) -> Respons
     """Read one response.
 
     Args:
-        text: What the model wrote, without special tokens.
-        letters: The letters that the question's choices go by, e.g. ``ABCD``.
-        several: Whether the question may have several right choices; otherwise two letters are no answer.
+        text: The response, without special tokens.
+        letters: The letters of the question's choices, e.g. ``ABCD``.
+        several: Whether several choices may be right. If not, two letters are not an answer.
     """
     thinks, answers = _THINK.findall(text), _ANSWER.findall(text)
     think = thinks[0] if len(thinks) == 1 else None
@@ -63,16 +63,16 @@ def parse_response(text: str, letters: str, *, several: bool = False) -> Respons
 
 
 def read_letters(text: str, letters: str) -> str | None:
-    """The letters that a text consists of, in order, as in ``A,C``.
+    """The letters of a text that consists of letters, sorted, as in ``A,C``.
 
-    They may be given in any order, with commas, slashes, `&`, `and`, spaces or nothing between them.
+    The text may have them in any order, separated by commas, slashes, `&`, `and`, spaces or nothing.
 
     Args:
-        text: What should be nothing but letters.
-        letters: The letters that choices go by.
+        text: The text.
+        letters: The letters of the choices.
 
     Returns:
-        The letters; None if there is anything else, a letter that no choice goes by, or one of them twice.
+        The letters; None if the text holds anything else, a letter of no choice, or a letter twice.
     """
     text = " ".join(text.split())
     if not _LETTERS.fullmatch(text):
@@ -82,5 +82,5 @@ def read_letters(text: str, letters: str) -> str | None:
 
 
 def format_response(think: str, letter: str) -> str:
-    """The target format of every trace: reasoning and letter, or letters as in `A,C`, between their tags."""
+    """The target format of every trace: the reasoning, and the letter or letters (`A,C`), in their tags."""
     return f"<think>{think.strip()}</think><answer>{letter}</answer>"

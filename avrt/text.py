@@ -1,7 +1,7 @@
-"""Text that can be written anywhere, and JSON lines: what one odd character must not stop.
+"""Text that can be written to any file, and JSON lines, so that one odd character stops nothing.
 
-Half a surrogate pair (which JSON may spell as an escape) and NUL have no place in UTF-8 files, SQLite, Parquet or HTML.
-U+2028, U+2029 and U+0085 are ends of lines to `str.splitlines`, but not in JSON lines, whose lines end at a newline.
+Half a surrogate pair (which JSON may spell as an escape) and NUL are invalid in UTF-8 files, SQLite, Parquet or HTML.
+U+2028, U+2029 and U+0085 end a line for `str.splitlines`, but not in JSON lines, where only a newline does.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
 def clean(text: str) -> str:
-    """The text with U+FFFD in place of each half of a surrogate pair and each NUL; halves that match become one."""
+    """The text with U+FFFD for each NUL and each half of a surrogate pair; two matching halves become one character."""
     if text.isascii() and "\0" not in text:
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", REPLACEMENT)
 
 
 def clean_all(value: Any) -> Any:
-    """A JSON-like value with every text in it cleaned, keys too."""
+    """A JSON-like value with all its texts and keys cleaned."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Mapping):
@@ -34,17 +34,17 @@ def clean_all(value: Any) -> Any:
 
 
 def to_json(value: Any, **settings: Any) -> str:
-    """JSON that can be written as UTF-8 whatever its texts hold; non-ASCII characters stay readable.
+    """JSON that can always be written as UTF-8; non-ASCII characters stay readable.
 
     Args:
-        value: What `json.dumps` takes.
-        **settings: Passed on to it, such as `indent`.
+        value: Any value that `json.dumps` takes.
+        **settings: Further arguments of `json.dumps`, such as `indent`.
     """
     return clean(json.dumps(value, ensure_ascii=False, **settings))
 
 
 def json_lines(data: bytes | str) -> Iterator[tuple[int, Any]]:
-    """The number, from 1 on, and the value of each line that is not blank; a byte order mark is passed over.
+    """The number (from 1) and the value of each line that is not blank; a byte order mark is skipped.
 
     Raises:
         ValueError: If the bytes are not UTF-8, or a line is not JSON; the message names the line.
@@ -64,6 +64,6 @@ def read_json_lines(path: Path) -> list[Any]:
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: As `json_lines`.
+        ValueError: If it is not UTF-8, or a line is not JSON.
     """
     return [value for _, value in json_lines(path.read_bytes())]

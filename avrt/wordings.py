@@ -1,10 +1,10 @@
-"""How people and models word an answer: the patterns that `avrt.choices` reads with, without a rule of their own."""
+"""How people and models word an answer: the patterns of `avrt.choices`, which has the rules."""
 
 from __future__ import annotations
 
 import re
 
-# Qwen, DeepSeek and most others; Kimi's own spelling.
+# the spelling of Qwen, DeepSeek and most others, and that of Kimi
 THOUGHT = re.compile(r"</think>|\u25C1/think\u25B7")
 THINKS = re.compile(r"<think>|\u25C1think\u25B7")
 TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
@@ -17,7 +17,7 @@ MARKUP = re.compile(
 )
 CJK_MARKS = str.maketrans({"\u3002": ". ", "\u3010": "[", "\u3011": "]", "\u300c": " ", "\u300d": " ", "\u2019": "'"})
 
-# The word for "answer", alone or with an adjective, in languages that open models reply in.
+# the word for "answer" in the languages in which open models reply
 ANSWER = (
     r"(?:answer|solution|option|choice|r[\u00E9e]ponse|antwort|l[\u00F6o]sung|respuesta|resposta|risposta|odpowied[\u017Az]|"
     r"cevap|\u043E\u0442\u0432\u0435\u0442|\u0432\u0456\u0434\u043F\u043E\u0432\u0456\u0434\u044C)"
@@ -67,7 +67,7 @@ CORRECTED = re.compile(
 )
 JOIN = re.compile(r"\s*(?:,|/|&|\band\b|\bor\b|,\s*(?:and|or)\b|\bnor\b|[()\[\]])*\s*")
 ARTICLE = re.compile(r"\A(?:the|an?)\s+(?=\w)")
-# What may stand between an option's text and the letter that goes with it.
+# what may stand between an option's text and its letter
 BEFORE_LETTER = re.compile(
     r"[ ,;(\[:\u2013\u2014-]*(?:(?:so|thus|hence|therefore|i\.e\.|which\s+is|option|choice)\b[\s,(\[:]*)*"
 )
@@ -75,12 +75,12 @@ INTRODUCED = re.compile(
     r"(?i)\b(?:option|choice|answer|letter|not|either|neither|nor|or|and|is|be|it's|than|of|maybe|possibly|perhaps|probably|"
     r"likely|only|just|say|pick|choose|select|with|for)\s*\Z"
 )
-# "Mr. B", "B flat".
+# "Mr. B", "B flat"
 NAME_BEFORE = re.compile(r"(?:Mr|Mrs|Ms|Dr|Prof|St)\.\s*\Z|(?i:\b(?:vitamin|plan|type|grade|hepatitis|group)\s*\Z)")
 NAME_AFTER = re.compile(r"[\s-]*(?:flat|sharp|major|minor)\b")
 VERB_AFTER = re.compile(r"\s+(?:is|was|fits|matches|seems|cannot|can't|isn't|doesn't|might|could|would|must)\b")
 LABELLED = re.compile(r"(?i)(?:\b(?:option|choice|answer|letter)|:)\s*\Z")
 LISTED_AFTER = re.compile(r"\s*(?:,|/|&|\band\b|\bor\b)\s*(?:or\s+|and\s+)?[(\[]?[A-Z](?![\w'])")
 SET_OFF = re.compile(r"\s*(?:[).:,;!?/]|-|$)")
-# What follows the letter A and does not follow the article.
+# what follows the letter A but not the article
 NO_NOUN = re.compile(r"\s+\(?(?:is|was|because|since|as|or|and|nor|but|rather|instead|not|fits|matches|seems)\b")

@@ -1,10 +1,10 @@
-"""Samples per second and core from shards, beside the field's usual route and torchcodec on the same clips.
+"""Samples per second and core from shards, compared with the usual route and with torchcodec on the same clips.
 
     python benchmarks/data.py --clips FOLDER_OF_MP4 [--rounds 5] [--workers 0 1 2]
 
-The other routes need packages of their own (`pip install qwen-omni-utils librosa torchcodec`, and FFmpeg's libraries
-for the last); routes whose packages are missing are left out. One thread each; the routes take turns clip by clip, so
-that what else the machine does meets all alike.
+The other routes need further packages (`pip install qwen-omni-utils librosa torchcodec`, and FFmpeg's libraries for
+torchcodec); routes whose packages are missing are left out. Each route uses one thread. The routes take turns clip by
+clip, so that other load on the machine slows all alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -43,6 +43,8 @@ from avrt.models.qwen2_5_omni.nano import nano_config, nano_processor
 from avrt.models.qwen2_5_omni.positions import SpecialTokens
 
 SPEC = ClipSpec()
+FRAMES = range(SPEC.frames)
+T = TypeVar("T")
 USUAL = "mp4 by qwen_omni_utils and the stock processor"
 QUESTION = "What can be seen and heard in the clip?"
 CHOICES = ("a dog that barks", "a car that passes", "rain on a roof", "a person who talks")
@@ -58,7 +60,8 @@ def main() -> None:
     processor = nano_processor()
     # as the model was released: the nano student's pads to 30 s only
     processor.feature_extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300)
-    builder = Preprocessor(QwenOmniInputs(processor, SpecialTokens.of(nano_config(processor))), PromptOptions())
+    inputs = QwenOmniInputs(processor, SpecialTokens.of(nano_config(processor)))
+    builder = Preprocessor(inputs, PromptOptions())
     clips = sorted(options.clips.glob("*.mp4"))
     with tempfile.TemporaryDirectory() as scratch:
         shards = shard(clips, Path(scratch) / "shards", copies=1)
@@ -76,14 +79,14 @@ def main() -> None:
         if (usual := routes.get(USUAL)) is not None:
             check_equal(usual(0), builder.row(*decode_members(shards.read(0))))
         report_routes(compare(routes, len(clips), options.rounds), len(clips))
-        report_parts(parts(shards, builder, options.rounds))
+        report_parts(parts(shards, inputs, options.rounds))
         report_sizes(shards, clips)
         many = shard(clips, Path(scratch) / "many", copies=16)
         report_scaling(many, builder, options.workers)
 
 
 def shard(clips: list[Path], folder: Path, copies: int) -> ShardSet:
-    """Shards of the clips, each with a question, as often as asked for."""
+    """Shards of the clips, each with a question; `copies` repeats all of them."""
     items = [
         SourceItem(sample(i, copy), {Modality.VIDEO: path}) for i, path in enumerate(clips) for copy in range(copies)
     ]
@@ -97,7 +100,7 @@ def sample(number: int, copy: int = 0) -> Sample:
 
 
 def installed(package: str) -> bool:
-    """Whether a route's package is there; says so if not."""
+    """Whether a route's package is installed; prints a line if not."""
     there = importlib.util.find_spec(package) is not None
     if not there:
         print(f"{package} is not installed: its route is left out")
@@ -105,8 +108,8 @@ def installed(package: str) -> bool:
 
 
 def usual_route(path: Path, processor: Any) -> Any:
-    """What the model's own documentation does: its utilities read the file, its processor does the rest."""
-    from qwen_omni_utils import process_mm_info
+    """The route of the model's documentation: its utilities read the file, its processor makes the inputs."""
+    from qwen_omni_utils import process_mm_info  # type: ignore[import-not-found]
 
     budget = {"min_pixels": SPEC.budget.min_pixels, "max_pixels": SPEC.budget.max_pixels, "nframes": SPEC.frames}
     text = f"{QUESTION}\n" + "\n".join(CHOICES)
@@ -120,7 +123,7 @@ def usual_route(path: Path, processor: Any) -> Any:
 
 
 def check_equal(usual: Any, ours: OmniBatch) -> None:
-    """Both ways have to end in inputs of the same shape, with the same sound and nearly the same pictures."""
+    """Print how far the inputs of both routes differ: shapes and sound should be equal, pictures nearly so."""
     assert ours.mel is not None
     assert ours.pixel_values is not None
     assert ours.grids is not None
@@ -132,13 +135,13 @@ def check_equal(usual: Any, ours: OmniBatch) -> None:
     print(
         f"usual route and ours: grid {usual['video_grid_thw'].tolist()} and {ours.grids.tolist()}, mel frames {length}"
         f" and {ours.mel.shape[-1]}; mean difference: log-mel {sound:.4f}, pixels {pictures:.3f} (in standard"
-        " deviations; it takes frames evenly from the first to the last, we those that begin each eighth)"
+        " deviations; the usual route takes frames from the first to the last, ours begin each eighth of the clip)"
     )
 
 
 def torchcodec_clip(path: Path) -> Clip:
-    """The frames and sound that our decoder takes, read by torchcodec."""
-    from torchcodec.decoders import AudioDecoder, VideoDecoder
+    """The same frames and sound as from our decoder, read by torchcodec."""
+    from torchcodec.decoders import AudioDecoder, VideoDecoder  # type: ignore[import-not-found]
 
     video = VideoDecoder(str(path), num_ffmpeg_threads=1)
     start, duration = video.metadata.begin_stream_seconds, video.metadata.duration_seconds
@@ -156,7 +159,7 @@ def torchcodec_clip(path: Path) -> Clip:
 
 
 def compare(routes: dict[str, Callable[[int], object]], clips: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds per clip of each route, which take turns; the first round only warms up."""
+    """Seconds per clip of each route; the routes take turns, and the first round is a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in routes}
     for turn in range(rounds + 1):
         for index in range(clips):
@@ -168,32 +171,29 @@ def compare(routes: dict[str, Callable[[int], object]], clips: int, rounds: int)
     return seconds
 
 
-def parts(shards: ShardSet, builder: Preprocessor, rounds: int) -> dict[str, float]:
+def parts(shards: ShardSet, inputs: QwenOmniInputs, rounds: int) -> dict[str, float]:
     """Median seconds per sample of each part of the way from shard to model input."""
+    builder = Preprocessor(inputs, PromptOptions())
     timed: dict[str, list[float]] = {}
 
-    def take(name: str, work: Callable[[], object]) -> object:
+    def take(name: str, work: Callable[..., T], *arguments: object) -> T:
+        """Run and time one part."""
         begun = time.perf_counter()
-        result = work()
+        result = work(*arguments)
         timed.setdefault(name, []).append(time.perf_counter() - begun)
         return result
 
     for _ in range(rounds):
         for index in range(len(shards)):
-            raw = take("read from the shard", lambda i=index: shards.read(i))  # type: ignore[misc]
-            assert isinstance(raw, dict)
-            record = take("record", lambda r=raw: Sample.from_json(r["json"]))  # type: ignore[misc]
-            assert isinstance(record, Sample)
-            take("JPEG", lambda r=raw: [from_jpeg(r[f"{i}.jpg"]) for i in range(SPEC.frames)])  # type: ignore[misc]
-            take("FLAC", lambda r=raw: from_flac(r["flac"]))  # type: ignore[misc]
+            raw = take("read from the shard", shards.read, index)
+            record = take("record", Sample.from_json, raw["json"])
+            take("JPEG", lambda frames: [from_jpeg(frame) for frame in frames], [raw[f"{i}.jpg"] for i in FRAMES])
+            take("FLAC", from_flac, raw["flac"])
             clip = decode_clip(raw, record.media)
-            assert clip.frames is not None
-            assert clip.audio is not None
-            take("patches", lambda c=clip: builder.features.patches(c.frames))  # type: ignore[misc]
-            take("log-mel", lambda c=clip: builder.features.log_mel(c.audio))  # type: ignore[misc]
-            row = take("whole row", lambda s=record, c=clip: builder.row(s, c))  # type: ignore[misc]
-            assert isinstance(row, OmniBatch)
-            take("pixels scaled (on the device in training)", lambda b=row: b.pixel_values)  # type: ignore[misc]
+            take("patches", inputs.patches, clip.frames)
+            take("log-mel", inputs.log_mel, clip.audio)
+            row = take("whole row", builder.row, record, clip)
+            take("pixels scaled (on the device in training)", getattr, row, "pixel_values")
     medians = {name: statistics.median(values) for name, values in timed.items()}
     medians["prompt, positions"] = max(0.0, medians.pop("whole row") - medians["patches"] - medians["log-mel"])
     return medians

@@ -1,4 +1,4 @@
-"""What recipes of annotation files share: each row as a question or an error that names it, safe media paths, ids."""
+"""Shared parts of recipes: rows become questions or errors that name them; ids; safe paths of media."""
 
 from __future__ import annotations
 
@@ -15,19 +15,6 @@ from avrt.errors import BadSampleError
 from avrt.messages import LONGEST, printable, short
 from avrt.text import clean_all
 from data_recipes.options import Repeated
-from data_recipes.tables import read_rows
-
-__all__ = [
-    "Row",
-    "first_file",
-    "items",
-    "json_field",
-    "media_file",
-    "plain_metadata",
-    "plain_name",
-    "read_rows",
-    "row_id",
-]
 
 Row = Mapping[str, Any]
 _PLAIN_NAME = re.compile(r"[\w-]+")
@@ -37,15 +24,15 @@ CLEANED = "half a surrogate pair or NUL in its texts became U+FFFD"
 def items(
     rows: Sequence[Any], prefix: str, convert: Callable[[str, Row], SourceItem], by: str
 ) -> Iterator[SourceItem | BadSampleError]:
-    """Convert each row, those about one clip in a run so that it is decoded once.
+    """Convert each row; rows about one clip follow each other, so that it is decoded once.
 
-    Rows that repeat an id are trusted only where they say the same: then the first is used.
+    If rows repeat an id and say the same, the first is used; if they differ, none is.
 
     Args:
-        rows: As read.
-        prefix: Names begin with it; the row's number follows.
-        convert: Makes an item from its name and row; may raise what a row of another shape brings about.
-        by: Field that names the clip.
+        rows: The rows of the annotation.
+        prefix: A row's name is this prefix and its number.
+        convert: Makes an item from a name and a row; may raise the errors that rows of another shape cause.
+        by: The field that names the clip.
     """
 
     def clip(pair: tuple[int, Any]) -> tuple[str, int]:
@@ -69,7 +56,7 @@ def items(
         elif made.sample.id in contested:
             pair = contested[made.sample.id]
             yield BadSampleError(
-                f"id {short(made.sample.id)} occurs again with other contents ({pair}): none is used", where=name
+                f"id {short(made.sample.id)} occurs again with other contents ({pair}); none is used", where=name
             )
         elif first[made.sample.id][0] != name:
             yield BadSampleError(f"repeats {first[made.sample.id][0]}, which is used", where=name)
@@ -78,6 +65,7 @@ def items(
 
 
 def _one(name: str, row: Any, convert: Callable[[str, Row], SourceItem]) -> SourceItem | BadSampleError:
+    """Convert one row, or say why it cannot be used."""
     try:
         if isinstance(row, BadSampleError):
             raise row
@@ -98,13 +86,13 @@ def _one(name: str, row: Any, convert: Callable[[str, Row], SourceItem]) -> Sour
 
 
 def _said(item: SourceItem) -> tuple[Any, ...]:
-    """What two rows of one id may not differ in; other facts about them may."""
+    """The parts in which two rows with one id must agree."""
     sample = item.sample
     return sample.question, sample.choices, sample.answer, sample.relation, sample.trace, item.files
 
 
 def _odd(value: Any) -> bool:
-    """Whether a text in it has half of a surrogate pair or NUL."""
+    """Whether a text in a value has half of a surrogate pair or NUL."""
     if isinstance(value, str):
         return "\0" in value or (not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value))
     if isinstance(value, Mapping):
@@ -113,10 +101,10 @@ def _odd(value: Any) -> bool:
 
 
 def row_id(row: Row, field: str, name: str) -> str:
-    """A row's own id, a text or a number.
+    """A row's own id as text.
 
     Raises:
-        BadSampleError: If it is neither.
+        BadSampleError: If it is neither a text nor a number.
     """
     value = row[field]
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
@@ -125,12 +113,12 @@ def row_id(row: Row, field: str, name: str) -> str:
     elif number:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise BadSampleError(f"field '{field}' is {short(value)}, no id", where=name)
+        raise BadSampleError(f"field '{field}' is {short(value)}, needs a text or a number", where=name)
     return value
 
 
 def plain_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values that are texts, numbers, truth values or null; numbers that are not finite become null."""
+    """The values that are texts, numbers, booleans or null; numbers that are not finite become null."""
     kept: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -141,10 +129,10 @@ def plain_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_field(row: Row, field: str, name: str) -> Any:
-    """What a field holds that is JSON written as text.
+    """The value of a field that holds JSON as text.
 
     Raises:
-        BadSampleError: If it is none.
+        BadSampleError: If it is not JSON.
     """
     try:
         return json.loads(row[field])
@@ -153,19 +141,19 @@ def json_field(row: Row, field: str, name: str) -> Any:
 
 
 def media_file(root: Path, relative: Any, name: str, field: str) -> Path:
-    """A media file that an annotation names, which has to lie below the root; whether it is there, conversion tells.
+    """The path of a media file that an annotation names; conversion checks whether the file exists.
 
     Raises:
-        BadSampleError: If it is no relative path, or leaves the root.
+        BadSampleError: If it is not a relative path, or leads out of the root.
     """
     if isinstance(relative, Mapping) and set(relative) == {"bytes", "path"}:
-        # how `datasets` saves media: the bytes, or nothing but the path
+        # the `datasets` library saves media as bytes or as a path
         relative = relative["path"] if relative["bytes"] is None else relative["bytes"]
     if isinstance(relative, (bytes, bytearray)):
-        remedy = "save the media as files and name these"
+        remedy = "save the media as files and give their paths"
         raise BadSampleError(f"field '{field}' holds bytes; recipes read files by path", where=name, remedy=remedy)
     if not isinstance(relative, str) or not relative.strip():
-        raise BadSampleError(f"field '{field}' is {short(relative)}, no path", where=name)
+        raise BadSampleError(f"field '{field}' is {short(relative)}, needs a path", where=name)
     parts = PurePosixPath(relative)
     if parts.is_absolute() or ".." in parts.parts or "\\" in relative or "\0" in relative:
         raise BadSampleError(f"field '{field}' leads out of the dataset: {short(relative)}", where=name)
@@ -175,32 +163,36 @@ def media_file(root: Path, relative: Any, name: str, field: str) -> Path:
     try:
         inside = path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # a name too long, links in a circle
-        raise BadSampleError(f"field '{field}' is no path that can be opened: {short(relative)}", where=name) from None
+        raise BadSampleError(
+            f"field '{field}' is a path that cannot be opened: {short(relative)}", where=name
+        ) from None
     if not inside:
         raise BadSampleError(
             f"field '{field}' leads out of the dataset through a link: {short(relative)}",
             where=name,
-            remedy="links out of --root are not followed: move or mount the media below it, or set --root higher up",
+            remedy="links out of --root are not followed: move or mount the media below it, or set --root higher",
         )
     return path
 
 
 def first_file(root: Path, places: Sequence[Any], name: str, field: str) -> Path:
-    """The first of several places below the root where a media file is, or else the last of them.
+    """The first of several paths below the root that exists, or else the last of them.
 
     Raises:
-        BadSampleError: As `media_file`.
+        BadSampleError: If one is not a relative path, or leads out of the root.
     """
     paths = [media_file(root, place, name, field) for place in places]
     return next((path for path in paths if path.is_file()), paths[-1])
 
 
 def plain_name(value: Any, name: str, field: str) -> str:
-    """A name that an annotation gives to a clip, out of which a path can be made.
+    """The name of a clip in an annotation, checked so that it can be part of a path.
 
     Raises:
-        BadSampleError: If it is anything but letters, digits, `_` and `-`.
+        BadSampleError: If it has characters other than letters, digits, `_` and `-`.
     """
     if not isinstance(value, str) or not _PLAIN_NAME.fullmatch(value):
-        raise BadSampleError(f"field '{field}' is {short(value)}, no plain name", where=name)
+        raise BadSampleError(
+            f"field '{field}' is {short(value)}, needs a plain name of letters, digits, _ and -", where=name
+        )
     return value

@@ -16,7 +16,6 @@ A row:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -24,65 +23,59 @@ from typing import ClassVar
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
-from avrt.errors import AvrtError, BadSampleError
+from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotations import Row, items, media_file, plain_name, read_rows
+from data_recipes.annotations import Row, media_file, plain_name
 from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import Recipe
+from data_recipes.recipe import TableRecipe
 
 TASKS = {
-    "Video-driven Audio Hallucination": Relation.SOUND,
-    "Audio-driven Video Hallucination": Relation.VIEW,
+    "Video-driven Audio Hallucination": Relation.AUDIO,
+    "Audio-driven Video Hallucination": Relation.VISION,
     "AV Matching": Relation.BOTH,
 }
 CAPTIONING = "AV Captioning"
 
 
 @dataclass
-class AVHBench(Recipe):
+class AVHBench(TableRecipe):
     """The AVHBench benchmark, version 0 (5,302 yes/no questions when complete; its 1,106 captioning rows are left out).
 
-    8 frames, the default, are what VideoLLaMA2, best of the paper's open models, takes.
+    8 frames are what VideoLLaMA2 takes, the best of the paper's open models.
     """
 
+    name: ClassVar[str] = "avhbench"
+    by: ClassVar[str] = "video_id"
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
+        """`qa.json`, or else the files of all videos."""
         whole = root / "json" / "qa.json"
-        return (whole,) if whole.is_file() else tuple(sorted((root / "json").glob("*.json")))
+        found = (whole,) if whole.is_file() else tuple(sorted((root / "json").glob("*.json")))
+        return found or (whole,)
 
-    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`."""
-
-        def convert(name: str, row: Row) -> SourceItem:
-            task = row["task"]
-            if task == CAPTIONING:
-                raise BadSampleError("a captioning row: its label is a sentence, not a choice", where=name)
-            if not isinstance(task, str) or task not in TASKS:
-                raise BadSampleError(f"field 'task' is {short(task)}, needs one of {', '.join(TASKS)}", where=name)
-            video_id = plain_name(row["video_id"], name, "video_id")
-            labels = read_labels(
-                ["Yes", "No"], row.get("label"), where=name, fields=("choices", "label"), kind=Answers.TEXT
-            )
-            sample = Sample(
-                id=name,
-                question=row["text"],
-                choices=labels.choices,
-                answer=labels.answer,
-                relation=TASKS[task],
-                question_type=task,
-                metadata={"video_id": video_id, "swapped": video_id.endswith("_swap")},
-            )
-            video = media_file(root, f"video/{video_id}.mp4", name, "video_id")
-            return SourceItem(sample, {Modality.VIDEO: video}, labels.notes)
-
-        files = self.annotations(root)
-        if not files:
-            raise AvrtError(
-                "no such file", where=root / "json" / "qa.json", remedy="set --root to the folder with json/"
-            )
-        yield from items([row for file in files for row in read_rows(file)], "avhbench", convert, by="video_id")
+    def convert(self, root: Path, name: str, row: Row) -> SourceItem:
+        """Make a yes/no question about a video with sound."""
+        task = row["task"]
+        if task == CAPTIONING:
+            raise BadSampleError("a captioning row, whose label is not a choice", where=name)
+        if not isinstance(task, str) or task not in TASKS:
+            raise BadSampleError(f"field 'task' is {short(task)}, needs one of {', '.join(TASKS)}", where=name)
+        video_id = plain_name(row["video_id"], name, "video_id")
+        labels = read_labels(
+            ["Yes", "No"], row.get("label"), where=name, fields=("choices", "label"), kind=Answers.TEXT
+        )
+        sample = Sample(
+            id=name,
+            question=row["text"],
+            choices=labels.choices,
+            answer=labels.answer,
+            relation=TASKS[task],
+            question_type=task,
+            metadata={"video_id": video_id, "swapped": video_id.endswith("_swap")},
+        )
+        video = media_file(root, f"video/{video_id}.mp4", name, "video_id")
+        return SourceItem(sample, {Modality.VIDEO: video}, labels.notes)
 
 
 recipe = AVHBench

@@ -1,28 +1,28 @@
-"""avrt_20k: the traces that AVRT's authors published, over AVQA's clips, as shards for fine-tuning without any teacher.
+"""AVRT-20K: the traces that AVRT's authors published, for AVQA's clips; fine-tuning on them needs no teachers.
 
 `root` is AVQA's folder of clips (`<clips>/<video_name>.mp4`); the traces are the hub's Parquet files
-`data/af3_kimivl-*.parquet` below it, or whatever `--traces` names: a file or a pattern, Parquet, JSON or JSON lines.
+`data/af3_kimivl-*.parquet` below it, or what `--traces` names: a file or a pattern, Parquet, JSON or JSON lines.
 
-Homepage: https://huggingface.co/datasets/CVML-TueAI/AVRT-20K (evaluation: none, it is for training).
+Homepage: https://huggingface.co/datasets/CVML-TueAI/AVRT-20K (for training only).
 Paper: Araujo et al., AVRT: Audio-Visual Reasoning Transfer through Single-Modality Teachers.
-Licence: CC BY 4.0 (the traces, as their card says); AVQA and VGG-Sound have their own for questions and clips.
+Licence: CC BY 4.0 for the traces; questions and clips have those of AVQA and VGG-Sound.
 
-A row (its fields are the card's, its contents made up):
+A row (with the fields of the card and invented contents):
 
     {"id": 183, "video_name": "-HG3Omg_89c_000030", "video_id": 341, "question": "What is the sound in the video?",
      "choices": ["motorboat", "train", "car", "bicycle"], "answer": "motorboat", "question_relation": "Both",
      "question_type": "Which", "av_reasoning": "<think>A motor hums while ...</think><answer>A</answer>"}
 
-The card counts 40,182 rows; the paper trains on 18,279 of 19,224. What `av_reasoning` and `answer` hold is read
-tolerantly: reasoning with or without its tags, an answer after it as a letter, in brackets or as the choice's text; the
-answer as letter, index (from 0) or text. A row is left out, and named, where no trace in the target format can be made:
-there is no reasoning, there is more than one, or it ends in another answer than the row's.
+The card counts 40,182 rows; the paper trains on 18,279 of 19,224. `av_reasoning` may have reasoning with or without
+tags, and an answer after it as a letter, in brackets or as a choice's text; `answer` may be a letter, an index (from 0)
+or a text. A row is left out and named if it gives no trace in the target format: if it has no reasoning or several, or
+ends with another answer than the row's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -34,13 +34,14 @@ from avrt.data.shards.conversion import SourceItem
 from avrt.errors import AvrtError, BadSampleError
 from avrt.messages import short
 from avrt.response import format_response, parse_response
-from data_recipes.annotations import Row, items, media_file, plain_name, read_rows, row_id
+from data_recipes.annotations import Row, items, media_file, plain_name, row_id
 from data_recipes.labels import Answers, Labels, counts_from_one, index_in, read_labels
 from data_recipes.recipe import Recipe
+from data_recipes.tables import read_rows
 
-_RELATIONS = {"both": Relation.BOTH, "sound": Relation.SOUND, "view": Relation.VIEW}
+_RELATIONS = {"both": Relation.BOTH, "sound": Relation.AUDIO, "view": Relation.VISION}
 _TAG = re.compile(r"<\s*(/?)\s*(think|answer)\s*>|◁\s*(/?)\s*(think)\s*▷", re.IGNORECASE)
-# The last line where it is nothing but an answer behind a label.
+# a last line that is only an answer with its label
 _LABELLED = re.compile(
     r"(?i)(?:\n|(?<=[.!?])\s)[\s*#_>]*(?:(?:so|therefore|thus|hence),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer"
     r"(?:\s+is)?[\s*_]*:[\s*_]*(?P<said>[^\n]+)\s*\Z"
@@ -54,11 +55,11 @@ class AVRT20K(Recipe):
     Attributes:
         traces: The file with the traces, or a pattern for several, below the root.
         clips: Folder of the clips, below the root.
-        answers: What the rows' answers are. It decides where one can be read in two ways.
-        count_from: What the first choice's index is; 0, unless the rows look as if they counted from 1.
+        answers: What the rows' answers are. This decides if an answer has two readings.
+        count_from: Index of the first choice; by default 0, and refused if the rows seem to count from 1.
     """
 
-    clip: ClassVar[ClipSpec] = ClipSpec(frames=8, audio_seconds=10.0)  # what the teachers were given
+    clip: ClassVar[ClipSpec] = ClipSpec(frames=8, audio_seconds=10.0)  # as for the teachers
 
     traces: str = "data/af3_kimivl-*.parquet"
     clips: str = "videos"
@@ -66,17 +67,17 @@ class AVRT20K(Recipe):
     count_from: Literal[0, 1] | None = None
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
+        """The files with the traces, sorted."""
         try:
             found = tuple(sorted(path for path in root.glob(self.traces) if path.is_file()))
         except (ValueError, NotImplementedError) as error:
             raise AvrtError(
-                f"{self.traces!r} is no pattern for files below the root: {error}", where="traces"
+                f"{self.traces!r} is not a pattern for files below the root: {error}", where="--traces"
             ) from None
         return found or (root / self.traces,)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`."""
+        """Every row as a question or an error."""
         rows = [row for path in self.annotations(root) for row in read_rows(path)]
         pairs = [(row.get("choices"), row.get("answer")) for row in rows if isinstance(row, dict)]
         unsure = self.count_from is None and self.answers in ("auto", "index") and counts_from_one(pairs)
@@ -85,9 +86,9 @@ class AVRT20K(Recipe):
             video = plain_name(row["video_name"], name, "video_name")
             if unsure and index_in(row["choices"], row["answer"]) is not None:
                 raise BadSampleError(
-                    f"field 'answer' is {short(row['answer'])}; indexes of these rows look as if they counted from 1",
+                    f"field 'answer' is {short(row['answer'])}; indexes of these rows seem to count from 1",
                     where=name,
-                    remedy="say --count_from 1 or --count_from 0",
+                    remedy="add --count_from 1 or --count_from 0",
                 )
             kind, base = Answers(self.answers), self.count_from or 0
             labels = read_labels(row["choices"], row["answer"], where=name, kind=kind, base=base)
@@ -109,10 +110,10 @@ class AVRT20K(Recipe):
 
 
 def _trace(told: Any, labels: Labels, where: str) -> str:
-    """The reasoning of a row in the target format, with the row's own answer.
+    """A row's reasoning in the target format, with the row's own answer.
 
     Raises:
-        BadSampleError: If it cannot be made.
+        BadSampleError: If no such trace can be made.
     """
 
     def refuse(why: str) -> BadSampleError:
@@ -121,9 +122,9 @@ def _trace(told: Any, labels: Labels, where: str) -> str:
     if not isinstance(labels.answer, int):
         raise BadSampleError("no trace can be made: field 'answer' is empty", where=where)
     if labels.moved:
-        raise refuse("names choices by other letters than theirs, since some of them are empty or say the same")
+        raise refuse("uses letters that have changed, since some choices are empty or say the same")
     if not isinstance(told, str) or not told.strip():
-        raise refuse("is empty" if told is None or isinstance(told, str) else f"is {short(told)}, no text")
+        raise refuse("is empty" if told is None or isinstance(told, str) else f"is {short(told)}, needs a text")
     text = _TAG.sub(lambda tag: f"<{tag[1] or tag[3] or ''}{(tag[2] or tag[4]).lower()}>", told).strip()
     think, said = _parts(text, refuse)
     letters = LETTERS[: len(labels.choices)]
@@ -132,20 +133,20 @@ def _trace(told: Any, labels: Labels, where: str) -> str:
         plain = said.strip() in list(letters) and all(len(choice) > 1 for choice in labels.choices)
         chosen = said.strip() if plain else read_choice(f"<answer>{said}</answer>", labels.choices)
         if chosen is None:
-            raise refuse(f"ends in an answer that is no choice: {short(said)}")
+            raise refuse(f"ends in an answer that is not a choice: {short(said)}")
         if chosen != right:
             raise refuse("ends in another answer than the row's")
     trace = format_response(think, right)
     if not parse_response(trace, letters).well_formed:
-        raise refuse("has no reasoning" if not think.strip() else "has tags that are not in order")
+        raise refuse("has no reasoning" if not think.strip() else "has tags in a wrong order")
     return trace
 
 
-def _parts(text: str, refuse: Any) -> tuple[str, str | None]:
-    """The reasoning, and the answer that stands behind it, if one does."""
+def _parts(text: str, refuse: Callable[[str], BadSampleError]) -> tuple[str, str | None]:
+    """The reasoning, and the answer after it if there is one."""
     counts = {tag: text.count(tag) for tag in ("<think>", "</think>", "<answer>", "</answer>")}
     if max(counts.values()) > 1:
-        raise refuse("holds several traces, or tags that are not in order")
+        raise refuse("holds several traces, or tags in a wrong order")
     if counts["<think>"] > counts["</think>"] and not counts["<answer>"]:
         raise refuse("is cut off: <think> is not closed")
     if counts["<answer>"] > counts["</answer>"]:
@@ -155,7 +156,7 @@ def _parts(text: str, refuse: Any) -> tuple[str, str | None]:
         text, _, rest = text.partition("<answer>")
         said, _, after = rest.partition("</answer>")
         if after.strip():
-            raise refuse("goes on after its answer")
+            raise refuse("continues after its answer")
     before, opened, think = text.partition("<think>") if counts["<think>"] else ("", "", text)
     if before.strip():
         raise refuse("has words before <think>")

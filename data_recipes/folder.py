@@ -1,10 +1,10 @@
-"""folder: your own questions, one per row of a JSON, JSON-lines, Parquet or CSV file, beside a folder of media.
+"""folder: your own questions, one per row of a JSON, JSON-lines, Parquet or CSV file, and a folder of media.
 
 A row has `question`, `choices` (2 to 26 texts, as a list, an object, either of them as JSON, or columns `A`, `B`, ...),
-`answer` (index, letter or text; may be missing where nothing is trained or scored), and media, as paths below the root:
-`video`, `image`, `audio`, or `media` for one file of the kind that its name tells. It may have `id`, `relation` (both,
-sound, view), `question_type`, `trace`, and `several`: true where several choices may be right, so that `answer` is a
-list, or a text of letters such as `A,C`. All else becomes metadata, as far as it is text or number.
+`answer` (index, letter or text; may be missing for prediction), and media as paths below the root: `video`, `image`,
+`audio`, or `media` for one file whose suffix tells its kind. It may have `id`, `relation` (both, audio, vision),
+`question_type`, `trace`, and `several`: true if several choices may be right, so that `answer` is a list, or a text of
+letters such as `A,C`. Other fields become metadata if they are texts, numbers or booleans.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from avrt.data.sample import LETTERS, Modality, Sample
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotations import Row, items, media_file, plain_metadata, read_rows, row_id
+from data_recipes.annotations import Row, items, media_file, plain_metadata, row_id
 from data_recipes.labels import Answers, counts_from_one, index_in, read_labels
 from data_recipes.recipe import Recipe
-from data_recipes.tables import TABLES
+from data_recipes.tables import TABLES, read_rows
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _OWN = {"id", "question", "choices", "answer", "several", "relation", "question_type", "trace", "media", *Modality}
@@ -36,9 +36,9 @@ class Folder(Recipe):
 
     Attributes:
         questions: The file of questions, below the root: .json, .jsonl, .parquet, .csv or .tsv.
-        prefix: Ids of rows without one begin with it; their number follows.
-        answers: What the answers are. It decides where one can be read in two ways, such as `A` where a choice is "A".
-        count_from: What the first choice's index is; 0, unless the file looks as if it counted from 1.
+        prefix: A row without an id is named by this prefix and its number.
+        answers: What the answers are. This decides if an answer has two readings, such as `A` if a choice is "A".
+        count_from: Index of the first choice; by default 0, and refused if the file seems to count from 1.
     """
 
     questions: str = "questions.jsonl"
@@ -48,11 +48,11 @@ class Folder(Recipe):
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
+        """The file of questions."""
         return (root / self.questions,)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`."""
+        """Every row as a question or an error."""
         rows = [self._row(row) for row in read_rows(*self.annotations(root))]
         pairs = [
             (row.get("choices"), entry)
@@ -66,9 +66,9 @@ class Folder(Recipe):
             answer = row.get("answer")
             if unsure and any(index_in(row["choices"], entry) is not None for entry in _entries(answer)):
                 raise BadSampleError(
-                    f"field 'answer' is {short(answer)}; indexes of this file look as if they counted from 1",
+                    f"field 'answer' is {short(answer)}; indexes of this file seem to count from 1",
                     where=name,
-                    remedy="say --count_from 1 or --count_from 0",
+                    remedy="add --count_from 1 or --count_from 0",
                 )
             kind, base = Answers(self.answers), self.count_from or 0
             several = _TRUTHS.get(str(row.get("several") or "").strip().lower())
@@ -82,7 +82,7 @@ class Folder(Recipe):
                 path = media_file(root, row["media"], name, "media")
                 files.setdefault(Modality.named(path.name), path)
             if not files:
-                raise BadSampleError("names no media: field 'video', 'image', 'audio' or 'media'", where=name)
+                raise BadSampleError("has no media: needs a field 'video', 'image', 'audio' or 'media'", where=name)
             trace = row.get("trace")
             trace = None if isinstance(trace, str) and not trace.strip() else trace
             sample = Sample(
@@ -93,18 +93,18 @@ class Folder(Recipe):
                 several=several,
                 relation=row.get("relation"),
                 question_type=row.get("question_type"),
-                # its letters are those of the file, and would teach wrong ones
+                # its letters are those of the file, which are wrong now
                 trace=None if labels.moved else trace,
                 metadata=plain_metadata({key: value for key, value in row.items() if key not in _OWN}),
             )
-            left = ("its trace is left out, since choices go by other letters now",)
+            left = ("its trace is left out, since its choices have other letters now",)
             return SourceItem(sample, files, labels.notes + (left if labels.moved and trace else ()))
 
         named = rows[0] if rows and isinstance(rows[0], dict) else {}
         yield from items(rows, self.prefix, convert, by=next((k for k in Modality if named.get(k)), "media"))
 
     def _row(self, row: Any) -> Any:
-        """A row in which choices that are columns became an object, and whole numbers of a table numbers."""
+        """A row with columns of choices joined to an object, and with whole numbers of a table as numbers."""
         if not isinstance(row, dict):
             return row
         if row.get("choices") is None and "A" in row and "B" in row:
@@ -122,7 +122,7 @@ class Folder(Recipe):
 
 
 def _entries(answer: Any) -> list[Any]:
-    """What is given as right: the entries of a list, or the one thing."""
+    """The right answers: the entries of a list, or the one answer."""
     return answer if isinstance(answer, list) else [answer]
 
 

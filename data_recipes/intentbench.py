@@ -1,6 +1,6 @@
 """IntentBench: HumanOmniV2's benchmark of people's intentions, moods and honesty, from the hub's layout.
 
-`root` holds `qa.json` and the videos that its `video` names, there or below `videos/`, unpacked from `videos.zip`.
+`root` holds `qa.json` and the videos that it names in `video`, there or below `videos/`, unpacked from `videos.zip`.
 
 Homepage: https://huggingface.co/datasets/PhilipC/IntentBench (evaluation: github.com/HumanMLLM/HumanOmniV2).
 Paper: Yang et al., HumanOmniV2: From Understanding to Omni-Modal Reasoning with Context, arXiv 2506.21277.
@@ -16,16 +16,14 @@ A row:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from avrt.data.media.clip import ClipSpec
 from avrt.data.shards.conversion import SourceItem
-from avrt.errors import BadSampleError
-from data_recipes.annotations import items, read_rows
-from data_recipes.humanomni import KINDS, converter
+from data_recipes.annotations import Row
+from data_recipes.humanomni import convert_row
 from data_recipes.recipe import OneFileRecipe
 
 
@@ -33,17 +31,19 @@ from data_recipes.recipe import OneFileRecipe
 class IntentBench(OneFileRecipe):
     """The IntentBench benchmark (2,689 questions over 633 videos when complete).
 
-    One letter (`multiple choice`), several (`emer_ov_mc`: as many as are right), or yes and no (`judge`). Its authors
-    sample two frames a second and take the whole sound; more than 128 frames would not leave room for that.
+    An answer is one letter (`multiple choice`), several (`emer_ov_mc`), or yes or no (`judge`). Its authors take two
+    frames a second and the whole sound; more than 128 frames would leave no room for the sound.
     """
 
+    name: ClassVar[str] = "intentbench"
+    by: ClassVar[str] = "video"
     clip: ClassVar[ClipSpec] = ClipSpec(fps=2.0, max_frames=128, audio_seconds=None)
 
     annotation: str = "qa.json"
 
-    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`."""
-        yield from items(read_rows(*self.annotations(root)), "intentbench", converter(root, KINDS), by="video")
+    def convert(self, root: Path, name: str, row: Row) -> SourceItem:
+        """Make a question about a video with sound."""
+        return convert_row(root, name, row)
 
 
 recipe = IntentBench

@@ -1,7 +1,7 @@
-"""Labels: what a data set calls its options and its answer, as choices and the index of the right one.
+"""Reading a data set's options and answer as choices and the index of the right one.
 
-Every recipe uses `read_labels`, so that one spelling means the same everywhere. It never guesses: what can be read in
-two ways that disagree, or in none, is refused by the field's name.
+All recipes use `read_labels`, so that a spelling has the same meaning everywhere. It does not guess: an answer with no
+reading, or with two that disagree, is refused by the name of its field.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from data_recipes.options import Options, read_options
 
 
 class Answers(StrEnum):
-    """What a data set's answers are; it decides where an answer can be read in two ways."""
+    """What a data set's answers are; this decides if an answer has two readings."""
 
     AUTO = "auto"
     INDEX = "index"
@@ -35,11 +35,11 @@ class Labels:
     """A question's choices and answer.
 
     Attributes:
-        choices: The options' texts without letters, none of them twice.
-        answer: Index of the right one, or where several may be right the indexes of all of them; None where the data
+        choices: The options' texts, without letters and repetitions.
+        answer: Index of the right choice, or the indexes of all right ones if there may be several; None if the data
             set gives no answer.
-        notes: What was left out or put together.
-        moved: Whether a choice goes by another letter than in the data set, so that texts that name letters are wrong.
+        notes: What was left out or joined.
+        moved: Whether a choice has another letter than in the data set, so that texts with letters are wrong.
     """
 
     choices: tuple[str, ...]
@@ -50,7 +50,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class _Reader:
-    """What has to be known to read an answer."""
+    """The context in which an answer is read."""
 
     options: Options
     kind: Answers
@@ -68,6 +68,7 @@ _LETTER_AND_TEXT = re.compile(r"(?:[(\[]\s*([A-Za-z])\s*[)\]][.:]?\s*|([A-Za-z])
 _NUMERAL = re.compile(r"[+-]?\d{1,9}(?:\.0+)?")
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d")
 _SEVERAL = re.compile(r"[A-Za-z](?:\s*(?:,|;|/|&|\+|\band\b|\bor\b|\s)?\s*[A-Za-z])+")
+_REMEDY = "say what the answers are; recipe folder has --answers index, letter or text"
 _NUMBERED = re.compile(r"[(\[]?(\d+)[)\].:]\s")
 
 
@@ -81,34 +82,34 @@ def read_labels(
     base: int = 0,
     several: bool = False,
 ) -> Labels:
-    """Turn what a data set calls its options and its answer into choices and an index.
+    """Read a data set's options and answer as choices and an index.
 
     Args:
         options: A list of texts, lettered or bare, an object of texts by letter or number, or either of them as JSON.
         answer: The right option's text, its letter, or its index; a letter may stand in brackets or before the text.
-            None where there is none.
-        where: Names the row in errors.
-        fields: What the data set calls the two.
-        kind: What its answers are, where that is known: it is tried first. Otherwise an answer that is one option's
-            letter or index and another's text is refused.
-        base: What the first option's index is.
-        several: Whether several options may be right: then the answer is a list of what is said above, or a text of
-            letters such as `A,C` or `A and C`.
+            None if there is no answer.
+        where: Name of the row, for errors.
+        fields: Names of the two fields, for errors.
+        kind: What the answers are, if it is known. Otherwise an answer that is the letter or index of one option and
+            the text of another is refused.
+        base: Index of the first option.
+        several: Whether several options may be right. Then the answer is a list of the above, or a text of letters such
+            as `A,C` or `A and C`.
 
     Raises:
-        BadSampleError: If the options are no two different texts, or the answer is not exactly one of them.
+        BadSampleError: If there are fewer than two different options, or the answer is not exactly one of them.
     """
     found = read_options(options, where, fields[0])
     reader = _Reader(found, kind, base, where, fields[1])
     right = () if answer is None else _positions(reader, answer) if several else (_position(reader, answer),)
     if not all(found.texts[place] for place in right):
-        raise reader.refuse(answer, "which is a choice that is null or empty")
+        raise reader.refuse(answer, "a choice that is null or empty")
     choices, indexes, notes, moved = _together(found, right, where, fields[0])
     return Labels(choices, None if answer is None else indexes if several else indexes[0], notes, moved)
 
 
 def _positions(reader: _Reader, answer: Any) -> tuple[int, ...]:
-    """Where all right options stand: those of a list, the letters of a text, or else the one option that it means."""
+    """The places of all right options: of the entries of a list, of the letters of a text, or of the one option."""
     if isinstance(answer, str):
         tagged = _TAGGED.fullmatch(answer)
         text = unicodedata.normalize("NFKC", tagged[1] if tagged else answer).strip()
@@ -116,7 +117,7 @@ def _positions(reader: _Reader, answer: Any) -> tuple[int, ...]:
         answer = letters.split(",") if letters and _says(reader.options, text) is None else [answer]
     entries = answer if isinstance(answer, (list, tuple)) else [answer]
     if not entries:
-        raise reader.refuse(answer, "which is empty")
+        raise reader.refuse(answer, "needs an answer")
     right = [_position(reader, entry) for entry in entries]
     if len(set(right)) < len(right):
         raise reader.refuse(answer, "which names a choice twice")
@@ -126,7 +127,7 @@ def _positions(reader: _Reader, answer: Any) -> tuple[int, ...]:
 def _together(
     options: Options, right: tuple[int, ...], where: str, field: str
 ) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...], bool]:
-    """Leave out empty options, and all but one of those that say the same; right ones stay. As `Labels` holds them."""
+    """The fields of `Labels`, without empty options and with one of those that say the same, the right one if any."""
     notes: list[str] = []
     kept: dict[str, int] = {}
     for position, text in enumerate(options.texts):
@@ -139,7 +140,7 @@ def _together(
         notes.append(
             f"choices {LETTERS[kept[same]]} and {LETTERS[position]} say the same ({short(text, 40)}): one left"
         )
-        # of two that differ in their spelling the right one's stays, so that an answer by text finds it
+        # the spelling of the right one stays, so that an answer by text finds it
         if position in right and options.texts[kept[same]] != text:
             kept[same] = position
     empty = sum(not text for text in options.texts)
@@ -157,10 +158,10 @@ def _together(
 
 
 def same_text(text: str) -> str:
-    """What two options have in common that say the same.
+    """A key that is equal for options that say the same.
 
-    Spaces, the way accents are composed, a full stop at the end, and capitals in words do not count. They count in
-    what is no plain word: `m` and `M`, or the chords `Cm7` and `CM7`, are not the same.
+    Spaces, the composition of accents, a full stop at the end, and capitals of words do not count. Capitals do count in
+    single letters and in tokens with digits: `m` and `M`, or the chords `Cm7` and `CM7`, are different.
     """
     words = unicodedata.normalize("NFC", text).split()
     plain = [
@@ -171,26 +172,26 @@ def same_text(text: str) -> str:
 
 
 def _position(reader: _Reader, answer: Any) -> int:
-    """Where the right option stands among all that the data set gives, empty ones too."""
+    """The place of the right option among all options of the data set, empty ones included."""
     while isinstance(answer, (list, tuple)) and len(answer) == 1:
         answer = answer[0]
     if isinstance(answer, (list, tuple)):
         raise reader.refuse(answer, "needs one answer")
     if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
-        raise reader.refuse(answer, "no text, letter or index")
+        raise reader.refuse(answer, "needs a text, letter or index")
     if isinstance(answer, float) and not (math.isfinite(answer) and answer.is_integer()):
-        raise reader.refuse(answer, "no index")
+        raise reader.refuse(answer, "needs an index")
     if not isinstance(answer, str):
         return _by_index(reader, answer, int(answer))
     return _by_text(reader, answer)
 
 
 def _by_index(reader: _Reader, answer: Any, number: int) -> int:
-    """The option that a number means: that of this key in an object, otherwise the one at this place."""
+    """The option with a number: by its key in an object, or else by its index."""
     options = reader.options
     if options.numbers is not None:
         if number not in options.numbers:
-            raise reader.refuse(answer, "which is none of the options' keys")
+            raise reader.refuse(answer, "which is not a key of the options")
         return options.numbers.index(number)
     index = number - reader.base
     if not 0 <= index < len(options.texts):
@@ -202,16 +203,19 @@ def _by_index(reader: _Reader, answer: Any, number: int) -> int:
         if said and reader.kind is Answers.TEXT:
             return said[0]
         if any(i != index for i in said + counted):
-            raise reader.refuse(answer, f"which may be an index or choice {LETTERS[(said + counted)[0]]}", _remedy())
+            raise reader.refuse(
+                answer, f"which may be an index or the text of choice {LETTERS[(said + counted)[0]]}", _REMEDY
+            )
     return index
 
 
 def _by_text(reader: _Reader, answer: str) -> int:
+    """The option that a text means: as an option's text, as a letter, as both, or as an index."""
     options = reader.options
     tagged = _TAGGED.fullmatch(answer)
     text = (tagged[1] if tagged else answer).strip()
     if not text:
-        raise reader.refuse(answer, "which is empty")
+        raise reader.refuse(answer, "needs an answer")
     plain = unicodedata.normalize("NFKC", text).strip()
     if reader.kind is Answers.INDEX and _NUMERAL.fullmatch(plain):
         return _by_index(reader, answer, int(float(plain)))
@@ -222,9 +226,7 @@ def _by_text(reader: _Reader, answer: str) -> int:
         if reader.kind is Answers.LETTER:
             return place
         if reader.kind is not Answers.TEXT:
-            raise reader.refuse(
-                answer, f"which is one choice's letter and the text of choice {LETTERS[said]}", _remedy()
-            )
+            raise reader.refuse(answer, f"which is one choice's letter and the text of choice {LETTERS[said]}", _REMEDY)
         return said
     if place is not None and (options.lettered or said is None):
         return place
@@ -237,11 +239,11 @@ def _by_text(reader: _Reader, answer: str) -> int:
         place, said = _by_letter(reader, answer, both[1] or both[2]), _says(options, both[3])
         if place is not None and said is not None and same_text(options.texts[place]) == same_text(options.texts[said]):
             return place
-        raise reader.refuse(answer, "whose letter and text are not those of one choice")
+        raise reader.refuse(answer, "whose letter and text belong to different choices")
     if letter is not None:
         raise reader.refuse(answer, f"needs a letter from A to {LETTERS[len(options.texts) - 1]}")
     why = (
-        "several letters, needs one"
+        "which has several letters, needs one"
         if len(plain) < 60 and _SEVERAL.fullmatch(plain) and _all_letters(plain)
         else "which no choice says"
     )
@@ -249,19 +251,19 @@ def _by_text(reader: _Reader, answer: str) -> int:
 
 
 def _by_letter(reader: _Reader, answer: str, letter: str) -> int | None:
-    """The option that goes by a letter; None where there is none.
+    """The option with a letter; None if there is none.
 
     Raises:
-        BadSampleError: If options carry letters of their own in their texts, and one carries this at another place.
+        BadSampleError: If the text of another option begins with this letter.
     """
     options, place = reader.options, LETTERS.index(letter.upper())
     if options.own_letters.get(letter.upper(), place) != place:
-        raise reader.refuse(answer, "a letter that stands before another choice than its own", _remedy())
+        raise reader.refuse(answer, "a letter that the text of another choice begins with", _REMEDY)
     return place if options.numbers is None and place < len(options.texts) else None
 
 
 def _says(options: Options, text: str) -> int | None:
-    """The one option that says a text: to the letter, or else apart from spaces, or else from capitals."""
+    """The one option with a text: compared exactly, then without regard to spaces, then to capitals."""
     spellings: tuple[Any, ...] = (
         lambda t: t,
         lambda t: " ".join(unicodedata.normalize("NFC", t).split()),
@@ -290,16 +292,12 @@ def _numeral(text: str) -> float | None:
     return float(text) if _NUMERAL.fullmatch(text) else None
 
 
-def _remedy() -> str:
-    return "say what the answers are: index, letter or text; recipe folder has --answers for it"
-
-
 def index_in(options: Any, answer: Any) -> tuple[int, int] | None:
-    """The number that an answer is, read as an index, and the number of options; None if it is no index.
+    """An answer read as an index, and the number of options; None if it cannot be an index.
 
     Args:
-        options: As `read_labels` takes them.
-        answer: Likewise.
+        options: The options, as for `read_labels`.
+        answer: The answer, as for `read_labels`.
     """
     if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
         return None
@@ -316,7 +314,7 @@ def index_in(options: Any, answer: Any) -> tuple[int, int] | None:
 
 
 def counts_from_one(pairs: Iterable[tuple[Any, Any]]) -> bool:
-    """Whether the indexes of a data set look as if the first one were 1: none is 0, and one is the number of options.
+    """Whether the indexes of a data set seem to count from 1: none is 0, and one equals the number of options.
 
     Args:
         pairs: Options and answer of each row.

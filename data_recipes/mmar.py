@@ -1,11 +1,14 @@
 """MMAR: questions about sound alone, with 2 to 6 choices, from the benchmark's own layout.
 
-`root` holds `MMAR-meta.jsonl` and the sounds that its `audio_path` names, such as `audio/<id>.wav`.
+`root` holds `MMAR-meta.jsonl` and the sounds that it names in `audio_path`, such as `audio/<id>.wav`.
+
+Homepage: https://github.com/ddlBoJack/MMAR (evaluation: there too).
+Paper: MMAR: A Challenging Benchmark for Deep Reasoning in Speech, Audio, Music, and Their Mix, arXiv 2505.13032.
+Licence: CC BY-NC 4.0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,8 +16,7 @@ from typing import ClassVar
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
-from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, items, media_file, read_rows
+from data_recipes.annotations import Row, media_file
 from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import OneFileRecipe
 
@@ -23,36 +25,34 @@ from data_recipes.recipe import OneFileRecipe
 class MMAR(OneFileRecipe):
     """The MMAR benchmark (1,000 questions when complete).
 
-    Four of the released rows have an empty choice at the end, which is no choice and is left out.
+    Four of the released rows end with an empty choice, which is left out.
     """
 
+    name: ClassVar[str] = "mmar"
+    by: ClassVar[str] = "audio_path"
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     annotation: str = "MMAR-meta.jsonl"
 
-    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`."""
-
-        def convert(name: str, row: Row) -> SourceItem:
-            labels = read_labels(row["choices"], row.get("answer"), where=name, kind=Answers.TEXT)
-            sample = Sample(
-                id=name,
-                question=row["question"],
-                choices=labels.choices,
-                answer=labels.answer,
-                relation=Relation.SOUND,
-                question_type=row["category"],
-                metadata={
-                    "mmar_id": row["id"],
-                    "modality": row.get("modality"),
-                    "sub_category": row.get("sub-category"),
-                    "language": row.get("language"),
-                },
-            )
-            heard = media_file(root, row["audio_path"], name, "audio_path")
-            return SourceItem(sample, {Modality.AUDIO: heard}, labels.notes)
-
-        yield from items(read_rows(*self.annotations(root)), "mmar", convert, by="audio_path")
+    def convert(self, root: Path, name: str, row: Row) -> SourceItem:
+        """Make a question about a sound."""
+        labels = read_labels(row["choices"], row.get("answer"), where=name, kind=Answers.TEXT)
+        sample = Sample(
+            id=name,
+            question=row["question"],
+            choices=labels.choices,
+            answer=labels.answer,
+            relation=Relation.AUDIO,
+            question_type=row["category"],
+            metadata={
+                "mmar_id": row["id"],
+                "modality": row.get("modality"),
+                "sub_category": row.get("sub-category"),
+                "language": row.get("language"),
+            },
+        )
+        heard = media_file(root, row["audio_path"], name, "audio_path")
+        return SourceItem(sample, {Modality.AUDIO: heard}, labels.notes)
 
 
 recipe = MMAR

@@ -1,8 +1,8 @@
 """MMAU test-mini: questions about sound, music and speech, from the benchmark's own layout.
 
-`root` holds `mmau-test-mini.json` and the sounds that its `audio_id` names, such as `test-mini-audios/<id>.wav`. The
-hub's Parquet table (`--annotation test_mini.parquet`) can be read in its place, with the same files of sound beside it;
-letters before its choices, `(A) Man`, are taken off.
+`root` holds `mmau-test-mini.json` and the sounds that it names in `audio_id`, such as `test-mini-audios/<id>.wav`. The
+hub's Parquet table (`--annotation test_mini.parquet`) is an alternative, with the same sound files; letters before its
+choices, `(A) Man`, are removed.
 
 Homepage: https://sakshi113.github.io/mmau_homepage/ (evaluation: github.com/Sakshi113/MMAU).
 Paper: Sakshi et al., MMAU: A Massive Multi-Task Audio Understanding and Reasoning Benchmark, arXiv 2410.19168.
@@ -19,7 +19,6 @@ A row:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -27,8 +26,7 @@ from typing import ClassVar
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
-from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, items, json_field, media_file, plain_name, read_rows
+from data_recipes.annotations import Row, json_field, media_file, plain_name
 from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import OneFileRecipe
 
@@ -37,43 +35,41 @@ from data_recipes.recipe import OneFileRecipe
 class MMAU(OneFileRecipe):
     """The MMAU benchmark, test-mini (1,000 questions when complete). The full test part has no answers.
 
-    27 of the released rows repeat a choice, of which one is left.
+    27 of the released rows repeat a choice, which is kept once.
     """
 
+    name: ClassVar[str] = "mmau"
+    by: ClassVar[str] = "audio_id"
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     annotation: str = "mmau-test-mini.json"
 
-    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`."""
-
-        def convert(name: str, row: Row) -> SourceItem:
-            row = _as_released(row, name)
-            labels = read_labels(row["choices"], row.get("answer"), where=name, kind=Answers.TEXT)
-            sample = Sample(
-                id=name,
-                question=row["question"],
-                choices=labels.choices,
-                answer=labels.answer,
-                relation=Relation.SOUND,
-                question_type=row["task"],
-                metadata={
-                    "mmau_id": row["id"],
-                    "category": row.get("category"),
-                    "sub_category": row.get("sub-category"),
-                    # `difficulty` alone is what teachers make of a question
-                    "mmau_difficulty": row.get("difficulty"),
-                    "dataset": row.get("dataset"),
-                },
-            )
-            heard = media_file(root, row["audio_id"], name, "audio_id")
-            return SourceItem(sample, {Modality.AUDIO: heard}, labels.notes)
-
-        yield from items(read_rows(*self.annotations(root)), "mmau", convert, by="audio_id")
+    def convert(self, root: Path, name: str, row: Row) -> SourceItem:
+        """Make a question about a sound."""
+        row = _as_released(row, name)
+        labels = read_labels(row["choices"], row.get("answer"), where=name, kind=Answers.TEXT)
+        sample = Sample(
+            id=name,
+            question=row["question"],
+            choices=labels.choices,
+            answer=labels.answer,
+            relation=Relation.AUDIO,
+            question_type=row["task"],
+            metadata={
+                "mmau_id": row["id"],
+                "category": row.get("category"),
+                "sub_category": row.get("sub-category"),
+                # the key `difficulty` is reserved for the teachers' labels
+                "mmau_difficulty": row.get("difficulty"),
+                "dataset": row.get("dataset"),
+            },
+        )
+        heard = media_file(root, row["audio_id"], name, "audio_id")
+        return SourceItem(sample, {Modality.AUDIO: heard}, labels.notes)
 
 
 def _as_released(row: Row, name: str) -> Row:
-    """A row of the hub's table with the names of the released file; its sound goes by its id."""
+    """A row of the hub's table with the field names of the released file."""
     if "other_attributes" not in row:
         return row
     attributes = row["other_attributes"]

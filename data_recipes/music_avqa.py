@@ -2,6 +2,10 @@
 
 `root` holds `avqa-train.json`, `avqa-val.json` and `avqa-test.json` as the authors publish them, and the videos as
 `<clips>/<video_id>.mp4`.
+
+Homepage: https://gewu-lab.github.io/MUSIC-AVQA/.
+Paper: Li et al., Learning to Answer Questions in Dynamic Audio-Visual Scenarios, CVPR 2022, arXiv 2203.14072.
+Licence: see its homepage.
 """
 
 from __future__ import annotations
@@ -19,12 +23,13 @@ from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotations import Row, items, json_field, media_file, plain_name, read_rows, row_id
+from data_recipes.annotations import Row, items, json_field, media_file, plain_name, row_id
 from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import Recipe
+from data_recipes.tables import read_rows
 
 _BLANK = re.compile(r"<\w+>")
-_RELATIONS = {"Audio": Relation.SOUND, "Visual": Relation.VIEW, "Audio-Visual": Relation.BOTH}
+_RELATIONS = {"Audio": Relation.AUDIO, "Visual": Relation.VISION, "Audio-Visual": Relation.BOTH}
 _YES_NO = ("no", "yes")
 
 
@@ -32,14 +37,14 @@ _YES_NO = ("no", "yes")
 class MusicAVQA(Recipe):
     """MUSIC-AVQA (31,927 training, 4,568 validation and 9,129 test questions when complete).
 
-    The data set asks openly. Its answers become choices here: the right one beside others that the same question has in
-    this file, drawn from a seed of the question's number; yes and no where it is one of them. Questions that the
-    authors marked as deleted are left out.
+    Its questions are open. Here they get choices: the right answer, and other answers to the same question in this
+    file, drawn with the question's number as seed; yes and no if the answer is one of these. Questions that the authors
+    marked as deleted are left out.
 
     Attributes:
         split: Which part.
         clips: Folder of the videos, below the root.
-        choices: How many choices a question gets at most.
+        choices: Most choices that a question gets.
     """
 
     split: Literal["train", "val", "test"] = "train"
@@ -48,25 +53,25 @@ class MusicAVQA(Recipe):
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
+        """The annotation file of the split."""
         return (root / f"avqa-{self.split}.json",)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`."""
+        """Every row as a question or an error."""
         rows = read_rows(*self.annotations(root))
         answers = _answers(rows)
 
         def convert(name: str, row: Row) -> SourceItem:
             video, number = plain_name(row["video_id"], name, "video_id"), row_id(row, "question_id", name)
             if not number.isdecimal() or not number.isascii():
-                raise BadSampleError(f"field 'question_id' is {short(number)}, no number", where=name)
+                raise BadSampleError(f"field 'question_id' is {short(number)}, needs a number", where=name)
             if row.get("question_deleted"):
-                raise BadSampleError("its authors deleted it", where=name)
-            right, about = row["anser"], json_field(row, "type", name)  # the field is really spelled so
+                raise BadSampleError("its authors marked it as deleted", where=name)
+            right, about = row["anser"], json_field(row, "type", name)  # the data set spells the field so
             if not isinstance(right, str) or not right.strip():
-                raise BadSampleError(f"field 'anser' is {short(right)}, no text", where=name)
+                raise BadSampleError(f"field 'anser' is {short(right)}, needs a text", where=name)
             if not isinstance(about, list) or len(about) != 2 or not all(isinstance(part, str) for part in about):
-                raise BadSampleError(f"field 'type' is {short(about)}, not a sense and a kind", where=name)
+                raise BadSampleError(f"field 'type' is {short(about)}, needs a sense and a kind", where=name)
             sense, kind = about
             choices = self._choices(row["question_content"], right, int(number), answers)
             labels = read_labels(choices, right, where=name, fields=("choices", "anser"), kind=Answers.TEXT)
@@ -85,6 +90,7 @@ class MusicAVQA(Recipe):
         yield from items(rows, f"music_avqa-{self.split}", convert, by="video_id")
 
     def _choices(self, template: str, right: str, number: int, answers: Mapping[str, set[str]]) -> tuple[str, ...]:
+        """The choices of a question, in a random order."""
         if right in _YES_NO:
             return _YES_NO
         rng = np.random.default_rng(number)
@@ -94,7 +100,7 @@ class MusicAVQA(Recipe):
 
 
 def _answers(rows: list[Any]) -> dict[str, set[str]]:
-    """The answers that each question has, its blanks not filled in."""
+    """All answers to each question, before its blanks are filled in."""
     answers: dict[str, set[str]] = {}
     for row in rows:
         if isinstance(row, Mapping) and isinstance(row.get("anser"), str):
@@ -103,8 +109,9 @@ def _answers(rows: list[Any]) -> dict[str, set[str]]:
 
 
 def _filled(template: str, values: Any, name: str) -> str:
+    """A question with its blanks filled in."""
     if not isinstance(values, list):
-        raise BadSampleError(f"field 'templ_values' is {short(values)}, no list", where=name)
+        raise BadSampleError(f"field 'templ_values' is {short(values)}, needs a list", where=name)
     blanks = _BLANK.findall(template)
     if len(blanks) != len(values):
         raise BadSampleError(f"its question has {len(blanks)} blanks and {len(values)} values for them", where=name)

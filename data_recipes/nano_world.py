@@ -1,24 +1,25 @@
-"""nano_world: two-second clips of things that look and sound, made from seeds, with questions for eye and ear.
+"""nano_world: synthetic clips of two seconds, made from seeds, with questions that need vision and audio.
 
-Each clip shows one of six things and plays one of six sounds, drawn independently. Most questions offer two looks
-crossed with two sounds, so that one sense alone can do no better than choose between two options.
+Each clip shows one of six things and plays one of six sounds, drawn independently. The options of most questions cross
+two things with two sounds, so that one sense alone leaves two options.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import av
 import numpy as np
 
 from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.encode import write_clip
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
+from avrt.files import write_whole
 from avrt.response import format_response
 from data_recipes.recipe import Recipe
 
@@ -57,18 +58,18 @@ class Scene:
 
 @dataclass
 class NanoWorld(Recipe):
-    """Synthetic clips below `root`, made if they are not there yet.
+    """Synthetic clips below `root`, rendered if they are missing.
 
     Attributes:
         split: Which part; parts never share a clip.
         clips: Number of clips.
         questions_per_clip: Questions about each clip.
-        seed: Seed of everything.
-        both: Share of questions that need both senses; of the others, half need the view and half the sound.
-        redundant: Share of the questions for both senses whose options all differ in look and in sound, so that either
-            sense alone can tell them apart.
-        traces: Give each sample a reference trace, written from the scene itself: `both` reasons over both senses;
-            `visual` and `audio` are what a teacher with that one sense should write, which guesses where it has to.
+        seed: Seed of everything random.
+        both: Share of questions that need both senses; half of the others need vision, half need audio.
+        redundant: Share of the questions for both senses whose options all differ in thing and in sound, so that one
+            sense alone can answer them.
+        traces: The reference trace of each sample, written from the scene: `both` reasons over both senses; `visual`
+            and `audio` are what a teacher with this one sense should write, which guesses if it has to.
     """
 
     split: Literal["train", "val", "test"] = "train"
@@ -81,7 +82,7 @@ class NanoWorld(Recipe):
     clip: ClassVar[ClipSpec] = ClipSpec(budget=SIZE, still_budget=SIZE)
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`."""
+        """Every question, after its clip is rendered if it is missing."""
         folder = root / self.split
         folder.mkdir(parents=True, exist_ok=True)
         for scene, name, samples in self.questions():
@@ -91,7 +92,7 @@ class NanoWorld(Recipe):
             yield from (SourceItem(sample, {Modality.VIDEO: path}) for sample in samples)
 
     def questions(self) -> Iterator[tuple[Scene, str, list[Sample]]]:
-        """Each scene with its name and the questions about it; letters are balanced over all questions."""
+        """Each scene, its name and its questions; right letters are balanced over all questions."""
         for number in range(self.clips):
             seed = (self.seed, SPLITS.index(self.split), number)
             rng = np.random.default_rng(seed)
@@ -104,6 +105,7 @@ class NanoWorld(Recipe):
             yield scene, name, samples
 
     def _question(self, scene: Scene, name: str, answer: int, rng: np.random.Generator) -> Sample:
+        """One question about a scene, with the right choice at `answer`."""
         draw = rng.random()
         named: Sequence[tuple[str, ...]]
         truth: tuple[str, ...]
@@ -117,14 +119,14 @@ class NanoWorld(Recipe):
             seen, heard = [thing for thing, _ in options], [sound for _, sound in options]
             evidence = f"The frames show a {scene.thing}. The sound is a {scene.sound}."
         elif draw < (1 + self.both) / 2:
-            relation, kind = Relation.VIEW, "Come From"
+            relation, kind = Relation.VISION, "Come From"
             question = "What does the sound come from?"
             choices = _options(scene.thing, list(THINGS), answer, rng)
             named, truth = [(choice,) for choice in choices], (scene.thing,)
             seen, heard = choices, []
             evidence = f"The frames show a {scene.thing}."
         else:
-            relation, kind = Relation.SOUND, "Happening"
+            relation, kind = Relation.AUDIO, "Happening"
             question = "Which sound is heard?"
             choices = _options(scene.sound, list(SOUNDS), answer, rng)
             named, truth = [(choice,) for choice in choices], (scene.sound,)
@@ -154,28 +156,13 @@ class NanoWorld(Recipe):
 def render(scene: Scene, path: Path) -> None:
     """Write a scene as mp4: H.264 at 64x64 and 8 fps, AAC stereo at 44.1 kHz, 2 s."""
     rng = np.random.default_rng([*scene.seed, 1])
-    partial = path.with_suffix(".partial.mp4")
-    with av.open(str(partial), "w") as container:
-        # without macroblock-tree rate control, whose result differs from run to run on the same machine
-        options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
-        video = container.add_stream("libx264", rate=FPS, options=options)
-        video.width = video.height = SIDE
-        video.pix_fmt = "yuv420p"
-        audio = container.add_stream("aac", rate=RATE, layout="stereo")
-        for picture in _pictures(scene.thing, rng):
-            for packet in video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                container.mux(packet)
-        wave = _wave(scene.sound, rng)
-        for start in range(0, wave.size, 1024):
-            piece = np.repeat(wave[None, start : start + 1024], 2, axis=0).astype(np.float32)
-            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="stereo")
-            frame.sample_rate, frame.pts, frame.time_base = RATE, start, Fraction(1, RATE)
-            for packet in audio.encode(frame):
-                container.mux(packet)
-        for stream in (video, audio):
-            for packet in stream.encode(None):
-                container.mux(packet)
-    partial.replace(path)
+    pictures, wave = list(_pictures(scene.thing, rng)), _wave(scene.sound, rng).astype(np.float32)
+    clip = io.BytesIO()
+    # macroblock-tree rate control would give another file in each run on the same machine
+    options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+    sound = np.stack([wave, wave])
+    write_clip(clip, pictures, sound, container="mp4", fps=FPS, video_options=options, rate=RATE)
+    write_whole(path, clip.getvalue())
 
 
 def _pictures(thing: str, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -194,25 +181,21 @@ def _pictures(thing: str, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def _shape(thing: str, v: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Where a thing of radius 1 is, in coordinates relative to its centre."""
+    """The mask of a thing of radius 1, in coordinates relative to its centre."""
     radius = np.hypot(u, v)
-    match thing.split()[-1]:
-        case "ball":
-            return radius < 1
-        case "box":
-            return np.maximum(abs(u), abs(v)) < 0.85
-        case "triangle":
-            return (v < 0.8) & (v > 2 * abs(u) - 1)
-        case "star":
-            return radius < 0.6 + 0.4 * np.cos(5 * np.arctan2(u, -v))
-        case "ring":
-            return (radius < 1) & (radius > 0.55)
-        case _:
-            return (np.minimum(abs(u), abs(v)) < 0.3) & (radius < 1.1)
+    masks = {
+        "ball": radius < 1,
+        "box": np.maximum(abs(u), abs(v)) < 0.85,
+        "triangle": (v < 0.8) & (v > 2 * abs(u) - 1),
+        "star": radius < 0.6 + 0.4 * np.cos(5 * np.arctan2(u, -v)),
+        "ring": (radius < 1) & (radius > 0.55),
+        "cross": (np.minimum(abs(u), abs(v)) < 0.3) & (radius < 1.1),
+    }
+    return np.asarray(masks[thing.split()[-1]])
 
 
 def _wave(sound: str, rng: np.random.Generator) -> np.ndarray:
-    """(S,) float in [-1, 1] at 44.1 kHz."""
+    """(S,) float in [-1, 1] at 44.1 kHz: the waveform of a sound."""
     t = np.arange(int(SECONDS * RATE)) / RATE
     pitch, phase = rng.uniform(0.9, 1.1), rng.uniform(0, 2 * np.pi)
     match sound:
@@ -256,9 +239,9 @@ def _options(right: str, pool: list[str], answer: int, rng: np.random.Generator)
 def _trace(
     evidence: str, options: Sequence[tuple[str, ...]], truth: tuple[str, ...], answer: int, rng: np.random.Generator
 ) -> str:
-    """Reasoning from the scene itself: name the evidence, then hold each option against it until one fits.
+    """A trace from the scene: it states the evidence and compares each option with it until one fits.
 
-    Half of the traces open with a sentence about the approach, so that there is a length to be learned.
+    Half of the traces open with a sentence about the approach, so that a student can learn to be brief.
     """
     opening = f"{OPENING} " if rng.random() < 0.5 else ""
     checks = [f"{LETTERS[i]}: {_compare(option, truth)}." for i, option in enumerate(options[: answer + 1])]
@@ -274,16 +257,16 @@ def _analysis(
     choices: Sequence[str],
     rng: np.random.Generator,
 ) -> str:
-    """What a teacher with one sense should write, in the three labelled parts that AVRT's teachers write.
+    """What a teacher with one sense should write, in the three labelled parts of AVRT's teachers.
 
     Args:
         sense: `Visual` or `Audio`.
-        opening: A sentence that half of the analyses begin with.
-        description: What this sense takes in.
-        claims: What each option says about this sense; empty if the options are about the other.
-        truth: What is so.
+        opening: A sentence with which half of the analyses begin.
+        description: What this sense perceives.
+        claims: What each option says about this sense; empty if the options are about the other sense.
+        truth: The true value.
         choices: The options in full.
-        rng: Decides between options that this sense cannot tell apart.
+        rng: Chooses among options that this sense cannot distinguish.
     """
     begin = f"{opening} " if rng.random() < 0.5 else ""
     fitting = [i for i, claim in enumerate(claims) if claim == truth] or list(range(len(choices)))
@@ -294,7 +277,7 @@ def _analysis(
 
 
 def _compare(option: tuple[str, ...], truth: tuple[str, ...]) -> str:
-    """Part by part, ending at the first that differs: `red ball is red ball, low hum not slow warble`."""
+    """Compare part by part up to the first that differs: `red ball is red ball, low hum not slow warble`."""
     parts = []
     for claimed, real in zip(option, truth, strict=True):
         parts.append(f"{claimed} {'is' if claimed == real else 'not'} {real}")

@@ -31,77 +31,72 @@ from avrt.data.sample import Evidence, Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotations import Row, items, media_file, plain_name, read_rows
+from data_recipes.annotations import Row, media_file, plain_name
 from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import OneFileRecipe
 
 _TIME = re.compile(r"(?:(\d{1,2}):)?(\d{1,3}):(\d{2})")
-_SIGHT, _SOUND = re.compile(r"visi|visual|video|image", re.IGNORECASE), re.compile(r"audi|sound|speech|music", re.I)
+_VISION, _AUDIO = re.compile(r"visi|visual|video|image", re.IGNORECASE), re.compile(r"audi|sound|speech|music", re.I)
 
 
 @dataclass
 class OmniVideoBench(OneFileRecipe):
     """The OmniVideoBench benchmark (1,000 questions over 628 videos when complete).
 
-    Which sense a question needs (`relation`) is what its evidence says. Its authors give Qwen2.5-Omni two frames a
-    second, at most 256; at our frames' size 128 of them and ten minutes of sound fill its context.
+    A question needs the senses (`relation`) that perceive its evidence. Its authors give Qwen2.5-Omni two frames a
+    second, at most 256; 128 frames of our size and ten minutes of sound fill the context.
     """
 
+    name: ClassVar[str] = "omnivideobench"
+    by: ClassVar[str] = "video"
     clip: ClassVar[ClipSpec] = ClipSpec(fps=2.0, max_frames=128, audio_seconds=None)
 
     annotation: str = "data.json"
 
-    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`."""
+    def rows(self, root: Path) -> list[Any]:
+        """The questions of every video."""
+        return list(_questions(super().rows(root)))
 
-        def convert(name: str, row: Row) -> SourceItem:
-            video = plain_name(row["video"], name, "video")
-            labels = read_labels(
-                row["options"],
-                row.get("correct_option"),
-                where=name,
-                fields=("options", "correct_option"),
-                kind=Answers.LETTER,
-            )
-            evidence = tuple(_step(step, name) for step in row.get("reasoning_steps") or ())
-            unsaid = sum(step.sense is None for step in evidence)
-            seconds, timed = _seconds(row.get("duration"))
-            sample = Sample(
-                id=name,
-                question=row["question"],
-                choices=labels.choices,
-                answer=labels.answer,
-                relation=_relation(evidence),
-                question_type=row["question_type"],
-                metadata={
-                    "video_id": video,
-                    "video_type": row.get("video_type"),
-                    "audio_type": row.get("audio_type"),
-                    "seconds": seconds,
-                    "length": _length(seconds),
-                },
-                evidence=evidence,
-            )
-            notes = [f"{unsaid} of its reasoning steps name no sense"] if unsaid else []
-            notes += [] if timed else [f"field 'duration' is {short(row.get('duration'))}, not MM:SS: left out"]
-            said = row.get("answer")
-            if (
-                isinstance(said, str)
-                and labels.answer is not None
-                and not _alike(said, sample.choices[sample.right[0]])
-            ):
-                notes.append(
-                    f"field 'answer' is {short(said, 40)}, its option {short(row['correct_option'])} another text"
-                )
-            file = media_file(root, f"videos/{video}.mp4", name, "video")
-            return SourceItem(sample, {Modality.VIDEO: file}, (*labels.notes, *notes))
-
-        rows = list(_questions(read_rows(*self.annotations(root))))
-        yield from items(rows, "omnivideobench", convert, by="video")
+    def convert(self, root: Path, name: str, row: Row) -> SourceItem:
+        """Make a question about a video, with the evidence of its reasoning steps."""
+        video = plain_name(row["video"], name, "video")
+        labels = read_labels(
+            row["options"],
+            row.get("correct_option"),
+            where=name,
+            fields=("options", "correct_option"),
+            kind=Answers.LETTER,
+        )
+        evidence = tuple(_step(step, name) for step in row.get("reasoning_steps") or ())
+        unsaid = sum(step.sense is None for step in evidence)
+        seconds, timed = _seconds(row.get("duration"))
+        sample = Sample(
+            id=name,
+            question=row["question"],
+            choices=labels.choices,
+            answer=labels.answer,
+            relation=_relation(evidence),
+            question_type=row["question_type"],
+            metadata={
+                "video_id": video,
+                "video_type": row.get("video_type"),
+                "audio_type": row.get("audio_type"),
+                "seconds": seconds,
+                "length": _length(seconds),
+            },
+            evidence=evidence,
+        )
+        notes = [f"{unsaid} of its reasoning steps name no sense"] if unsaid else []
+        notes += [] if timed else [f"field 'duration' is {short(row.get('duration'))}, not MM:SS: left out"]
+        said = row.get("answer")
+        if isinstance(said, str) and labels.answer is not None and not _alike(said, sample.choices[sample.right[0]]):
+            notes.append(f"field 'answer' is {short(said, 40)}, its option {short(row['correct_option'])} another text")
+        file = media_file(root, f"videos/{video}.mp4", name, "video")
+        return SourceItem(sample, {Modality.VIDEO: file}, (*labels.notes, *notes))
 
 
 def _questions(videos: list[Any]) -> Iterator[Any]:
-    """Every question with the facts about its video; what is no video with questions costs one row."""
+    """Every question with the facts about its video, and an error for an entry without questions."""
     for video in videos:
         questions = video.get("questions") if isinstance(video, Mapping) else None
         if not isinstance(questions, list) or not questions:
@@ -114,31 +109,32 @@ def _questions(videos: list[Any]) -> Iterator[Any]:
 
 
 def _step(step: Any, name: str) -> Evidence:
+    """One reasoning step."""
     if not isinstance(step, Mapping):
-        raise BadSampleError(f"field 'reasoning_steps' holds {short(step)}, no object", where=name)
+        raise BadSampleError(f"field 'reasoning_steps' holds {short(step)}, needs objects", where=name)
     texts = [step.get(key) for key in ("evidence", "inference")]
     if not all(text is None or isinstance(text, str) for text in texts):
-        raise BadSampleError("field 'reasoning_steps' has a step whose texts are none", where=name)
+        raise BadSampleError("field 'reasoning_steps' has a step with a field that is not a text", where=name)
     return Evidence(_sense(step.get("modality")), texts[0] or "", texts[1] or "")
 
 
 def _sense(modality: Any) -> Relation | None:
-    """The sense that a step's `modality` names; None where it names none, or lacks."""
+    """The senses that a step's `modality` names; None if it names none."""
     said = modality if isinstance(modality, str) else ""
-    sight, sound = bool(_SIGHT.search(said)), bool(_SOUND.search(said))
-    return Relation.BOTH if sight and sound else Relation.VIEW if sight else Relation.SOUND if sound else None
+    vision, audio = bool(_VISION.search(said)), bool(_AUDIO.search(said))
+    return Relation.BOTH if vision and audio else Relation.VISION if vision else Relation.AUDIO if audio else None
 
 
 def _relation(evidence: tuple[Evidence, ...]) -> Relation | None:
-    """The sense that all steps together need; None where one does not say which."""
+    """The senses that all steps need together; None if this is unknown because a step names none."""
     senses = {step.sense for step in evidence}
     if not senses or None in senses:
-        return Relation.BOTH if {Relation.VIEW, Relation.SOUND} <= senses or Relation.BOTH in senses else None
+        return Relation.BOTH if {Relation.VISION, Relation.AUDIO} <= senses or Relation.BOTH in senses else None
     return senses.pop() if len(senses) == 1 else Relation.BOTH
 
 
 def _alike(one: str, other: str) -> bool:
-    """Whether two texts say the same but for capitals, spaces and marks."""
+    """Whether two texts are equal apart from capitals, spaces and punctuation."""
     return re.sub(r"\W+", "", one).casefold() == re.sub(r"\W+", "", other).casefold()
 
 
@@ -151,7 +147,7 @@ def _seconds(duration: Any) -> tuple[int | None, bool]:
 
 
 def _length(seconds: int | None) -> str | None:
-    """The authors' classes of length."""
+    """The authors' class of a video's length."""
     if seconds is None:
         return None
     return next((f"<={minutes} min" for minutes in (1, 5, 10) if seconds <= 60 * minutes), ">10 min")

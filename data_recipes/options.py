@@ -1,4 +1,4 @@
-"""Options as data sets spell them: a list, an object, or either as JSON; with letters before the texts, or bare."""
+"""Reading the options of a question: a list, an object, or either as JSON, with or without letters before the texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from avrt.errors import BadSampleError
 from avrt.messages import short
 
 _LONGEST = 1_000_000
-# `A. x`, `A.x`, `A) x`, `(A) x`, `[A] x`, `A: x`; a colon needs a space (`A:maj` is a chord), and `A.D.` is no option A
+# `A. x`, `A.x`, `A) x`, `(A) x`, `[A] x`, `A: x`; a colon needs a space (`A:maj` is a chord), `A.D.` is not option A
 _LETTERED = re.compile(
     r"\s*(?:[(\[]\s*([A-Za-z])\s*[)\]][.:]?\s*|([A-Za-z])\s?(?:\)\s*|:\s+|\.(?:\s+|(?![A-Za-z]\.))|\u3001\s*))(\S.*)",
     re.DOTALL,
@@ -29,14 +29,14 @@ _SPACED = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]+\s+\S")
 
 @dataclass(frozen=True)
 class Options:
-    """A question's options as they stand in the data set.
+    """A question's options as the data set has them.
 
     Attributes:
-        texts: Each one's text without its letter; empty where it is null or blank.
-        whole: The same with their letters, where they have them.
-        lettered: Whether they go by letters of the data set's own.
-        numbers: The keys of an object of numbered options.
-        own_letters: Letters that stand before some of the texts, though not all are lettered -> where it stands.
+        texts: The texts without letters; empty for options that are null or blank.
+        whole: The texts with their letters, if they have any.
+        lettered: Whether the data set itself gives all options letters.
+        numbers: The keys, if the options are an object with numbers as keys.
+        own_letters: If only some texts begin with a letter: the letter -> the option's place.
     """
 
     texts: tuple[str, ...]
@@ -47,10 +47,10 @@ class Options:
 
 
 def read_options(value: Any, where: str, name: str) -> Options:
-    """The options that a field holds.
+    """The options in a field.
 
     Raises:
-        BadSampleError: If they are no texts, or go by letters that are not in order.
+        BadSampleError: If they are not texts, or their letters are not in order.
     """
 
     def refuse(why: str) -> BadSampleError:
@@ -74,13 +74,13 @@ def read_options(value: Any, where: str, name: str) -> Options:
     for number, entry in enumerate(value):
         if entry is not None and not isinstance(entry, str):
             what = f"holds {short(entry)}" if isinstance(entry, (bytes, bytearray)) else f"has entry {short(entry)}"
-            raise refuse(f"{what} at place {number + 1}, which is no text")
+            raise refuse(f"{what} at place {number + 1}, needs a text")
     whole = tuple((entry or "").strip() for entry in value)
     return _without_letters(whole, keyed, numbers, refuse)
 
 
 def _spelled(text: str, refuse: Any) -> Any:
-    """A list or object that was written as text: JSON, or as Python writes its lists."""
+    """A list or object that is written as text, in JSON or as a Python literal."""
     bare = text.strip()
     if bare[:1] not in ("[", "{") or len(bare) > _LONGEST:
         raise refuse(f"is the text {short(text)}, needs a list")
@@ -95,7 +95,7 @@ def _spelled(text: str, refuse: Any) -> Any:
 
 
 class Repeated(dict[str, Any]):
-    """An object of JSON that has a key twice, of which JSON readers drop the first without a word.
+    """A JSON object with a repeated key, of which JSON readers silently drop the first.
 
     Attributes:
         repeated: The key.
@@ -105,7 +105,7 @@ class Repeated(dict[str, Any]):
 
 
 def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads`: a dictionary that remembers whether a key was there twice."""
+    """For `json.loads`: a dictionary that remembers a repeated key."""
     made = dict(pairs)
     if len(made) == len(pairs):
         return made
@@ -116,7 +116,7 @@ def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _paired(value: Mapping[str, Any], refuse: Any) -> Mapping[Any, Any]:
-    """Options as two lists, `text` and `label`."""
+    """Options given as two lists, `text` and `label`."""
     labels, texts = value["label"], value["text"]
     if len(labels) != len(texts) or len({str(label) for label in labels}) != len(labels):
         raise refuse("has labels that do not fit its texts")
@@ -124,7 +124,7 @@ def _paired(value: Mapping[str, Any], refuse: Any) -> Mapping[Any, Any]:
 
 
 def _ordered(value: Mapping[Any, Any], refuse: Any) -> tuple[list[Any], tuple[int, ...] | None]:
-    """An object's values in the order of its keys, and the keys if they are numbers; keys have to follow each other."""
+    """An object's values in the order of its keys, which must be consecutive, and the keys if they are numbers."""
     keys = {unicodedata.normalize("NFKC", str(key)).strip().strip("().[]:").upper(): key for key in value}
     if len(keys) != len(value):
         raise refuse("has keys that are the same letter")
@@ -136,15 +136,15 @@ def _ordered(value: Mapping[Any, Any], refuse: Any) -> tuple[list[Any], tuple[in
             or names[0] not in (0, 1)
             or names != list(range(names[0], names[0] + len(names)))
         ):
-            raise refuse(f"has the keys {_few(value)}, which do not follow each other")
+            raise refuse(f"has the keys {_few(value)}, which are not consecutive")
         return [value[numbers[number]] for number in names], tuple(names)
     if not keys or not all(len(key) == 1 and key in LETTERS for key in keys):
         raise refuse(f"is an object with the keys {_few(value)}, which are neither letters nor numbers")
     names_of = sorted(keys)
-    # an object of a table has every letter that any row has, null where there is no such option
+    # in a table every row has all letters, with null for missing options
     given = [value[keys[name]] for name in names_of]
     if "".join(names_of) != LETTERS[: len(names_of)]:
-        raise refuse(f"has the keys {_few(value)}, which do not follow each other")
+        raise refuse(f"has the keys {_few(value)}, which are not consecutive")
     return given, None
 
 
@@ -153,7 +153,7 @@ def _few(value: Mapping[Any, Any]) -> str:
 
 
 def _without_letters(whole: tuple[str, ...], keyed: bool, numbers: tuple[int, ...] | None, refuse: Any) -> Options:
-    """Take the letters off, where all options have their own in order."""
+    """Remove the letters if all options have their own letter in order."""
     found = [_LETTERED.fullmatch(text[:4].translate(_NARROW) + text[4:]) if text else None for text in whole]
     present = [place for place, text in enumerate(whole) if text]
     letters = {place: (m[1] or m[2]).upper() for place in present if (m := found[place])}
@@ -169,6 +169,6 @@ def _without_letters(whole: tuple[str, ...], keyed: bool, numbers: tuple[int, ..
 
 
 def _meant(letters: list[str]) -> bool:
-    """Whether letters before all texts are meant as the options' own, not as initials of names."""
+    """Whether letters before all texts are letters of the options, and not initials of names."""
     first = set(LETTERS[: len(letters)])
     return set(letters) <= first or len(set(letters) & first) > 1

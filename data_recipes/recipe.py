@@ -1,15 +1,18 @@
-"""What a recipe is: options, what is taken from its clips, and the questions that it finds below a root folder."""
+"""The base of all recipes: options, what is taken from each clip, and the questions below a root folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from avrt.data.media.clip import ClipSpec
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
+from data_recipes.annotations import Row, items
+from data_recipes.tables import read_rows
 
 
 @dataclass
@@ -17,13 +20,13 @@ class Recipe:
     """Base of all recipes: a dataclass whose fields are the recipe's options on the command line.
 
     Attributes:
-        clip: What the recipe suggests to take from each clip; the command line overrides it field by field.
+        clip: What is taken from each clip by default; each field has an option on the command line.
     """
 
     clip: ClassVar[ClipSpec] = ClipSpec()
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
-        """The files that tell the questions; their checksums are recorded with the shards."""
+        """The annotation files; their checksums are recorded in the manifest."""
         return ()
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
@@ -33,7 +36,7 @@ class Recipe:
             root: The dataset's folder.
 
         Returns:
-            Items; an error in place of each question that cannot be used, naming it.
+            Items, and in place of each question that cannot be used an error that names it.
 
         Raises:
             AvrtError: If the folder does not have the dataset's layout.
@@ -42,8 +45,44 @@ class Recipe:
 
 
 @dataclass
-class OneFileRecipe(Recipe):
-    """Base of recipes whose questions stand in one file.
+class TableRecipe(Recipe):
+    """Base of recipes whose annotation files hold a row for each question.
+
+    Attributes:
+        name: Rows without an id of their own are named by it and their number.
+        by: The field that names a row's clip.
+    """
+
+    name: ClassVar[str] = ""
+    by: ClassVar[str] = ""
+
+    @property
+    def prefix(self) -> str:
+        """The names of all rows begin with it."""
+        return self.name
+
+    def rows(self, root: Path) -> list[Any]:
+        """All rows of the annotation files, and in place of each unreadable row an error."""
+        return [row for path in self.annotations(root) for row in read_rows(path)]
+
+    def convert(self, root: Path, name: str, row: Row) -> SourceItem:
+        """Make a question of a row; the errors that rows of another shape cause are caught.
+
+        Args:
+            root: The dataset's folder.
+            name: The row's name.
+            row: The row.
+        """
+        raise NotImplementedError
+
+    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
+        """Every row as a question or an error."""
+        yield from items(self.rows(root), self.prefix, partial(self.convert, root), self.by)
+
+
+@dataclass
+class OneFileRecipe(TableRecipe):
+    """Base of recipes whose questions are in one file.
 
     Attributes:
         annotation: The annotation file, below the root.
@@ -52,5 +91,5 @@ class OneFileRecipe(Recipe):
     annotation: str = ""
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
-        """See `Recipe.annotations`."""
+        """The one annotation file."""
         return (root / self.annotation,)

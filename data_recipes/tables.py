@@ -1,4 +1,4 @@
-"""Annotation files as rows: JSON, JSON lines, Parquet, CSV; a row that cannot be read costs itself alone."""
+"""Reading annotation files as rows: JSON, JSON lines, Parquet, CSV. A bad row costs only itself."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 def read_rows(path: Path) -> list[Any]:
-    """The rows of a JSON list, or of JSON lines, a Parquet table, CSV or TSV where the name ends so.
+    """The rows of a file of JSON lines, Parquet, CSV or TSV, by its suffix, or else of a JSON list.
 
     Returns:
-        Rows; an error without a place in place of each one that cannot be read.
+        Rows, and an error in place of each row that cannot be read.
 
     Raises:
-        AvrtError: If the file is missing, or nothing in it can be read.
+        AvrtError: If the file is missing, or no row can be read.
     """
     if not path.is_file():
         raise AvrtError("no such file", where=path, remedy=f"set --root to the folder with {path.name}")
@@ -32,7 +32,7 @@ def read_rows(path: Path) -> list[Any]:
         return _parquet(path)
     data = path.read_bytes()
     if data[:2] in _MARKS or b"\0" in data[:64]:
-        raise AvrtError("not UTF-8 but UTF-16, or no text", where=path, remedy="save it as UTF-8")
+        raise AvrtError("is UTF-16, or not a text file", where=path, remedy="save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
     if path.suffix.lower() in JSON_LINES:
         return _json_lines(data, path)
@@ -47,15 +47,15 @@ def read_rows(path: Path) -> list[Any]:
         rows = json.loads(text, object_pairs_hook=unrepeated)
     except (ValueError, RecursionError) as error:
         raise AvrtError(
-            f"not JSON: {error}", where=path, remedy="a row on each line is JSON lines: name the file .jsonl"
+            f"not JSON: {error}", where=path, remedy="if each line is a row, name the file .jsonl"
         ) from None
     if not isinstance(rows, list):
-        raise AvrtError("needs a list of questions", where=path)
+        raise AvrtError("is not a list of questions", where=path, remedy="write the rows as one JSON list")
     return rows
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """What a JSON file holds, if it is one object; None if it is anything else, which `read_rows` tells about."""
+    """The object in a JSON file; None if the file holds anything else, which `read_rows` reports."""
     try:
         found = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=unrepeated)
     except (OSError, ValueError, RecursionError):
@@ -64,6 +64,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 
 def _json_lines(data: bytes, path: Path) -> list[Any]:
+    """Rows of JSON lines, and an error in place of each bad line."""
     rows: list[Any] = []
     good = 0
     for number, line in enumerate(data.split(b"\n"), 1):
@@ -77,14 +78,14 @@ def _json_lines(data: bytes, path: Path) -> list[Any]:
         except (ValueError, RecursionError) as error:
             rows.append(BadSampleError(f"line {number} is not JSON: {error}"))
     if rows and not good:
-        raise AvrtError(f"not JSON lines: {rows[0].what}", where=path, remedy="a row on each line")
+        raise AvrtError(f"not JSON lines: {rows[0].what}", where=path, remedy="write one row on each line")
     if len(rows) == 1 and isinstance(rows[0], list):
-        return rows[0]  # a JSON list on one line, under another name
+        return rows[0]  # a JSON list on one line
     return rows
 
 
 def _table(text: str, path: Path) -> list[Any]:
-    """Rows of a table with a header; empty cells are null, and the delimiter is the header's most frequent one."""
+    """Rows of a table with a header; empty cells are null, the header's most frequent delimiter is used."""
     header = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     try:

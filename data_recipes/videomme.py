@@ -19,7 +19,6 @@ A row:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -27,8 +26,7 @@ from typing import ClassVar
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards.conversion import SourceItem
-from avrt.errors import BadSampleError
-from data_recipes.annotations import Row, first_file, items, plain_name, read_rows
+from data_recipes.annotations import Row, first_file, plain_name
 from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import OneFileRecipe
 
@@ -37,40 +35,38 @@ from data_recipes.recipe import OneFileRecipe
 class VideoMME(OneFileRecipe):
     """The Video-MME benchmark (2,700 questions over 900 videos when complete).
 
-    Its authors leave the number of frames to the model. 64 over the whole video is the densest fixed number in
-    VLMEvalKit; the sound is whole, which in videos of an hour is more than most prompts hold.
+    Its authors leave the number of frames to the model; 64 over the whole video is the largest fixed number in
+    VLMEvalKit. The whole sound is taken, which for videos of an hour is more than most prompts hold.
     """
 
+    name: ClassVar[str] = "videomme"
+    by: ClassVar[str] = "videoID"
     clip: ClassVar[ClipSpec] = ClipSpec(frames=64, audio_seconds=None)
 
     annotation: str = "videomme/test-00000-of-00001.parquet"
 
-    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`."""
-
-        def convert(name: str, row: Row) -> SourceItem:
-            video_id = plain_name(row["videoID"], name, "videoID")
-            labels = read_labels(
-                row["options"], row.get("answer"), where=name, fields=("options", "answer"), kind=Answers.LETTER
-            )
-            sample = Sample(
-                id=name,
-                question=row["question"],
-                choices=labels.choices,
-                answer=labels.answer,
-                question_type=row["task_type"],
-                metadata={
-                    "question_id": row.get("question_id"),
-                    "video_id": video_id,
-                    "duration": row["duration"],
-                    "domain": row.get("domain"),
-                    "sub_category": row.get("sub_category"),
-                },
-            )
-            video = first_file(root, [f"data/{video_id}{end}" for end in (".mp4", ".MP4", ".mkv")], name, "videoID")
-            return SourceItem(sample, {Modality.VIDEO: video}, labels.notes)
-
-        yield from items(read_rows(*self.annotations(root)), "videomme", convert, by="videoID")
+    def convert(self, root: Path, name: str, row: Row) -> SourceItem:
+        """Make a question about a video."""
+        video_id = plain_name(row["videoID"], name, "videoID")
+        labels = read_labels(
+            row["options"], row.get("answer"), where=name, fields=("options", "answer"), kind=Answers.LETTER
+        )
+        sample = Sample(
+            id=name,
+            question=row["question"],
+            choices=labels.choices,
+            answer=labels.answer,
+            question_type=row["task_type"],
+            metadata={
+                "question_id": row.get("question_id"),
+                "video_id": video_id,
+                "duration": row["duration"],
+                "domain": row.get("domain"),
+                "sub_category": row.get("sub_category"),
+            },
+        )
+        video = first_file(root, [f"data/{video_id}{end}" for end in (".mp4", ".MP4", ".mkv")], name, "videoID")
+        return SourceItem(sample, {Modality.VIDEO: video}, labels.notes)
 
 
 recipe = VideoMME

@@ -1,7 +1,7 @@
 """WorldSense: questions about videos with sound, from the benchmark's own layout.
 
-`root` holds `worldsense_qa.json` and `videos/<video>.mp4`. The file is one object: video -> facts about it, and its
-questions as `task0`, `task1`, ...; a list of questions that carry these facts is read too (`--annotation`).
+`root` holds `worldsense_qa.json` and `videos/<video>.mp4`. The file is one object: video -> facts about it and its
+questions `task0`, `task1`, ... A list of questions with these facts can be read too (`--annotation`).
 
 Homepage: https://jaaackhongggg.github.io/WorldSense/ (evaluation: VLMEvalKit).
 Paper: Hong et al., WorldSense: Evaluating Real-world Omnimodal Understanding for Multimodal LLMs, arXiv 2502.04326.
@@ -28,7 +28,7 @@ from avrt.data.sample import Modality, Sample
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotations import Row, items, media_file, plain_name
+from data_recipes.annotations import Row, media_file, plain_name
 from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import OneFileRecipe
 from data_recipes.tables import read_object, read_rows
@@ -43,40 +43,41 @@ class WorldSense(OneFileRecipe):
     8 frames and the whole sound are VLMEvalKit's `WorldSense_8frame_audio`.
     """
 
+    name: ClassVar[str] = "worldsense"
+    by: ClassVar[str] = "video"
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     annotation: str = "worldsense_qa.json"
 
-    def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
-        """See `Recipe.items`."""
-
-        def convert(name: str, row: Row) -> SourceItem:
-            video = plain_name(row["video"], name, "video")
-            labels = read_labels(
-                row["candidates"], row.get("answer"), where=name, fields=("candidates", "answer"), kind=Answers.LETTER
-            )
-            sample = Sample(
-                id=name,
-                question=row["question"],
-                choices=labels.choices,
-                answer=labels.answer,
-                question_type=row["task_type"],
-                metadata={
-                    "video_id": video,
-                    "task_domain": row.get("task_domain"),
-                    "domain": row.get("domain"),
-                    "sub_category": row.get("sub_category"),
-                    "duration": row.get("duration"),
-                    "audio_class": row.get("audio_class"),
-                },
-            )
-            file = media_file(root, f"videos/{video}.mp4", name, "video")
-            return SourceItem(sample, {Modality.VIDEO: file}, labels.notes)
-
-        path = self.annotations(root)[0]
+    def rows(self, root: Path) -> list[Any]:
+        """The questions of every video, or the rows of a list."""
+        path = root / self.annotation
         whole = read_object(path)
-        rows = read_rows(path) if whole is None else list(_questions(whole))
-        yield from items(rows, "worldsense", convert, by="video")
+        return read_rows(path) if whole is None else list(_questions(whole))
+
+    def convert(self, root: Path, name: str, row: Row) -> SourceItem:
+        """Make a question about a video with sound."""
+        video = plain_name(row["video"], name, "video")
+        labels = read_labels(
+            row["candidates"], row.get("answer"), where=name, fields=("candidates", "answer"), kind=Answers.LETTER
+        )
+        sample = Sample(
+            id=name,
+            question=row["question"],
+            choices=labels.choices,
+            answer=labels.answer,
+            question_type=row["task_type"],
+            metadata={
+                "video_id": video,
+                "task_domain": row.get("task_domain"),
+                "domain": row.get("domain"),
+                "sub_category": row.get("sub_category"),
+                "duration": row.get("duration"),
+                "audio_class": row.get("audio_class"),
+            },
+        )
+        file = media_file(root, f"videos/{video}.mp4", name, "video")
+        return SourceItem(sample, {Modality.VIDEO: file}, labels.notes)
 
 
 def _questions(whole: Mapping[str, Any]) -> Iterator[Any]:

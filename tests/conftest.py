@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from fractions import Fraction
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -20,6 +18,7 @@ from avrt.commands import shards as shards_command
 from avrt.data.inputs.batch import OmniBatch, collate
 from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.inputs.prompt_options import PromptOptions
+from avrt.data.media.encode import write_clip
 from avrt.data.sample import Sample
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.reader import ShardSet
@@ -46,28 +45,13 @@ def make_clip(
 ) -> Path:
     """Write a real clip; frame i has brightness 5 * i, so that a decoded frame tells its number."""
     width, height = size
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=fps, options={"crf": "10", "threads": "1"})
-        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        audio = container.add_stream("aac", rate=rate, layout=layout) if sound_seconds else None
-        for i in range(frames):
-            picture = np.full((height, width, 3), min(250, 5 * i), np.uint8)
-            for packet in video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                container.mux(packet)
-        for packet in video.encode(None):
-            container.mux(packet)
-        if audio is not None and sound_seconds:
-            wave = 0.5 * np.sin(2 * np.pi * tone * np.arange(int(sound_seconds * rate)) / rate)
-            channels = 1 if layout == "mono" else 2
-            for start in range(0, wave.size, 1024):
-                piece = np.repeat(wave[None, start : start + 1024], channels, axis=0).astype(np.float32)
-                piece[0] *= left_gain
-                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece), format="fltp", layout=layout)
-                frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
-                for packet in audio.encode(frame):
-                    container.mux(packet)
-            for packet in audio.encode(None):
-                container.mux(packet)
+    pictures = [np.full((height, width, 3), min(250, 5 * i), np.uint8) for i in range(frames)]
+    sound = None
+    if sound_seconds:
+        wave = 0.5 * np.sin(2 * np.pi * tone * np.arange(int(sound_seconds * rate)) / rate)
+        sound = np.repeat(wave[None], 1 if layout == "mono" else 2, axis=0).astype(np.float32)
+        sound[0] *= left_gain
+    write_clip(path, pictures, sound, fps=fps, video_options={"crf": "10", "threads": "1"}, rate=rate)
     return path
 
 

@@ -1,4 +1,4 @@
-"""The options of `avrt shards` that say what is taken from each clip; a recipe gives their defaults."""
+"""The options of `avrt shards` for what is taken from each clip; the recipe gives their defaults."""
 
 from __future__ import annotations
 
@@ -25,38 +25,39 @@ def add_clip_options(parser: ArgumentParser, clip: ClipSpec) -> None:
     whole: Any = PositiveFloat | Literal["whole"] | None
     size, still = clip.budget, clip.still_budget
     add = parser.add_argument
-    # Both are None until somebody asks for one of them, which then counts whatever the recipe takes.
+    # both default to None, so that the one that is given replaces what the recipe takes
     number, rate = (f" (default: {n})" if use else "" for n, use in ((clip.frames, not clip.fps), (clip.fps, clip.fps)))
-    add("--frames", type=PositiveInt | None, default=None, help=f"frames per video, spaced by time{number}")
-    add("--fps", type=PositiveFloat | None, default=None, help=f"frames a second, in place of a number{rate}")
-    add("--max_frames", type=PositiveInt, default=clip.max_frames, help="with --fps, at most so many frames")
+    add("--frames", type=PositiveInt | None, default=None, help=f"frames of a video, evenly spaced by time{number}")
+    add("--fps", type=PositiveFloat | None, default=None, help=f"frames a second in place of a fixed number{rate}")
+    add("--max_frames", type=PositiveInt, default=clip.max_frames, help="most frames that --fps may give")
     add("--audio_seconds", type=whole, default=sound, help="seconds of sound from the beginning, or whole")
     add("--min_pixels", type=PositiveInt, default=size.min_pixels, help="smallest frame of a video, in pixels")
     add("--max_pixels", type=PositiveInt, default=size.max_pixels, help="largest frame of a video, in pixels")
-    add("--total_pixels", type=PositiveInt | None, default=clip.total_pixels, help="784 times a video's most tokens")
+    add(
+        "--total_pixels",
+        type=PositiveInt | None,
+        default=clip.total_pixels,
+        help="limit for all frames of a video together",
+    )
     add("--still_min_pixels", type=PositiveInt, default=still.min_pixels, help="smallest still picture, in pixels")
     add("--still_max_pixels", type=PositiveInt, default=still.max_pixels, help="largest still picture, in pixels")
     theirs = None if clip.teacher_budget is None else clip.teacher_budget.max_pixels
-    add(
-        "--teacher_max_pixels",
-        type=PositiveInt | None,
-        default=theirs,
-        help="store pictures for teachers too, so large",
-    )
+    add("--teacher_max_pixels", type=PositiveInt | None, default=theirs, help="also store such pictures for teachers")
+    add("--patch_size", type=PositiveInt, default=clip.patch_size, help="the model's token of a picture, in pixels")
 
 
 def clip_spec(options: Namespace, clip: ClipSpec) -> ClipSpec:
-    """What the options ask for.
+    """The `ClipSpec` that the options describe.
 
     Args:
         options: The parsed options.
-        clip: The recipe's own choice, for what nobody asked for.
+        clip: The recipe's own spec, for options that are not given.
 
     Raises:
-        AvrtError: If no clip can satisfy them.
+        AvrtError: If no clip can satisfy the options.
     """
     if options.frames is not None and options.fps is not None:
-        raise AvrtError("both were given", where="--frames and --fps", remedy="give one; --max_frames bounds --fps")
+        raise AvrtError("give only one of them", where="--frames and --fps", remedy="--max_frames limits --fps")
     asked = options.frames is not None or options.fps is not None
     whole, theirs = options.audio_seconds in (None, WHOLE), options.teacher_max_pixels
     try:
@@ -69,6 +70,7 @@ def clip_spec(options: Namespace, clip: ClipSpec) -> ClipSpec:
             still_budget=FrameBudget(options.still_min_pixels, options.still_max_pixels),
             total_pixels=options.total_pixels,
             teacher_budget=None if theirs is None else FrameBudget(min(STILLS.min_pixels, theirs), theirs),
+            patch_size=options.patch_size,
         )
     except ValueError as error:
-        raise AvrtError(str(error), where="the clip's options") from None
+        raise AvrtError(str(error), where="options of the clip") from None

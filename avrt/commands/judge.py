@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from avrt.data.sample import Sense
 from avrt.evaluation.benchmark_runs import BenchmarkRun
 from avrt.evaluation.comparison_tables import share
-from avrt.evaluation.hallucination import MASKED_SENSES, Sense, perception_claims
+from avrt.evaluation.hallucination import MASKED_SENSES, perception_claims
 from avrt.evaluation.statistics import percent
 from avrt.evaluation.tables import Table
 from avrt.traces.backend import Backend

@@ -1,4 +1,4 @@
-"""`avrt shards verify | show | overlap`: looking into shards that are there."""
+"""`avrt shards verify | show | overlap`: tools for existing shards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import math
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from avrt.commands.progress import ProgressDisplay
 from avrt.data.media.clip import Clip
 from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Sample
+from avrt.data.shards.manifest import Manifest
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.overlap import Overlap, find_overlap, fingerprints
 from avrt.data.shards.reader import ShardSet, index_path, index_tar, load_index
@@ -41,12 +41,10 @@ def verify(arguments: list[str]) -> None:
     for entry in shards.manifest.shards:
         path = folder / Path(entry["file"]).name
         if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
-            faults.append(f"{path}: is not the file that the manifest describes")
+            faults.append(f"{path}: is not the file that the manifest describes (copy or make it again)")
         elif index_path(path).is_file() and index_tar(path) != load_index(path):
-            faults.append(f"{index_path(path)}: does not fit its shard; delete it, it is made again")
-    media: Counter[str] = Counter()
-    labels = {"answer": 0, "trace": 0}
-    seen: set[str] = set()
+            faults.append(f"{index_path(path)}: does not fit its shard (delete it; it is made again)")
+    found, seen = Manifest(labels={"answer": 0, "trace": 0}), set[str]()
     with ProgressDisplay(len(shards), "samples") as progress:
         for index in range(len(shards)):
             try:
@@ -57,24 +55,22 @@ def verify(arguments: list[str]) -> None:
             if sample.id in seen:
                 faults.append(f"{shards.name(index)}: id {short(sample.id)} occurs twice")
             seen.add(sample.id)
-            media.update(str(m) for m in sample.media)
-            labels["answer"] += sample.answer is not None
-            labels["trace"] += sample.trace is not None
+            found.add(sample)
             progress.update(index + 1)
-    if not faults and dict(media) != shards.manifest.counts:
-        faults.append(f"holds {dict(media)}, the manifest says {shards.manifest.counts}")
-    if not faults and shards.manifest.labels and labels != shards.manifest.labels:
-        faults.append(f"holds {labels}, the manifest says {shards.manifest.labels}")
+    if not faults:
+        told = shards.manifest
+        for ours, theirs in ((found.counts, told.counts), (found.labels, told.labels or found.labels)):
+            if ours != theirs:
+                faults.append(f"{folder}: holds {ours}, the manifest says {theirs}")
     for fault in faults:
         console.print(printable(fault))
-    carried = ", ".join(f"{count} with {name}" for name, count in sorted(media.items())) or "none with media"
-    console.print(f"{len(seen)} of {len(shards)} samples are sound ({carried}), {len(faults)} faults")
+    console.print(f"{len(seen)} of {len(shards)} samples are intact ({found.media}), {len(faults)} faults")
     if faults:
         sys.exit(1)
 
 
 def show(arguments: list[str]) -> None:
-    """Write one sample for eye and ear: a contact sheet, its sound, and its record."""
+    """Write one sample for inspection: a contact sheet and its sound; its record is printed."""
     parser = OneLineErrors(prog="avrt shards show", description=show.__doc__)
     parser.add_argument("folder", type=str, help="a folder or address of shards")
     parser.add_argument("--id", type=str, required=True, help="the sample's id")
@@ -84,7 +80,7 @@ def show(arguments: list[str]) -> None:
     wanted, near = clean(options.id), list[str]()
     index = None
     for place in range(len(shards)):
-        with contextlib.suppress(BadSampleError):  # a damaged record is not the one that was asked for
+        with contextlib.suppress(BadSampleError):  # a damaged record cannot be the wanted one
             name = shards.sample(place).id
             near += [name] if len(near) < 3 else []
             if name == wanted:
@@ -97,11 +93,11 @@ def show(arguments: list[str]) -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^\w-]+", "_", sample.id).encode()[:80].decode(errors="ignore")
-    stem = stem if stem.strip("_") else "sample"  # an id may be anything, a path out of here or no letter at all
+    stem = stem if stem.strip("_") else "sample"  # an id may hold any characters
     written = []
-    if clip.frames is not None or clip.image is not None:
+    if clip.pictures is not None:
         written.append(out / f"{stem}.png")
-        write_png(contact_sheet(clip), str(written[-1]))
+        write_png(contact_sheet(clip.pictures), str(written[-1]))
     if clip.audio is not None:
         written.append(out / f"{stem}.flac")
         written[-1].write_bytes(to_flac(clip.audio))
@@ -113,7 +109,7 @@ def overlap(arguments: list[str]) -> None:
     parser = OneLineErrors(prog="avrt shards overlap", description=overlap.__doc__)
     parser.add_argument("train", type=str, help="shards that are trained on")
     parser.add_argument("test", type=str, help="shards that are tested on")
-    parser.add_argument("--out", type=str | None, default=None, help="write all pairs to this file, as JSON lines")
+    parser.add_argument("--out", type=str | None, default=None, help="file for all pairs, as JSON lines")
     options = parser.parse_args(arguments)
     prints = []
     for location in (options.train, options.test):
@@ -132,9 +128,8 @@ def overlap(arguments: list[str]) -> None:
 TOOLS = {"verify": verify, "show": show, "overlap": overlap}
 
 
-def contact_sheet(clip: Clip) -> torch.Tensor:
-    """(3, H, W) uint8: all frames in rows of four, longer ones from 17 frames on; or the picture."""
-    pictures = clip.frames if clip.frames is not None else clip.image[None]  # type: ignore[index]
+def contact_sheet(pictures: torch.Tensor) -> torch.Tensor:
+    """All of (F, 3, H, W) uint8 pictures in one of (3, H, W), in rows of four, or of more from 17 pictures on."""
     count, _, height, width = pictures.shape
     columns = max(_COLUMNS, math.ceil(math.sqrt(count)))
     rows = -(-count // columns)
@@ -145,21 +140,28 @@ def contact_sheet(clip: Clip) -> torch.Tensor:
 
 
 def _print_sample(sample: Sample, clip: Clip, name: str, written: list[Path]) -> None:
+    """Print a sample's record, facts about its clip, and the files that were written."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{printable(sample.id)}  ({name})\n{printable(sample.question, keep_lines=True)}")
     for index, (letter, choice) in enumerate(zip(sample.letters, sample.choices, strict=True)):
         console.print(f"  {letter}. {printable(choice)}{'  <- right' if index in sample.right else ''}")
     for step in sample.evidence:
-        seen, inferred = (printable(text, keep_lines=True) for text in (step.evidence, step.inference))
-        console.print(f"  evidence ({step.sense or 'sense not told'}): {seen} -> {inferred}")
+        console.print(
+            f"  evidence ({step.sense or 'sense unknown'}): {_lines(step.evidence)} -> {_lines(step.inference)}"
+        )
     facts: dict[str, Any] = {"question type": sample.question_type, **sample.metadata, **clip.info}
     if clip.timestamps:
         facts["frames at"] = ", ".join(f"{time:.2f} s" for time in clip.timestamps)
     for fact, value in facts.items():
         console.print(f"  {printable(str(fact))}: {printable(str(value))}")
     if sample.trace:
-        console.print(printable(sample.trace, keep_lines=True))
-    console.print(f"written: {', '.join(map(str, written)) or 'nothing, it has no media'}")
+        console.print(_lines(sample.trace))
+    console.print(f"written: {', '.join(map(str, written)) or 'nothing, since it has no media'}")
+
+
+def _lines(text: str) -> str:
+    """A text for the terminal, without control characters other than line ends."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def _print_overlap(pairs: list[Overlap], tested: int) -> None:
@@ -167,6 +169,6 @@ def _print_overlap(pairs: list[Overlap], tested: int) -> None:
     for pair in pairs[:20]:
         console.print(f"{printable(pair.test)} (test) is {printable(pair.train)} (train) by {', '.join(pair.by)}")
     if len(pairs) > 20:
-        console.print(f"... and {len(pairs) - 20} more; --out FILE writes all")
+        console.print(f"... and {len(pairs) - 20} more (--out FILE writes all)")
     leaked = len({pair.test for pair in pairs})
     console.print(f"{leaked} of {tested} test samples share a clip with the training samples")

@@ -1,4 +1,4 @@
-"""`avrt shards`: decode a dataset once and pack it into shards; the tools that look into shards are next door."""
+"""`avrt shards RECIPE`: decode a dataset once and pack it into shards; `shard_tools` has the other subcommands."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows `avrt shards`.
+        arguments: The words after `avrt shards`.
 
     Raises:
         AvrtError: If the recipe is unknown, or its dataset or the output folder cannot be used.
@@ -65,18 +65,18 @@ def main(arguments: list[str]) -> None:
         )
         return
     name, *rest = arguments
-    # options may be written with dashes, as other tools have them
+    # options may be written with dashes
     rest = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in rest]
     if name in shard_tools.TOOLS:
         shard_tools.TOOLS[name](rest)
         return
     if name not in known:
-        raise AvrtError("no such recipe", where=name, remedy=f"one of {', '.join(known)}")
+        raise AvrtError("no such recipe", where=name, remedy=f"use one of {', '.join(known)}")
     convert(name, known[name], _parser(name, known[name]).parse_args(rest))
 
 
 def convert(name: str, kind: type[Recipe], options: Namespace) -> None:
-    """Write a recipe's questions to shards, or only tell what would be written."""
+    """Write a recipe's questions to shards, or with `--dry_run` only report on them."""
     chosen = {field.name: options[field.name] for field in fields(kind)}
     spec = clip_spec(options, kind.clip)
     recipe, root, out = kind(**chosen), Path(options.root), Path(options.out)
@@ -116,13 +116,18 @@ def convert(name: str, kind: type[Recipe], options: Namespace) -> None:
 def _finish(manifest: Manifest, folder: Path) -> None:
     report(manifest, folder)
     if not manifest.samples:
-        left = len(manifest.skipped)
-        what = f"none of {left} questions can be used" if left else "there are no questions"
-        raise NothingUsableError(what, where=folder, remedy="manifest.json there says why" if left else None)
+        raise _nothing_usable(len(manifest.skipped), where=folder, remedy="see manifest.json there")
+
+
+def _nothing_usable(rows: int, where: Path | None = None, remedy: str | None = None) -> NothingUsableError:
+    """The error for a dataset of which no question can be used."""
+    if not rows:
+        return NothingUsableError("there are no questions", where=where)
+    return NothingUsableError(f"none of {rows} questions can be used", where=where, remedy=remedy)
 
 
 def survey(items: Iterable[SourceItem | BadSampleError]) -> None:
-    """Print what would be converted: questions of each type, those whose media are missing, and unusable rows.
+    """Print what would be converted: questions of each type, missing media, and unusable rows.
 
     Raises:
         NothingUsableError: If no question can be used.
@@ -145,9 +150,9 @@ def survey(items: Iterable[SourceItem | BadSampleError]) -> None:
     for kind, count in kinds.most_common():
         console.print(f"  {count:6d}  {printable(kind)[:LONGEST]}")
     if answered < kinds.total():
-        console.print(f"{kinds.total() - answered} questions have no answer: they can be asked, not trained on")
+        console.print(f"{kinds.total() - answered} questions have no answer: usable for prediction, not for training")
     if noted:
-        console.print(f"{noted} rows need a work-around, which the manifest will name")
+        console.print(f"{noted} rows are repaired; the manifest will say how")
     if missing:
         gone = sorted(set(missing))
         shown = ", ".join(printable(name)[:LONGEST] for name in gone[:5])
@@ -157,26 +162,26 @@ def survey(items: Iterable[SourceItem | BadSampleError]) -> None:
         for reason in list(bad.values())[:10]:
             console.print(f"  {printable(reason)[:_LINE]}")
     if len(missing) == kinds.total():
-        rows = kinds.total() + len(bad)
-        raise NothingUsableError(f"none of {rows} questions can be used" if rows else "there are no questions")
+        raise _nothing_usable(kinds.total() + len(bad))
 
 
 def report(manifest: Manifest, folder: Path) -> None:
     """Print what was written and what was left out."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    media = ", ".join(f"{count} with {name}" for name, count in sorted(manifest.counts.items())) or "none with media"
-    console.print(f"{manifest.samples} samples ({media}) in {len(manifest.shards)} shards: {printable(str(folder))}")
+    console.print(
+        f"{manifest.samples} samples ({manifest.media}) in {len(manifest.shards)} shards: {printable(str(folder))}"
+    )
     if manifest.labels and manifest.labels["answer"] < manifest.samples:
         without = manifest.samples - manifest.labels["answer"]
-        console.print(f"{without} of them have no answer: they can be asked, not trained on")
-    if manifest.sound_cut:
-        advice = " (--audio_seconds whole takes all of it)" if manifest.spec.get("audio_seconds") else ""
-        console.print(f"the sound of {manifest.sound_cut} samples is cut{advice}")
+        console.print(f"{without} of them have no answer: usable for prediction, not for training")
+    if manifest.audio_cut:
+        advice = " (take all of it with --audio_seconds whole)" if manifest.spec.get("audio_seconds") else ""
+        console.print(f"the sound of {manifest.audio_cut} samples is cut{advice}")
     if manifest.notes:
-        console.print(f"{len(manifest.notes)} samples needed a work-around (see notes in manifest.json)")
+        console.print(f"{len(manifest.notes)} samples were repaired (see notes in manifest.json)")
     if manifest.skipped:
         reasons = Counter(_kind_of(reason) for reason in manifest.skipped.values())
-        console.print(f"{len(manifest.skipped)} left out, named in manifest.json:")
+        console.print(f"{len(manifest.skipped)} left out (see skipped in manifest.json):")
         for reason, count in reasons.most_common(10):
             console.print(f"  {count:6d}  {printable(reason)[:_LINE]}")
         if len(reasons) > 10:
@@ -184,7 +189,7 @@ def report(manifest: Manifest, folder: Path) -> None:
 
 
 def _kind_of(reason: str) -> str:
-    """A reason without what differs from row to row: the row's name, and what stands behind a colon."""
+    """A reason without the parts that differ from row to row: the row's name, quoted values, the text after a colon."""
     what = reason.split(": ", 1)[-1]
     shortened = _QUOTED.sub("...", what)
     remedy = _REMEDY.search(shortened)
@@ -192,19 +197,22 @@ def _kind_of(reason: str) -> str:
 
 
 def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
+    """The parser of a recipe's command: common options, options of the clip, and the recipe's own fields."""
     flag: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = OneLineErrors(prog=f"avrt shards {name}", description=recipe.__doc__)
     parser.add_argument("--root", type=str, required=True, help="the dataset's folder")
     parser.add_argument("--out", type=str, required=True, help="new folder for the shards")
     parser.add_argument("--workers", type=PositiveInt, default=cores, help="processes that decode")
-    parser.add_argument("--resume", **flag, help="go on where an earlier run was stopped")
-    parser.add_argument("--dry_run", **flag, help="only say what would be used and what is missing")
+    parser.add_argument("--resume", **flag, help="continue a run that was stopped")
+    parser.add_argument("--dry_run", **flag, help="only report what would be used and what is missing")
     parser.add_argument("--limit", type=PositiveInt | None, default=None, help="take only the first questions")
     add_clip_options(parser, recipe.clip)
     parser.add_argument("--samples_per_shard", type=PositiveInt, default=256, help="samples per tar")
     parser.add_argument("--keep_original", **flag, help="store the source media too")
-    parser.add_argument("--seconds_per_clip", type=float, default=120.0, help="a clip that takes longer is left out")
-    parser.add_argument("--gigabytes_per_clip", type=float, default=4.0, help="and one that needs more memory")
+    parser.add_argument(
+        "--seconds_per_clip", type=float, default=120.0, help="leave out clips that take longer to decode"
+    )
+    parser.add_argument("--gigabytes_per_clip", type=float, default=4.0, help="leave out clips that need more memory")
     parser.add_class_arguments(recipe)
     return parser

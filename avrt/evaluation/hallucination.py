@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
+from avrt.data.sample import Sense
 from avrt.evaluation.statistics import bootstrap
-
-Sense = Literal["audio", "vision"]
 
 _SOUND_NOUN = (
     r"(?:audio|sounds?|soundtrack|recording|music|melody|song|speech|voices?|voice-?over|narration|dialogue|noises?|"
@@ -96,11 +95,11 @@ _HYPOTHETICAL = re.compile(
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+|,\s+(?:but|yet|so|and|although|though|whereas|while)\s+", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:think|answer)>")
 MASKED_SENSES: dict[str, tuple[Sense, ...]] = {
-    "a": ("vision",),
-    "a_blank": ("vision",),
-    "v": ("audio",),
-    "v_silent": ("audio",),
-    "text": ("audio", "vision"),
+    "a": (Sense.VISION,),
+    "a_blank": (Sense.VISION,),
+    "v": (Sense.AUDIO,),
+    "v_silent": (Sense.AUDIO,),
+    "text": (Sense.AUDIO, Sense.VISION),
 }
 """Modality mask -> the senses that it removes from the prompt or blanks."""
 

@@ -169,7 +169,7 @@ def media_of(run: BenchmarkRun, prediction: Prediction, *, masked: bool = False)
         protocol = run.result.protocol
         senses: Any = "vision" if protocol.get("shuffle_audio") else protocol.get("prompt.senses", "both")
         clip = clip.part(senses, blank=protocol.get("prompt.masked") == "blank")
-    if clip.frames is None and clip.image is None and clip.audio is None:
+    if clip.pictures is None and clip.audio is None:
         return "", "", "nothing is shown" if masked else "a question without media"
-    kind = "audio" if clip.frames is None and clip.image is None else "video"
+    kind = "audio" if clip.pictures is None else "video"
     return base64.b64encode(to_webm(clip)).decode(), kind, ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from avrt.data.sample import Sample
+from avrt.data.sample import Sample, Sense
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
 from avrt.traces.analysis import Analysis, read_analysis
@@ -169,7 +169,7 @@ class TracePipeline:
             name = f"{Path(raw['__url__']).name}, sample {raw['__key__']}"
             await self._record(Outcome(name, index, "failed", f"unreadable: {error}", None, ""))
             return
-        media = Media.of(raw, ("vision", "audio"))
+        media = Media.of(raw, tuple(Sense))
         outcome = Outcome(sample.id, index, "waiting", None, None, media.digest)
         if self._only is not None and sample.id not in self._only:
             await self._record(replace(outcome, status="dropped", reason=NOT_ASKED_FOR))

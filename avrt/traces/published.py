@@ -18,7 +18,7 @@ TRACES: dict[str, dict[str, Any]] = {
             "Which": 45.2, "Come From": 30.9, "Happening": 15.5, "Where": 8.0, "Why": 0.2, OTHERS: 0.2,
         },
         "answers": {"A": 24.5, "B": 25.2, "C": 24.9, "D": 25.4},
-        "relations": {"both": 99.0, "sound": 0.7, "view": 0.3},
+        "relations": {"both": 99.0, "audio": 0.7, "vision": 0.3},
         "clips": {"duration": {"n": 18279, "mean": 10.0, "std": 0.1}, "resolutions": {"1280x720": 62.0}},
     },
     "val": {
@@ -30,7 +30,7 @@ TRACES: dict[str, dict[str, Any]] = {
             "Which": 45.7, "Come From": 29.8, "Happening": 14.1, "Where": 9.7, "Why": 0.4, OTHERS: 0.3,
         },
         "answers": {"A": 27.1, "B": 27.3, "C": 23.3, "D": 22.3},
-        "relations": {"both": 98.9, "sound": 0.7, "view": 0.3},
+        "relations": {"both": 98.9, "audio": 0.7, "vision": 0.3},
         "clips": {"duration": {"n": 945, "mean": 10.0, "std": 0.2}, "resolutions": {"1280x720": 43.0}},
     },
 }  # fmt: skip

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
+from avrt.data.sample import Sense
 from avrt.errors import AvrtError
 
-Sense = Literal["vision", "audio"]
 # Finish reasons of a reply that reached its token limit: OpenAI and vLLM, Anthropic, Mistral, Gemini.
 CUT_OFF = ("length", "max_tokens", "model_length", "max_output_tokens", "max_length")
 
@@ -62,7 +62,7 @@ class Media:
             raw: What `ShardSet.read` returns.
             senses: `vision` for frames and the image, `audio` for the audio track.
         """
-        suffixes = {"vision": "jpg", "audio": "flac"}
+        suffixes = {Sense.VISION: "jpg", Sense.AUDIO: "flac"}
         wanted = {suffixes[sense] for sense in senses}
         kept = {name: data for name, data in raw.items() if name.rpartition(".")[2] in wanted}
         return cls({**kept, "clip.json": raw["clip.json"]} if kept else {})

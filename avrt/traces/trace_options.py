@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from avrt.data.sample import Sense
 from avrt.errors import AvrtError
 from avrt.traces.backend import Backend
 from avrt.traces.checks import CheckOptions
 from avrt.traces.filters import AUDIO, VISUAL
-from avrt.traces.requests import Sampling, Sense
+from avrt.traces.requests import Sampling
 from avrt.traces.teacher_view import ShownOptions
 from avrt.traces.trace_folder import TraceFolder
 
@@ -47,7 +48,7 @@ class FurtherTeacher(TeacherOptions):
     """
 
     name: str = "further"
-    senses: tuple[Sense, ...] = ("audio",)
+    senses: tuple[Literal["vision", "audio"], ...] = ("audio",)  # jsonargparse reads enums by name, not by value
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,8 @@ class TraceOptions:
     def teachers(self) -> Iterator[tuple[str, TeacherOptions, tuple[Sense, ...]]]:
         """(name, options, senses) of every teacher."""
         if self.visual is not None:
-            yield VISUAL, self.visual, ("vision",)
+            yield VISUAL, self.visual, (Sense.VISION,)
         if self.audio is not None:
-            yield AUDIO, self.audio, ("audio",)
+            yield AUDIO, self.audio, (Sense.AUDIO,)
         for teacher in self.further_teachers:
-            yield teacher.name, teacher, teacher.senses
+            yield teacher.name, teacher, tuple(map(Sense, teacher.senses))

@@ -166,7 +166,7 @@ class BenchmarkModule(EvaluationModule):
         manifest = self.shards.manifest
         fields = result_fields(predictions, self.benchmark, self.protocol, mask_name(self.protocol))
         fields["counts"]["left_out_of_shards"] = len(manifest.skipped)
-        fields["counts"]["sound_cut"] = manifest.sound_cut
+        fields["counts"]["audio_cut"] = manifest.audio_cut
         if manifest.recipe.get("name") == NANO_WORLD and not fields["benchmark"].startswith("nano"):
             rank_zero_info(f"these are questions of {NANO_WORLD}: the result has that name, not {fields['benchmark']}")
             fields["benchmark"] = NANO_WORLD

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from avrt.algorithms.groups import Rollout
 from avrt.data.inputs.batch import OmniBatch
-from avrt.data.media.clip import SAMPLE_RATE, Clip
+from avrt.data.media.clip import SAMPLE_RATE
 from avrt.data.sample import LETTERS
 from avrt.errors import NothingUsableError
 from avrt.text import clean
@@ -62,7 +62,7 @@ class ShowRollouts(pl.Callback):
             tag = f"rollouts/{row}"
             board.add_text(tag, group_table(rollout, row), step)
             clip = batch.clips[row]
-            pictures = _pictures(clip)
+            pictures = clip.pictures
             if pictures is not None:
                 board.add_images(f"{tag}/frames", pictures, step)
             if clip.audio is not None:
@@ -211,9 +211,3 @@ def group_table(rollout: Rollout, row: int) -> str:
 
 def _cell(text: str) -> str:
     return "<br>".join(html.escape(clean(text)).replace("|", "&#124;").splitlines())
-
-
-def _pictures(clip: Clip) -> torch.Tensor | None:
-    if clip.frames is not None:
-        return clip.frames
-    return None if clip.image is None else clip.image[None]

@@ -127,7 +127,7 @@ def test_a_finished_shard_that_changed_is_noticed(tmp_path):
     tar = out / "shard-000001.tar"
     kept = tar.read_bytes()
     tar.write_bytes(kept[:-512])
-    with pytest.raises(AvrtError, match="gone or changed"):
+    with pytest.raises(AvrtError, match="missing or was changed"):
         write_shards(items, out, SPEC, samples_per_shard=2, resume=True)
     tar.write_bytes(kept)
     assert write_shards(items, out, SPEC, samples_per_shard=2, resume=True).samples == 6

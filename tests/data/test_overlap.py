@@ -103,10 +103,10 @@ def real(tmp_path_factory, shared_data):
 def test_real_clips_are_recognised_and_others_are_not(real):
     train, test = (fingerprints(ShardSet(real / name)) for name in ("train", "test"))
     pairs = {(pair.test, pair.train): set(pair.by) for pair in find_overlap(train, test)}
-    assert pairs["encoded anew", "train0"] == {"frames", "sound"}
+    assert pairs["encoded anew", "train0"] == {"frames", "audio"}
     assert pairs["without sound", "train3"] == {"frames"}
-    assert pairs["sound alone", "train1"] == {"sound"}
-    assert "sound" in pairs["whole video", "train3"]  # its first ten seconds
+    assert pairs["sound alone", "train1"] == {"audio"}
+    assert "audio" in pairs["whole video", "train3"]  # its first ten seconds
     same_video = {("encoded anew", f"train{i}") for i in (1, 2)} | {("whole video", f"train{i}") for i in (4, 5)}
     same_video |= {("without sound", f"train{i}") for i in (4, 5)}
     foreign = set(pairs) - same_video - {

@@ -15,7 +15,7 @@ def test_an_epoch_is_dealt_to_the_ranks_sample_by_sample():
     plan = epoch_plan(10, 2, 2)
     assert list(plan.rows(0, 0)) == [[0, 2], [4, 6], [8, None]]
     assert list(plan.rows(0, 1)) == [[1, 3], [5, 7], [9, None]]
-    assert (plan.stretch, plan.steps) == (4, 3)
+    assert (plan.global_step_size, plan.steps) == (4, 3)
 
 
 def test_an_epoch_goes_on_from_a_position():
@@ -37,7 +37,7 @@ def test_blocks_are_handed_to_the_ranks_in_turn():
     plan = BlockPlan(11, 3, 2)
     assert list(plan.rows(0, 0)) == [[0, 1, 2], [6, 7, 8]]
     assert list(plan.rows(0, 1)) == [[3, 4, 5], [9, 10, None]]
-    assert (plan.stretch, plan.steps) == (2, 2)
+    assert (plan.global_step_size, plan.steps) == (2, 2)
     three = BlockPlan(11, 3, 3)
     assert [list(three.rows(0, rank)) for rank in range(3)] == [
         [[0, 1, 2], [9, 10, None]],

@@ -148,7 +148,7 @@ def test_channels_that_do_not_cancel_are_averaged(tmp_path):
 def test_a_tiled_photo_is_refused(tmp_path):
     box = b"\0\0\0\x15infe\2\0\0\0\0\1\0\0grid\0"
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x10ftypheic\0\0\0\0" + box + bytes(500))
-    with pytest.raises(BadSampleError, match="made of tiles is not read"):
+    with pytest.raises(BadSampleError, match="made of tiles are not supported"):
         load_clip({Modality.IMAGE: tmp_path / "a.jpg"}, SPEC)
 
 

@@ -21,7 +21,7 @@ from avrt.data.media.clip import ClipSpec, FrameBudget
 from avrt.data.media.decode import decode_still, decode_video
 from avrt.data.sample import Modality
 from avrt.data.shards.conversion import load_clip
-from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.manifest import Manifest, check_patch_size
 from avrt.data.shards.members import decode_members, encode_clip
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
@@ -37,7 +37,7 @@ def seconds(clip):
 
 @pytest.mark.parametrize(
     ("limit", "heard", "notes"),
-    [(None, 4.0, []), (4.0, 4.0, []), (3.95, 3.95, []), (1.5, 1.5, ["sound cut at 1.5 s of 4.0"])],
+    [(None, 4.0, []), (4.0, 4.0, []), (3.95, 3.95, []), (1.5, 1.5, ["audio cut at 1.5 s of 4.0"])],
 )
 def test_sound_is_whole_or_cut_with_a_note(tmp_path, limit, heard, notes):
     """The last stretch of an AAC frame, 0.02 s, is no cut; nor is anything below a tenth of a second."""
@@ -45,7 +45,7 @@ def test_sound_is_whole_or_cut_with_a_note(tmp_path, limit, heard, notes):
     for kind in (Modality.VIDEO, Modality.AUDIO):
         clip = load_clip({kind: tmp_path / "a.mp4"}, ClipSpec(audio_seconds=limit, budget=SMALL))
         assert seconds(clip) == pytest.approx(heard, abs=0.03)
-        assert [note for note in clip.info["notes"] if "sound" in note] == notes
+        assert [note for note in clip.info["notes"] if "sound" in note or "audio" in note] == notes
 
 
 def test_a_cut_is_noted_where_the_file_does_not_tell_its_length(tmp_path):
@@ -62,14 +62,14 @@ def test_a_cut_is_noted_where_the_file_does_not_tell_its_length(tmp_path):
     clip = load_clip({Modality.AUDIO: tmp_path / "a.aac"}, ClipSpec(audio_seconds=1.0))
     assert seconds(clip) == 1.0
     assert len(clip.info["notes"]) == 1
-    assert clip.info["notes"][0].startswith("sound cut at 1 s of ")
+    assert clip.info["notes"][0].startswith("audio cut at 1 s of ")
 
 
 def test_more_sound_than_any_reader_takes_is_cut_with_a_note(tmp_path):
     soundfile.write(tmp_path / "long.flac", np.zeros(16_000 * 1900, np.int16), 16_000)
     clip = load_clip({Modality.AUDIO: tmp_path / "long.flac"}, ClipSpec(audio_seconds=None))
     assert seconds(clip) == 1800
-    assert clip.info["notes"] == ["sound cut at 1800 s of 1900.0"]
+    assert clip.info["notes"] == ["audio cut at 1800 s of 1900.0"]
     members = {**encode_clip(clip), "json": make_sample(media=("audio",)).to_json()}
     assert seconds(decode_members(members)[1]) == 1800
 
@@ -197,11 +197,11 @@ def test_cuts_are_counted_in_the_manifest_and_told(tmp_path, capsys):
     make_clip(tmp_path / "short.mp4", frames=10, sound_seconds=1.0)
     arguments = folder_of(tmp_path, one="long.mp4", two="short.mp4")
     shards_command.main([*arguments, "--audio-seconds", "2", "--max_pixels", "112896"])
-    assert "the sound of 1 samples is cut (--audio_seconds whole takes all of it)" in capsys.readouterr().out
+    assert "the sound of 1 samples is cut (take all of it with --audio_seconds whole)" in capsys.readouterr().out
     manifest = Manifest.load(tmp_path / "shards")
-    assert manifest.sound_cut == 1
-    assert json.loads((tmp_path / "shards" / "manifest.json").read_text())["sound_cut"] == 1
-    assert manifest.notes == {"one": ["sound cut at 2 s of 4.0"]}
+    assert manifest.audio_cut == 1
+    assert json.loads((tmp_path / "shards" / "manifest.json").read_text())["audio_cut"] == 1
+    assert manifest.notes == {"one": ["audio cut at 2 s of 4.0"]}
     assert manifest.spec["audio_seconds"] == 2.0
 
 
@@ -223,11 +223,11 @@ def test_whole_is_said_in_any_of_these_ways(tmp_path, capsys, said):
         (["--audio_seconds", "7200"], "needs audio_seconds from 0.1 to 1800"),
         (["--fps", "inf"], "fps > 0"),
         (["--max_frames", "1"], "max_frames >= 2"),
-        (["--frames", "8", "--fps", "2"], "both were given"),
+        (["--frames", "8", "--fps", "2"], "give only one of them"),
     ],
 )
 def test_impossible_options_are_refused_in_a_sentence(tmp_path, said, told):
-    with pytest.raises(AvrtError, match=r"the clip's options|--frames and --fps") as refused:
+    with pytest.raises(AvrtError, match=r"options of the clip|--frames and --fps") as refused:
         shards_command.main([*folder_of(tmp_path), *said])
     assert told in str(refused.value)
 
@@ -290,7 +290,7 @@ def test_older_shards_are_read_and_say_what_held_then(tmp_path):
     path = tmp_path / "shards" / "manifest.json"
     record = json.loads(path.read_text())
     budget = {"min_pixels": 100_352, "max_pixels": 200_704}
-    del record["sound_cut"]
+    del record["audio_cut"]
     record["spec"] = {"frames": 8, "audio_seconds": 10.0, "budget": budget}
     path.write_text(json.dumps(record))
     shards = ShardSet(tmp_path / "shards")
@@ -298,6 +298,27 @@ def test_older_shards_are_read_and_say_what_held_then(tmp_path):
     assert shards.manifest.spec == {
         **asdict(ClipSpec()), "budget": budget, "still_budget": budget,
     }  # fmt: skip
+
+
+def test_shards_of_another_patch_size_are_refused_in_one_line(tmp_path):
+    make_clip(tmp_path / "a.mp4", sound_seconds=None, size=(640, 352))
+    Image.new("RGB", (1200, 900), "blue").save(tmp_path / "b.png")
+    shards_command.main([*folder_of(tmp_path, clip="a.mp4", still="b.png"), "--patch_size", "32"])
+    shards = ShardSet(tmp_path / "shards")
+    video, still = (decode_members(shards.read(i))[1].pictures for i in range(2))
+    assert all(side % 32 == 0 for pictures in (video, still) for side in pictures.shape[-2:])
+    assert any(side % 28 for side in video.shape[-2:])
+    check_patch_size(shards.manifest, 32)
+    with pytest.raises(AvrtError) as refused:
+        check_patch_size(shards.manifest, 28, shards.folder)
+    assert str(refused.value) == (
+        f"{shards.folder}: pictures are resized for a patch size of 32 pixels, the model needs 28 "
+        "(make the shards again with --patch_size 28)"
+    )
+    older = Manifest(spec={"frames": 8})
+    check_patch_size(older, 28)
+    with pytest.raises(AvrtError, match="patch size of 28 pixels, the model needs 32"):
+        check_patch_size(older, 32)
 
 
 def test_a_prompt_that_does_not_fit_says_what_to_do(nano, tmp_path):

@@ -32,7 +32,7 @@ MODULES: dict[str, list[str]] = {
     "avrt.evaluation.statistics": ["tests/evaluation/test_statistics.py"],
     "avrt.models.packing": ["tests/models/test_packing.py", "tests/models/test_scoring.py"],
     "avrt.models.prefix": ["tests/models/test_prefix.py", "tests/rollout/test_engine.py"],
-    "avrt.models.scoring": NANO,
+    "avrt.models.teacher_forcing": NANO,
     "avrt.models.qwen2_5_omni.towers": ["tests/models/test_features.py"],
     "avrt.models.qwen2_5_omni.positions": ["tests/data/test_positions.py"],
     "avrt.data.loading.order": ["tests/data/test_order.py"],
@@ -54,6 +54,6 @@ MODULES: dict[str, list[str]] = {
     "avrt.traces.checks": ["tests/traces/test_checks.py", "tests/traces/test_rule_merger.py"],
     "avrt.rollout.sampling": ["tests/rollout/test_sampling.py"],
     "avrt.rollout.native": ["tests/rollout/test_engine.py", "tests/rollout/test_static.py"],
-    "avrt.training.resume": ["tests/training/test_stopped_runs.py"],
-    "avrt.training.groups": ["tests/training/test_groups.py"],
+    "avrt.training.lightning_internals": ["tests/training/test_stopped_runs.py"],
+    "avrt.algorithms.groups": ["tests/training/test_groups.py"],
 }

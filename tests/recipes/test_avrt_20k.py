@@ -71,26 +71,26 @@ def test_every_spelling_of_the_answer(tmp_path, answer):
     [
         ({"av_reasoning": None}, "is empty"),
         ({"av_reasoning": "  \n"}, "is empty"),
-        ({"av_reasoning": ["a"]}, "no text"),
+        ({"av_reasoning": ["a"]}, "needs a text"),
         ({"av_reasoning": "<think></think><answer>B</answer>"}, "has no reasoning"),
         ({"av_reasoning": f"<think>{THINK}</think><answer>C</answer>"}, "another answer than the row's"),
         ({"av_reasoning": f"{THINK}\nAnswer: (C) car"}, "another answer than the row's"),
-        ({"av_reasoning": f"<think>{THINK}</think><answer>B or C</answer>"}, "an answer that is no choice"),
-        ({"av_reasoning": f"<think>{THINK}</think><answer>E</answer>"}, "an answer that is no choice"),
-        ({"av_reasoning": f"<think>{THINK}</think><answer>BC</answer>"}, "an answer that is no choice"),
-        ({"av_reasoning": f"<think>{THINK}</think><answer></answer>"}, "an answer that is no choice"),
-        ({"choices": ["B", "motorboat"], "av_reasoning": WHOLE}, "an answer that is no choice"),
+        ({"av_reasoning": f"<think>{THINK}</think><answer>B or C</answer>"}, "an answer that is not a choice"),
+        ({"av_reasoning": f"<think>{THINK}</think><answer>E</answer>"}, "an answer that is not a choice"),
+        ({"av_reasoning": f"<think>{THINK}</think><answer>BC</answer>"}, "an answer that is not a choice"),
+        ({"av_reasoning": f"<think>{THINK}</think><answer></answer>"}, "an answer that is not a choice"),
+        ({"choices": ["B", "motorboat"], "av_reasoning": WHOLE}, "an answer that is not a choice"),
         ({"av_reasoning": f"<think>{THINK}"}, "is cut off"),
         ({"av_reasoning": f"<think>{THINK} <answer>B</answer>"}, "is cut off"),
         ({"av_reasoning": f"<think>{THINK}</think><answer>B"}, "is cut off"),
         ({"av_reasoning": WHOLE + WHOLE}, "several traces"),
         ({"av_reasoning": f"Sure. {WHOLE}"}, "words before"),
-        ({"av_reasoning": f"{WHOLE} Hope it helps."}, "goes on after its answer"),
+        ({"av_reasoning": f"{WHOLE} Hope it helps."}, "continues after its answer"),
         ({"av_reasoning": f"<think>{THINK}</think>So<answer>B</answer>"}, "words between"),
-        ({"choices": [None, "motorboat", "car", "bicycle"]}, "other letters than theirs"),
+        ({"choices": [None, "motorboat", "car", "bicycle"]}, "letters that have changed"),
         ({"answer": "ship"}, "field 'answer' is"),
         ({"answer": None}, "no trace can be made: field 'answer' is empty"),
-        ({"video_name": "../x"}, "no plain name"),
+        ({"video_name": "../x"}, "needs a plain name"),
     ],
 )
 def test_a_row_without_a_trace_is_named(tmp_path, changes, why):
@@ -136,7 +136,7 @@ def test_from_published_rows_to_shards(tmp_path, form):
     shards = ShardSet(tmp_path / "out")
     assert {s.id: s.trace for s in shards.samples()} == {f"avrt_20k-{i}": WHOLE for i in (0, 1, 9)}
     assert shards.manifest.labels["trace"] == 3
-    assert "2 left out, named in manifest.json" in told
+    assert "2 left out (see skipped in manifest.json)" in told
     assert any("no trace can be made: field 'av_reasoning' is empty" in why for why in shards.manifest.skipped.values())
     sample = next(s for s in shards.samples() if s.id == "avrt_20k-0")
     assert (sample.relation, sample.question_type, sample.metadata["video_id"]) == ("both", "Which", 900)

@@ -95,7 +95,7 @@ def test_avqa_with_choices_that_are_null(tmp_path):
     usable = {i.sample.id: i.sample for i in items if isinstance(i, SourceItem)}
     assert usable["avqa-train-8"].choices == ("dog", "car")
     assert usable["avqa-train-8"].answer_letter == "B"
-    assert usable["avqa-train-11"].relation is Relation.SOUND
+    assert usable["avqa-train-11"].relation is Relation.AUDIO
     assert len([i for i in items if isinstance(i, BadSampleError)]) == 3
     shards = convert("avqa", tmp_path)
     assert sorted(s.id for s in shards.samples()) == ["avqa-train-7", "avqa-train-8"]

@@ -50,7 +50,7 @@ def test_intentbench_has_three_kinds_of_answers(tmp_path, clip):
     skipped = " ".join(shards.manifest.skipped.values())
     for told in ("problem_type 'free-form', which has no choices", "problem_type 'numerical', which has no choices",
                  "'B,G'", "'data_type' is 'image'",
-                 "'solution' '<answer>B</answer>', which are not the same"):  # fmt: skip
+                 "'solution' '<answer>B</answer>', which differ"):  # fmt: skip
         assert told in skipped
     assert len(shards.manifest.skipped) == 5
 
@@ -72,7 +72,7 @@ def test_intenttrain_reads_what_files_are_there(tmp_path):
     assert len(bad) == 1
     good, bad = parts(IntentTrain(only="multiple choice").items(tmp_path))
     assert len(good) == 2
-    assert sum("'emer_ov_mc', left out as asked" in why for why in bad) == 1
+    assert sum("'emer_ov_mc', left out by --only" in why for why in bad) == 1
     assert (IntentTrain.clip.frames, IntentTrain.clip.fps, IntentTrain.clip.audio_seconds) == (8, None, None)
     with pytest.raises(AvrtError, match=r"no such file .*emer_rewrite\.json"):
         list(IntentTrain().items(tmp_path / "nowhere"))

@@ -239,7 +239,7 @@ def test_music_avqa_refuses_what_is_no_answer(tmp_path):
     right = [i.sample.choices[i.sample.answer] for i in found if isinstance(i, SourceItem)]
     assert right == ["one", "two", "two"]
     assert sum("field 'anser'" in str(i) for i in found) == 3
-    assert sum("field 'question_id' is '7.5', no number" in str(i) for i in found) == 1
+    assert sum("field 'question_id' is '7.5', needs a number" in str(i) for i in found) == 1
     assert sum("field 'type' is 'nothing', not JSON" in str(i) for i in found) == 1
 
 
@@ -311,8 +311,8 @@ def test_lists_of_indexes_that_count_from_one_are_not_trusted(tmp_path):
         json.dumps([{**row, "answer": [1, 4]}, {**row, "answer": [2]}, {**row, "answer": "A"}])
     )
     first, second, letter = Folder("q.json").items(tmp_path)
-    assert "look as if they counted from 1" in str(first)
-    assert "look as if they counted from 1" in str(second)
+    assert "seem to count from 1" in str(first)
+    assert "seem to count from 1" in str(second)
     assert letter.sample.answer == (0,)
     first, second, letter = Folder("q.json", count_from=1).items(tmp_path)
     assert [i.sample.answer for i in (first, second, letter)] == [(0, 3), (1,), (0,)]

@@ -42,7 +42,7 @@ def test_mmau_sound_is_whole(tmp_path):
     soundfile.write(tmp_path / "test-mini-audios" / "ab-1.wav", np.sin(np.arange(12 * 8000) / 9) * 0.3, 8000)
     shards = convert("mmau", tmp_path)
     first, second = shards.samples()
-    assert (first.answer_letter, first.question_type, first.relation) == ("B", "speech", Relation.SOUND)
+    assert (first.answer_letter, first.question_type, first.relation) == ("B", "speech", Relation.AUDIO)
     assert first.metadata["mmau_difficulty"] == "hard"
     assert "difficulty" not in first.metadata  # that is the teachers'
     assert (second.choices, second.answer_letter) == (("one", "three", "two"), "B")
@@ -69,7 +69,7 @@ def test_mmau_of_the_hub_has_its_choices_as_text(tmp_path):
     assert (item.sample.choices, item.sample.answer) == (("Man", "Woman"), 1)
     assert item.files == {Modality.AUDIO: tmp_path / "test-mini-audios" / "ab-1.wav"}
     assert item.sample.metadata["category"] == "Reasoning"
-    assert "no plain name" in bad[0]
+    assert "needs a plain name" in bad[0]
 
 
 def test_all_of_mmaus_released_rows_are_read(shared_data):
@@ -167,7 +167,7 @@ def test_worldsense_as_an_object_of_videos_and_as_a_list(tmp_path, clip):
     assert (first.metadata["duration"], first.question_type) == ("<1min", "Audio Recognition")
     skipped = " ".join(shards.manifest.skipped.values())
     for told in ("'D', needs a letter from A to C", "missing: gone.mp4", "'empty' has no questions", "'odd' has no q",
-                 "no plain name"):  # fmt: skip
+                 "needs a plain name"):  # fmt: skip
         assert told in skipped
     put(tmp_path, "list.json", [{**video, **task, "video": "JlfMLFfm"}])
     good, bad = parts(WorldSense("list.json").items(tmp_path))
@@ -215,7 +215,7 @@ def test_avhbench_with_a_file_for_each_video(tmp_path, clip):
     assert [s.choices for s in samples] == [("Yes", "No")] * 4
     assert all(s.yes_no for s in samples)
     assert Counter((s.question_type, s.answer_letter, str(s.relation)) for s in samples) == {
-        ("Video-driven Audio Hallucination", "A", "sound"): 1, ("Audio-driven Video Hallucination", "B", "view"): 1,
+        ("Video-driven Audio Hallucination", "A", "audio"): 1, ("Audio-driven Video Hallucination", "B", "vision"): 1,
         ("AV Matching", "A", "both"): 1, ("AV Matching", "B", "both"): 1,
     }  # fmt: skip
     assert [s.metadata["swapped"] for s in samples].count(True) == 1
@@ -269,8 +269,8 @@ def test_omnivideobench_keeps_evidence_by_sense(tmp_path, clip):
     good, bad = parts(OmniVideoBench().items(tmp_path))
     samples = {i.sample.id: i.sample for i in good}
     kept = [samples[name] for name in sorted(samples)]
-    assert [s.relation for s in kept] == ["both", "sound", None, "both", None, "both", None]
-    assert [[step.sense for step in s.evidence] for s in kept[:3]] == [["sound", "view"], ["sound"], ["view", None]]
+    assert [s.relation for s in kept] == ["both", "audio", None, "both", None, "both", None]
+    assert [[step.sense for step in s.evidence] for s in kept[:3]] == [["audio", "vision"], ["audio"], ["vision", None]]
     assert kept[0].evidence[0].evidence == "At 0:35, they talk."
     assert kept[0].evidence[1].inference == "2."
     assert [s.metadata["seconds"] for s in kept] == [208, 208, 1799, 3723, None, None, 59]

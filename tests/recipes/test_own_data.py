@@ -35,7 +35,7 @@ def write(root, rows, name="questions.jsonl"):
 def test_media_and_answers_of_every_kind(root):
     write(root, [
         ROW,
-        {**ROW, "id": "mine", "answer": 2, "media": "clips/2.wav", "relation": "sound", "question_type": "Which"},
+        {**ROW, "id": "mine", "answer": 2, "media": "clips/2.wav", "relation": "audio", "question_type": "Which"},
         {**ROW, "answer": "a dog", "media": "clips/3.jpg", "source": "me", "tags": ["x"]},
         {**ROW, "answer": None, "media": None, "image": "clips/3.jpg", "audio": "clips/2.wav"},
         {**ROW, "trace": "<think>It barks.</think><answer>B</answer>"},
@@ -48,7 +48,7 @@ def test_media_and_answers_of_every_kind(root):
         "q-00003": (None, (Modality.IMAGE, Modality.AUDIO)),
         "q-00004": ("B", (Modality.VIDEO, Modality.AUDIO)),
     }
-    assert samples["mine"].relation is Relation.SOUND
+    assert samples["mine"].relation is Relation.AUDIO
     assert samples["q-00002"].metadata == {"source": "me"}
     assert samples["q-00004"].trace
 
@@ -90,8 +90,8 @@ def test_parquet_and_json_read_the_same(root):
         ({"media": "../secret.mp4"}, "leads out of the dataset"),
         ({"media": "/etc/passwd"}, "leads out of the dataset"),
         ({"media": "a\\..\\b.mp4"}, "leads out of the dataset"),
-        ({"media": None}, "names no media"),
-        ({"media": 7}, "no path"),
+        ({"media": None}, "has no media"),
+        ({"media": 7}, "needs a path"),
         ({"answer": "D"}, "'answer' is 'D'"),
         ({"answer": 3}, "field 'answer'"),
         ({"choices": ["one"], "answer": 0}, "field 'choices'"),
@@ -139,13 +139,13 @@ def test_music_avqa(tmp_path):
     assert samples["1"].question == "Where is the flute sound?"
     assert sorted(samples["1"].choices) == ["left", "middle", "right"]
     assert samples["1"].choices[samples["1"].answer] == "left"
-    assert (samples["4"].choices, samples["4"].answer, samples["4"].relation) == (("no", "yes"), 1, Relation.SOUND)
-    assert (sorted(samples["5"].choices), samples["5"].relation) == (["three", "two"], Relation.VIEW)
+    assert (samples["4"].choices, samples["4"].answer, samples["4"].relation) == (("no", "yes"), 1, Relation.AUDIO)
+    assert (sorted(samples["5"].choices), samples["5"].relation) == (["three", "two"], Relation.VISION)
     reasons = " ".join(shards.manifest.skipped.values())
     for told in (
         "deleted",
         "1 blanks and 0 values",
-        "no plain name",
+        "needs a plain name",
         "missing: gone.mp4",
         "'choices' has 1 different text",
     ):
@@ -159,7 +159,7 @@ def test_verify_finds_every_fault(root, tmp_path, capsys):
     write(root, [{**ROW, "id": f"q{i}"} for i in range(4)])
     shards_command.main(["folder", "--root", str(root), "--out", str(root / "out"), "--samples-per-shard", "2"])
     shards_command.main(["verify", str(root / "out")])
-    assert "4 of 4 samples are sound (4 with audio, 4 with video), 0 faults" in capsys.readouterr().out
+    assert "4 of 4 samples are intact (4 with audio, 4 with video), 0 faults" in capsys.readouterr().out
     tar = root / "out" / "shard-000001.tar"
     shards = ShardSet(root / "out")
     offset, size = shards._locate(3)[2]["5.jpg"]
@@ -172,7 +172,7 @@ def test_verify_finds_every_fault(root, tmp_path, capsys):
     assert ended.value.code == 1
     assert "is not the file that the manifest describes" in told
     assert "shard-000001.tar, sample 00000003" in told
-    assert "3 of 4 samples are sound" in told
+    assert "3 of 4 samples are intact" in told
 
 
 def test_show_writes_a_contact_sheet_and_the_sound(root, capsys):

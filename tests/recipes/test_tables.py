@@ -52,7 +52,7 @@ def test_odd_texts_are_used_in_every_field_and_can_be_read_again(root, capsys):
         {**ROW, "id": f"half {half}", "question": f"what {half}?", "choices": [f"x{half}", "y"], "answer": f"x{half}"},
         {**ROW, "id": f"lines {lines}", "question": f"what {lines}?", "choices": [f"x{lines}z", "y"], "answer": "y"},
         {**ROW, "id": f"nul {nul}", "note": nul, nul: "key", "trace": f"<think>{nul}</think><answer>B</answer>"},
-        {**ROW, "id": f"bom {bom}", "question_type": f"{bom}{half}", "relation": "sound"},
+        {**ROW, "id": f"bom {bom}", "question_type": f"{bom}{half}", "relation": "audio"},
         {**ROW, "id": "media", "media": f"s{half}.wav"},
         {**ROW, "id": "\x1b[2J\nnew line/../.."},
         {**ROW, "id": "long" * 5000},
@@ -76,7 +76,7 @@ def test_odd_texts_are_used_in_every_field_and_can_be_read_again(root, capsys):
     with pytest.raises(SystemExit):
         shards_command.main(["overlap", str(root / "out"), str(root / "out"), "--out", str(root / "pairs.jsonl")])
     told = capsys.readouterr().out
-    assert "6 of 6 samples are sound" in told
+    assert "6 of 6 samples are intact" in told
     assert not set(told) & set("\x1b\x85\u2028\u2029\ufeff\0")
     pairs = [json.loads(line) for line in (root / "pairs.jsonl").read_bytes().split(b"\n") if line]
     assert {pair["test"] for pair in pairs} == set(samples)
@@ -123,7 +123,7 @@ def test_a_line_that_is_no_json_costs_itself_alone(root):
         ("q.csv", b"question,answer\ncaf\xe9,B\n", "line 2 is not UTF-8"),
         ("q.jsonl", b"caf\xe9\n", "line 1 is not UTF-8"),
         ("q.json", b"[" * 100_000, "not JSON"),
-        ("q.json", b'{"rows": []}', "needs a list"),
+        ("q.json", b'{"rows": []}', "not a list of questions"),
         ("q.csv", b"a,a\n1,2\n", "same name"),
         ("q.csv", b'question\n"' + b"x" * 200_000 + b'"\n', "field larger"),
     ],
@@ -150,7 +150,7 @@ def test_tables(root):
     assert samples["one"].question == "What, is\nit?"
     assert samples["one"].metadata == {"source": "me"}
     assert len(reasons(found)) == 2
-    assert any("'answer' is 2, which may be an index or choice B" in reason for reason in reasons(found))
+    assert any("'answer' is 2, which may be an index or the text of choice B" in reason for reason in reasons(found))
     assert any("line 7 has more cells than the header" in reason for reason in reasons(found))
     listed = 'question\tchoices\tanswer\tmedia\nWhich?\t["a dog", "a cat"]\ta cat\ts.wav\n'
     (root / "q.tsv").write_text(listed.replace('["a dog", "a cat"]', '"[""a dog"", ""a cat""]"'))

@@ -30,12 +30,12 @@ def test_mmar_is_heard_to_the_end(tmp_path):
     write_sounds(tmp_path, {f"audio/{name}.wav": seconds for name, seconds in lengths.items()})
     heard = heard_seconds("mmar", tmp_path, tmp_path / "out")
     assert heard == pytest.approx({f"mmar-{i:05d}": seconds for i, seconds in enumerate(lengths.values())})
-    assert Manifest.load(tmp_path / "out").sound_cut == 0
+    assert Manifest.load(tmp_path / "out").audio_cut == 0
     heard = heard_seconds("mmar", tmp_path, tmp_path / "ten", "--audio_seconds", "10")
     assert sorted(heard.values()) == pytest.approx([3.5, 10, 10, 10, 10])
     cut = Manifest.load(tmp_path / "ten")
-    assert cut.sound_cut == 3
-    assert cut.notes["mmar-00003"] == ["sound cut at 10 s of 56.0"]
+    assert cut.audio_cut == 3
+    assert cut.notes["mmar-00003"] == ["audio cut at 10 s of 56.0"]
 
 
 def test_real_rows_of_mmar_are_heard_to_the_end(shared_data, tmp_path):
@@ -73,7 +73,7 @@ def test_mmau_is_heard_to_the_end(tmp_path):
     rows = [{**row, "id": f"a{i}", "audio_id": f"./test-mini-audios/a{i}.wav"} for i in range(5)]
     lengths = mmau(tmp_path, rows)
     assert sorted(heard_seconds("mmau", tmp_path, tmp_path / "out").values()) == pytest.approx(lengths)
-    assert Manifest.load(tmp_path / "out").sound_cut == 0
+    assert Manifest.load(tmp_path / "out").audio_cut == 0
 
 
 def test_real_rows_of_mmau_are_heard_to_the_end(shared_data, tmp_path):
@@ -98,7 +98,7 @@ def test_daily_omni_is_heard_to_the_end(tmp_path):
     heard = heard_seconds("dailyomni", tmp_path, tmp_path / "out")
     assert list(heard.values()) == pytest.approx([30, 61], abs=0.1)
     manifest = Manifest.load(tmp_path / "out")
-    assert (manifest.sound_cut, manifest.spec["frames"], manifest.spec["audio_seconds"]) == (0, 8, None)
+    assert (manifest.audio_cut, manifest.spec["frames"], manifest.spec["audio_seconds"]) == (0, 8, None)
 
 
 def test_the_real_videos_of_daily_omni_are_heard_to_the_end(shared_data, tmp_path):

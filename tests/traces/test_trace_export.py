@@ -10,7 +10,7 @@ from data_recipes.folder import Folder
 
 TRACE = {
     "id": "q1", "question": "Which are heard?", "choices": ["a dog", "a cat", "rain"], "answer": "A,C", "several": True,
-    "trace": "<think>It barks in the rain.</think><answer>C, A</answer>", "media": ["audio"], "relation": "sound",
+    "trace": "<think>It barks in the rain.</think><answer>C, A</answer>", "media": ["audio"], "relation": "audio",
     "question_type": "Which", "difficulty": "easy", "metadata": {}, "split": "train",
 }  # fmt: skip
 

@@ -69,7 +69,7 @@ def test_yes_and_no(test, tmp_path):
     assert set(found["all"]) >= {"accuracy", "precision", "recall", "f1", "yes"}
     assert found["all"]["accuracy"] == result.scores["avhbench"]["accuracy"]
     assert result.counts["left_out_of_shards"] == 1  # the captioning row
-    assert set(result.groups["relation"]) == {"sound", "view", "both"}
+    assert set(result.groups["relation"]) == {"audio", "vision", "both"}
 
 
 def test_several_letters(test, tmp_path):
@@ -88,7 +88,7 @@ def test_several_letters(test, tmp_path):
 
 
 def test_the_prompt_asks_for_all_right_choices_and_tells_none(nano):
-    seen = Evidence(Relation.VIEW, "a purple giraffe", "so it is the zoo")
+    seen = Evidence(Relation.VISION, "a purple giraffe", "so it is the zoo")
     several = make_sample(answer=(0, 2), several=True, trace=None, evidence=(seen,))
     builder = Preprocessor(nano.inputs, PromptOptions(), targets=True)
     row, one = (collate([builder.row(sample, Clip())]) for sample in (several, make_sample(trace=None)))

@@ -75,7 +75,7 @@ def test_a_rank_with_plenty_waits_for_the_one_with_fewest_and_does_not_hoard():
         queue.add([group(start), group(start + 1)], torch.zeros(2, dtype=torch.bool))
         assert queue.take(2, 0, group(0)) is None
     assert len(queue) == 4
-    assert queue.dropped == 2
+    assert queue.discarded == 2
     assert numbers(queue.take(2, 2, group(0))) == [2, 3]
 
 
@@ -95,9 +95,9 @@ def test_more_than_two_batches_are_not_kept_and_the_oldest_go():
     dropped = []
     for start in (0, 2, 4, 6):
         queue.add([group(start), group(start + 1)], differ)
-        dropped.append((queue.dropped, len(queue)))
+        dropped.append((queue.discarded, len(queue)))
     queue.add([group(8), group(9)], torch.tensor([True, True]))
-    assert [*dropped, (queue.dropped, len(queue))] == [(0, 2), (0, 4), (2, 4), (2, 4), (0, 4)]
+    assert [*dropped, (queue.discarded, len(queue))] == [(0, 2), (0, 4), (2, 4), (2, 4), (0, 4)]
     assert numbers(queue.take(4, 4, group(99))) == [4, 5, 6, 7]
 
 

@@ -100,7 +100,7 @@ def test_long_clips_are_asked_and_the_protocol_tells_how_they_were_taken(long_cl
         "--data.test", long_clips / "train", "--trainer.default_root_dir", tmp_path,
     )  # fmt: skip
     result = Result.load(tmp_path / "result.json")
-    assert (result.counts["questions"], result.counts["failed"], result.counts["sound_cut"]) == (5, 0, 0)
+    assert (result.counts["questions"], result.counts["failed"], result.counts["audio_cut"]) == (5, 0, 0)
     told = {name.removeprefix("clips."): v for name, v in result.protocol.items() if name.startswith("clips.")}
     assert told == {
         "frames": 8, "fps": 2.0, "max_frames": 768, "audio_seconds": None, "total_pixels": None,

@@ -1,4 +1,4 @@
-"""Training on several shard folders at once, with weights, and from easy to hard."""
+"""Training on several shard folders at once: weights, and a curriculum from easy to hard."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from avrt.data.loading.order import SampleOrder, Source
+from avrt.data.parts import Parts
 from avrt.data.sample import Sample
 from avrt.data.shards.reader import ShardSet
 from avrt.data.shards.remote import is_remote
@@ -22,8 +21,8 @@ class MixtureSource:
 
     Attributes:
         shards: Its folder or address.
-        weight: How often an epoch holds each of its samples: 2 is twice, 0.25 every sample once in four epochs.
-        name: What TensorBoard calls it; by default the folder's last part.
+        weight: How often an epoch holds each of its samples: 2 is twice, 0.25 is once in four epochs.
+        name: Its name in TensorBoard; by default the last part of the folder.
     """
 
     shards: str
@@ -31,24 +30,24 @@ class MixtureSource:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse weights that take nothing."""
+        """Refuse weights that take no sample."""
         if not self.weight > 0:
             raise ValueError(f"data.train: weight {self.weight} of {self.shards}, needs more than 0")
 
     @property
     def label(self) -> str:
-        """Its name."""
+        """Its name in TensorBoard."""
         return self.name or re.split(r"[/\\]", self.shards.rstrip("/"))[-1]
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """From easy to hard.
+    """Training from easy to hard.
 
     Attributes:
-        epochs: How many epochs begin with the easy samples; later ones are shuffled as usual.
+        epochs: How many epochs begin with the easy samples; later epochs are shuffled as usual.
         levels: Values of a sample's `difficulty`, which `avrt traces` writes, from easy to hard. Samples with another
-            one, or none, come last.
+            value or none come last.
     """
 
     epochs: int = 0
@@ -60,16 +59,16 @@ class Mixture:
 
     Args:
         sources: Weights and names.
-        sets: The opened sets, in the same order.
+        sets: The opened shard sets, in the same order.
 
     Raises:
-        AvrtError: If one is empty, or two have the same name.
+        AvrtError: If a set is empty, or two sources have the same name.
     """
 
     def __init__(self, sources: Sequence[MixtureSource], sets: Sequence[ShardSet]) -> None:
         self.sources = sources
         self._sets = sets
-        self._ends = np.cumsum([len(shards) for shards in sets])
+        self._numbers = Parts([len(shards) for shards in sets])
         labels = [source.label for source in sources]
         for source, shards in zip(sources, sets, strict=True):
             if not len(shards):
@@ -77,45 +76,45 @@ class Mixture:
                     "holds no samples", where=source.shards, remedy="set data.train to other shards"
                 )
             if labels.count(source.label) > 1:
-                raise AvrtError(f"two sources are called {source.label}", where="data.train", remedy="give them names")
+                raise AvrtError(f"two sources are called {source.label}", where="data.train", remedy="give each a name")
 
     def __len__(self) -> int:
         """Number of samples of all sources."""
-        return int(self._ends[-1])
+        return len(self._numbers)
 
     def read(self, index: int) -> dict[str, Any]:
-        """The raw members of one sample; see `ShardSet.read`."""
+        """The raw members of one sample, as `ShardSet.read` returns them."""
         shards, place = self._locate(index)
         return shards.read(place)
 
     def name(self, index: int) -> str:
-        """What one sample goes by in messages; see `ShardSet.name`."""
+        """The name of one sample in messages: its shard and key."""
         shards, place = self._locate(index)
         return shards.name(place)
 
-    def announce(self, index: int) -> None:
-        """Say that a sample will be read before long; see `ShardSet.announce`."""
+    def prefetch(self, index: int) -> None:
+        """Start to copy the shard of a sample, if it is remote, since the sample will be read soon."""
         shards, place = self._locate(index)
-        shards.announce(place)
+        shards.prefetch(place)
 
     def lacking(self, reason: Callable[[Sample], str | None]) -> dict[str, str]:
-        """Id -> reason of each sample that `reason` has one for; of local shards, since remote ones would be copied."""
+        """Id -> reason of each sample for which `reason` returns one; samples of remote shards are not checked."""
         found: dict[str, str] = {}
         for source, shards in zip(self.sources, self._sets, strict=True):
             for i in range(0 if is_remote(source.shards) else len(shards)):
                 try:
                     sample = shards.sample(i)
                 except BadSampleError:
-                    continue  # it is named when it is read
+                    continue  # reported when the sample is read
                 if why := reason(sample):
                     found[sample.id] = why
         return found
 
     def order(self, seed: int, shuffle: bool, shard_window: int, curriculum: Curriculum) -> SampleOrder:
-        """The order in which it is trained on.
+        """The order of its samples in training; the arguments are those of the data module.
 
         Raises:
-            AvrtError: If a curriculum is asked for and no sample has one of its levels.
+            AvrtError: If there is a curriculum and no sample has one of its levels.
         """
         sources = tuple(
             Source(tuple(shards.shard_sizes), source.weight)
@@ -133,8 +132,8 @@ class Mixture:
         return SampleOrder(sources, seed, shuffle, shard_window, levels, curriculum.epochs)
 
     def _locate(self, index: int) -> tuple[ShardSet, int]:
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return self._sets[number], index - int(self._ends[number]) + len(self._sets[number])
+        number, place = self._numbers.locate(index)
+        return self._sets[number], place
 
 
 def _level(sample: Sample, levels: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The order of training samples: seeded, mixed from several sources by weight; on request from easy to hard."""
+"""The order of training samples: seeded, mixed from several sources by weight, optionally from easy to hard."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
-_SLOTS = 1 << 20  # keeps the seeds of the mixing apart from those of the sources
+from avrt.data.parts import Parts
+
+_SLOTS = 1 << 20  # tells the seeds of the mixing from those of the sources
 
 
 @dataclass(frozen=True)
 class Source:
-    """One of the sets that samples come from, as the order sees it.
+    """The size and weight of one shard folder in a mixture.
 
     Attributes:
         shards: Number of samples in each of its shards.
@@ -25,31 +27,31 @@ class Source:
 
     @property
     def samples(self) -> int:
-        """Its samples."""
+        """Number of samples."""
         return sum(self.shards)
 
     @property
     def per_epoch(self) -> int:
-        """Its share of an epoch, the same in every epoch."""
+        """How many of its samples every epoch holds."""
         return max(1, round(self.samples * self.weight))
 
 
 @dataclass(frozen=True)
 class SampleOrder:
-    """Global indices of every epoch's samples; source after source, they count through all samples.
+    """The order of every epoch's samples, as indices that count through all samples, source after source.
 
-    A source's samples come in endless rounds, each of which holds every sample once. An epoch takes as many as its
-    weight says from where the last epoch stopped: with weight 1 every sample exactly once, with weight 0.25 every
-    sample once in four epochs. The sources' samples are then mixed at random, each source keeping its own order.
+    A source's samples come in endless rounds, and each round holds every sample once. An epoch goes on where the last
+    one stopped and takes as many samples as the weight says: with weight 1 every sample exactly once, with weight 0.25
+    every sample once in four epochs. Then the sources are mixed at random, while each keeps its own order.
 
     Attributes:
-        sources: What is mixed.
-        seed: Decides everything random.
-        shuffle: Shuffle each round; otherwise samples come as they were written.
-        shard_window: Shuffle the shards, and their samples only within so many neighbouring shards, so that few shards
-            are in use at a time; 0 shuffles all samples.
-        levels: Difficulty of each sample, 0 the easiest; an epoch begins with those. Empty for no such order.
-        leveled_epochs: How many epochs are ordered so.
+        sources: The sources of the mixture.
+        seed: Seed of everything random.
+        shuffle: Shuffle each round; otherwise samples come in the order of the shards.
+        shard_window: Shuffle the shards, and samples only within so many neighbouring shards, so that few shards are in
+            use at a time; 0 shuffles all samples.
+        levels: Difficulty of each sample; an epoch begins with level 0, the easiest. Empty for no such order.
+        leveled_epochs: How many epochs are ordered by difficulty.
     """
 
     sources: tuple[Source, ...]
@@ -64,7 +66,7 @@ class SampleOrder:
         return sum(source.per_epoch for source in self.sources)
 
     def epoch(self, epoch: int) -> np.ndarray:
-        """(samples,) the epoch's global order."""
+        """(samples,) the order of an epoch."""
         parts = [self._part(number, epoch) for number in range(len(self.sources))]
         order = parts[0]
         if len(parts) > 1:
@@ -79,29 +81,26 @@ class SampleOrder:
         return order
 
     def taken(self, epoch: int, position: int) -> list[int]:
-        """How many samples of each source have been taken up to a position in an epoch, from the first epoch on."""
-        done = [source.per_epoch * epoch for source in self.sources]
-        now = np.bincount(
-            np.searchsorted(self._ends, self.epoch(epoch)[:position], side="right"), minlength=len(self.sources)
-        )
-        return [before + int(count) for before, count in zip(done, now, strict=True)]
+        """How many samples of each source are consumed at a position in an epoch, counted from the first epoch."""
+        now = self._numbers.count(self.epoch(epoch)[:position])
+        return [source.per_epoch * epoch + count for source, count in zip(self.sources, now, strict=True)]
 
     @cached_property
-    def _ends(self) -> np.ndarray:
-        return np.cumsum([source.samples for source in self.sources])
+    def _numbers(self) -> Parts:
+        return Parts([source.samples for source in self.sources])
 
     def _part(self, number: int, epoch: int) -> np.ndarray:
-        """What an epoch takes of one source."""
+        """The samples of one source in an epoch."""
         source = self.sources[number]
         start = epoch * source.per_epoch
         stop = start + source.per_epoch
         rounds = range(start // source.samples, -(-stop // source.samples))
         endless = np.concatenate([self._round(number, r) for r in rounds])
         offset = start - rounds.start * source.samples
-        return endless[offset : offset + source.per_epoch] + int(self._ends[number]) - source.samples
+        return endless[offset : offset + source.per_epoch] + self._numbers.start(number)
 
     def _round(self, number: int, turn: int) -> np.ndarray:
-        """(samples,) one source's samples, each once."""
+        """(samples,) one round of a source: each sample once."""
         source = self.sources[number]
         if not self.shuffle:
             return np.arange(source.samples)

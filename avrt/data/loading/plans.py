@@ -1,47 +1,56 @@
-"""Which sample goes to which rank at which step: an order cut over the ranks, or fixed batches for evaluation."""
+"""Which rank takes which samples at which step: an order divided among the ranks, or fixed batches for evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
 
 from avrt.data.loading.order import SampleOrder
 
 
-class Plan(Protocol):
-    """What a stream needs to know about the order of samples.
+class Plan(ABC):
+    """The order of samples as a `BatchStream` sees it.
 
-    A place in an epoch is a position: how much of the epoch all ranks have consumed together. It means the same for any
-    number of ranks, so that what one number of ranks began another can finish.
+    A position says how much of an epoch all ranks have consumed together. It means the same for any number of ranks, so
+    that another number of ranks can resume a run.
+
+    Attributes:
+        batch_size: Samples per rank and step.
     """
 
-    @property
-    def batch_size(self) -> int:
-        """Rows per rank and step."""
+    batch_size: int
 
     @property
-    def stretch(self) -> int:
-        """By how much a step of all ranks advances the position."""
+    @abstractmethod
+    def global_step_size(self) -> int:
+        """How far a step of all ranks advances the position."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The position at the end of an epoch."""
+
+    @abstractmethod
+    def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
+        """The sample indices of one rank's steps, from a position on; None stands for a padding sample."""
 
     @property
     def steps(self) -> int:
         """Steps of a whole epoch, the same on every rank."""
+        return self.steps_left(0)
 
     def steps_left(self, position: int) -> int:
         """Steps of an epoch from a position on."""
-
-    def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
-        """Each step's sample indices of one rank, from a position on; None stands for a filler row."""
+        return -(-max(0, len(self) - position) // self.global_step_size)
 
 
 @dataclass(frozen=True)
-class EpochPlan:
-    """The training order, cut evenly over the ranks; a position counts samples.
+class EpochPlan(Plan):
+    """The training order, divided evenly among the ranks; a position counts samples.
 
     Attributes:
         order: The order of all ranks' samples in each epoch.
-        batch_size: Rows per rank and step.
+        batch_size: Samples per rank and step.
         world_size: Number of ranks.
     """
 
@@ -50,73 +59,63 @@ class EpochPlan:
     world_size: int = 1
 
     @property
-    def stretch(self) -> int:
-        """See `Plan.stretch`."""
+    def global_step_size(self) -> int:
+        """Samples of all ranks in a step."""
         return self.batch_size * self.world_size
 
-    @property
-    def steps(self) -> int:
-        """See `Plan.steps`."""
-        return self.steps_left(0)
-
-    def steps_left(self, position: int) -> int:
-        """See `Plan.steps_left`."""
-        return -(-max(0, len(self.order) - position) // self.stretch)
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+        return len(self.order)
 
     def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
-        """See `Plan.rows`; what is missing from the last step's batches is filled up."""
+        """Every rank takes each `world_size`-th sample; padding samples fill the last step."""
         order = self.order.epoch(epoch).tolist()
-        for first in range(position, len(order), self.stretch):
-            picked = order[first : first + self.stretch]
-            padded = picked + [None] * (self.stretch - len(picked))
+        for first in range(position, len(order), self.global_step_size):
+            picked = order[first : first + self.global_step_size]
+            padded = picked + [None] * (self.global_step_size - len(picked))
             yield padded[rank :: self.world_size]
 
 
 @dataclass(frozen=True)
-class BlockPlan:
-    """The evaluation order: batches of neighbouring samples, handed to the ranks in turn; a position counts batches.
+class BlockPlan(Plan):
+    """The evaluation order: batches of neighbouring samples, which the ranks take in turn; a position counts batches.
 
-    What is in a batch depends neither on the number of ranks nor on what was answered before, so that the same
-    numbers are computed however a run was spread or interrupted.
+    The samples of a batch depend neither on the number of ranks nor on earlier answers, so that an interrupted run or
+    another number of ranks computes the same numbers.
 
     Attributes:
         samples: Size of the data set.
-        batch_size: Rows per batch.
+        batch_size: Samples per batch.
         world_size: Number of ranks.
-        done: Samples that need no answer any more; batches of nothing else are left out.
+        done: Samples that are answered; batches with no other samples are left out.
     """
 
     samples: int
     batch_size: int
     world_size: int = 1
-    done: Collection[int] = field(default_factory=frozenset)
+    done: Set[int] = frozenset()
 
     @property
-    def stretch(self) -> int:
-        """See `Plan.stretch`."""
+    def global_step_size(self) -> int:
+        """Batches of all ranks in a step."""
         return self.world_size
 
-    @property
-    def steps(self) -> int:
-        """See `Plan.steps`."""
-        return self.steps_left(0)
-
-    def steps_left(self, position: int) -> int:
-        """See `Plan.steps_left`."""
-        return -(-max(0, len(self._blocks()) - position) // self.stretch)
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._blocks())
 
     def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
-        """See `Plan.rows`."""
+        """Every rank takes each `world_size`-th batch; padding samples fill what is missing."""
         blocks = self._blocks()
-        for first in range(position, len(blocks), self.stretch):
+        for first in range(position, len(blocks), self.global_step_size):
             number = first + rank
             block: list[int | None] = list(blocks[number]) if number < len(blocks) else []
             yield block + [None] * (self.batch_size - len(block))
 
     def _blocks(self) -> list[range]:
-        done = self.done if isinstance(self.done, (set, frozenset)) else frozenset(self.done)
+        """The batches that hold a sample without an answer."""
         blocks = (
             range(first, min(first + self.batch_size, self.samples))
             for first in range(0, self.samples, self.batch_size)
         )
-        return [block for block in blocks if not all(i in done for i in block)]
+        return [block for block in blocks if not all(i in self.done for i in block)]

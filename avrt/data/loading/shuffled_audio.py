@@ -1,4 +1,4 @@
-"""Shuffled sound: each sample with the sound of another clip, to see what a student makes of sound not its own."""
+"""Shuffled audio: each sample gets the sound of another clip, to measure whether a student listens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SOUND = "flac"
 
 
 class ShuffledAudio:
-    """Samples of a shard set with the sound of another one in place of their own.
+    """The samples of a shard set, each with the sound of another sample.
 
-    The donor is the next in a seeded order whose sound differs: questions about one clip share its sound. A sample
-    without sound stays as it is.
+    The donor is the next sample in a seeded order whose sound differs, since questions about one clip share its sound.
+    A sample without sound stays as it is.
 
     Args:
         shards: The samples.
@@ -33,29 +33,30 @@ class ShuffledAudio:
         return len(self._shards)
 
     def name(self, index: int) -> str:
-        """What one sample goes by; see `ShardSet.name`."""
+        """The name of one sample in messages: its shard and key."""
         return self._shards.name(index)
 
     def read(self, index: int) -> dict[str, Any]:
-        """The raw members of one sample; see `ShardSet.read`.
+        """The raw members of one sample, as `ShardSet.read` returns them, with the sound of its donor.
 
         Raises:
-            BadSampleError: If no other sound is to be had.
+            BadSampleError: If no other sample has another sound.
         """
         raw = self._shards.read(index)
         if SOUND in raw:
             raw[SOUND] = self._foreign(index, raw[SOUND])
         return raw
 
-    def announce(self, index: int) -> None:
-        """Say that a sample will be read before long; the donor of its sound comes unannounced."""
-        self._shards.announce(index)
+    def prefetch(self, index: int) -> None:
+        """Start to copy the shard of a sample, but not that of its donor."""
+        self._shards.prefetch(index)
 
     def _foreign(self, index: int, own: bytes) -> bytes:
+        """The sound of a sample's donor."""
         count = len(self._shards)
         for step in range(1, count):
             donor = int(self._order[(self._place[index] + step) % count])
             sound: bytes | None = self._shards.read(donor, (SOUND,)).get(SOUND)
             if sound is not None and sound != own:
                 return sound
-        raise BadSampleError("no other clip has sound to swap with", where=self._shards.name(index))
+        raise BadSampleError("no other sample has a different sound", where=self._shards.name(index))

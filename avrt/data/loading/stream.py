@@ -1,8 +1,7 @@
-"""Streaming samples in batches: a plan's order, split over workers, resumable at any batch and on any number of ranks.
+"""Batches of one rank in the order of a plan, resumable at any batch and on any number of ranks.
 
-The plan says which rank takes which samples at which step, so that no sample comes twice and every rank takes the same
-number of steps; any number of workers gives the same batches. What is too few for a batch is filled up with rows that
-are marked invalid.
+The plan says which rank takes which samples at which step: no sample comes twice, and all ranks take the same number of
+steps. Any number of workers gives the same batches. Padding samples, marked as invalid, fill incomplete batches.
 """
 
 from __future__ import annotations
@@ -29,29 +28,29 @@ class SampleSource(Protocol):
     """Random access to raw samples, such as a `ShardSet`."""
 
     def read(self, index: int) -> dict[str, Any]:
-        """The raw members of one sample; see `ShardSet.read`."""
+        """The raw members of one sample, as `ShardSet.read` returns them."""
 
     def name(self, index: int) -> str:
-        """What one sample goes by in messages."""
+        """The name of one sample in messages."""
 
-    def announce(self, index: int) -> None:
-        """Say that a sample will be read before long; see `ShardSet.announce`."""
+    def prefetch(self, index: int) -> None:
+        """Start to fetch a sample that will be read soon, if fetching takes time."""
 
 
 class BatchStream:
     """A resumable loader of one rank's batches.
 
-    It satisfies Lightning's protocol of a stateful loader: `state_dict` tells what was handed out, not what workers
-    have read ahead. The state is the same on every rank, and another number of ranks can go on from it.
+    It follows Lightning's protocol of a stateful loader: `state_dict` counts batches that were handed out, not those
+    that workers have read ahead. The state is the same on every rank, and another number of ranks can resume from it.
 
     Args:
-        source: The data.
-        plan: The order.
+        source: The samples.
+        plan: Their order.
         rank: This rank.
         preprocessor: Makes model inputs, in the workers.
         num_workers: Worker processes; 0 reads in the main process.
-        dropout: What to take from samples at random.
-        fetch_ahead: How many of the rank's samples are announced to the source before they are read.
+        dropout: Takes senses from samples at random.
+        fetch_ahead: How many of the rank's samples are prefetched.
     """
 
     def __init__(
@@ -80,14 +79,14 @@ class BatchStream:
         return self.plan.steps
 
     def __iter__(self) -> Iterator[OmniBatch]:
-        """The rest of a resumed epoch, or else the next epoch."""
+        """The rest of a resumed epoch, or the next epoch."""
         if self._position and not self._resumed:
             self._epoch, self._position = self._epoch + 1, 0
         self._resumed = False
         steps = _PlannedSteps(self.plan, self._rank, self._epoch, self._position)
         pipeline = webdataset.DataPipeline(
             steps,
-            _Announce(self._source, -(-self._fetch_ahead // self.plan.batch_size)),
+            _Prefetch(self._source, -(-self._fetch_ahead // self.plan.batch_size)),
             _to_rows,
             webdataset.map(self._make_row),
             webdataset.batched(self.plan.batch_size, collation_fn=self._collate, partial=False),
@@ -96,17 +95,17 @@ class BatchStream:
             pipeline, batch_size=None, num_workers=self._num_workers, worker_init_fn=_leave_signals_to_the_trainer
         )
         for batch in _plain_errors(loader):
-            batch.epoch, batch.step = self._epoch, self._position // self.plan.stretch
-            self._position += self.plan.stretch
+            batch.epoch, batch.step = self._epoch, self._position // self.plan.global_step_size
+            self._position += self.plan.global_step_size
             batch.position = self._position
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, and the position in it behind the last batch that was handed out."""
+        """The epoch, and the position in it after the last batch that was handed out."""
         return {"epoch": self._epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue behind the batch at which `state` was taken, by this or another number of ranks."""
+        """Continue after the batch at which `state` was taken, on this or another number of ranks."""
         self._epoch, self._position = state["epoch"], state["position"]
         self._resumed = True
         if not self.plan.steps_left(self._position):
@@ -114,7 +113,7 @@ class BatchStream:
 
 
 def _plain_errors(batches: Iterable[OmniBatch]) -> Iterator[OmniBatch]:
-    """What a loader yields; an error from one of its workers without the traceback that the loader writes into it."""
+    """The batches of a loader; from errors of its workers the traceback that the loader adds is removed."""
     try:
         yield from batches
     except AvrtError as error:
@@ -122,28 +121,28 @@ def _plain_errors(batches: Iterable[OmniBatch]) -> Iterator[OmniBatch]:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """In a worker: Ctrl-C reaches every process of the terminal, but the step that is under way needs its batch."""
+    """Let a worker survive Ctrl-C, which reaches every process, since the trainer finishes the current step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler of a trainer that saves first
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # instead of the trainer's handler, which saves a checkpoint
 
 
-class _PlannedSteps(IterableDataset):
-    """First stage of the pipeline: epoch and sample indices of this worker's steps, in the plan's order."""
+class _PlannedSteps(IterableDataset[Step]):
+    """First stage of the pipeline: epoch and sample indices of each of this worker's steps."""
 
     def __init__(self, plan: Plan, rank: int, epoch: int, position: int) -> None:
         self._plan, self._rank, self._epoch, self._position = plan, rank, epoch, position
 
     def __iter__(self) -> Iterator[Step]:
         worker = get_worker_info()
-        # A DataLoader takes one batch from each worker in turn, beginning with worker 0.
+        # a DataLoader takes one batch from each worker in turn, beginning with worker 0
         mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         for step, indices in enumerate(self._plan.rows(self._epoch, self._rank, self._position)):
             if step % workers == mine:
                 yield self._epoch, indices
 
 
-class _Announce:
-    """Second stage: tells the source which samples come, so many steps before they do."""
+class _Prefetch:
+    """Second stage: prefetches samples some steps before they are read."""
 
     def __init__(self, source: SampleSource, steps: int) -> None:
         self._source, self._steps = source, steps
@@ -157,19 +156,19 @@ class _Announce:
             if ahead:
                 for index in step[1]:
                     if index is not None:
-                        self._source.announce(index)
+                        self._source.prefetch(index)
             if len(waiting) > ahead:
                 yield waiting.popleft()
         yield from waiting
 
 
 def _to_rows(steps: Iterable[Step]) -> Iterator[tuple[int, int | None]]:
-    """Third stage: epoch and index of each row; None for a filler."""
+    """Third stage: epoch and index of each sample; None for a padding sample."""
     return ((epoch, index) for epoch, indices in steps for index in indices)
 
 
 class _RowMaker:
-    """Fourth stage: a one-row batch of each sample, or a filler row that says what was wrong with it."""
+    """Fourth stage: a batch of one for each sample; an unreadable one becomes a padding sample that names the fault."""
 
     def __init__(self, source: SampleSource, preprocessor: Preprocessor, dropout: ModalityDropout | None) -> None:
         self._source = source

@@ -1,4 +1,4 @@
-"""From the sound of a file to 16 kHz mono on its clip's clock: its channels' mean, or the loudest if they cancel."""
+"""Decoding the sound of a file: 16 kHz mono, aligned with the pictures of its clip."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from torchaudio.functional import resample
 
 from avrt.data.media.clip import MIN_AUDIO_SECONDS, SAMPLE_RATE, ClipSpec
 from avrt.data.media.containers import announced_end, decoded, open_media, prepare
-from avrt.data.shards.manifest import SOUND_CUT
+from avrt.data.shards.manifest import AUDIO_CUT
 from avrt.errors import BadSampleError
 
 _GAP_SECONDS = 0.05
 _EARLY_SECONDS = 0.1
 _CANCELLED = 0.25
-"""Of the power that unrelated channels would have together: with less, they cancel each other."""
+"""If the mean has a smaller share of the power that unrelated channels would give, the channels cancel each other."""
 _SHORT_SECONDS = 0.5
 _LOOK_AHEAD_SECONDS = 0.1
 _MAX_RATE = 768_000
 _RATE_STEP = 25
-"""Rates are rounded to multiples of this: a resampler's filters grow with the smallest ratio of its rates."""
+"""Sample rates are rounded to multiples of this, since the resampler's filter is huge for odd ratios of rates."""
 
 
 def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: list[str] | None = None) -> Tensor:
-    """Decode a file's sound, all of it or its first seconds: the mean of its channels, resampled to 16 kHz.
+    """Decode a file's sound, or its first seconds, as the mean of its channels (the loudest one if they cancel).
 
     Args:
         path: Any container or audio file.
-        spec: How many seconds; what is cut off is noted.
-        start: Time of the clip's beginning on the file's clock, in seconds; by default the sound's own beginning.
-        notes: Gets what had to be worked around.
+        spec: How many seconds are taken.
+        start: When the clip begins on the file's clock, in seconds; by default when the sound begins.
+        notes: Gets a note for each repair, and one if the sound is cut.
 
     Returns:
-        (S,) float32. Sound that begins after `start` is preceded by silence, and a gap in it is filled with silence, so
-        that picture and sound stay aligned.
+        (S,) float32 at 16 kHz. Silence precedes sound that begins after `start` and fills gaps, so that pictures and
+        sound stay aligned.
 
     Raises:
         BadSampleError: If there is no sound, or less than 0.1 s of it.
     """
     notes = [] if notes is None else notes
-    wanted = spec.sound_limit
+    wanted = spec.audio_limit
     with open_media(path) as container:
         streams = container.streams.audio
         if not streams:
@@ -77,7 +77,7 @@ def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: 
     if collected.seconds > wanted + _LOOK_AHEAD_SECONDS:
         whole = announced - begins
         total = f"of {whole:.1f}" if whole > collected.seconds else "of more"
-        notes.append(f"{SOUND_CUT} at {wanted:g} s {total}")
+        notes.append(f"{AUDIO_CUT} at {wanted:g} s {total}")
     sound = collected.at_16_khz(native)[: round(wanted * SAMPLE_RATE)]
     if len(sound) < MIN_AUDIO_SECONDS * SAMPLE_RATE:
         raise BadSampleError(f"only {len(sound) / SAMPLE_RATE:.2f} s of sound", where=path)
@@ -85,7 +85,7 @@ def decode_audio(path: Path, spec: ClipSpec, start: float | None = None, notes: 
 
 
 class _Collected:
-    """Decoded sound at its own rate, as far as it is wanted."""
+    """Decoded sound at its own rate, up to the seconds that are wanted."""
 
     def __init__(self, wanted: float) -> None:
         self.wanted = wanted
@@ -101,21 +101,21 @@ class _Collected:
 
     @property
     def seconds(self) -> float:
-        """How much there is, counted from the clip's beginning."""
+        """Seconds from the clip's beginning to the end of the sound."""
         return self._have / self.rate + self.delay if self.rate else 0.0
 
     @property
     def length(self) -> float:
-        """How much there is of the sound itself, in seconds."""
+        """Seconds of sound."""
         return self._have / self.rate if self.rate else 0.0
 
     @property
     def first(self) -> float:
-        """When the sound begins, on the file's clock."""
+        """When the sound begins on the file's clock."""
         return self._first or 0.0
 
     def add(self, frame: av.AudioFrame, start: float | None) -> bool:
-        """Take a frame in; whether more is wanted."""
+        """Add a frame; returns whether more are wanted."""
         if not self.rate:
             if not 0 < frame.sample_rate <= _MAX_RATE:
                 return False
@@ -129,7 +129,7 @@ class _Collected:
             self.notes.append(f"the sample rate changes after {self.seconds:.1f} s, where the sound is cut")
             return False
         if self._to_float is None or frame.layout.name != self._layout:
-            # float first: FFmpeg's own down-mix to mono is 3 dB louder than the mean of the channels
+            # only to float: FFmpeg's own mix to mono is 3 dB louder than the mean of the channels
             self._to_float = AudioResampler(format="fltp", layout=frame.layout, rate=self.rate)
             self._layout = frame.layout.name
         self._fill_gap(frame)
@@ -144,6 +144,7 @@ class _Collected:
         return self.seconds <= self.wanted
 
     def _fill_gap(self, frame: av.AudioFrame) -> None:
+        """Add silence if a frame begins later than the sound so far ends."""
         if frame.time is None or self._first is None or not self._have:
             return
         gap = min(frame.time - self._first - self._have / self.rate, self.wanted)
@@ -171,7 +172,7 @@ class _Collected:
         return np.concatenate([piece[loudest] for piece in self.pieces]).astype(np.float32, copy=False)
 
     def at_16_khz(self, mono: np.ndarray) -> Tensor:
-        """(S,) float32, preceded by silence where the sound begins late, cut where it begins early."""
+        """(S,) float32 at 16 kHz; late sound is preceded by silence, early sound is cut."""
         if not self.pieces:
             return torch.zeros(0)
         native = torch.from_numpy(mono)

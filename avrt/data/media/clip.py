@@ -10,21 +10,23 @@ import torch
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from avrt.data.sample import Sense
 from avrt.errors import BadSampleError
 
 SAMPLE_RATE = 16_000
-PATCH_FACTOR = 28
+PATCH_SIZE = 28
+"""Pixels along the side of one token of a picture in Qwen2.5-Omni: patches of 14, merged two by two."""
 MIN_AUDIO_SECONDS = 0.1
 MAX_AUDIO_SECONDS = 1800.0
-"""More sound of one clip is neither taken nor read; the released models' context holds less."""
+"""Longer sound is cut here; the context of the released models holds less than this."""
 MAX_PIXELS = 8192 * 8192
-"""Larger pictures are refused, before anything is allocated for them."""
-_FRAME_SLACK = 1e-3
-_ABOVE_LEAST = 1.05
+"""Larger pictures are refused before any memory is allocated for them."""
 FRAME_STEP = 2
 """Frames that become one step of the model's time."""
 LEAST_FRAMES = 4
-"""Of a video that is sampled by frames a second, as `qwen_omni_utils` has it."""
+"""Fewest frames of a video that is sampled by frames a second, as in `qwen_omni_utils`."""
+_FRAME_SLACK = 1e-3
+_ABOVE_LEAST = 1.05
 
 
 @dataclass(frozen=True)
@@ -32,28 +34,33 @@ class FrameBudget:
     """How large a frame may be; the model's own resize rule picks the size within it.
 
     Attributes:
-        min_pixels: Smaller frames are scaled up (the released processor's minimum by default).
+        min_pixels: Smaller frames are scaled up (default: the minimum of the released processor).
         max_pixels: Larger frames are scaled down.
     """
 
-    min_pixels: int = 128 * PATCH_FACTOR**2
-    max_pixels: int = 256 * PATCH_FACTOR**2
+    min_pixels: int = 128 * PATCH_SIZE**2
+    max_pixels: int = 256 * PATCH_SIZE**2
 
     def __post_init__(self) -> None:
-        """Refuse an order that no frame can satisfy."""
+        """Refuse bounds that no frame can satisfy."""
         if not 1 <= self.min_pixels <= self.max_pixels:
             raise ValueError(f"needs 1 <= min_pixels <= max_pixels, got {self.min_pixels} and {self.max_pixels}")
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width in pixels, both multiples of 28, that the model's resize rule gives."""
+    def size(self, height: int, width: int, patch_size: int = PATCH_SIZE) -> tuple[int, int]:
+        """Height and width in pixels, both multiples of `patch_size`, by the model's resize rule.
+
+        Raises:
+            BadSampleError: If the frame is too narrow to be resized.
+        """
         try:
-            return smart_resize(height, width, PATCH_FACTOR, self.min_pixels, self.max_pixels)
+            rows, columns = smart_resize(height, width, patch_size, self.min_pixels, self.max_pixels)
         except ValueError as error:
             raise BadSampleError(f"frames of {width}x{height} cannot be resized: {error}") from None
+        return rows, columns
 
 
-STILLS = FrameBudget(4 * PATCH_FACTOR**2, 16384 * PATCH_FACTOR**2)
-"""What the released processor, `qwen_omni_utils` and the evaluators that call it allow a still picture."""
+STILLS = FrameBudget(4 * PATCH_SIZE**2, 16384 * PATCH_SIZE**2)
+"""Size limits of a still picture in the released processor, in `qwen_omni_utils` and in evaluators that call it."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +68,18 @@ class ClipSpec:
     """What is taken from a clip.
 
     Attributes:
-        frames: Number of frames, uniformly spaced by time over the whole clip. An odd number is shown with the last
-            frame twice, since the model sees two at a time.
-        fps: So many frames a second in place of a fixed number, rounded down to an even number and at least 4.
-        max_frames: At most so many frames, where `fps` says how many.
-        audio_seconds: Length of the sound taken from its beginning; None takes all of it, up to `MAX_AUDIO_SECONDS`.
-        budget: Size rule of a video's frames.
-        still_budget: Size rule of still pictures.
-        total_pixels: A video gets no more tokens than a picture of so many pixels: with many frames each is smaller,
-            by the rule of `qwen_omni_utils`. None for no such limit.
-        teacher_budget: Size rule of pictures that are stored beside these for the teachers of trace runs; None for
-            none.
+        frames: Number of frames, evenly spaced by time over the whole clip. The model sees frames in pairs, so the last
+            frame of an odd number is shown twice.
+        fps: Frames a second in place of a fixed number; the number is rounded down to an even one, at least 4.
+        max_frames: Most frames that `fps` may give.
+        audio_seconds: Seconds of sound taken from the beginning; None takes all, up to `MAX_AUDIO_SECONDS`.
+        budget: Size limits of a video's frames.
+        still_budget: Size limits of still pictures.
+        total_pixels: Size limit of a whole video: it gets no more tokens than a picture of so many pixels, so each of
+            many frames is smaller, by the rule of `qwen_omni_utils`. None for no limit.
+        teacher_budget: Size limits of further pictures that are stored for the teachers of trace runs; None for none.
+        patch_size: The sides of all pictures are multiples of so many pixels. It belongs to the model family that reads
+            the shards.
     """
 
     frames: int = 8
@@ -82,6 +90,7 @@ class ClipSpec:
     still_budget: FrameBudget = STILLS
     total_pixels: int | None = None
     teacher_budget: FrameBudget | None = None
+    patch_size: int = PATCH_SIZE
 
     def __post_init__(self) -> None:
         """Refuse numbers that no clip can satisfy."""
@@ -93,16 +102,18 @@ class ClipSpec:
             )
         if self.total_pixels is not None and self.total_pixels < 1:
             raise ValueError("needs total_pixels >= 1")
+        if self.patch_size < 1:
+            raise ValueError("needs patch_size >= 1")
 
     def frame_count(self, duration: float) -> int:
-        """How many frames a video of `duration` seconds gives."""
+        """How many frames are taken from a video of `duration` seconds."""
         if self.fps is None:
             return self.frames
         wanted = min(max(duration * self.fps, LEAST_FRAMES), self.max_frames)
         return int(wanted + _FRAME_SLACK) // FRAME_STEP * FRAME_STEP
 
     def frame_budget(self, count: int) -> FrameBudget:
-        """Size rule of each of a video's `count` frames."""
+        """Size limits of each of a video's `count` frames."""
         if self.total_pixels is None:
             return self.budget
         least = self.budget.min_pixels
@@ -110,8 +121,8 @@ class ClipSpec:
         return FrameBudget(least, max(least, min(self.budget.max_pixels, share)))
 
     @property
-    def sound_limit(self) -> float:
-        """Seconds of sound that are taken at most."""
+    def audio_limit(self) -> float:
+        """Most seconds of sound that are taken."""
         return MAX_AUDIO_SECONDS if self.audio_seconds is None else self.audio_seconds
 
 
@@ -125,9 +136,9 @@ class Clip:
         seconds_per_frame: Spacing of the uniform grid that the frames were picked on (clip length / F).
         image: (3, H, W) uint8 still picture, or None.
         audio: (S,) float32 mono sound at 16 kHz, or None.
-        for_teachers: (F, 3, H, W) uint8, the frames, or else the picture as one of them, at the size that teachers get;
-            None where it is no other, and in clips that are read from shards.
-        info: What the source was: duration, width, height, fps, and notes on what had to be worked around.
+        for_teachers: (F, 3, H, W) uint8, the `pictures` at the size for teachers; None if it is the same size, and in
+            clips read from shards.
+        info: Facts about the source: duration, width, height, fps, and notes on what was repaired.
     """
 
     frames: Tensor | None = None
@@ -138,12 +149,17 @@ class Clip:
     for_teachers: Tensor | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
-    def part(self, senses: Literal["both", "vision", "audio", "none"], *, blank: bool = False) -> Clip:
-        """What some senses take in of the clip.
+    @property
+    def pictures(self) -> Tensor | None:
+        """(F, 3, H, W) uint8: the frames, or the still picture as the only one; None without either."""
+        return self.frames if self.frames is not None or self.image is None else self.image[None]
+
+    def part(self, senses: Sense | Literal["both", "vision", "audio", "none"], *, blank: bool = False) -> Clip:
+        """What is left of the clip for some senses.
 
         Args:
-            senses: `vision` is the clip without its sound, `audio` nothing but its sound, `none` nothing at all.
-            blank: Put black pictures and silence of the same size in the place of what is taken away.
+            senses: `vision` keeps frames and picture, `audio` keeps the sound, `none` keeps nothing.
+            blank: Replace what is taken away by black pictures and silence of the same size.
         """
         part = replace(self)
         if senses in ("vision", "none") and self.audio is not None:

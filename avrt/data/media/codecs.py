@@ -1,4 +1,4 @@
-"""The two codecs of a shard: frames as JPEG (torchvision), sound as FLAC (soundfile). What they read is not trusted."""
+"""The two codecs of a shard: JPEG for frames (torchvision), FLAC for sound (soundfile). Their input is not trusted."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from avrt.errors import BadSampleError
 
 def to_jpeg(picture: Tensor, quality: int = 95) -> bytes:
     """Compress a (3, H, W) uint8 picture."""
-    return encode_jpeg(picture.contiguous(), quality).numpy().tobytes()
+    encoded: Tensor = encode_jpeg(picture.contiguous(), quality)
+    return encoded.numpy().tobytes()
 
 
 def from_jpeg(data: bytes) -> Tensor:
     """Decompress to (3, H, W) uint8.
 
     Raises:
-        BadSampleError: If the bytes are no JPEG, or one of more than `MAX_PIXELS`.
+        BadSampleError: If the bytes are not a JPEG, or have more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:  # reads no more than the size
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:  # reads only the size
             width, height = header.size
         if width * height > MAX_PIXELS:
             raise BadSampleError(f"a picture of {width}x{height}, more than {MAX_PIXELS:,} pixels")
-        return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+        picture: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+        return picture
     except Image.DecompressionBombError as error:
         raise BadSampleError(str(error)) from None
     except (RuntimeError, ValueError, OSError, SyntaxError) as error:
@@ -38,7 +40,7 @@ def from_jpeg(data: bytes) -> Tensor:
 
 
 def to_flac(audio: Tensor) -> bytes:
-    """Compress (S,) float32 16 kHz sound to 16-bit FLAC, clipping what exceeds full scale."""
+    """Compress (S,) float32 16 kHz sound to 16-bit FLAC; values beyond full scale are clipped."""
     buffer = io.BytesIO()
     soundfile.write(buffer, audio.clamp(-1.0, 1.0).numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
@@ -48,8 +50,8 @@ def from_flac(data: bytes) -> Tensor:
     """Decompress to (S,) float32 at 16 kHz.
 
     Raises:
-        BadSampleError: If the bytes are no 16 kHz mono FLAC, or one of more than `MAX_AUDIO_SECONDS`: a FLAC of a few
-            kilobytes can hold hours of silence.
+        BadSampleError: If the bytes are not a 16 kHz mono FLAC, or last longer than `MAX_AUDIO_SECONDS`: a FLAC of a
+            few kilobytes can hold hours of silence.
     """
     limit = int(MAX_AUDIO_SECONDS * SAMPLE_RATE)
     try:

@@ -1,4 +1,4 @@
-"""Opening media files and reading their packets: by content alone, from an allowed set of formats, past damage."""
+"""Opening media files by their content, from a list of allowed formats, and decoding past damaged packets."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FORMATS = (
     "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,jpegxl_pipe,heif,avif,"
     "ogg,wav,w64,aiff,au,caf,flac,mp3,aac,ac3,eac3,amr,wv,ape,tta,mpc,opus"
 )
-"""What FFmpeg may take a file for. Playlists, which make it open other files and addresses, are left out."""
+"""Formats that FFmpeg may open. Playlists are left out, since they make it open other files and addresses."""
 
 _HEAD_BYTES = 1 << 18
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 class _Nameless:
-    """A file without its name, which FFmpeg would take for an address, a pattern or a hint at the format."""
+    """A file without its name, which FFmpeg could read as an address, a pattern or a hint at the format."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
@@ -36,7 +36,7 @@ def open_media(path: Path) -> Iterator[av.container.InputContainer]:
     """Open a media file for reading.
 
     Raises:
-        BadSampleError: If it is missing, empty, or of no allowed format.
+        BadSampleError: If it is missing or empty, or its format is not allowed.
     """
     try:
         size = path.stat().st_size
@@ -50,7 +50,7 @@ def open_media(path: Path) -> Iterator[av.container.InputContainer]:
         file.seek(0)
         if tiled:
             raise BadSampleError(
-                "a HEIF picture made of tiles is not read", where=path, remedy="save it as JPEG or PNG"
+                "HEIF pictures made of tiles are not supported", where=path, remedy="save it as JPEG or PNG"
             )
         try:
             container = av.open(
@@ -67,18 +67,18 @@ def open_media(path: Path) -> Iterator[av.container.InputContainer]:
 
 
 def prepare(stream: Any) -> None:
-    """Bound what a stream's decoder may allocate, and keep it to one thread: there is a process per core already."""
+    """Bound what a stream's decoder allocates, and use one thread, since there is one process per core."""
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     stream.codec_context.thread_count = 1
 
 
 def decoded(container: av.container.InputContainer, stream: Any, damaged: list[int] | None = None) -> Iterator[Any]:
-    """Frames of one stream in order, passing over packets that cannot be decoded.
+    """Frames of one stream in order, skipping packets that cannot be decoded.
 
     Args:
-        container: Where from.
-        stream: Which stream of it.
-        damaged: Gets an entry for each packet passed over.
+        container: The open file.
+        stream: One of its streams.
+        damaged: Gets an entry for each skipped packet.
     """
     packets = container.demux(stream)
     while True:
@@ -96,10 +96,10 @@ def decoded(container: av.container.InputContainer, stream: Any, damaged: list[i
 
 
 def announced_end(container: av.container.InputContainer, stream: Any) -> float:
-    """When a stream ends by what the file's header says, in seconds of the file's clock; 0 if it says nothing."""
+    """When a stream ends according to the file's header, in seconds on the file's clock; 0 if the header is silent."""
     if stream.duration:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    if told := _CLOCK.fullmatch(stream.metadata.get("DURATION", "")):  # Matroska's own way: an end, not a length
+    if told := _CLOCK.fullmatch(stream.metadata.get("DURATION", "")):  # in Matroska an end, not a length
         hours, minutes, seconds = (float(part) for part in told.groups())
         return hours * 3600 + minutes * 60 + seconds
     if not container.duration:
@@ -109,7 +109,7 @@ def announced_end(container: av.container.InputContainer, stream: Any) -> float:
 
 
 def _is_tiled(head: bytes) -> bool:
-    """Whether a file begins as a HEIF picture that is laid out as a grid of tiles, of which FFmpeg gives one."""
+    """Whether a file is a HEIF picture made of tiles, of which FFmpeg decodes only one."""
     return head[4:8] == b"ftyp" and any(
         head[start + 4 : start + 8] == b"infe" and b"grid" in head[start + 8 : start + 24]
         for start in _boxes(head, b"infe")
@@ -117,6 +117,7 @@ def _is_tiled(head: bytes) -> bool:
 
 
 def _boxes(data: bytes, kind: bytes) -> Iterator[int]:
+    """Where boxes of a kind begin."""
     at = data.find(kind)
     while at >= 4:
         yield at - 4
@@ -124,6 +125,4 @@ def _boxes(data: bytes, kind: bytes) -> Iterator[int]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, av.FFmpegError):
-        return str(error.strerror)
-    return str(error)
+    return str(error.strerror) if isinstance(error, av.FFmpegError) else str(error)

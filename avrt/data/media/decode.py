@@ -1,8 +1,7 @@
-"""From media files to the clip a student sees: frames by their true times, pictures, sound.
+"""Decoding media files to the clip that a student gets: frames by their true times, pictures, sound.
 
-Containers are read sequentially by FFmpeg, through PyAV. Whatever is wrong with a file ends as a note on what was
-worked around, or as one error that names it; what can hang or crash FFmpeg is kept apart by
-`avrt.data.media.isolation`.
+FFmpeg reads containers sequentially, through PyAV. A fault in a file becomes a note on how it was repaired, or one
+error that names the file. Files that hang or crash FFmpeg are the matter of `avrt.data.media.isolation`.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ _COVER = av.stream.Disposition.attached_pic
 
 
 def decode_video(path: Path, spec: ClipSpec) -> Clip:
-    """Decode frames and, where there is any, sound of a video file.
+    """Decode the frames of a video file, and its sound if it has any.
 
-    Frame i of F is the one shown at i / F of the clip's length, so that it starts the stretch of time which the model's
-    temporal position i stands for; F is `spec.frame_count` of the length. A clip with fewer frames repeats some. Frames
-    are turned as the file says. Damaged packets are skipped. A picture in place of a video becomes the clip's picture.
-    All this is noted in `info`.
+    Frame i of F is the one shown at i / F of the clip's length, where the span of the model's temporal position i
+    begins; F is `spec.frame_count` of the length. A clip with fewer frames repeats some. Frames are turned as the file
+    says, and damaged packets are skipped. If the file is a picture, it becomes the clip's still picture. `info` notes
+    all this.
 
     Raises:
-        BadSampleError: If the file cannot be opened or holds no decodable picture.
+        BadSampleError: If the file cannot be opened or no frame can be decoded.
     """
     with open_media(path) as container:
         if container.format.name.endswith("_pipe"):
@@ -52,7 +51,7 @@ def decode_video(path: Path, spec: ClipSpec) -> Clip:
     duration = timeline.duration
     count = spec.frame_count(duration)
     targets = [timeline.start + i * duration / count for i in range(count)]
-    with open_media(path) as container:  # anew: not every format can be wound back
+    with open_media(path) as container:  # again, since not every format can seek to its beginning
         stream = _video_stream(container, path)
         shown = _Shown(stream, spec, count)
         picker = _FramePicker(targets, timeline, shown)
@@ -65,14 +64,14 @@ def decode_video(path: Path, spec: ClipSpec) -> Clip:
             raise BadSampleError("no frame could be decoded", where=path, remedy="the file is damaged")
     shape = shown.shape
     height, width = shape.size
+    for_teachers = [frame.for_teachers for frame in picked if frame.for_teachers is not None]
     clip = Clip(
         frames=torch.stack([frame.picture for frame in picked]),
         timestamps=tuple(round(frame.time - timeline.start, 6) for frame in picked),
         seconds_per_frame=duration / count,
+        for_teachers=torch.stack(for_teachers) if for_teachers else None,
         info={"duration": round(duration, 6), "width": width, "height": height, "fps": round(timeline.rate, 6)},
     )
-    for_teachers = [frame.for_teachers for frame in picked if frame.for_teachers is not None]
-    clip.for_teachers = torch.stack(for_teachers) if for_teachers else None
     resized = len({frame.stored_size for frame in picked}) > 1
     spoilt = len({frame.time for frame in picked if frame.corrupt})
     distinct = len(set(clip.timestamps))
@@ -96,35 +95,36 @@ def decode_video(path: Path, spec: ClipSpec) -> Clip:
 def decode_still(path: Path, spec: ClipSpec, notes: list[str] | None = None) -> Tensor:
     """Decode a picture file, the right way up, to (3, H, W) uint8 at model resolution.
 
-    Pillow reads it; what Pillow does not know or finds damaged, FFmpeg reads. Of a moving picture, the first frame is
-    taken.
+    Pillow reads it, or FFmpeg if Pillow does not know the format or finds it damaged. Of a moving picture the first
+    frame is taken.
 
     Args:
         path: The picture.
-        spec: Size rule.
-        notes: Gets what had to be worked around.
+        spec: Its size limits.
+        notes: Gets a note for each repair.
 
     Raises:
-        BadSampleError: If it is no readable picture.
+        BadSampleError: If it is not a readable picture.
     """
-    return _still(path, spec.still_budget, [] if notes is None else notes)
+    return _still(path, spec.still_budget, spec.patch_size, [] if notes is None else notes)
 
 
 def decode_for_teachers(path: Path, spec: ClipSpec, picture: Tensor) -> Tensor | None:
-    """The same picture file at the size that teachers get, as (1, 3, H, W) uint8; None where that is the same size.
+    """Decode a picture file at the size for teachers, (1, 3, H, W) uint8; None if the student's has the same size.
 
     Args:
         path: The picture.
-        spec: Size rules.
-        picture: What `decode_still` made of it.
+        spec: Its size limits.
+        picture: The picture for the student, from `decode_still`.
     """
     if spec.teacher_budget is None:
         return None
-    theirs = _still(path, spec.teacher_budget, [])
+    theirs = _still(path, spec.teacher_budget, spec.patch_size, [])
     return None if theirs.shape == picture.shape else theirs[None]
 
 
-def _still(path: Path, budget: FrameBudget, notes: list[str]) -> Tensor:
+def _still(path: Path, budget: FrameBudget, patch_size: int, notes: list[str]) -> Tensor:
+    """A picture file as (3, H, W) uint8 within a size limit."""
     try:
         with Image.open(path) as file:
             width, height = file.size
@@ -136,20 +136,20 @@ def _still(path: Path, budget: FrameBudget, notes: list[str]) -> Tensor:
     except Image.DecompressionBombError:
         raise BadSampleError(f"a picture of more than {MAX_PIXELS:,} pixels", where=path) from None
     except UnidentifiedImageError:
-        return _first_frame(path, budget, notes)
+        return _first_frame(path, budget, patch_size, notes)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         notes.append(f"damaged: {error}")
-        return _first_frame(path, budget, notes)
+        return _first_frame(path, budget, patch_size, notes)
     picture = torch.from_numpy(rgb).permute(2, 0, 1)
     resized = torch.nn.functional.interpolate(
-        picture[None].float(), budget.size(height=len(rgb), width=rgb.shape[1]),
+        picture[None].float(), budget.size(len(rgb), rgb.shape[1], patch_size),
         mode="bicubic", antialias=True, align_corners=False,
     )  # fmt: skip
     return resized[0].round().clamp(0, 255).to(torch.uint8)
 
 
-def _first_frame(path: Path, budget: FrameBudget, notes: list[str]) -> Tensor:
-    """The first frame of whatever FFmpeg takes the file for."""
+def _first_frame(path: Path, budget: FrameBudget, patch_size: int, notes: list[str]) -> Tensor:
+    """The first frame that FFmpeg finds in a file."""
     with open_media(path) as container:
         stream = _video_stream(container, path)
         frame = next(decoded(container, stream), None)
@@ -158,7 +158,7 @@ def _first_frame(path: Path, budget: FrameBudget, notes: list[str]) -> Tensor:
         if not container.format.name.endswith("_pipe"):
             notes.append("a moving picture: its first frame is used")
         shape = _Shape.of(frame, stream, square=container.format.name.endswith("_pipe"))
-        return shape.to_tensor(frame, *budget.size(*shape.size))
+        return shape.to_tensor(frame, *budget.size(*shape.size, patch_size))
 
 
 def _picture_in_place_of_video(path: Path, spec: ClipSpec) -> Clip:
@@ -170,10 +170,11 @@ def _picture_in_place_of_video(path: Path, spec: ClipSpec) -> Clip:
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> Any:
+    """The file's best video stream, prepared for decoding; cover pictures of music files are none."""
     streams = [stream for stream in container.streams.video if not stream.disposition & _COVER]
     if not streams:
-        heard = bool(container.streams.audio)
-        raise BadSampleError("no video stream", where=path, remedy="it is sound alone" if heard else None)
+        remedy = "it has only sound" if container.streams.audio else None
+        raise BadSampleError("no video stream", where=path, remedy=remedy)
     best: Any = container.streams.best("video")
     stream: Any = best if best in streams else streams[0]
     if stream.codec_context is None:
@@ -187,14 +188,14 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> Any:
 
 @dataclass(frozen=True)
 class _Timeline:
-    """When each picture of a file is shown, in seconds, from its packets alone.
+    """When each frame of a file is shown, in seconds, read from its packets without decoding.
 
     Attributes:
-        times: Sorted.
-        stamped: Whether the file tells them; otherwise they follow from the rate.
-        rate: Pictures per second.
-        announced: When it ends by what the file says, on its own clock, 0 if it says nothing.
-        restarts: How often its clock jumps back, as where recordings were put one behind the other.
+        times: Sorted times of all frames.
+        stamped: Whether the file has time stamps; otherwise the times follow from the rate.
+        rate: Frames a second.
+        announced: When the video ends according to the file's header, on the file's clock; 0 if the header is silent.
+        restarts: How often its clock jumps back, as in joined recordings.
     """
 
     times: list[float]
@@ -205,6 +206,11 @@ class _Timeline:
 
     @classmethod
     def read(cls, container: av.container.InputContainer, stream: Any, path: Path) -> _Timeline:
+        """Read the packets of a stream up to the first damage.
+
+        Raises:
+            BadSampleError: If there is none.
+        """
         times: list[float] = []
         unstamped = 0
         rate = float(stream.average_rate or stream.guessed_rate or _ASSUMED_RATE)
@@ -217,10 +223,10 @@ class _Timeline:
                 if stamp is None:
                     unstamped += 1
                 else:
-                    order = stamp if packet.dts is None else packet.dts  # packets come in the order of decoding
+                    order = stamp if packet.dts is None else packet.dts  # packets come in decoding order
                     times.append(clock.unwrap(float(stamp * packet.time_base), float(order * packet.time_base)))
         except av.FFmpegError:
-            pass  # what was read until the damage is what there is
+            pass  # the packets before the damage are used
         if not times and not unstamped:
             raise BadSampleError("no video packet", where=path, remedy="the file may be truncated")
         stamped = unstamped <= len(times)
@@ -233,7 +239,7 @@ class _Timeline:
 
     @property
     def duration(self) -> float:
-        """From the first picture to the end of the last."""
+        """Seconds from the first frame to the end of the last."""
         span, count = self.times[-1] - self.times[0], len(self.times)
         return span + (span / (count - 1) if count > 1 and span > 0 else 1 / self.rate)
 
@@ -247,7 +253,7 @@ class _Timeline:
 
 
 class _Clock:
-    """Times that go on where a file's clock jumps back."""
+    """Keeps times rising where a file's clock jumps back."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -256,11 +262,11 @@ class _Clock:
         self.restarts = 0
 
     def unwrap(self, time: float, order: float) -> float:
-        """A picture's time, counted on from the part before.
+        """The time of a frame, with the length of all earlier parts added.
 
         Args:
-            time: When it is shown, by the file.
-            order: What may not go back from one call to the next; the time itself where pictures come as shown.
+            time: When it is shown, on the file's clock.
+            order: A time that rises from call to call unless the clock jumps back.
         """
         if order < self._order - _RESTART_SECONDS:
             self._offset = self._latest + 1 / self._rate - time
@@ -272,7 +278,7 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Picked:
-    """A frame that was picked, already at the sizes that are wanted: 768 of the decoder's own would fill the memory."""
+    """A picked frame, already resized, since 768 frames at their own size would not fit into memory."""
 
     picture: Tensor
     for_teachers: Tensor | None
@@ -282,10 +288,11 @@ class _Picked:
 
 
 class _Shown:
-    """Makes pictures of picked frames; the first one decides the shape of all."""
+    """Resizes picked frames; the first one decides the shape of all."""
 
     def __init__(self, stream: Any, spec: ClipSpec, count: int) -> None:
-        self._stream, self._budget, self._theirs = stream, spec.frame_budget(count), spec.teacher_budget
+        self._stream, self._patch_size = stream, spec.patch_size
+        self._budget, self._theirs = spec.frame_budget(count), spec.teacher_budget
         self._shape: _Shape | None = None
 
     @property
@@ -295,8 +302,9 @@ class _Shown:
 
     def __call__(self, frame: av.VideoFrame, time: float) -> _Picked:
         self._shape = self._shape or _Shape.of(frame, self._stream)
-        size = self._budget.size(*self._shape.size)
-        theirs = None if self._theirs is None else self._theirs.size(*self._shape.size)
+        own = (*self._shape.size, self._patch_size)
+        size = self._budget.size(*own)
+        theirs = None if self._theirs is None else self._theirs.size(*own)
         return _Picked(
             self._shape.to_tensor(frame, *size),
             None if theirs is None or theirs == size else self._shape.to_tensor(frame, *theirs),
@@ -307,7 +315,7 @@ class _Shown:
 
 
 class _FramePicker:
-    """For each target time the last frame shown at or before it (the first one for earlier targets)."""
+    """Picks for each target time the last frame shown at or before it, or else the first frame."""
 
     def __init__(self, targets: list[float], timeline: _Timeline, shown: _Shown) -> None:
         self._targets = targets
@@ -319,7 +327,7 @@ class _FramePicker:
         self._shown = shown
 
     def add(self, frame: av.VideoFrame) -> bool:
-        """Take the next frame in; whether more are wanted."""
+        """Add the next frame; returns whether more are wanted."""
         if self._assumed is not None:
             time = self._assumed[min(self._count, len(self._assumed) - 1)]
         elif frame.time is None:
@@ -339,14 +347,14 @@ class _FramePicker:
             self._picked += [self._shown(*self._current)] * count
 
     def picked(self) -> list[_Picked]:
-        """A frame for every target; nothing if there was no frame."""
+        """A frame for every target; empty if there was no frame."""
         self._pick(len(self._targets))
         return self._picked
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """How a stream's pictures are shown: which way up, and how wide a pixel is against its height."""
+    """How a stream's frames are shown: their orientation, the width of a pixel by its height, and their size."""
 
     orientation: Orientation
     pixel: Fraction
@@ -362,7 +370,7 @@ class _Shape:
         return cls(orientation, pixel, (width, height) if orientation.transposed else (height, width))
 
     def to_tensor(self, frame: av.VideoFrame, height: int, width: int) -> Tensor:
-        """(3, H, W) uint8; a frame of other proportions than the first one gets bars at its sides."""
+        """(3, H, W) uint8; a frame with other proportions than the first one gets bars at its sides."""
         if frame.width * frame.height > MAX_PIXELS:
             raise BadSampleError(f"a picture of {frame.width}x{frame.height}, more than {MAX_PIXELS:,} pixels")
         own_height, own_width = frame.height, max(1, round(frame.width * self.pixel))

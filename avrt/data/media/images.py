@@ -1,4 +1,4 @@
-"""From a picture file's own colours to what a person sees: red, green and blue, the right way up, on white."""
+"""From an opened picture file to what a viewer shows: RGB, the right way up, on a white background."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _TURNS = {
 
 
 def seen(file: Image.Image, notes: list[str]) -> np.ndarray:
-    """What a person sees of an opened picture, as (H, W, 3) uint8.
+    """An opened picture as a viewer shows it, (H, W, 3) uint8.
 
-    Only the tag that turns a picture is taken from its EXIF, so that no other tag can spoil it. What shines through
-    is laid on white, as browsers show it. Greys of more than 8 bits are scaled, not clipped.
+    The orientation is the only EXIF tag that is used, so that other tags can do no harm. Transparent parts are shown on
+    white, as in browsers. Greys of more than 8 bits are scaled, not clipped.
 
     Args:
         file: The picture, opened by Pillow.
-        notes: Gets what had to be worked around.
+        notes: Gets a note for each repair.
     """
     file.load()
     turn = None
     try:
         turn = _TURNS.get(file.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a reader of tags meets anything; the pixels do not depend on it
+    except Exception:  # damaged tags raise anything; the pixels do not depend on them
         notes.append("its EXIF cannot be read, so it is not turned")
     else:
         try:
@@ -70,6 +70,7 @@ def _eight_bits(file: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _on_white(file: Image.Image, notes: list[str]) -> Image.Image:
+    """The picture in RGB; transparent parts are shown on white."""
     if not (file.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in file.info):
         return _to_rgb(file)
     clear = file.convert("RGBA")
@@ -80,15 +81,15 @@ def _on_white(file: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _to_rgb(file: Image.Image) -> Image.Image:
+    """The picture in sRGB, converted by its colour profile if it has a valid one."""
     profile = file.info.get("icc_profile")
     if profile and file.mode in ("RGB", "CMYK", "LAB"):
         try:
-            theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            done = ImageCms.profileToProfile(file, theirs, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if done := ImageCms.profileToProfile(file, own, ImageCms.createProfile("sRGB"), outputMode="RGB"):
+                return done
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            done = None
-        if done is not None:
-            return done
+            pass  # a damaged profile: convert without it
     if file.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(file, lab, srgb, outputMode="RGB") or file

@@ -1,4 +1,4 @@
-"""Processes that a hostile input may hang or crash: it costs that one input, and the others come out in order."""
+"""A pool of processes in which an input that hangs or crashes costs only itself; outputs keep the inputs' order."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 LOOK_AHEAD = 3
-"""Inputs per process that may be under way or wait for an earlier one, which bounds the memory."""
+"""Most inputs per process that are in work or wait for an earlier one, which bounds the memory."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one input may cost.
+    """Limits on what one input costs.
 
     Attributes:
         seconds: Wall-clock time.
-        gigabytes: Memory that a process may hold (Linux).
+        gigabytes: Memory of a process (Linux only).
     """
 
     seconds: float = 120.0
     gigabytes: float = 4.0
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing could keep."""
+        """Refuse limits that no input can keep."""
         if self.seconds <= 0 or self.gigabytes < 1:
             raise ValueError("needs seconds > 0 and gigabytes >= 1")
 
 
 class IsolatedPool(Generic[Input, Output]):
-    """Map a function over inputs in processes of their own.
+    """Map a function over inputs in separate processes.
 
     Args:
-        function: What to do; importable, since it is pickled. A `BadSampleError` of its becomes that input's output.
+        function: An importable function, since it is pickled. If it raises a `BadSampleError`, that is the output.
         workers: Number of processes.
-        limits: What one input may cost before its process is killed.
+        limits: Limits beyond which an input's process is killed.
     """
 
     def __init__(self, function: Callable[[Input], Output], workers: int, limits: Limits) -> None:
@@ -61,12 +61,12 @@ class IsolatedPool(Generic[Input, Output]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop every process, whatever it does."""
+        """Kill every process."""
         for worker in self._workers:
             worker.kill()
 
     def map(self, inputs: Iterable[Input]) -> Iterator[tuple[Input, Output | BadSampleError]]:
-        """Each input with its output or what went wrong, in the order of the inputs, read only a little ahead."""
+        """Yield each input with its output or its error, in order; inputs are read only a little ahead."""
         source = iter(inputs)
         waiting: deque[_Ticket] = deque()
         drained = False
@@ -91,7 +91,7 @@ class IsolatedPool(Generic[Input, Output]):
                 return
 
     def _collect(self) -> None:
-        """Wait until a process answers, dies, or has used up its time."""
+        """Wait until a process answers, dies, or runs out of time."""
         busy = {w.connection: w for w in self._workers if w.ticket is not None and w.connection is not None}
         soonest = min(worker.deadline for worker in busy.values())
         for connection in wait(list(busy), timeout=max(0.0, soonest - time.monotonic())):
@@ -99,12 +99,15 @@ class IsolatedPool(Generic[Input, Output]):
         for worker in busy.values():
             if worker.ticket is not None and time.monotonic() > worker.deadline:
                 worker.give_up(
-                    f"took longer than {self._limits.seconds:g} s", "raise --seconds_per_clip, or the file is hostile"
+                    f"took longer than {self._limits.seconds:g} s",
+                    "raise --seconds_per_clip unless the file is damaged",
                 )
 
 
 @dataclass
 class _Ticket:
+    """An input, and its output once that is there."""
+
     input: Any
     output: Any = None
     done: bool = field(default=False)
@@ -114,7 +117,7 @@ class _Ticket:
 
 
 class _Worker:
-    """One process and the input it is at; it starts on the first one, and anew after each that killed it."""
+    """One process and its current input; the process starts with its first input, and again after it was killed."""
 
     def __init__(self, function: Callable[[Any], Any], limits: Limits) -> None:
         self._function = function
@@ -125,8 +128,9 @@ class _Worker:
         self.deadline = 0.0
 
     def start(self, ticket: _Ticket) -> None:
+        """Send an input, to a new process if there is none."""
         if self._process is None:
-            # not a fork of this process, whose threads might hold locks
+            # a fork of this process could inherit locks that its threads hold
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([self._function.__module__])
             self.connection, theirs = context.Pipe()
@@ -134,13 +138,14 @@ class _Worker:
             self._process = context.Process(target=_serve, args=arguments, daemon=True)
             self._process.start()
             theirs.close()
-            assert self.connection.recv() is None  # it has imported what it needs: only now does its time run
+            assert self.connection.recv() is None  # after its imports, which do not count as the input's time
         assert self.connection is not None
         self.ticket, self.deadline = ticket, time.monotonic() + self._limits.seconds
-        with contextlib.suppress(OSError):  # a process that died idle shows as closed when its answer is awaited
+        with contextlib.suppress(OSError):  # if the process died while idle, `receive` finds out
             self.connection.send(ticket.input)
 
     def receive(self) -> None:
+        """Take the output that the process sent, or note its death."""
         assert self.ticket is not None
         assert self.connection is not None
         try:
@@ -175,7 +180,8 @@ def _cause_of_death(exitcode: int | None) -> str:
 
 
 def _serve(function: Callable[[Any], Any], connection: Connection, limits: Limits) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Run in a process: set its limits, then answer inputs until the connection closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_DATA, (int(limits.gigabytes * 2**30),) * 2)
@@ -192,7 +198,7 @@ def _serve(function: Callable[[Any], Any], connection: Connection, limits: Limit
             output = function(value)
         except BadSampleError as error:
             output = error
-        except Exception as error:  # whatever a file brings about is that file's fault
+        except Exception as error:  # the libraries that read files raise anything
             out_of_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
             output = (
                 BadSampleError(f"decoding needs more than {limits.gigabytes:g} GB", remedy="raise --gigabytes_per_clip")

@@ -1,4 +1,4 @@
-"""Which way up a video's pictures are shown: the eight ways that a display matrix can turn and mirror them."""
+"""The orientation of a video's frames: the eight ways in which a display matrix turns and mirrors them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Orientation:
-    """What is done to a stored picture, in this order.
+    """What is done to a stored frame, in this order.
 
     Attributes:
         transposed: Rows become columns.
@@ -24,24 +24,24 @@ class Orientation:
 
     @classmethod
     def of(cls, frame: Any) -> Orientation:
-        """What a decoded frame's display matrix says; nothing where it has none."""
+        """The orientation in a decoded frame's display matrix; unchanged if it has none."""
         data = frame.side_data.get("DISPLAYMATRIX")
         if data is None:
             return cls()
-        # x' = a x + c y, y' = b x + d y, y running down
+        # x' = a x + c y and y' = b x + d y, where y grows downwards
         a, b, _, c, d, *_ = (int(value) for value in np.frombuffer(bytes(data), np.int32))
         if abs(b) + abs(c) > abs(a) + abs(d):
             return cls(True, c < 0, b < 0)
         return cls(False, a < 0, d < 0)
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
-        """An (H, W, ...) picture the right way up."""
+        """Turn an (H, W, ...) picture the right way up."""
         if self.transposed:
             picture = picture.swapaxes(0, 1)
         return picture[:: -1 if self.top_bottom else 1, :: -1 if self.left_right else 1]
 
     def __str__(self) -> str:
-        """In words; empty if the picture stays as it is."""
+        """The orientation in words; empty if the picture stays as it is."""
         return {
             (False, False, False): "",
             (False, True, False): "mirrored left to right",

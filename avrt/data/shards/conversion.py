@@ -1,7 +1,7 @@
-"""Converting a dataset: what a recipe finds is decoded once and packed into shards; what cannot be used is named.
+"""Converting a dataset: the clips that a recipe finds are decoded once and packed into shards.
 
-Clips are decoded in processes of their own and written by this one in the recipe's order, so that the shards are the
-same bytes for any number of processes.
+Worker processes decode clips, and this process writes them in the recipe's order, so that the shards are the same bytes
+for any number of workers. Samples that cannot be used are named in the manifest.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from avrt.data.media.audio import decode_audio
 from avrt.data.media.clip import Clip, ClipSpec
-from avrt.data.media.decode import decode_audio, decode_for_teachers, decode_still, decode_video
+from avrt.data.media.decode import decode_for_teachers, decode_still, decode_video
 from avrt.data.media.isolation import IsolatedPool, Limits
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards.manifest import Manifest
@@ -23,17 +24,17 @@ from avrt.data.shards.writer import ShardWriter
 from avrt.errors import BadSampleError
 
 RUN_LENGTH = 64
-"""Questions about one clip that are taken together at most, which bounds what waits for the clip."""
+"""Most questions about one clip that are converted together, which bounds the memory."""
 
 
 @dataclass(frozen=True)
 class SourceItem:
-    """A question with the media files that it is about, as a recipe finds them.
+    """A question and its media files, as a recipe finds them.
 
     Attributes:
-        sample: The question; its `media` is filled in from what could be decoded.
-        files: For each modality the file to take it from. Sound of a video needs no entry of its own.
-        notes: What had to be worked around in its row.
+        sample: The question; its `media` is filled in after decoding.
+        files: The file of each modality. The sound of a video needs no entry.
+        notes: What was repaired in its row.
     """
 
     sample: Sample
@@ -46,9 +47,9 @@ class EncodedClip:
     """A clip ready to be written.
 
     Attributes:
-        media: What it carries.
-        members: Its members; see `encode_clip`.
-        notes: What had to be worked around.
+        media: The modalities that it carries.
+        members: Its members, from `encode_clip`.
+        notes: What was repaired.
     """
 
     media: tuple[Modality, ...]
@@ -58,14 +59,14 @@ class EncodedClip:
 
 @dataclass
 class _Run:
-    """Neighbouring items about the same files; errors among them stay where they are."""
+    """Neighbouring items about the same files, and the errors among them in their places."""
 
     files: Mapping[Modality, Path]
     spec: ClipSpec
     items: list[SourceItem | BadSampleError] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The questions stay here: a process is told no more than what to decode."""
+        """Leave out the questions, which a worker process does not need."""
         return {"files": dict(self.files), "spec": self.spec, "items": []}
 
 
@@ -73,7 +74,7 @@ def load_clip(files: Mapping[Modality, Path], spec: ClipSpec) -> Clip:
     """Decode every file of an item into one clip.
 
     Raises:
-        BadSampleError: If a file is missing, or nothing of the media that the item names can be used.
+        BadSampleError: If a file is missing, or none of the media can be used.
     """
     for file in files.values():
         if not file.is_file():
@@ -82,13 +83,14 @@ def load_clip(files: Mapping[Modality, Path], spec: ClipSpec) -> Clip:
         return _load(files, spec)
     except (BadSampleError, MemoryError):
         raise
-    except Exception as error:  # the libraries that read files raise anything when one is damaged
+    except Exception as error:  # the libraries that read files raise anything if one is damaged
         if "can't allocate memory" in str(error):
             raise MemoryError(str(error)) from None
         raise BadSampleError(f"cannot be decoded: {error or type(error).__name__}", remedy="it is damaged") from None
 
 
 def _load(files: Mapping[Modality, Path], spec: ClipSpec) -> Clip:
+    """Decode video, picture and sound; a sound that cannot be used costs only itself if there are pictures."""
     clip = Clip()
     if (path := files.get(Modality.VIDEO)) is not None:
         clip = decode_video(path, spec)
@@ -103,7 +105,7 @@ def _load(files: Mapping[Modality, Path], spec: ClipSpec) -> Clip:
         try:
             clip.audio = decode_audio(path, spec, notes=notes)
         except BadSampleError as error:
-            if clip.frames is None and clip.image is None:
+            if clip.pictures is None:
                 raise
             notes.append(error.what)
     return clip
@@ -122,22 +124,22 @@ def write_shards(
     resume: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
-    """Decode items and write them to shards; what cannot be used is counted and named in the manifest.
+    """Decode items and write them to shards; items that cannot be used are named in the manifest.
 
     Args:
-        items: What a recipe yields; an error in place of an item stands for a sample that the recipe could not read.
-        folder: Where to.
-        spec: What to take from each clip.
+        items: What a recipe yields; an error stands for a row that the recipe could not use.
+        folder: Folder of the shards.
+        spec: What is taken from each clip.
         recipe: Recorded in the manifest.
         samples_per_shard: Size of a shard.
-        keep_original: Store the source video, or else image or sound, beside its decoded form.
-        workers: Processes that decode; 0 decodes in this one, where a hostile file can hang or crash it.
-        limits: What one clip may cost in a process.
-        resume: Go on where an earlier call with the same arguments was stopped.
-        progress: Told how many items are done, counting those of earlier calls.
+        keep_original: Also store the source file: the video, or else the picture or the sound.
+        workers: Processes that decode; 0 decodes in this process, which a hostile file can hang or crash.
+        limits: Limits on each clip in a worker process.
+        resume: Continue an earlier call with the same arguments that was stopped.
+        progress: Called with the number of items that are done, those of earlier calls included.
 
     Raises:
-        AvrtError: If the folder already holds shards, or unfinished ones that were begun with other arguments.
+        AvrtError: If the folder holds shards, or unfinished shards that were begun with other arguments.
     """
     with ExitStack() as stack:
         origin = {**(recipe or {}), "keep_original": keep_original} if keep_original else recipe
@@ -157,6 +159,7 @@ def write_shards(
 
 
 def _runs(items: Iterable[SourceItem | BadSampleError], spec: ClipSpec) -> Iterator[_Run]:
+    """Group neighbouring items about the same files."""
     run = _Run({}, spec)
     for item in items:
         if isinstance(item, SourceItem) and run.items and (item.files != run.files or len(run.items) >= RUN_LENGTH):
@@ -184,6 +187,7 @@ def _encode_here(run: _Run) -> EncodedClip | BadSampleError:
 def _write(
     writer: ShardWriter, item: SourceItem | BadSampleError, clip: EncodedClip | BadSampleError, keep_original: bool
 ) -> None:
+    """Write one item with its clip, or record why it is left out."""
     try:
         if isinstance(item, BadSampleError):
             raise item

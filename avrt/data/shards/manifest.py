@@ -1,4 +1,4 @@
-"""The manifest of a shard folder: what the shards hold, how they were made, what was left out and why."""
+"""The manifest of a shard folder: what its shards hold, how they were made, which samples were left out and why."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import avrt
+from avrt.data.sample import Sample
 from avrt.errors import AvrtError
 from avrt.files import write_whole
 from avrt.text import to_json
@@ -16,24 +17,25 @@ MANIFEST = "manifest.json"
 JOURNAL = "progress.jsonl"
 FORMAT_VERSION = 1
 UNTYPED = "other"
-SOUND_CUT = "sound cut"
-"""What a note begins with where a clip has more sound than was taken."""
+AUDIO_CUT = "audio cut"
+"""A note on a clip that has more sound than was taken begins so."""
+_OLD_PATCH_SIZE = 28
 
 
 @dataclass
 class Manifest:
-    """What a folder of shards holds and how it came about.
+    """What a folder of shards holds and how it was made.
 
     Attributes:
         recipe: Name of the recipe and its arguments.
-        spec: The `ClipSpec` in use, as a dictionary; read from older shards, it is completed with what held then.
+        spec: The `ClipSpec` as a dictionary; fields that an older manifest lacks get the values that held then.
         shards: For each tar its file name, number of samples, bytes and sha256.
         counts: How many samples carry each modality.
-        labels: How many samples have an `answer`, and how many a `trace`; empty where older shards do not say.
+        labels: How many samples have an `answer`, and how many a `trace`; empty in older manifests.
         question_types: Samples of each question type.
-        skipped: Name of a row, sample or file -> why it was left out; one that is left out again has a number behind
-            its name, so that there are as many entries as there are rows.
-        notes: Sample id -> what had to be worked around.
+        skipped: Name of a row, sample or file -> why it was left out. A repeated name gets a number, so that every row
+            that was left out has an entry.
+        notes: Sample id -> what was repaired.
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -51,13 +53,31 @@ class Manifest:
         return sum(int(shard["samples"]) for shard in self.shards)
 
     @property
-    def sound_cut(self) -> int:
+    def audio_cut(self) -> int:
         """How many samples have more sound than was taken."""
-        return sum(any(note.startswith(SOUND_CUT) for note in notes) for notes in self.notes.values())
+        return sum(any(note.startswith(AUDIO_CUT) for note in notes) for notes in self.notes.values())
+
+    @property
+    def media(self) -> str:
+        """How many samples carry each modality, in words."""
+        return ", ".join(f"{count} with {name}" for name, count in sorted(self.counts.items())) or "none with media"
+
+    def add(self, sample: Sample) -> None:
+        """Count a sample's modalities, labels and question type."""
+        names = [str(modality) for modality in sample.media]
+        for counts, keys in ((self.counts, names), (self.question_types, [sample.question_type or UNTYPED])):
+            for key in keys:
+                counts[key] = counts.get(key, 0) + 1
+        self.add_labels(sample)
+
+    def add_labels(self, sample: Sample) -> None:
+        """Count a sample's answer and trace."""
+        for label, value in (("answer", sample.answer), ("trace", sample.trace)):
+            self.labels[label] = self.labels.get(label, 0) + (value is not None)
 
     def save(self, folder: Path) -> None:
-        """Write `manifest.json` into `folder`, whole or not at all."""
-        totals = {"samples": self.samples, "sound_cut": self.sound_cut}
+        """Write `manifest.json` into `folder`."""
+        totals = {"samples": self.samples, "audio_cut": self.audio_cut}
         record = {"format": FORMAT_VERSION, "avrt": avrt.__version__, **totals, **asdict(self)}
         write_whole(folder / MANIFEST, to_json(record, indent=1).encode())
 
@@ -80,7 +100,7 @@ class Manifest:
         """Read a manifest's bytes.
 
         Raises:
-            AvrtError: If they are none.
+            AvrtError: If they are not a manifest of this format.
         """
         try:
             record = json.loads(data)
@@ -101,8 +121,28 @@ class Manifest:
 
 
 def _completed(spec: dict[str, Any]) -> dict[str, Any]:
-    """A spec with the fields that earlier versions lack: they took stills at the size of frames, and no rate."""
+    """A spec with the fields that earlier versions lack: they resized stills like frames, and had no frame rate."""
     if "budget" not in spec:
         return spec
     before = {"fps": None, "max_frames": 768, "total_pixels": None, "teacher_budget": None}
-    return {**before, "still_budget": spec["budget"], **spec}
+    return {**before, "still_budget": spec["budget"], "patch_size": _OLD_PATCH_SIZE, **spec}
+
+
+def check_patch_size(manifest: Manifest, wanted: int, where: object = "the shards") -> None:
+    """Refuse shards whose pictures were resized for another model family.
+
+    Args:
+        manifest: The manifest of the shards.
+        wanted: The side in pixels of one token of a picture in the model that reads them.
+        where: The folder of the shards, for the message.
+
+    Raises:
+        AvrtError: If the shards have another patch size.
+    """
+    made = manifest.spec.get("patch_size", _OLD_PATCH_SIZE)
+    if made != wanted:
+        raise AvrtError(
+            f"pictures are resized for a patch size of {made} pixels, the model needs {wanted}",
+            where=where,
+            remedy=f"make the shards again with --patch_size {wanted}",
+        )

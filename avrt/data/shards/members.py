@@ -1,7 +1,7 @@
 """The members of a sample in a shard: numbered JPEG frames, `image.jpg`, `flac`, `clip.json`, and the record `json`.
 
-Where teachers get pictures of another size, these lie beside the student's as `teacher.0.jpg`, ... or
-`teacher.image.jpg`; no student reads them.
+If teachers get pictures of another size, these are further members, `teacher.0.jpg`, ... or `teacher.image.jpg`, which
+no student reads.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from avrt.errors import BadSampleError
 
 
 def clip_media(clip: Clip) -> tuple[Modality, ...]:
-    """Which modalities a clip really carries."""
+    """Which modalities a clip carries."""
     present = {Modality.VIDEO: clip.frames, Modality.IMAGE: clip.image, Modality.AUDIO: clip.audio}
     return tuple(m for m, data in present.items() if data is not None)
 
 
 def encode_clip(clip: Clip) -> dict[str, bytes]:
-    """The members of a clip, all but the record (`json`) of the question about it."""
+    """The members of a clip: all members of a sample but its record (`json`)."""
     members: dict[str, bytes] = {}
     if clip.frames is not None:
         members.update({f"{i}.jpg": to_jpeg(frame) for i, frame in enumerate(clip.frames)})
@@ -48,7 +48,7 @@ def decode_members(raw: Mapping[str, Any]) -> tuple[Sample, Clip]:
     """Turn the raw members of one sample into its record and clip.
 
     Raises:
-        BadSampleError: If a member is missing or damaged; the message names shard and key.
+        BadSampleError: If a member is missing or damaged; the message names shard and sample.
     """
     where = f"{raw.get('__url__', 'shard')}, sample {raw.get('__key__')}"
     try:
@@ -66,7 +66,7 @@ def decode_clip(members: Mapping[str, bytes], media: Collection[Modality]) -> Cl
 
     Args:
         members: As `encode_clip` makes them.
-        media: Which modalities to decode; their members have to be there.
+        media: Which modalities to decode.
 
     Raises:
         BadSampleError: If a picture or sound is damaged.
@@ -75,9 +75,9 @@ def decode_clip(members: Mapping[str, bytes], media: Collection[Modality]) -> Cl
     info = json.loads(members["clip.json"])
     times, spacing = info.pop("timestamps"), info.pop("seconds_per_frame")
     if not all(isinstance(number, (int, float)) and isfinite(number) for number in [*times, spacing or 0.0]):
-        raise BadSampleError("'timestamps' or 'seconds_per_frame' are no finite numbers")
+        raise BadSampleError("'timestamps' or 'seconds_per_frame' of clip.json is not a finite number")
     if spacing is not None and spacing <= 0:
-        raise BadSampleError(f"'seconds_per_frame' is {spacing}")
+        raise BadSampleError(f"'seconds_per_frame' of clip.json is {spacing}, needs more than 0")
     clip = Clip(timestamps=tuple(times), seconds_per_frame=spacing)
     clip.info = info
     if Modality.VIDEO in media:

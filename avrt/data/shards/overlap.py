@@ -1,8 +1,8 @@
-"""Which clips two shard sets share: by the video they were cut from, by how frames look, and by how the sound goes.
+"""Which clips two shard sets share: by the name of their video, by frames, and by sound.
 
 Frames are compared by perceptual hashes (the signs of a small picture's lowest DCT coefficients), sounds by the robust
-audio hashing of Haitsma and Kalker (ISMIR 2002): 32-bit words, each the signs of how the energy differences of
-neighbouring bands change from one moment to the next. Both outlive another size, bit rate or codec.
+audio hashing of Haitsma and Kalker (ISMIR 2002): 32-bit words, whose bits are the signs of how the energy differences
+of neighbouring bands change over time. Both survive another size, bit rate or codec.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from avrt.errors import BadSampleError
 
 SIDE, KEPT = 32, 8
 MAX_FRAME_BITS = 6
-"""Frames whose hashes differ in more of their 64 bits are taken for different ones."""
+"""Frames whose hashes differ in more of their 64 bits are different frames."""
 MIN_FRAMES = 0.25
 FLAT = 4.0
-"""Frames whose grey levels deviate less are of one colour, and like any other such frame."""
+"""Frames whose grey levels deviate less have one colour, and are not compared."""
 
 WINDOW, HOP, BANDS = 4096, 512, 33
 LOWEST, HIGHEST = 300.0, 2000.0
 MIN_WORDS = 64
-"""Shorter common stretches of sound, in hops of 32 ms, say nothing."""
+"""Shorter common sounds, in hops of 32 ms, do not count."""
 MAX_BIT_ERRORS = 0.30
 MIN_VOTES = 2
 MAX_POSTINGS = 2_000
@@ -44,13 +44,13 @@ _YOUTUBE = re.compile(r"(?:^|v=|youtu\.be/|/)([\w-]{11})(?:_\d+)?(?:$|[?&.])")
 
 @dataclass
 class Fingerprints:
-    """What the clips of a shard set look and sound like; questions about one clip share an entry.
+    """Fingerprints of the clips of a shard set; questions about one clip share an entry.
 
     Attributes:
         samples: Every sample's id.
         clips: For each distinct clip the ids of its samples.
-        videos: For each clip the name of the video that it was cut from, where that is known.
-        hashes: (H,) uint64, perceptual hashes of frames that are not of one colour.
+        videos: For each clip the name of the video that it was cut from, or None.
+        hashes: (H,) uint64, perceptual hashes of frames with more than one colour.
         hash_clips: (H,) clip of each hash.
         words: For each clip (T,) uint32, a word for every 32 ms of sound.
     """
@@ -65,12 +65,12 @@ class Fingerprints:
 
 @dataclass(frozen=True)
 class Overlap:
-    """A sample of the one set whose clip is in the other.
+    """A test sample whose clip is in the training set.
 
     Attributes:
-        train: A sample about the clip in the one set.
-        test: The sample in the other.
-        by: What gave it away: `video`, `frames`, `sound`.
+        train: A training sample about the clip.
+        test: The test sample.
+        by: What is equal: `video`, `frames`, `audio`.
     """
 
     train: str
@@ -79,7 +79,7 @@ class Overlap:
 
 
 def fingerprints(shards: ShardSet, progress: Callable[[int], None] = lambda _: None) -> Fingerprints:
-    """Fingerprint every clip of a shard set; samples that cannot be read are passed over."""
+    """Fingerprint every clip of a shard set; samples that cannot be read are skipped."""
     found = Fingerprints()
     known: dict[bytes, int] = {}
     hashes: list[np.ndarray] = []
@@ -113,12 +113,12 @@ def fingerprints(shards: ShardSet, progress: Callable[[int], None] = lambda _: N
 
 
 def find_overlap(train: Fingerprints, test: Fingerprints) -> list[Overlap]:
-    """Every test sample beside each training clip that is its own, in the order of the test samples."""
+    """Every test sample with each training clip that is the same, in the order of the test samples."""
     reasons: dict[tuple[int, int], list[str]] = {}
     for name, pairs in (
         ("video", _same_video(train, test)),
         ("frames", _same_frames(train, test)),
-        ("sound", _same_sound(train, test)),
+        ("audio", _same_sound(train, test)),
     ):
         for pair in sorted(pairs):
             reasons.setdefault(pair, []).append(name)
@@ -130,7 +130,7 @@ def find_overlap(train: Fingerprints, test: Fingerprints) -> list[Overlap]:
 
 
 def video_of(metadata: Mapping[str, Any]) -> str | None:
-    """The video that a clip was cut from, as its dataset names it; of YouTube names and addresses, the id."""
+    """The dataset's name of the video that a clip was cut from; for YouTube names and addresses the id."""
     for name in _NAMES:
         value = metadata.get(name)
         if isinstance(value, str) and value:
@@ -140,16 +140,15 @@ def video_of(metadata: Mapping[str, Any]) -> str | None:
 
 
 def frame_hashes(clip: Clip) -> np.ndarray:
-    """(F,) uint64, one for each frame or picture that is not of one colour."""
-    pictures = clip.frames if clip.frames is not None else None if clip.image is None else clip.image[None]
-    if pictures is None:
+    """(F,) uint64, one for each frame or picture that has more than one colour."""
+    if clip.pictures is None:
         return np.zeros(0, np.uint64)
-    grey = pictures.float().mean(dim=1, keepdim=True)
+    grey = clip.pictures.float().mean(dim=1, keepdim=True)
     grey = grey[grey.flatten(1).std(dim=1) > FLAT]
     small = torch.nn.functional.interpolate(grey, (SIDE, SIDE), mode="bilinear", antialias=True)[:, 0]
     basis = _cosines()
     lowest = (basis @ small @ basis.T).flatten(1)
-    lowest[:, 0] = 0.0  # mean brightness says nothing about what is seen
+    lowest[:, 0] = 0.0  # the mean brightness does not count
     bits = (lowest > lowest.median(dim=1, keepdim=True).values).numpy()
     return np.packbits(bits, axis=1).view(np.uint64)[:, 0] if len(bits) else np.zeros(0, np.uint64)
 
@@ -177,6 +176,7 @@ def _cosines() -> Tensor:
 
 
 def _same_video(train: Fingerprints, test: Fingerprints) -> set[tuple[int, int]]:
+    """Pairs of a test and a training clip that were cut from one video."""
     by_name: dict[str, list[int]] = {}
     for clip, video in enumerate(train.videos):
         if video is not None:
@@ -190,6 +190,7 @@ def _same_video(train: Fingerprints, test: Fingerprints) -> set[tuple[int, int]]
 
 
 def _same_frames(train: Fingerprints, test: Fingerprints) -> set[tuple[int, int]]:
+    """Pairs of a test and a training clip that share enough frames."""
     if not len(train.hashes) or not len(test.hashes):
         return set()
     pairs: set[tuple[int, int]] = set()
@@ -206,6 +207,7 @@ def _same_frames(train: Fingerprints, test: Fingerprints) -> set[tuple[int, int]
 
 
 def _same_sound(train: Fingerprints, test: Fingerprints) -> set[tuple[int, int]]:
+    """Pairs of a test and a training clip whose sounds agree at some shift that several words vote for."""
     if not train.words:
         return set()
     words = np.concatenate(train.words)
@@ -220,7 +222,7 @@ def _same_sound(train: Fingerprints, test: Fingerprints) -> set[tuple[int, int]]
         votes: dict[tuple[int, int], int] = {}
         for time, (first, last) in enumerate(zip(firsts, lasts, strict=True)):
             if mine[time] == 0 or last - first > MAX_POSTINGS:
-                continue  # silence, or a word that anything says
+                continue  # silence, or a word that is too frequent
             for place in order[first:last]:
                 guess = (int(clips[place]), int(times[place]) - time)
                 votes[guess] = votes.get(guess, 0) + 1
@@ -231,7 +233,7 @@ def _same_sound(train: Fingerprints, test: Fingerprints) -> set[tuple[int, int]]
 
 
 def _agree(mine: np.ndarray, other: np.ndarray, shift: int) -> bool:
-    """Whether two sounds, the second later by `shift` words, differ in few enough bits where they overlap."""
+    """Whether two sounds, the second shifted by `shift` words, differ in few enough bits of their overlap."""
     start = max(0, -shift)
     stop = min(len(mine), len(other) - shift)
     if stop - start < MIN_WORDS:

@@ -1,9 +1,9 @@
 """Reading shards: any sample of a folder of WebDataset tars, through an index of where its members lie.
 
-A shard is a plain tar that `webdataset` streams as it is. The index beside it, made again from the tar where it is
-missing, allows the exact, resumable order that training needs. Folders may be remote: their tars are then copied to a
-local folder when they are first needed. What the members mean is told by `avrt.data.shards.members`. Nothing in a
-shard is trusted: members are only ever read by place and size, never unpacked by name.
+A shard is a plain tar, which `webdataset` can also stream. The index beside it (made again from the tar if it is
+missing) gives the random access that an exact, resumable order needs. The tars of a remote folder are copied to a local
+folder when they are first needed. `avrt.data.shards.members` says what the members mean. Nothing in a shard is trusted:
+members are read by offset and size, never unpacked by name.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
+from avrt.data.parts import Parts
 from avrt.data.sample import Sample
 from avrt.data.shards.manifest import MANIFEST, Manifest
 from avrt.data.shards.remote import RemoteFolder, is_remote, safe_name
@@ -27,10 +26,10 @@ from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
 
 MAX_MEMBER_BYTES = 64 << 20
-"""Larger members are refused, all but the source media that `--keep_original` stores."""
+"""Larger members are refused, except the source media that `--keep_original` stores."""
 _OPEN_SHARDS = 64
 FOR_TEACHERS = "teacher."
-"""What the names of members begin with that only teachers are shown."""
+"""Names of members that only teachers see begin so."""
 _ORIGINAL = "original."
 
 ShardIndex = list[tuple[str, dict[str, tuple[int, int]]]]
@@ -41,14 +40,14 @@ class ShardSet:
 
     Args:
         folder: A folder with a manifest, or the address of one that `webdataset` can open.
-        cache: Where to keep copies of remote shards; by default in the user's cache folder.
-        cache_gigabytes: How much to keep of one remote folder; 0 for everything.
+        cache: Folder for copies of remote shards; by default in the user's cache folder.
+        cache_gigabytes: Most that is kept of one remote folder; 0 for everything.
 
     Attributes:
-        digest: Checksum of the manifest, and so of all that it describes.
+        digest: Checksum of the manifest, which holds the checksums of all shards.
 
     Raises:
-        AvrtError: If the folder holds no shards, or a tar that its manifest names is missing.
+        AvrtError: If the folder holds no shards, or a tar in its manifest is missing.
     """
 
     def __init__(self, folder: Path | str, cache: Path | None = None, cache_gigabytes: float = 0.0) -> None:
@@ -66,15 +65,15 @@ class ShardSet:
             self._shards = [self._local(entry) for entry in self.manifest.shards]
             for shard in self._shards:
                 shard.index()
-        self._ends = np.cumsum([shard.samples for shard in self._shards])
+        self._numbers = Parts(self.shard_sizes)
         self._open: OrderedDict[int, tuple[Path, BinaryIO]] = OrderedDict()
 
     def __len__(self) -> int:
         """Number of samples."""
-        return int(self._ends[-1]) if self._shards else 0
+        return len(self._numbers)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Drop open files: each worker process opens its own."""
+        """Leave out open files, since each worker process opens its own."""
         return {**self.__dict__, "_open": OrderedDict()}
 
     @property
@@ -87,12 +86,12 @@ class ShardSet:
 
         Args:
             index: Which sample.
-            only: Extensions to read; None for all but the source media and what is for teachers alone.
-            teachers: Read what is for teachers too.
+            only: Extensions to read; None for all but the source media and the members for teachers.
+            teachers: Also read the members for teachers.
 
         Raises:
             BadSampleError: If a member is larger than `MAX_MEMBER_BYTES`.
-            AvrtError: If a remote shard cannot be had.
+            AvrtError: If a remote shard cannot be fetched.
         """
         number, key, members = self._locate(index)
         path, file = self._file(number)
@@ -106,13 +105,13 @@ class ShardSet:
         return raw
 
     def name(self, index: int) -> str:
-        """What one sample goes by in messages: its shard and key."""
+        """The name of one sample in messages: its shard and key."""
         number, key, _ = self._locate(index)
         return f"{self._shards[number].path()}:{key}"
 
-    def announce(self, index: int) -> None:
-        """Say that a sample will be read before long: a remote shard is copied meanwhile, behind the caller's back."""
-        self._shards[self._number(index)].announce()
+    def prefetch(self, index: int) -> None:
+        """Start to copy the shard of a sample in the background, if it is remote."""
+        self._shards[self._numbers.locate(index)[0]].prefetch()
 
     def sample(self, index: int) -> Sample:
         """One record without its media."""
@@ -123,18 +122,12 @@ class ShardSet:
         return (self.sample(i) for i in range(len(self)))
 
     def _locate(self, index: int) -> tuple[int, str, dict[str, tuple[int, int]]]:
-        number = self._number(index)
-        shard = self._shards[number]
-        key, members = shard.index()[index - int(self._ends[number]) + shard.samples]
-        return number, key, members
-
-    def _number(self, index: int) -> int:
-        """The shard that holds a sample."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        return int(np.searchsorted(self._ends, index, side="right"))
+        """The shard of a sample, its key, and where its members lie."""
+        number, place = self._numbers.locate(index)
+        return number, *self._shards[number].index()[place]
 
     def _file(self, number: int) -> tuple[Path, BinaryIO]:
+        """A shard's open file; the files used longest ago are closed."""
         if number not in self._open:
             path = self._shards[number].path()
             self._open[number] = (path, path.open("rb"))
@@ -146,18 +139,20 @@ class ShardSet:
     def _local(self, entry: dict[str, Any]) -> _Shard:
         path = self.folder / safe_name(entry["file"], self.folder / MANIFEST)
         if not path.is_file():
-            raise AvrtError("a shard that the manifest names is missing", where=path)
+            raise AvrtError(
+                "a shard that the manifest names is missing", where=path, remedy="copy or make the shards again"
+            )
         return _Shard(int(entry["samples"]), lambda: path, indexed=True)
 
     def _remote(self, entry: dict[str, Any], remote: RemoteFolder) -> _Shard:
         name = safe_name(entry["file"], f"{remote.address}/{MANIFEST}")
         file = (name, int(entry["bytes"]), str(entry["sha256"]))
-        announce = functools.partial(remote.announce, *file)
-        return _Shard(int(entry["samples"]), functools.partial(remote.fetch, *file), announce=announce)
+        prefetch = functools.partial(remote.prefetch, *file)
+        return _Shard(int(entry["samples"]), functools.partial(remote.fetch, *file), prefetch=prefetch)
 
 
 class _Shard:
-    """One tar: its number of samples, where it is, and its index, read when it is needed."""
+    """One tar: its number of samples, its path, and its index, which is read when it is first needed."""
 
     def __init__(
         self,
@@ -165,11 +160,11 @@ class _Shard:
         path: Callable[[], Path],
         *,
         indexed: bool = False,
-        announce: Callable[[], None] = lambda: None,
+        prefetch: Callable[[], None] = lambda: None,
     ) -> None:
         self.samples = samples
         self.path = path
-        self.announce = announce
+        self.prefetch = prefetch
         self._indexed = indexed
         self._index: ShardIndex | None = None
 
@@ -178,12 +173,12 @@ class _Shard:
             path = self.path()
             self._index = load_index(path) if self._indexed else index_tar(path)
             if len(self._index) != self.samples:
-                raise AvrtError(f"holds {len(self._index)} samples, its manifest says {self.samples}", where=path)
+                raise AvrtError(f"holds {len(self._index)} samples, the manifest says {self.samples}", where=path)
         return self._index
 
 
 def index_path(tar: Path) -> Path:
-    """Where the index of a tar lies."""
+    """The path of a tar's index."""
     return tar.with_suffix(".index.json")
 
 
@@ -191,7 +186,7 @@ def index_tar(path: Path) -> ShardIndex:
     """Where each sample's members lie in a tar: (key, {extension: (offset, size)}) in order.
 
     Raises:
-        AvrtError: If it is no whole tar.
+        AvrtError: If it is not a complete tar.
     """
     index: ShardIndex = []
     try:
@@ -210,7 +205,7 @@ def index_tar(path: Path) -> ShardIndex:
 
 
 def load_index(path: Path) -> ShardIndex:
-    """The index of a tar, from the file beside it or, where there is none, from the tar itself.
+    """The index of a tar, from the file beside it, or from the tar itself if there is no such file.
 
     Raises:
         AvrtError: If the index is damaged or does not fit the tar.
@@ -236,7 +231,7 @@ def records_of(tar: Path) -> Iterator[Sample]:
 
 
 def _check(index: ShardIndex, tar: Path, where: Path) -> None:
-    """Refuse places outside of the tar: what reads them would allocate what they claim."""
+    """Refuse members that lie outside of the tar, since a reader would allocate the size that they claim."""
     end = tar.stat().st_size
     for key, members in index:
         for extension, (offset, size) in members.items():

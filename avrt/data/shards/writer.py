@@ -1,6 +1,6 @@
-"""Writing shards: samples with their ready members packed into WebDataset tars with indexes and a manifest.
+"""Writing shards: samples and their members packed into WebDataset tars, with indexes and a manifest.
 
-Every finished shard is recorded in a journal, so that writing can go on after any kind of end.
+A journal records every finished shard, so that writing can be resumed after any interruption.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from avrt.data.sample import Sample
-from avrt.data.shards.manifest import JOURNAL, MANIFEST, UNTYPED, Manifest
+from avrt.data.shards.manifest import JOURNAL, MANIFEST, Manifest
 from avrt.data.shards.reader import index_path, index_tar, records_of
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256, write_whole
@@ -24,22 +24,22 @@ from avrt.text import clean, clean_all
 class ShardWriter:
     """Write samples into tars of at most `samples_per_shard` each; a context manager.
 
-    Tars and indexes appear under their final names only when complete. The bytes depend on the samples alone.
+    Tars and indexes get their final names only when they are complete. Equal samples give equal bytes.
 
     Args:
-        folder: Where to; created if missing, and it must not hold a manifest already.
-        spec: How the clips were taken from their files (a `ClipSpec` as a dictionary); recorded in the manifest.
+        folder: Folder of the shards; created if missing. It must not hold a manifest.
+        spec: What was taken from the clips (a `ClipSpec` as a dictionary); recorded in the manifest.
         recipe: Recorded in the manifest.
         samples_per_shard: Size of a shard.
-        resume: Go on behind the last finished shard of an earlier writer with the same arguments.
+        resume: Continue after the last finished shard of an earlier writer with the same arguments.
 
     Attributes:
         manifest: What has been written so far.
-        consumed: Calls of `write` and `skip` that need not be repeated, from the beginning of the folder.
+        consumed: Number of calls of `write` and `skip` so far, those of the resumed writer included.
 
     Raises:
-        AvrtError: If the folder already holds shards, or unfinished ones that are not to be or cannot be resumed, or if
-            another process is writing there.
+        AvrtError: If the folder holds shards, or unfinished shards that are not or cannot be resumed, or if another
+            process writes there.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ShardWriter:
         resume: bool = False,
     ) -> None:
         if (folder / MANIFEST).exists():
-            raise AvrtError("already holds shards", where=folder, remedy="choose another --out or delete it")
+            raise AvrtError("already holds shards", where=folder, remedy="choose another --out or delete the folder")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.manifest = Manifest(recipe=clean_all(recipe or {}), spec=dict(spec), labels={"answer": 0, "trace": 0})
@@ -68,7 +68,7 @@ class ShardWriter:
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        """Close the last shard and write the manifest; after an error, leave what a resumed writer needs."""
+        """Close the last shard and write the manifest; after an error, keep the journal for a resumed writer."""
         try:
             if failed is None:
                 self._flush()
@@ -84,8 +84,8 @@ class ShardWriter:
 
         Args:
             sample: The record.
-            members: Everything else of it by extension, as `encode_clip` makes it or `ShardSet.read` finds it.
-            notes: What had to be worked around, for the manifest.
+            members: All other members by extension, from `encode_clip` or `ShardSet.read`.
+            notes: What was repaired, for the manifest.
 
         Raises:
             BadSampleError: If the id was written before.
@@ -98,13 +98,7 @@ class ShardWriter:
         self._shard.write({"__key__": key, **members, "json": sample.to_json()})
         self._seen.add(sample.id)
         self.consumed += 1
-        counts = self.manifest.counts
-        for m in sample.media:
-            counts[str(m)] = counts.get(str(m), 0) + 1
-        self._label(sample)
-        kinds = self.manifest.question_types
-        kind = sample.question_type or UNTYPED
-        kinds[kind] = kinds.get(kind, 0) + 1
+        self.manifest.add(sample)
         if notes:
             self.manifest.notes[sample.id] = clean_all(list(notes))
         if self._shard.samples >= self._limit:
@@ -121,12 +115,8 @@ class ShardWriter:
         self.manifest.skipped[name] = clean(reason)
         self.consumed += 1
 
-    def _label(self, sample: Sample) -> None:
-        labels = self.manifest.labels
-        labels["answer"] += sample.answer is not None
-        labels["trace"] += sample.trace is not None
-
     def _flush(self) -> None:
+        """Finish the open shard and record it in the journal."""
         if self._shard is None:
             return
         self.manifest.shards.append(self._shard.finish())
@@ -137,7 +127,7 @@ class ShardWriter:
         os.fsync(self._journal.fileno())
 
     def _news(self) -> dict[str, Any]:
-        """What the manifest has learned since the last shard: counts as they are now, names as they came."""
+        """What is new in the manifest since the last shard: all counts, and the names that were added."""
         old, now = self._journaled, self.manifest
         skipped = {name: why for name, why in now.skipped.items() if old.skipped.get(name) != why}
         notes = {name: told for name, told in now.notes.items() if name not in old.notes}
@@ -146,20 +136,23 @@ class ShardWriter:
         return {"counts": now.counts, "question_types": now.question_types, "skipped": skipped, "notes": notes}
 
     def _open_journal(self, resume: bool) -> BinaryIO:
+        """Lock the journal and take up what it records, or begin a new one."""
         path = self.folder / JOURNAL
         journal = path.open("a+b")
         try:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             journal.close()
-            raise AvrtError("another process is writing shards there", where=self.folder) from None
+            raise AvrtError(
+                "another process is writing shards there", where=self.folder, remedy="wait for it"
+            ) from None
         header = {"recipe": self.manifest.recipe, "spec": self.manifest.spec, "samples_per_shard": self._limit}
-        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line end was not finished
+        lines = path.read_bytes().split(b"\n")[:-1]  # the last line is complete only if it has an end
         if len(lines) < 2:
-            lines = []  # nothing was finished
+            lines = []  # no shard was finished
         if lines and not resume:
             journal.close()
-            raise AvrtError("holds unfinished shards", where=self.folder, remedy="add --resume, or delete it")
+            raise AvrtError("holds unfinished shards", where=self.folder, remedy="add --resume or delete the folder")
         if lines:
             self._check_header(lines[0], header, path)
             self._take_up([json.loads(line) for line in lines[1:]])
@@ -171,6 +164,7 @@ class ShardWriter:
         return journal
 
     def _check_header(self, line: bytes, header: dict[str, Any], path: Path) -> None:
+        """Refuse to resume with other arguments."""
         begun = json.loads(line)
         now = json.loads(json.dumps(header))
         for part in header:
@@ -178,18 +172,19 @@ class ShardWriter:
                 raise AvrtError(
                     f"was begun with {part} {begun[part]}, not {now[part]}",
                     where=path.parent,
-                    remedy="resume with the arguments that it was begun with, or delete it",
+                    remedy="resume with the same arguments or delete the folder",
                 )
 
     def _take_up(self, entries: list[dict[str, Any]]) -> None:
+        """Restore the state after the journal's last shard."""
         for entry in entries:
             shard = entry["shard"]
             path = self.folder / shard["file"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                raise AvrtError("a finished shard is gone or changed", where=path, remedy="delete the folder")
+                raise AvrtError("a finished shard is missing or was changed", where=path, remedy="delete the folder")
             for sample in records_of(path):
                 self._seen.add(sample.id)
-                self._label(sample)
+                self.manifest.add_labels(sample)
             self.manifest.shards.append(shard)
             self.manifest.counts, self.manifest.question_types = entry["counts"], entry["question_types"]
             self.manifest.skipped.update(entry["skipped"])
@@ -200,10 +195,10 @@ class ShardWriter:
 
 
 class _OpenShard:
-    """The tar that is being written, under a name that nobody takes for a shard."""
+    """The tar that is being written, under a temporary name."""
 
     def __init__(self, path: Path) -> None:
-        import webdataset  # it imports torch, which readers and writers of mere bytes do without until here
+        import webdataset  # imported late, since it imports torch
 
         self.samples = 0
         self._path = path
@@ -217,7 +212,7 @@ class _OpenShard:
         self.samples += 1
 
     def finish(self) -> dict[str, Any]:
-        """Complete the tar and its index on the disk; returns the shard's entry in the manifest."""
+        """Complete the tar and its index; returns the shard's entry in the manifest."""
         self._tar.close()
         self._stream.flush()
         os.fsync(self._stream.fileno())
@@ -234,7 +229,7 @@ class _OpenShard:
         return entry
 
     def discard(self) -> None:
-        """Leave nothing of it, also where the disk is full and nothing can be closed in peace."""
+        """Delete it, even if closing fails because the disk is full."""
         for end in (self._tar.close, self._stream.close):
             with contextlib.suppress(OSError, ValueError):
                 end()

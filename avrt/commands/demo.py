@@ -52,10 +52,10 @@ def result_table(out: Path) -> Table:
         title="held-out nano_world questions, greedy answers",
         caption="right: share answered right, then by the sense that a question needs; format: well-formed answers, %",
     )
-    columns = ("right %", "both", "view", "sound", "format", "reward", "words")
+    columns = ("right %", "both", "vision", "audio", "format", "reward", "words")
     for column in ("student", *columns, "train s"):
         table.add_column(column, justify="left" if column == "student" else "right")
-    relations = {"Which": "both", "Come From": "view", "Happening": "sound"}
+    relations = {"Which": "both", "Come From": "vision", "Happening": "audio"}
     for name, label, training in (("base", "base", None), ("sft", "SFT", "sft/run"), ("grpo", "SFT+GRPO", "grpo/run")):
         records = [json.loads(line) for line in (out / "eval" / name / "predictions.jsonl").read_text().splitlines()]
         cells = [_share(records, "correct")]

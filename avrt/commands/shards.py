@@ -70,9 +70,25 @@ def main(arguments: list[str]) -> None:
     if name in shard_tools.TOOLS:
         shard_tools.TOOLS[name](rest)
         return
-    if name not in known:
-        raise AvrtError("no such recipe", where=name, remedy=f"use one of {', '.join(known)}")
-    convert(name, known[name], _parser(name, known[name]).parse_args(rest))
+    kind = known.get(name) or _own_recipe(name, list(known))
+    convert(name, kind, _parser(name, kind).parse_args(rest))
+
+
+def _own_recipe(path: str, known: list[str]) -> type[Recipe]:
+    """A recipe by its import path, such as `mymodule.MyRecipe`.
+
+    Raises:
+        AvrtError: If there is no such recipe.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        kind = None
+    if not (isinstance(kind, type) and issubclass(kind, Recipe)):
+        remedy = f"use one of {', '.join(known)}, or the import path of your own"
+        raise AvrtError("no such recipe", where=path, remedy=remedy)
+    return kind
 
 
 def convert(name: str, kind: type[Recipe], options: Namespace) -> None:

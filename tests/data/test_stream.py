@@ -1,13 +1,16 @@
 """Order, split and resume of the stream: every sample exactly once, the same steps on every rank."""
 
+import copy
 import itertools
 
 import pytest
 
+from avrt.data.loading.datamodule import AVDataModule, BatchRequirements
 from avrt.data.loading.order import SampleOrder, Source
 from avrt.data.loading.plans import BlockPlan, EpochPlan
 from avrt.data.loading.stream import BatchStream
 from avrt.data.shards.reader import ShardSet
+from avrt.errors import AvrtError
 
 
 def plan_of(samples, batch, ranks=1, **order):
@@ -110,3 +113,14 @@ def test_evaluation_batches_are_the_same_for_any_number_of_ranks_and_after_any_i
     assert {len(part) for part in parts} == {plan.steps}
     asked = sorted((rows for part in parts for rows in part if rows[0] is not None), key=lambda rows: rows[0])
     assert asked == whole[1::2]
+
+
+def test_shards_for_another_patch_size_are_refused_by_name(nano, world, tmp_path):
+    """A family whose patches have other sides cannot read frames that were resized for this one."""
+    inputs = copy.copy(nano.inputs)
+    inputs.patch_factor = 32
+    data = AVDataModule(train=str(world / "train"))
+    data.setup("fit")
+    with pytest.raises(AvrtError, match="patch size of 28 pixels, the model needs 32"):
+        data.connect(BatchRequirements(inputs, 1000))
+    data.connect(BatchRequirements(nano.inputs, 1000))

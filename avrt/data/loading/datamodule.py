@@ -21,6 +21,7 @@ from avrt.data.loading.stream import BatchStream, SampleSource
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards.conversion import load_clip
+from avrt.data.shards.manifest import check_patch_size
 from avrt.data.shards.members import clip_media
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, NothingUsableError
@@ -179,9 +180,13 @@ class AVDataModule(pl.LightningDataModule):
         """Tell what batches are made for, and name the training samples that lack what it needs.
 
         Raises:
-            NothingUsableError: If no training sample has it.
+            AvrtError: If pictures were resized for another model family.
+            NothingUsableError: If no training sample has what is needed.
         """
         self._requirements = requirements
+        trained_on = [] if self.mixture is None else self.mixture.sets
+        for shards in [*trained_on, *self._shards.values()]:
+            check_patch_size(shards.manifest, requirements.inputs.patch_factor, shards.folder)
         if self.mixture is None:
             return
         traces, answers = requirements.traces, requirements.answers

@@ -67,7 +67,7 @@ class Mixture:
 
     def __init__(self, sources: Sequence[MixtureSource], sets: Sequence[ShardSet]) -> None:
         self.sources = sources
-        self._sets = sets
+        self.sets = sets
         self._numbers = Parts([len(shards) for shards in sets])
         labels = [source.label for source in sources]
         for source, shards in zip(sources, sets, strict=True):
@@ -100,7 +100,7 @@ class Mixture:
     def lacking(self, reason: Callable[[Sample], str | None]) -> dict[str, str]:
         """Id -> reason of each sample for which `reason` returns one; samples of remote shards are not checked."""
         found: dict[str, str] = {}
-        for source, shards in zip(self.sources, self._sets, strict=True):
+        for source, shards in zip(self.sources, self.sets, strict=True):
             for i in range(0 if is_remote(source.shards) else len(shards)):
                 try:
                     sample = shards.sample(i)
@@ -118,11 +118,11 @@ class Mixture:
         """
         sources = tuple(
             Source(tuple(shards.shard_sizes), source.weight)
-            for source, shards in zip(self.sources, self._sets, strict=True)
+            for source, shards in zip(self.sources, self.sets, strict=True)
         )
         levels: tuple[int, ...] = ()
         if curriculum.epochs:
-            levels = tuple(_level(sample, curriculum.levels) for shards in self._sets for sample in shards.samples())
+            levels = tuple(_level(sample, curriculum.levels) for shards in self.sets for sample in shards.samples())
             if all(level == len(curriculum.levels) for level in levels):
                 raise AvrtError(
                     f"no sample has a difficulty among {curriculum.levels}",
@@ -133,7 +133,7 @@ class Mixture:
 
     def _locate(self, index: int) -> tuple[ShardSet, int]:
         number, place = self._numbers.locate(index)
-        return self._sets[number], place
+        return self.sets[number], place
 
 
 def _level(sample: Sample, levels: Sequence[str]) -> int:

@@ -13,11 +13,12 @@ from avrt.data.media.clip import Clip, ClipSpec
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards import conversion
 from avrt.data.shards.members import clip_media
+from avrt.evaluation.runner import answer
 from avrt.policy import policy as policies
 from avrt.policy.options import StudentOptions
 from avrt.policy.policy import Policy
 from avrt.response import Response, parse_response
-from avrt.rollout.sampling import SamplingOptions, completion_seeds
+from avrt.rollout.sampling import SamplingOptions
 
 WHOLE_SOUND = ClipSpec(audio_seconds=None)
 
@@ -72,6 +73,5 @@ def ask(
     sample = Sample(id="question", question=question, choices=tuple(choices), answer=None, media=clip_media(clip))
     preprocessor = Preprocessor(policy.inputs, prompt or PromptOptions(audio_in_video=True))
     batch = preprocessor.row(sample, clip).to(next(policy.parameters()).device)
-    seeds = completion_seeds([sample.id], 1)
-    completions = policy.generate(policy.encode(batch), sampling or SamplingOptions(temperature=0.0), seeds=seeds)
-    return parse_response(policy.decode(completions[0].token_ids), sample.letters)
+    [prediction] = answer(policy, batch, sampling or SamplingOptions(temperature=0.0))
+    return parse_response(prediction.responses[0], sample.letters)

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 CORE = (
     "avrt.algorithms.grpo", "avrt.algorithms.sft", "avrt.policy.policy", "avrt.policy.reference", "avrt.policy.parity",
     "avrt.policy.saving", "avrt.rollout.native", "avrt.data.inputs.preprocessor", "avrt.data.shards.reader",
-    "avrt.evaluation.scorers", "avrt.library",
+    "avrt.evaluation.runner", "avrt.library",
 )  # fmt: skip
 FRAMEWORKS = {
     "lightning",

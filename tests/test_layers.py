@@ -27,7 +27,7 @@ RANKS = {
     "avrt.models": 3,
     "avrt.rollout": 4,
     "avrt.policy": 5,
-    "avrt.library": 6,
+    "avrt.library": 7,
     "avrt.algorithms": 6,
     "avrt.evaluation": 6,
     "avrt.training": 7,

@@ -30,6 +30,16 @@ def test_named_files_exist(page):
         assert "NAME" in name or (ROOT / name).exists(), name
 
 
+def test_modules_of_the_paper_index_exist():
+    text = (ROOT / "docs" / "paper_index.md").read_text()
+    named = re.findall(r"`((?!tests/)(?:[a-z_0-9]+/)*[a-z_]+\.py)(?:: (\w+))?`", text)
+    assert len(named) > 10
+    for file, name in named:
+        path = ROOT / "avrt" / file
+        assert path.is_file(), file
+        assert not name or re.search(rf"(def|class) {name}\b", path.read_text()), name
+
+
 def test_the_architecture_page_tells_the_way_to_the_four_places_that_readers_look_for():
     text = (ROOT / "docs" / "architecture.md").read_text()
     for question in ("completions are sampled", "the KL penalty is", "a reward is added", "frames are chosen"):

@@ -13,7 +13,7 @@ from avrt.data.shards.conversion import SourceItem, write_shards
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from tests.conftest import make_sample
-from tests.data.test_inputs import clip_of
+from tests.data.test_preprocessor import clip_of
 
 
 @pytest.mark.parametrize("window", [0, 1, 3])

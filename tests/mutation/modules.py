@@ -14,12 +14,12 @@ SLOW = " and ".join(
         "compiled_once",
     )
 )
-NANO = ["tests/models/test_scoring.py", "tests/models/test_packing.py", "tests/models/test_features.py"]
+NANO = ["tests/models/test_teacher_forcing.py", "tests/models/test_packing.py", "tests/models/test_towers.py"]
 
 MODULES: dict[str, list[str]] = {
     "avrt.objectives.advantages": ["tests/objectives/test_advantages.py"],
-    "avrt.objectives.token_scores": ["tests/objectives/test_likelihood.py"],
-    "avrt.objectives.policy_loss": ["tests/objectives/test_policy.py"],
+    "avrt.objectives.token_scores": ["tests/objectives/test_token_scores.py"],
+    "avrt.objectives.policy_loss": ["tests/objectives/test_policy_loss.py"],
     "avrt.objectives.rewards": ["tests/objectives/test_rewards.py"],
     "avrt.response": ["tests/test_response.py"],
     "avrt.choices": ["tests/test_choices.py", "tests/evaluation/test_scorers.py"],
@@ -30,11 +30,11 @@ MODULES: dict[str, list[str]] = {
     ],
     "avrt.evaluation.yes_no": ["tests/evaluation/test_yes_no.py"],
     "avrt.evaluation.statistics": ["tests/evaluation/test_statistics.py"],
-    "avrt.models.packing": ["tests/models/test_packing.py", "tests/models/test_scoring.py"],
-    "avrt.models.prefix": ["tests/models/test_prefix.py", "tests/rollout/test_engine.py"],
+    "avrt.models.packing": ["tests/models/test_packing.py", "tests/models/test_teacher_forcing.py"],
+    "avrt.models.prefix": ["tests/models/test_prefix.py", "tests/rollout/test_native.py"],
     "avrt.models.teacher_forcing": NANO,
-    "avrt.models.qwen2_5_omni.towers": ["tests/models/test_features.py"],
-    "avrt.models.qwen2_5_omni.positions": ["tests/data/test_positions.py"],
+    "avrt.models.qwen2_5_omni.towers": ["tests/models/test_towers.py"],
+    "avrt.models.qwen2_5_omni.positions": ["tests/models/test_positions.py"],
     "avrt.data.loading.order": ["tests/data/test_order.py"],
     "avrt.data.loading.plans": ["tests/data/test_plans.py"],
     "avrt.data.media.decode": [
@@ -53,7 +53,7 @@ MODULES: dict[str, list[str]] = {
     "avrt.traces.filters": ["tests/traces/test_filters.py"],
     "avrt.traces.checks": ["tests/traces/test_checks.py", "tests/traces/test_rule_merger.py"],
     "avrt.rollout.sampling": ["tests/rollout/test_sampling.py"],
-    "avrt.rollout.native": ["tests/rollout/test_engine.py", "tests/rollout/test_static.py"],
+    "avrt.rollout.native": ["tests/rollout/test_native.py", "tests/rollout/test_static.py"],
     "avrt.training.lightning_internals": ["tests/training/test_stopped_runs.py"],
-    "avrt.algorithms.groups": ["tests/training/test_groups.py"],
+    "avrt.algorithms.groups": ["tests/algorithms/test_groups.py"],
 }

@@ -1,7 +1,7 @@
 """Clips as the Qwen2.5-Omni processor gives them to the towers: patches of pictures, log-mel of sound, no more.
 
 Patches stay uint8 until they are on the model's device, a quarter of what has to be moved there; the sound is padded by
-two windows instead of to 300 s. Both equal the processor's output bit for bit (tests/data/test_inputs.py).
+two windows instead of to 300 s. Both equal the processor's output bit for bit (tests/data/test_preprocessor.py).
 """
 
 from __future__ import annotations

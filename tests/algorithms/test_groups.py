@@ -11,8 +11,8 @@ from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.rollout.completion import Completion
 from tests.training.runs import SMALL, fit
 
-COIN = '[{"function": "tests.training.test_groups.coin", "weight": 1.0}]'
-NEVER = '[{"function": "tests.training.test_groups.nothing", "weight": 1.0}]'
+COIN = '[{"function": "tests.algorithms.test_groups.coin", "weight": 1.0}]'
+NEVER = '[{"function": "tests.algorithms.test_groups.nothing", "weight": 1.0}]'
 
 
 def join_prompts(groups):

@@ -17,7 +17,7 @@ from avrt.rollout.completion import Completion
 
 @dataclass(frozen=True)
 class Rollout:
-    """Groups of completions of the B prompts of a batch, and what became of them.
+    """Groups of completions of the B prompts of a batch, with their rewards and advantages.
 
     Attributes:
         batch: The questions.

@@ -34,7 +34,7 @@ class SFTStep:
 def sft_step(policy: Policy, batch: OmniBatch, optimizer: StepOptimizer, *, micro_batch_size: int = 1) -> SFTStep:
     """One optimizer step on the response-only cross-entropy of AVRT eq. 1.
 
-    Every target token of the step weighs alike, whatever the number of micro-batches and ranks.
+    Every target token of the step weighs alike, for any number of micro-batches and ranks.
 
     Args:
         policy: The student.

@@ -16,7 +16,9 @@ from rich.table import Table
 
 from avrt.arguments import OneLineErrors
 from avrt.commands.demo_stages import Stage, stages
+from avrt.data.sample import LETTERS
 from avrt.errors import AvrtError
+from avrt.response import parse_response
 
 DONE = ".done"
 
@@ -92,4 +94,4 @@ def _share(records: list[dict[str, Any]], field: str) -> str:
 
 
 def _words(response: str) -> int:
-    return len(response.partition("<think>")[2].partition("</think>")[0].split())
+    return parse_response(response, LETTERS).think_words or 0

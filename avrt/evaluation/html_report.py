@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from avrt.evaluation.benchmark_runs import BenchmarkRun, by_benchmark
 from avrt.evaluation.questions import Question, answer_of, media_of
 from avrt.evaluation.tables import Table
 from avrt.html import render_template, svg_plot
+from avrt.packaged import packaged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def render(
         examples: How many questions of each benchmark to show with their clip.
         questions: Questions to show under several masks side by side.
     """
-    source = importlib.resources.files("avrt.evaluation").joinpath("html_report.html").read_text(encoding="utf-8")
+    source = packaged("avrt.evaluation", "html_report.html").read_text(encoding="utf-8")
     plots = [accuracy_plot(runs_of, name) for name, runs_of in by_benchmark(runs).items()]
     plots += [svg for svg in (difficulty_plot(runs),) if svg]
     plots += [curve_plot(title, lines) for title, lines in curves.items()]

@@ -7,7 +7,6 @@ of its own. Miniatures and stand-ins get separate tables, under the names of the
 
 from __future__ import annotations
 
-import importlib.resources
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from avrt.evaluation.benchmark_runs import BenchmarkRun
 from avrt.evaluation.cards import Card
 from avrt.evaluation.statistics import Estimate
 from avrt.evaluation.tables import Table, with_rule
+from avrt.packaged import packaged
 
 PUBLISHED = "as published"
 NOTE = "Ours: accuracy in % with its 95 % interval and its scoring rule."
@@ -29,7 +29,7 @@ _SIZE = re.compile(r"\b(\d+)B\b")
 
 @cache
 def _document() -> dict[str, Any]:
-    text = importlib.resources.files("avrt.evaluation").joinpath("published.yaml").read_text(encoding="utf-8")
+    text = packaged("avrt.evaluation", "published.yaml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
     return document
 

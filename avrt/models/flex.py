@@ -18,7 +18,7 @@ from avrt.models.packing import PackedGroup, PackedRow
 
 
 def flex_packed_attention(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float) -> Tensor:
-    """See `packing.packed_attention`; the same result.
+    """The result of `packing.packed_attention`, in one call; same arguments.
 
     Raises:
         NotImplementedError: If gradients are wanted on the CPU.

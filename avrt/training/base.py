@@ -22,7 +22,7 @@ class TrainingModule(EvaluationModule):
     """Base of the training modules.
 
     A batch of the loader is one optimizer step's worth of samples on one rank; the algorithm splits it into
-    micro-batches, so that every token of the step can be weighed alike whatever the number of micro-batches and ranks.
+    micro-batches, so that every token of the step weighs alike for any number of micro-batches and ranks.
 
     Args:
         student: Which student.

@@ -115,8 +115,8 @@ class AvrtCLI(LightningCLI):
     def before_test(self) -> None:
         """Let a benchmark load its checkpoint itself, and record the configuration that repeats it.
 
-        Its student comes from the checkpoint's own record, whatever strategy and number of processes made that and
-        whatever ask the questions now.
+        Its student comes from the checkpoint's own record, for any strategy and number of processes that made it or
+        that ask the questions now.
         """
         self._find_checkpoint()
         if not isinstance(self.model, BenchmarkModule):

@@ -46,19 +46,19 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], dict[str, torch.
     """Receive one message; see `send`.
 
     Raises:
-        WireError: If the connection ends, or brings what is no message.
+        WireError: If the connection ends, or brings something else than a message.
     """
     text_size, data_size = _HEAD.unpack(_exactly(connection, _HEAD.size))
     if text_size > LARGEST_TEXT or data_size > LARGEST_TENSORS:
-        raise WireError("received what is no message of this protocol")
+        raise WireError("received data that is not a message of this protocol")
     text, data = _exactly(connection, text_size), _exactly(connection, data_size)
     try:
         message = json.loads(text)
         tensors = load(bytes(data)) if data else {}
     except Exception as error:  # safetensors raises an exception class of its own
-        raise WireError(f"received what is no message of this protocol: {error}") from None
+        raise WireError(f"received data that is not a message of this protocol: {error}") from None
     if not isinstance(message, dict):
-        raise WireError("received what is no message of this protocol")
+        raise WireError("received data that is not a message of this protocol")
     return message, tensors
 
 

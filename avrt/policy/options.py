@@ -33,8 +33,8 @@ class StudentOptions:
         gradient_checkpointing: Recompute each layer in the backward pass instead of keeping its activations.
         attention: `sdpa`; `flex`, which scores packed groups with FlexAttention (to be trained on a GPU only); or one
             of transformers' own, e.g. `flash_attention_2`, which can neither pack groups nor share a prefix.
-        feature_cache: Keep the frozen towers' output on disk, so that each clip is encoded once for any number of epochs
-            and runs; worth it where clips come again.
+        feature_cache: Keep the frozen towers' output on disk, so that each clip is encoded once for all epochs and
+            runs; worth it where clips come again.
         lora: Train adapters instead of the decoder's own weights.
         seed: Seed of the nano preset's weights.
     """

@@ -113,14 +113,18 @@ def grpo_step(
 def compute_rewards(
     policy: Policy, batch: OmniBatch, completions: list[Completion], rewards: RewardSum, options: GRPOOptions
 ) -> Rollout:
-    """Reward every completion (eq. 3-6) and normalize within groups (eq. 2)."""
+    """Reward every completion (eq. 3-6) and normalize within groups (eq. 2); padding samples get 0."""
     size, device = options.group_size, batch.valid.device
     texts = [policy.decode(completion.token_ids) for completion in completions]
-    asked = [(sample, clip) for sample, clip in zip(batch.samples, batch.clips, strict=True) for _ in range(size)]
-    scored = [rewards(text, sample, clip) for text, (sample, clip) in zip(texts, asked, strict=True)]
+    asked = zip(batch.samples, batch.clips, batch.valid.tolist(), strict=True)
+    scored = [
+        rewards(texts[row * size + g], sample, clip) if valid else dict.fromkeys(rewards.names, 0.0)
+        for row, (sample, clip, valid) in enumerate(asked)
+        for g in range(size)
+    ]
     by_name = {
         name: torch.tensor([values[name] for values in scored], device=device).view(len(batch), size)
-        for name in scored[0]
+        for name in rewards.names
     }
     loss = options.loss
     advantages, zero_std = group_advantages(
@@ -152,6 +156,7 @@ def policy_update(
     first_pass: dict[int, tuple[Tensor, Tensor | None]] = {}  # old and reference log-probabilities of each micro-batch
     metrics = {name: torch.zeros((), device=device) for name in METRICS}
     parts = micro_batches(len(groups), options.micro_batch_size)
+    reference = reference if options.loss.beta else None  # without a penalty nobody asks it
     for _ in range(options.num_iterations):
         for i, rows in enumerate(parts):
             mine = [groups[row] for row in rows]
@@ -163,8 +168,7 @@ def policy_update(
                 # A fresh group's policy has not changed since it sampled, so these are the old log-probabilities too.
                 fresh = torch.tensor([group.fresh for group in mine], device=device).repeat_interleave(size)
                 old = torch.where(fresh[scores.completion_index], scores.logprobs.detach(), recorded)
-                referred = reference.logprobs(prompts, tokens).logprobs if reference and options.loss.beta else None
-                first_pass[i] = old, referred
+                first_pass[i] = old, reference.logprobs(prompts, tokens).logprobs if reference else None
             old, referred = first_pass[i]
             index, count = scores.completion_index, len(tokens)
             advantages = torch.cat([group.advantages for group in mine])[index]

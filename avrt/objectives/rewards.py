@@ -122,6 +122,10 @@ class RewardSum:
     Args:
         options: Weights and shapes.
 
+    Attributes:
+        rewards: Weight and function of each reward in use, by name.
+        names: Their names, and `total`.
+
     Raises:
         AvrtError: If an extra reward cannot be found.
     """
@@ -135,6 +139,7 @@ class RewardSum:
         for extra in options.extra:
             named[extra.function.rpartition(".")[2]] = (extra.weight, find_reward(extra.function))
         self.rewards = {name: pair for name, pair in named.items() if pair[0] != 0}
+        self.names = (*self.rewards, "total")
 
     def __call__(self, text: str, sample: Sample, clip: Clip) -> dict[str, float]:
         """Each reward of one response, unweighted, and their weighted sum under `total`."""

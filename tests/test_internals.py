@@ -11,6 +11,7 @@ from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from transformers import DynamicCache
 
@@ -24,6 +25,7 @@ PRIVATE = {
     ),
     "avrt/training/lightning_internals.py": (
         "_save_none_monitor_checkpoint", "_monitor_candidates", "_every_n_train_steps", "_init_deepspeed_distributed",
+        "_find_last_checkpoints", "._parser(",
         "batch_progress", "combined_loader", "reset_seed",
     ),
     "avrt/training/deepspeed_internals.py": (
@@ -89,9 +91,10 @@ def test_the_audio_tower_still_tells_how_many_tokens_it_makes(nano):
 
 
 def test_lightning_still_has_what_checkpoints_need():
-    for name in ("_save_none_monitor_checkpoint", "_monitor_candidates"):
+    for name in ("_save_none_monitor_checkpoint", "_monitor_candidates", "_find_last_checkpoints"):
         assert callable(getattr(ModelCheckpoint, name, None)), f"{name}: {lightning_internals.__file__}"
-    assert lightning_internals.every_n_train_steps(ModelCheckpoint(every_n_train_steps=7)) == 7
+    assert lightning_internals.OpenModelCheckpoint(every_n_train_steps=7).interval == 7
+    assert callable(getattr(LightningCLI, "_parser", None)), lightning_internals.__file__
     assert callable(getattr(DeepSpeedStrategy, "_init_deepspeed_distributed", None)), lightning_internals.__file__
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False)
     assert lightning_internals.progress(trainer) == (0, 0), lightning_internals.__file__

@@ -102,7 +102,7 @@ class GroupQueue:
 
     Attributes:
         batches: How many were sampled for the step that is being filled.
-        discarded: How many groups of the last batch did not fit into what is kept.
+        discarded: How many of the oldest groups the last batch pushed out.
     """
 
     def __init__(self, patience: int) -> None:

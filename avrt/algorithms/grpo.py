@@ -62,7 +62,7 @@ class GRPOStep:
     Attributes:
         rollout: The groups that were sampled.
         metrics: Sums over the completions that were learned from, over all iterations, and their number `completions`;
-            None if dynamic sampling waits for further groups.
+            `loss` is this rank's share of the loss. None if dynamic sampling waits for further groups.
         seconds: Of `rollout`, `reward` and `update`.
     """
 
@@ -158,6 +158,7 @@ def policy_update(
     parts = micro_batches(len(groups), options.micro_batch_size)
     reference = reference if options.loss.beta else None  # without a penalty nobody asks it
     for _ in range(options.num_iterations):
+        optimizer.zero_grad()
         for i, rows in enumerate(parts):
             mine = [groups[row] for row in rows]
             prompts = EncodedPrompts.join([group.prompt for group in mine])
@@ -165,7 +166,8 @@ def policy_update(
             scores = policy.logprobs(prompts, tokens)
             recorded = torch.cat([completion.logprobs for group in mine for completion in group.completions])
             if i not in first_pass:
-                # A fresh group's policy has not changed since it sampled, so these are the old log-probabilities too.
+                # Fresh groups are on-policy: this pass computes their old log-probabilities. Groups that waited were
+                # sampled by an earlier policy, whose log-probabilities were recorded.
                 fresh = torch.tensor([group.fresh for group in mine], device=device).repeat_interleave(size)
                 old = torch.where(fresh[scores.completion_index], scores.logprobs.detach(), recorded)
                 first_pass[i] = old, reference.logprobs(prompts, tokens).logprobs if reference else None

@@ -11,6 +11,9 @@ from torch import Tensor
 class StepOptimizer(Protocol):
     """Gradients of a step, micro-batch by micro-batch, and then the step."""
 
+    def zero_grad(self) -> None:
+        """Clear the gradients before a step's first micro-batch."""
+
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a micro-batch's gradients.
 
@@ -20,7 +23,7 @@ class StepOptimizer(Protocol):
         """
 
     def step(self) -> None:
-        """Update the weights, clear the gradients, and go on in the schedule."""
+        """Update the weights, and go on in the schedule."""
 
 
 class PlainOptimizer:
@@ -42,6 +45,10 @@ class PlainOptimizer:
         self.schedule = schedule
         self.max_norm = max_norm
 
+    def zero_grad(self) -> None:
+        """Clear the gradients."""
+        self.optimizer.zero_grad()
+
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a micro-batch's gradients."""
         torch.autograd.backward(loss)
@@ -52,7 +59,6 @@ class PlainOptimizer:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad()
         if self.schedule is not None:
             self.schedule.step()
 

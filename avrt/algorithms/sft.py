@@ -48,6 +48,7 @@ def sft_step(policy: Policy, batch: OmniBatch, optimizer: StepOptimizer, *, micr
     loss_sum = correct = torch.zeros((), device=batch.valid.device)
 
     parts = micro_batches(len(batch), micro_batch_size)
+    optimizer.zero_grad()
     for i, rows in enumerate(parts):
         scores = policy.logprobs(prompts.rows(rows), [batch.completion_ids[row] for row in rows])
         weights = batch.valid[rows][scores.completion_index].float()

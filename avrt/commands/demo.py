@@ -59,7 +59,8 @@ def result_table(out: Path) -> Table:
         table.add_column(column, justify="left" if column == "student" else "right")
     relations = {"Which": "both", "Come From": "vision", "Happening": "audio"}
     for name, label, training in (("base", "base", None), ("sft", "SFT", "sft/run"), ("grpo", "SFT+GRPO", "grpo/run")):
-        records = [json.loads(line) for line in (out / "eval" / name / "predictions.jsonl").read_text().splitlines()]
+        lines = (out / "eval" / name / "predictions.jsonl").read_text().splitlines()
+        records = [record for record in map(json.loads, lines) if record["error"] is None]
         cells = [_share(records, "correct")]
         for kind in relations:
             cells.append(_share([r for r in records if r["question_type"] == kind], "correct"))

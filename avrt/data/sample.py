@@ -14,7 +14,7 @@ from avrt.messages import short
 from avrt.text import clean, to_json
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Member = TypeVar("Member", bound=StrEnum)
 _PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"}
 _SOUNDS = {"wav", "flac", "mp3", "ogg", "opus", "m4a", "aac"}
@@ -169,7 +169,7 @@ class Sample:
             record = json.loads(data)
             if (version := record["version"]) != SCHEMA_VERSION:
                 raise BadSampleError(
-                    f"schema version {version!r}, this avrt reads {SCHEMA_VERSION}", remedy="write the shards again"
+                    f"schema version {version!r}, this avrt reads {SCHEMA_VERSION}", remedy="make the shards again"
                 )
             return cls(**{part.name: record[part.name] for part in fields(cls)})
         except KeyError as error:

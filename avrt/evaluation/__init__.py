@@ -1,1 +1,1 @@
-"""Evaluation: from predictions to figures, tables and pages; nothing here needs a model."""
+"""Evaluation: asking a policy (`runner`), and from predictions to figures, tables and pages."""

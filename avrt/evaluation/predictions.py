@@ -35,7 +35,7 @@ class Prediction:
         metadata: Anything else that the sample carries.
         responses: k answers without special tokens; empty if there was an error.
         finished: For each whether it ended with the end token, rather than at the longest length.
-        position: Index of the sample in the shards; -1 for a question from elsewhere.
+        index: Index of the sample in the shards; -1 for a question from elsewhere.
         error: Why the question could not be asked, or None.
         several: Whether more than one choice may be right.
         rewards: Rewards of the first answer, from modules that have rewards; see `avrt.objectives.rewards.RewardSum`.
@@ -51,7 +51,7 @@ class Prediction:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     responses: tuple[str, ...] = ()
     finished: tuple[bool, ...] = ()
-    position: int = -1
+    index: int = -1
     error: str | None = None
     several: bool = False
     rewards: Mapping[str, float] | None = None
@@ -60,7 +60,7 @@ class Prediction:
     def from_sample(
         cls,
         sample: Sample,
-        position: int,
+        index: int,
         *,
         responses: tuple[str, ...] = (),
         finished: tuple[bool, ...] = (),
@@ -78,7 +78,7 @@ class Prediction:
             metadata=dict(sample.metadata),
             responses=responses,
             finished=finished,
-            position=position,
+            index=index,
             error=error,
             several=sample.several,
         )
@@ -168,8 +168,9 @@ class PredictionWriter:
     """Collects the predictions of a run and writes them as `predictions.jsonl`.
 
     With a protocol the run can be killed and resumed: each process appends its batches to a journal file of its own,
-    whose first line holds the protocol, and `collect` reads the files of all processes, earlier ones too. A line that a
-    kill cut short is ignored. Without a protocol predictions stay in memory and `collect` gathers those of all ranks.
+    whose first line holds the protocol, and `merge` reads the files of all processes, earlier ones too. A line that a
+    kill cut short is ignored. Without a protocol predictions stay in memory, and `gather` brings those of all ranks
+    together.
 
     Args:
         folder: The folder of `predictions.jsonl` and of the journal.
@@ -203,13 +204,13 @@ class PredictionWriter:
         self._file = self._journal / f"{uuid.uuid4().hex}.jsonl"
 
     def answered(self) -> dict[int, Prediction]:
-        """The predictions in the journal, by position in the shards."""
+        """The predictions in the journal, by index in the shards."""
         found: dict[int, Prediction] = {}
         for path in self._files():
             for record in _lines(path):
                 if "protocol" not in record:
                     prediction = Prediction.from_record(record)
-                    found.setdefault(prediction.position, prediction)
+                    found.setdefault(prediction.index, prediction)
         return found
 
     def add(self, predictions: Iterable[Prediction]) -> None:
@@ -233,7 +234,7 @@ class PredictionWriter:
 
         gathered = gather_objects(self._kept)
         self._kept = []
-        return sorted((p for part in gathered for p in part), key=lambda p: (p.position, p.id))
+        return sorted((p for part in gathered for p in part), key=lambda p: (p.index, p.id))
 
     def merge(self, expected: int) -> list[Prediction]:
         """Every prediction of the journal exactly once, in the order of the shards.
@@ -248,7 +249,7 @@ class PredictionWriter:
         missing = [i for i in range(expected) if i not in found]
         if missing or len(found) != expected:
             raise AvrtError(
-                f"{len(missing)} of {expected} questions have no answer, the first at position {missing[:1]}",
+                f"{len(missing)} of {expected} questions have no answer, the first at index {missing[:1]}",
                 where=self._journal,
                 remedy="run the same command again; answered questions are not asked again",
             )

@@ -162,7 +162,7 @@ def media_of(run: BenchmarkRun, prediction: Prediction, *, masked: bool = False)
     from avrt.data.shards.members import decode_members
 
     try:
-        _, clip = decode_members(ShardSet(run.result.environment["shards"]).read(prediction.position))
+        _, clip = decode_members(ShardSet(run.result.environment["shards"]).read(prediction.index))
     except (AvrtError, BadSampleError, OSError, IndexError, KeyError) as error:
         return "", "", f"no clip: {error}"
     if masked:

@@ -22,7 +22,7 @@ from avrt.files import write_whole
 from avrt.text import clean_all, to_json
 
 RESULT = "result.json"
-FORMAT = 1
+FORMAT = 2
 MINIATURE = 100_000_000
 """A model of fewer parameters is a miniature."""
 DIFFICULTY = "difficulty"
@@ -123,7 +123,9 @@ class Result:
             record = clean_all(json.loads(path.read_bytes()))
             version = record.pop("format")
             if version != FORMAT:
-                raise AvrtError(f"result format {version}, this avrt reads {FORMAT}", where=path)
+                raise AvrtError(
+                    f"result format {version}, this avrt reads {FORMAT}", where=path, remedy="run the benchmark again"
+                )
             result = cls(**record)
             if result.headline not in result.scores:
                 raise AvrtError(f"has no score by its headline scorer, {result.headline}", where=path)

@@ -44,26 +44,24 @@ def answer(
     seeds = completion_seeds([sample.id for sample in batch.samples], samples, *seed)
     completions = policy.generate(policy.encode(batch), sampling, seeds=seeds, group_size=samples)
     predictions = []
-    for row, (sample, position, valid) in enumerate(
-        zip(batch.samples, batch.indices, batch.valid.tolist(), strict=True)
-    ):
+    for row, (sample, index, valid) in enumerate(zip(batch.samples, batch.indices, batch.valid.tolist(), strict=True)):
         if valid:
             own = completions[row * samples : (row + 1) * samples]
             responses = tuple(policy.decode(completion.token_ids) for completion in own)
             finished = tuple(completion.finished for completion in own)
-            prediction = Prediction.from_sample(sample, position, responses=responses, finished=finished)
+            prediction = Prediction.from_sample(sample, index, responses=responses, finished=finished)
             if rewards is not None and sample.answer is not None:
                 prediction = replace(prediction, rewards=rewards(responses[0], sample, batch.clips[row]))
             predictions.append(prediction)
-        elif position >= 0 and shards is not None:
-            predictions.append(failed_prediction(shards, position, batch.skipped[shards.name(position)]))
+        elif index >= 0 and shards is not None:
+            predictions.append(failed_prediction(shards, index, batch.skipped[shards.name(index)]))
     return predictions
 
 
-def failed_prediction(shards: ShardSet, position: int, error: str) -> Prediction:
+def failed_prediction(shards: ShardSet, index: int, error: str) -> Prediction:
     """The prediction of a question that could not be asked."""
     try:
-        return Prediction.from_sample(shards.sample(position), position, error=error)
+        return Prediction.from_sample(shards.sample(index), index, error=error)
     except BadSampleError:
         # Not even the record can be read: a question that counts as wrong.
-        return Prediction(shards.name(position), "", ("", ""), "A", position=position, error=error)
+        return Prediction(shards.name(index), "", ("", ""), "A", index=index, error=error)

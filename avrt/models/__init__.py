@@ -1,1 +1,1 @@
-"""Everything with weights: the omni student, its features, positions and export."""
+"""Model families, and what they share: decoder, attention, packing, teacher forcing, features of clips."""

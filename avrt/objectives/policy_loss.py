@@ -51,8 +51,8 @@ class PolicyLoss:
 
     Attributes:
         loss_type: One of the above.
-        epsilon: The ratio is clipped from below at 1 - clip (not in cispo).
-        epsilon_high: And from above at 1 + epsilon_high; the same as `clip` if not given.
+        epsilon: The ratio is clipped from below at 1 - epsilon (not in cispo).
+        epsilon_high: And from above at 1 + epsilon_high; the same as `epsilon` if not given.
         beta: Weight of the KL penalty.
         kl: Estimator of the divergence; see `kl_divergence`.
         importance_sampling_cap: Weigh each token by pi_old / pi_sampler, at most this much, where another engine or

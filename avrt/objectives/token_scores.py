@@ -18,7 +18,7 @@ class TokenScores:
 
     Attributes:
         logprobs: (N,) float32 log-probability of each token.
-        entropy: (N,) float32 entropy in nats of the distribution it was drawn from; carries no gradient.
+        entropy: (N,) float32 entropy in nats of the distribution at its place, untempered; carries no gradient.
         correct: (N,) bool, whether it is the most likely token.
     """
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from avrt.data.loading.datamodule import AVDataModule
@@ -14,7 +16,7 @@ from avrt.objectives.rewards import RewardOptions, RewardSum
 from avrt.policy.options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.evaluation import EvaluationModule
-from avrt.training.optimizers import LightningOptimizer, OptimizerOptions
+from avrt.training.optimizers import ModuleOptimizer, OptimizerOptions
 from avrt.training.strategy import OmniDeepSpeedStrategy
 
 
@@ -33,6 +35,7 @@ class TrainingModule(EvaluationModule):
     """
 
     num_iterations = 1
+    resume_data: Callable[[dict[str, Any]], None]
     rewards: RewardSum
 
     def __init__(
@@ -45,9 +48,8 @@ class TrainingModule(EvaluationModule):
     ) -> None:
         super().__init__(student, generation, rewards)
         self.automatic_optimization = False
-        self.strict_loading = False  # checkpoints lack the frozen parameters; `on_load_checkpoint` checks the others
         self.optimizer_options = optimizer
-        self.step_optimizer = LightningOptimizer(self)
+        self.step_optimizer = ModuleOptimizer(self)
         self.micro_batch_size = micro_batch_size
         self.batches_per_epoch = 0
 
@@ -103,18 +105,7 @@ class TrainingModule(EvaluationModule):
         checkpoint["trained"] = self._trained_names()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of a student of another shape.
-
-        Raises:
-            AvrtError: If it lacks parameters that this student trains.
-        """
-        missing = set(self._trained_names()) - set(checkpoint.get("trained", ()))
-        if missing:
-            raise AvrtError(
-                f"lacks {len(missing)} trained parameters, e.g. {min(missing)}",
-                where="checkpoint",
-                remedy="set model.student as in the run that made it",
-            )
-
-    def _trained_names(self) -> list[str]:
-        return [name for name, p in self.policy.named_parameters() if p.requires_grad]
+        """Also have a resumed run go on where its training data were left, before Lightning restores its loops."""
+        super().on_load_checkpoint(checkpoint)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.resume_data(checkpoint)

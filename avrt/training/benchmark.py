@@ -71,6 +71,15 @@ class BenchmarkModule(EvaluationModule):
 
     # ---- set-up
 
+    def check_stage(self, stage: str) -> None:
+        """Refuse every stage but `test`.
+
+        Raises:
+            AvrtError: If it is another one.
+        """
+        if stage != "test":
+            raise AvrtError("a benchmark can only be tested", where=f"avrt {stage}", remedy="use: avrt test")
+
     def load(self) -> None:
         """Load the policy from the given checkpoint, or from its source."""
         if self.trainer.strategy.root_device.type == "cpu":
@@ -83,10 +92,8 @@ class BenchmarkModule(EvaluationModule):
         """Take also what the protocol and the result record of the data, and open the journal.
 
         Raises:
-            AvrtError: If the stage is not `test`, or the folder holds answers under another protocol.
+            AvrtError: If the folder holds answers under another protocol.
         """
-        if stage != "test":
-            raise AvrtError("a benchmark can only be tested", where=f"avrt {stage}", remedy="use: avrt test")
         super().connect_data(data, stage)
         self._batch_size = data.eval_batch_size
         self._shards_location = str(data.folders["test"])
@@ -133,7 +140,7 @@ class BenchmarkModule(EvaluationModule):
             seed=(self.seed,),
             shards=self.shards,
         )
-        new = [prediction for prediction in predictions if prediction.position not in self._answered]
+        new = [prediction for prediction in predictions if prediction.index not in self._answered]
         self.writer.add(new)
         self._asked += len(new)
 

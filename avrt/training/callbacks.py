@@ -83,7 +83,7 @@ class CountSamples(pl.Callback):
         """Log the counts."""
         data = data_of(trainer)
         if len(data.sources) > 1:
-            taken = data.train_plan.order.taken(batch.epoch, batch.position)
+            taken = data.train_plan.order.taken(batch.epoch, batch.consumed)
             for source, count in zip(data.sources, taken, strict=True):
                 pl_module.log(f"data/{source.label}", float(count))
         if data.dropout is not None:

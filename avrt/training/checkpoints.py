@@ -9,14 +9,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from avrt.errors import AvrtError
 from avrt.run_folder import checkpoint_at, checkpoint_folder, complete_checkpoints
-from avrt.training.lightning_internals import every_n_train_steps, progress, save_now
+from avrt.training.lightning_internals import OpenModelCheckpoint, progress
 
 LAST, LAST_OR_NEW = "last", "last_or_new"
 
@@ -55,7 +54,7 @@ def find_checkpoint(given: str, run: Path, command: str) -> str | None:
     return given if "://" in given else str(checkpoint_at(Path(given)))
 
 
-class RunCheckpoint(ModelCheckpoint):
+class RunCheckpoint(OpenModelCheckpoint):
     """Keep the newest checkpoint of a run under `<default_root_dir>/checkpoints`, also the one at its end.
 
     A checkpoint counts only when it is complete, and the one before is deleted after that, so that a run killed at any
@@ -93,7 +92,7 @@ class RunCheckpoint(ModelCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if as many steps were taken since the last time; stop if a signal came."""
-        every = every_n_train_steps(self)
+        every = self.interval
         # Several updates on one rollout may pass over a multiple.
         if every > 0 and trainer.global_step // every > self._saved[0] // every:
             self._save(trainer)
@@ -116,7 +115,7 @@ class RunCheckpoint(ModelCheckpoint):
     def _save(self, trainer: pl.Trainer) -> None:
         if is_trial(trainer) or progress(trainer) == self._saved:
             return
-        save_now(self, trainer)
+        self.save_now(trainer)
         self._saved = progress(trainer)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -142,8 +141,8 @@ class RunCheckpoint(ModelCheckpoint):
             signal.signal(number, handler)
         self._handlers = {}
 
-    def _find_last_checkpoints(self, trainer: pl.Trainer) -> set[str]:
-        """What Lightning takes the newest of for `last`."""
+    def candidates_for_last(self, trainer: pl.Trainer) -> set[str]:
+        """The complete ones."""
         return {str(path) for path in complete_checkpoints(Path(trainer.default_root_dir))}
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.trainer.states import TrainerFn
 
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
@@ -19,18 +19,21 @@ class ConnectData(pl.Callback):
         """Load the policy, give the data module its inputs, and the module what the shards hold.
 
         Raises:
-            AvrtError: If the trainer was given another kind of data module.
+            AvrtError: If the trainer has another kind of data module, or the module has no such stage.
         """
         data = data_of(trainer)
+        pl_module.check_stage(stage)
+        if stage == "fit":
+            data.check_training_samples(traces=pl_module.needs_traces, answers=pl_module.needs_answers)
+            pl_module.resume_data = partial(_resume_data, data, pl_module)
         pl_module.load()
         pl_module.connect_data(data, stage)
         data.connect(pl_module.requirements())
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Have a resumed run go on where its training data were left."""
-        if trainer.state.fn == TrainerFn.FITTING:
-            data = data_of(trainer)
-            data.train_state = place_loops(checkpoint, data.train_plan, pl_module.steps_per_epoch())
+
+def _resume_data(data: AVDataModule, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    """Have a resumed run go on where its training data were left."""
+    data.train_state = place_loops(checkpoint, data.train_plan, pl_module.steps_per_epoch())
 
 
 def data_of(trainer: pl.Trainer) -> AVDataModule:
@@ -41,5 +44,7 @@ def data_of(trainer: pl.Trainer) -> AVDataModule:
     """
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, AVDataModule):
-        raise AvrtError("needs an AVDataModule", where="trainer.fit(datamodule=...)")
+        raise AvrtError(
+            "needs an AVDataModule", where="trainer.fit(datamodule=...)", remedy="shards become batches in it alone"
+        )
     return data

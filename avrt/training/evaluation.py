@@ -54,6 +54,7 @@ class EvaluationModule(pl.LightningModule):
         self, student: StudentOptions, generation: SamplingOptions, rewards: RewardOptions | None = None
     ) -> None:
         super().__init__()
+        self.strict_loading = False  # checkpoints lack the frozen parameters; `on_load_checkpoint` checks the others
         self.student_options = student
         self.generation = generation
         self.rewards = None if rewards is None else RewardSum(rewards)
@@ -61,8 +62,12 @@ class EvaluationModule(pl.LightningModule):
     # ---- set-up
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """The callback that connects this module with its data module."""
-        return [ConnectData()]
+        """The callback that connects this module with its data module, unless the trainer has it already."""
+        has_it = any(isinstance(callback, ConnectData) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [] if has_it else [ConnectData()]
+
+    def check_stage(self, stage: str) -> None:
+        """Refuse a stage that this module does not have, before anything is loaded."""
 
     def load(self) -> None:
         """Load the policy, once."""
@@ -125,6 +130,25 @@ class EvaluationModule(pl.LightningModule):
         """Write what the feature cache still holds in memory."""
         if self.policy.cache is not None:
             self.policy.cache.flush()
+
+    # ---- checkpoints
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that lacks parameters of this student, by their names.
+
+        Raises:
+            AvrtError: If it lacks any that are trained.
+        """
+        missing = set(self._trained_names()) - set(checkpoint.get("trained", ()))
+        if missing:
+            raise AvrtError(
+                f"lacks {len(missing)} trained parameters, e.g. {min(missing)}",
+                where="checkpoint",
+                remedy="set model.student as in the run that made it; a run of an earlier avrt cannot be resumed",
+            )
+
+    def _trained_names(self) -> list[str]:
+        return [name for name, p in self.policy.named_parameters() if p.requires_grad]
 
     # ---- evaluation
 

@@ -36,25 +36,28 @@ class GRPOModule(TrainingModule):
     Args:
         student: Which student; the reference is the same one, frozen.
         optimizer: Optimizer and schedule.
-        group_size: G, answers per question.
-        rollout: How answers are sampled while training.
-        loss: Variant of the loss, clip range, KL weight and estimator.
+        group_size: G, completions per question (TRL: num_generations).
+        rollout: How completions are drawn in training.
+        loss: Type of the loss, clip range, KL weight and estimator.
         rewards: Weights and shapes of the rewards.
-        normalize_std: Divide advantages by the group's standard deviation; by default as the objective's variant does.
+        normalize_std: Divide advantages by the group's standard deviation (TRL: scale_rewards); by default as the loss
+            type does.
         unbiased_std: Divide by G - 1 in that deviation's variance, as TRL does; otherwise by G.
-        std_epsilon: Added to the deviation, so that next to nothing does not become a large advantage.
-        num_iterations: Optimizer steps on each rollout; with 1 the ratio is 1 and nothing is clipped.
-        mask_truncated_completions: Leave answers that were cut off out of the loss, so that length alone is not
+        std_epsilon: Added to the deviation, so that tiny differences of rewards do not give large advantages.
+        num_iterations: Optimizer steps on each rollout. With 1 nothing is clipped, because the policy is still the one
+            that sampled (except for groups that waited under dynamic sampling).
+        mask_truncated_completions: Leave completions that were cut off out of the loss, so that length alone is not
             punished (overlong filtering of DAPO, arXiv 2503.14476); their rewards still count in their group's mean.
-        dynamic_sampling: Leave out groups whose rewards are all equal and sample up to this many batches until each
-            step is full of others (DAPO). A batch is then no longer a step; groups that wait for the next one are part
-            of checkpoints. 0 switches it off.
+        dynamic_sampling: Drop zero_std groups, whose rewards are all equal, and sample up to this many batches to fill
+            one step with others (DAPO); groups that are left over wait for the next step, in checkpoints too. 0
+            switches it off: then every batch is a step, and zero_std groups have advantage 0 but count in the average
+            and in the KL.
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
-        share_prefix: Read a prompt once for its whole group, in sampling and in scoring, instead of once per answer;
-            the numbers are the same. Needs the `sdpa` attention.
-        vllm: Sample answers by vLLM instead of this project's own engine; not under ZeRO-3, and not with LoRA.
-        generation: How answers are generated in validation, test and prediction.
-        seed: Seed of the sampled answers.
+        share_prefix: Read a prompt once for its whole group, in sampling and in scoring, instead of once per
+            completion; the numbers are the same. An attention that cannot do that falls back to copies.
+        vllm: Sample by vLLM instead of the native engine; not under ZeRO-3, and not with LoRA.
+        generation: How completions are generated in validation, test and prediction.
+        seed: Seed of the sampled completions.
     """
 
     needs_answers = True
@@ -105,12 +108,12 @@ class GRPOModule(TrainingModule):
     # ---- set-up
 
     def load(self) -> None:
-        """Load the policy, and copy it as the reference before anything changes it."""
+        """Load the policy, and set how it reads prompts."""
         super().load()
         self.policy.share_prefix = self.share_prefix
 
     def setup(self, stage: str) -> None:
-        """Make the reference and start vLLM, where they are needed."""
+        """Copy the policy as the reference before anything changes it, and start vLLM, where they are needed."""
         super().setup(stage)
         if stage != "fit":
             return

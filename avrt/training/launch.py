@@ -31,6 +31,7 @@ from avrt.training.benchmark import BenchmarkModule
 from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, ShowRollouts
 from avrt.training.checkpoints import RunCheckpoint, find_checkpoint, is_trial
 from avrt.training.evaluation import EvaluationModule
+from avrt.training.lightning_internals import parser_of
 from avrt.training.texts import texts_kept
 from avrt.training.unsupported import check_trainer_options, plain_error
 
@@ -125,7 +126,7 @@ class AvrtCLI(LightningCLI):
         if settings.get("ckpt_path") is not None:
             self.model.checkpoint = Path(settings["ckpt_path"])
             settings["ckpt_path"] = None
-        self.model.config_text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        self.model.config_text = parser_of(self, self.subcommand).dump(self.config[self.subcommand], skip_none=False)
 
 
 def main(subcommand_and_args: list[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from avrt.data.loading.plans import Plan
 
@@ -20,14 +21,29 @@ def progress(trainer: pl.Trainer) -> tuple[int, int]:
     return trainer.global_step, int(batches.processed)
 
 
-def save_now(callback: ModelCheckpoint, trainer: pl.Trainer) -> None:
-    """Save a checkpoint at once, and delete the one before when it is complete."""
-    callback._save_none_monitor_checkpoint(trainer, callback._monitor_candidates(trainer))
+class OpenModelCheckpoint(ModelCheckpoint):
+    """Lightning's `ModelCheckpoint` with the private parts that we need behind public names."""
+
+    @property
+    def interval(self) -> int:
+        """After how many optimizer steps it saves; 0 for at the end alone."""
+        return self._every_n_train_steps
+
+    def save_now(self, trainer: pl.Trainer) -> None:
+        """Save a checkpoint at once, and delete the one before when it is complete."""
+        self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def candidates_for_last(self, trainer: pl.Trainer) -> set[str]:
+        """The checkpoints that Lightning takes the newest of for `last`."""
+        return super()._find_last_checkpoints(trainer)
+
+    def _find_last_checkpoints(self, trainer: pl.Trainer) -> set[str]:
+        return self.candidates_for_last(trainer)
 
 
-def every_n_train_steps(callback: ModelCheckpoint) -> int:
-    """How often a checkpoint callback saves."""
-    return callback._every_n_train_steps
+def parser_of(cli: LightningCLI, subcommand: str | None) -> LightningArgumentParser:
+    """The parser of a subcommand, which can write a configuration out again."""
+    return cli._parser(subcommand)
 
 
 def start_cpu_processes(strategy: Any) -> None:
@@ -57,11 +73,11 @@ def place_loops(checkpoint: dict[str, Any], plan: Plan, steps_per_epoch: int) ->
     loaders = loop.get("state_dict", {}).get("combined_loader")
     if not loaders:
         return None
-    epoch, position = loaders[0]["epoch"], loaders[0]["position"]
-    done = plan.steps - plan.steps_left(position)
+    epoch, consumed = loaders[0]["epoch"], loaders[0]["consumed"]
+    done = plan.steps - plan.steps_left(consumed)
     if done >= steps_per_epoch:
-        epoch, position, done = epoch + 1, 0, 0
-    loop["state_dict"]["combined_loader"] = [{"epoch": epoch, "position": position}]
+        epoch, consumed, done = epoch + 1, 0, 0
+    loop["state_dict"]["combined_loader"] = [{"epoch": epoch, "consumed": consumed}]
     batches = loop["epoch_loop.batch_progress"]["total"]["processed"]
     begun = epoch + 1 if done else epoch
     _fill(loop["epoch_progress"], begun, processed=epoch, completed=epoch)
@@ -77,7 +93,7 @@ def place_loops(checkpoint: dict[str, Any], plan: Plan, steps_per_epoch: int) ->
     for name in [name for name in checkpoint.get("callbacks", {}) if name.startswith("Timer")]:
         # `max_time` is what one run may take: a run that used it up is gone on with by the same command.
         del checkpoint["callbacks"][name]
-    return {"epoch": epoch, "position": position}
+    return {"epoch": epoch, "consumed": consumed}
 
 
 def _fill(progress: dict[str, Any], count: int, **others: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from avrt.training.deepspeed_internals import prepare_backward
@@ -47,7 +48,7 @@ class OptimizerOptions:
         return factor
 
 
-class LightningOptimizer:
+class ModuleOptimizer:
     """The optimizer of a Lightning module as a `StepOptimizer`, under DeepSpeed or without.
 
     Args:
@@ -56,6 +57,11 @@ class LightningOptimizer:
 
     def __init__(self, module: pl.LightningModule) -> None:
         self._module = module
+
+    def zero_grad(self) -> None:
+        """Clear the gradients; DeepSpeed's engine does it by itself."""
+        if not isinstance(self._module.trainer.strategy, OmniDeepSpeedStrategy):
+            self._optimizer.zero_grad()
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a micro-batch's gradients; the loss is multiplied by the number of ranks, which average gradients."""
@@ -66,12 +72,15 @@ class LightningOptimizer:
 
     def step(self) -> None:
         """Update the weights and go on in the schedule."""
-        optimizer = self._module.optimizers()
-        assert not isinstance(optimizer, list)
-        optimizer.step()
-        if not isinstance(self._module.trainer.strategy, OmniDeepSpeedStrategy):
-            optimizer.zero_grad()  # DeepSpeed's engine does it by itself
+        self._optimizer.step()
         self.schedule.step()
+
+    @property
+    def _optimizer(self) -> LightningOptimizer:
+        """Lightning's wrapper of the one optimizer, which counts steps."""
+        optimizer = self._module.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
 
     @property
     def schedule(self) -> torch.optim.lr_scheduler.LambdaLR:

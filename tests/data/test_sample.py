@@ -111,7 +111,7 @@ def test_evidence_by_sense_survives_json_and_is_checked():
 
 def test_records_of_another_version_or_without_a_field_are_refused():
     record = json.loads(make_sample().to_json())
-    with pytest.raises(BadSampleError, match=r"schema version 1, this avrt reads 2 \(write the shards again\)"):
+    with pytest.raises(BadSampleError, match=r"schema version 1, this avrt reads 3 \(make the shards again\)"):
         Sample.from_json(json.dumps({**record, "version": 1}))
     del record["several"]
     with pytest.raises(BadSampleError, match="'several' is missing"):

@@ -131,7 +131,7 @@ def test_damaged_members_are_one_bad_sample(world):
 def test_folder_errors_say_what_to_do(tmp_path, world):
     with pytest.raises(AvrtError, match="avrt shards"):
         ShardSet(tmp_path / "nowhere")
-    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 2}))
     with pytest.raises(AvrtError, match="not a shard manifest"):
         ShardSet(tmp_path)
     with pytest.raises(AvrtError, match="already holds shards"):

@@ -31,7 +31,7 @@ def test_two_processes_and_a_torn_line_merge_to_each_question_once(tmp_path):
     assert sorted(again.answered()) == [0, 1, 3]
     again.add(answers(2))
     merged = again.merge(4)
-    assert [p.position for p in merged] == [0, 1, 2, 3]
+    assert [p.index for p in merged] == [0, 1, 2, 3]
     again.write(merged)
     assert [p.id for p in read_predictions(tmp_path / "predictions.jsonl")] == ["q0", "q1", "q2", "q3"]
 

@@ -23,10 +23,10 @@ def shards(world):
 def batch(builder, shards):
     """Samples 0, 2 and 5 of the shards, of which 2 could not be read, and a padding row."""
     rows = []
-    for position in (0, None, 2, 5):
-        row = builder.padding_row() if position in (None, 2) else builder.row(*decode_members(shards.read(position)))
-        row.indices = [-1 if position is None else position]
-        if position == 2:
+    for index in (0, None, 2, 5):
+        row = builder.padding_row() if index in (None, 2) else builder.row(*decode_members(shards.read(index)))
+        row.indices = [-1 if index is None else index]
+        if index == 2:
             row.skipped = {shards.name(2): "cannot be decoded"}
         rows.append(row)
     return collate(rows)
@@ -34,16 +34,16 @@ def batch(builder, shards):
 
 def test_each_question_has_one_prediction_and_padding_has_none(nano, batch, shards):
     predictions = answer(nano, batch, GREEDY, shards=shards)
-    assert [p.position for p in predictions] == [0, 2, 5]
-    asked = [replace(shards.sample(position), trace=None, evidence=()) for position in (0, 2, 5)]
+    assert [p.index for p in predictions] == [0, 2, 5]
+    asked = [replace(shards.sample(index), trace=None, evidence=()) for index in (0, 2, 5)]
     assert [p.sample() for p in predictions] == asked
     assert [p.error for p in predictions] == [None, "cannot be decoded", None]
     assert [len(p.responses) for p in predictions] == [1, 0, 1]
-    assert [p.position for p in answer(nano, batch, GREEDY)] == [0, 5]
+    assert [p.index for p in answer(nano, batch, GREEDY)] == [0, 5]
 
 
 def test_an_answer_is_the_policys_own_and_does_not_depend_on_its_batch(nano, builder, batch, shards):
-    together = {p.position: p for p in answer(nano, batch, GREEDY, shards=shards)}
+    together = {p.index: p for p in answer(nano, batch, GREEDY, shards=shards)}
     alone = builder.row(*decode_members(shards.read(5)))
     alone.indices = [5]
     [prediction] = answer(nano, alone, GREEDY)

@@ -1,18 +1,24 @@
-"""Schedule and display, without a trainer."""
+"""Schedule and display; how a module and its data are connected."""
 
 import warnings
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
 from avrt.algorithms.groups import Rollout
 from avrt.data.inputs.batch import OmniBatch
+from avrt.data.loading.datamodule import AVDataModule
 from avrt.data.media.clip import Clip
+from avrt.errors import AvrtError
+from avrt.policy.options import StudentOptions
 from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.callbacks import group_table
+from avrt.training.connect import ConnectData
 from avrt.training.grpo import GRPOModule
 from avrt.training.optimizers import OptimizerOptions
+from avrt.training.sft import SFTModule
 from tests.conftest import make_sample
 
 
@@ -56,3 +62,22 @@ def test_group_table_escapes_what_the_model_wrote():
     assert len(rows) == 3
     assert {row.count("|") for row in rows} == {5}
     assert "+1.00" in rows[1]
+
+
+def test_the_callback_that_connects_the_data_is_attached_once_for_any_number_of_stages(world, tmp_path, caplog):
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        default_root_dir=tmp_path, limit_val_batches=0,
+    )  # fmt: skip
+    module = SFTModule(student=StudentOptions(source="nano", dtype="float32"))
+    data = AVDataModule(train=str(world / "train"), val=str(world / "val"), num_workers=0, batch_size=2)
+    for _ in range(2):
+        trainer.fit(module, datamodule=data)
+    assert sum(isinstance(callback, ConnectData) for callback in trainer.callbacks) == 1
+    assert "will override" not in caplog.text
+
+
+def test_another_data_module_is_refused_in_one_line(tmp_path):
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    with pytest.raises(AvrtError, match="needs an AVDataModule"):
+        trainer.fit(SFTModule(student=StudentOptions(source="nano")), train_dataloaders=[0])

@@ -100,9 +100,9 @@ def progress(total: int, current: int) -> dict:
     return {"total": dict.fromkeys(names, total), "current": dict.fromkeys(names, current)}
 
 
-def saved(epoch: int, position: int, batches: int, current: int) -> dict:
+def saved(epoch: int, consumed: int, batches: int, current: int) -> dict:
     loop = {
-        "state_dict": {"combined_loader": [{"epoch": epoch, "position": position}]},
+        "state_dict": {"combined_loader": [{"epoch": epoch, "consumed": consumed}]},
         "epoch_progress": progress(1, 1),
         "epoch_loop.batch_progress": {**progress(batches, current), "is_last_batch": True},
         "epoch_loop.state_dict": {"_batches_that_stepped": batches},
@@ -134,7 +134,7 @@ def test_the_loops_are_placed_by_the_data_alone(state, steps_per_epoch, loader, 
     plan = EpochPlan(SampleOrder((Source((10,)),)), batch_size=2, world_size=2)
     begin = place_loops(checkpoint, plan, steps_per_epoch)
     loop = checkpoint["loops"]["fit_loop"]
-    assert begin == {"epoch": loader[0], "position": loader[1]}
+    assert begin == {"epoch": loader[0], "consumed": loader[1]}
     assert loop["state_dict"]["combined_loader"] == [begin]
     begun, over = epochs
     for part in ("total", "current"):

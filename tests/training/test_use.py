@@ -47,5 +47,5 @@ def test_export_has_the_logits_of_the_checkpoint_and_can_be_tested_and_asked(che
     assert "What is seen?" in asked.stdout
     [line] = (tmp_path / "ask" / "predictions.jsonl").read_text().splitlines()
     record = json.loads(line)
-    assert (record["position"], record["answer"], record["correct"], record["rewards"]) == (-1, None, None, None)
+    assert (record["index"], record["answer"], record["correct"], record["rewards"]) == (-1, None, None, None)
     assert len(record["responses"]) == len(record["finished"]) == 1

@@ -57,7 +57,7 @@ class OmniBatch:
         dropped: For each row that lost a sense to modality dropout, which one.
         epoch: Epoch that the batch belongs to.
         step: Its number in the epoch.
-        position: How much of the epoch all ranks have consumed with it; see `avrt.data.loading.plans.Plan`.
+        consumed: How much of the epoch all ranks have consumed with it; see `avrt.data.loading.plans.Plan`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class OmniBatch:
         self.dropped: list[str] = []
         self.epoch = 0
         self.step = 0
-        self.position = 0
+        self.consumed = 0
 
     def __len__(self) -> int:
         """Number of rows."""

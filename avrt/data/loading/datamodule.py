@@ -176,20 +176,17 @@ class AVDataModule(pl.LightningDataModule):
         elif stage != "fit" and not (split == "predict" and self.ask is not None):
             raise AvrtError("no shards given", where=f"data.{split}", remedy=f"add --data.{split} DIR")
 
-    def connect(self, requirements: BatchRequirements) -> None:
-        """Tell what batches are made for, and name the training samples that lack what it needs.
+    def check_training_samples(self, *, traces: bool, answers: bool) -> None:
+        """Name the training samples that lack what a run needs, before it begins; they are left out of their batches.
+
+        Args:
+            traces: Whether they are fine-tuned on.
+            answers: Whether their completions are rewarded.
 
         Raises:
-            AvrtError: If pictures were resized for another model family.
-            NothingUsableError: If no training sample has what is needed.
+            NothingUsableError: If every sample lacks it.
         """
-        self._requirements = requirements
-        trained_on = [] if self.mixture is None else self.mixture.sets
-        for shards in [*trained_on, *self._shards.values()]:
-            check_patch_size(shards.manifest, requirements.inputs.patch_factor, shards.folder)
-        if self.mixture is None:
-            return
-        traces, answers = requirements.traces, requirements.answers
+        assert self.mixture is not None
         lacking = self.mixture.lacking(lambda s: missing_target(s, self.prompt, traces=traces, answers=answers))
         if not lacking:
             return
@@ -198,6 +195,17 @@ class AVDataModule(pl.LightningDataModule):
             raise NothingUsableError(f"none of the {count} samples can be trained on: {why}", where="data.train")
         names = ", ".join(list(lacking)[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
         rank_zero_warn(f"{len(lacking)} of {count} training samples are left out, the first {why}: {names}")
+
+    def connect(self, requirements: BatchRequirements) -> None:
+        """Tell what batches are made for.
+
+        Raises:
+            AvrtError: If pictures were resized for another model family.
+        """
+        self._requirements = requirements
+        trained_on = [] if self.mixture is None else self.mixture.sets
+        for shards in [*trained_on, *self._shards.values()]:
+            check_patch_size(shards.manifest, requirements.inputs.patch_factor, shards.folder)
 
     @property
     def requirements(self) -> BatchRequirements:

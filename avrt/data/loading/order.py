@@ -80,9 +80,9 @@ class SampleOrder:
             order = order[np.argsort(np.asarray(self.levels)[order], kind="stable")]
         return order
 
-    def taken(self, epoch: int, position: int) -> list[int]:
-        """How many samples of each source are consumed at a position in an epoch, counted from the first epoch."""
-        now = self._numbers.count(self.epoch(epoch)[:position])
+    def taken(self, epoch: int, consumed: int) -> list[int]:
+        """How many samples of each source are taken in all once so much of an epoch is consumed."""
+        now = self._numbers.count(self.epoch(epoch)[:consumed])
         return [source.per_epoch * epoch + count for source, count in zip(self.sources, now, strict=True)]
 
     @cached_property

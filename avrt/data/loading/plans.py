@@ -12,7 +12,7 @@ from avrt.data.loading.order import SampleOrder
 class Plan(ABC):
     """The order of samples as a `BatchStream` sees it.
 
-    A position says how much of an epoch all ranks have consumed together. It means the same for any number of ranks, so
+    `consumed` says how much of an epoch all ranks have consumed together. It means the same for any number of ranks, so
     that another number of ranks can resume a run.
 
     Attributes:
@@ -24,29 +24,29 @@ class Plan(ABC):
     @property
     @abstractmethod
     def global_step_size(self) -> int:
-        """How far a step of all ranks advances the position."""
+        """How much a step of all ranks consumes."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """The position at the end of an epoch."""
+        """What is consumed at the end of an epoch."""
 
     @abstractmethod
-    def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
-        """The sample indices of one rank's steps, from a position on; None stands for a padding sample."""
+    def rows(self, epoch: int, rank: int, consumed: int = 0) -> Iterator[list[int | None]]:
+        """The sample indices of one rank's steps, once so much is consumed; None stands for a padding sample."""
 
     @property
     def steps(self) -> int:
         """Steps of a whole epoch, the same on every rank."""
         return self.steps_left(0)
 
-    def steps_left(self, position: int) -> int:
-        """Steps of an epoch from a position on."""
-        return -(-max(0, len(self) - position) // self.global_step_size)
+    def steps_left(self, consumed: int) -> int:
+        """Steps of an epoch that are left once so much is consumed."""
+        return -(-max(0, len(self) - consumed) // self.global_step_size)
 
 
 @dataclass(frozen=True)
 class EpochPlan(Plan):
-    """The training order, divided evenly among the ranks; a position counts samples.
+    """The training order, divided evenly among the ranks; `consumed` counts samples.
 
     Attributes:
         order: The order of all ranks' samples in each epoch.
@@ -67,10 +67,10 @@ class EpochPlan(Plan):
         """Samples in an epoch."""
         return len(self.order)
 
-    def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
+    def rows(self, epoch: int, rank: int, consumed: int = 0) -> Iterator[list[int | None]]:
         """Every rank takes each `world_size`-th sample; padding samples fill the last step."""
         order = self.order.epoch(epoch).tolist()
-        for first in range(position, len(order), self.global_step_size):
+        for first in range(consumed, len(order), self.global_step_size):
             picked = order[first : first + self.global_step_size]
             padded = picked + [None] * (self.global_step_size - len(picked))
             yield padded[rank :: self.world_size]
@@ -78,7 +78,7 @@ class EpochPlan(Plan):
 
 @dataclass(frozen=True)
 class BlockPlan(Plan):
-    """The evaluation order: batches of neighbouring samples, which the ranks take in turn; a position counts batches.
+    """The evaluation order: batches of neighbouring samples, which the ranks take in turn; `consumed` counts batches.
 
     The samples of a batch depend neither on the number of ranks nor on earlier answers, so that an interrupted run or
     another number of ranks computes the same numbers.
@@ -104,10 +104,10 @@ class BlockPlan(Plan):
         """Batches in an epoch."""
         return len(self._blocks())
 
-    def rows(self, epoch: int, rank: int, position: int = 0) -> Iterator[list[int | None]]:
+    def rows(self, epoch: int, rank: int, consumed: int = 0) -> Iterator[list[int | None]]:
         """Every rank takes each `world_size`-th batch; padding samples fill what is missing."""
         blocks = self._blocks()
-        for first in range(position, len(blocks), self.global_step_size):
+        for first in range(consumed, len(blocks), self.global_step_size):
             number = first + rank
             block: list[int | None] = list(blocks[number]) if number < len(blocks) else []
             yield block + [None] * (self.batch_size - len(block))

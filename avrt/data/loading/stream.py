@@ -71,7 +71,7 @@ class BatchStream:
         self._collate = collate
         self._num_workers = num_workers
         self._epoch = 0
-        self._position = 0
+        self._consumed = 0
         self._resumed = False
 
     def __len__(self) -> int:
@@ -80,10 +80,10 @@ class BatchStream:
 
     def __iter__(self) -> Iterator[OmniBatch]:
         """The rest of a resumed epoch, or the next epoch."""
-        if self._position and not self._resumed:
-            self._epoch, self._position = self._epoch + 1, 0
+        if self._consumed and not self._resumed:
+            self._epoch, self._consumed = self._epoch + 1, 0
         self._resumed = False
-        steps = _PlannedSteps(self.plan, self._rank, self._epoch, self._position)
+        steps = _PlannedSteps(self.plan, self._rank, self._epoch, self._consumed)
         pipeline = webdataset.DataPipeline(
             steps,
             _Prefetch(self._source, -(-self._fetch_ahead // self.plan.batch_size)),
@@ -95,21 +95,21 @@ class BatchStream:
             pipeline, batch_size=None, num_workers=self._num_workers, worker_init_fn=_leave_signals_to_the_trainer
         )
         for batch in _plain_errors(loader):
-            batch.epoch, batch.step = self._epoch, self._position // self.plan.global_step_size
-            self._position += self.plan.global_step_size
-            batch.position = self._position
+            batch.epoch, batch.step = self._epoch, self._consumed // self.plan.global_step_size
+            self._consumed += self.plan.global_step_size
+            batch.consumed = self._consumed
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and the position in it after the last batch that was handed out."""
-        return {"epoch": self._epoch, "position": self._position}
+        """The epoch, and how much of it is consumed after the last batch that was handed out."""
+        return {"epoch": self._epoch, "consumed": self._consumed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue after the batch at which `state` was taken, on this or another number of ranks."""
-        self._epoch, self._position = state["epoch"], state["position"]
+        self._epoch, self._consumed = state["epoch"], state["consumed"]
         self._resumed = True
-        if not self.plan.steps_left(self._position):
-            self._epoch, self._position = self._epoch + 1, 0
+        if not self.plan.steps_left(self._consumed):
+            self._epoch, self._consumed = self._epoch + 1, 0
 
 
 def _plain_errors(batches: Iterable[OmniBatch]) -> Iterator[OmniBatch]:
@@ -129,14 +129,14 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 class _PlannedSteps(IterableDataset[Step]):
     """First stage of the pipeline: epoch and sample indices of each of this worker's steps."""
 
-    def __init__(self, plan: Plan, rank: int, epoch: int, position: int) -> None:
-        self._plan, self._rank, self._epoch, self._position = plan, rank, epoch, position
+    def __init__(self, plan: Plan, rank: int, epoch: int, consumed: int) -> None:
+        self._plan, self._rank, self._epoch, self._consumed = plan, rank, epoch, consumed
 
     def __iter__(self) -> Iterator[Step]:
         worker = get_worker_info()
         # a DataLoader takes one batch from each worker in turn, beginning with worker 0
         mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step, indices in enumerate(self._plan.rows(self._epoch, self._rank, self._position)):
+        for step, indices in enumerate(self._plan.rows(self._epoch, self._rank, self._consumed)):
             if step % workers == mine:
                 yield self._epoch, indices
 

@@ -36,10 +36,9 @@ _COVER = av.stream.Disposition.attached_pic
 def decode_video(path: Path, spec: ClipSpec) -> Clip:
     """Decode the frames of a video file, and its sound if it has any.
 
-    Frame i of F is the one shown at i / F of the clip's length, where the span of the model's temporal position i
-    begins; F is `spec.frame_count` of the length. A clip with fewer frames repeats some. Frames are turned as the file
-    says, and damaged packets are skipped. If the file is a picture, it becomes the clip's still picture. `info` notes
-    all this.
+    Frame i of F is the one shown at i / F of the whole clip's length: the first frame is taken, the last is not; F is
+    `spec.frame_count` of the length. A clip with fewer frames repeats some. Frames are turned as the file says, and
+    damaged packets are skipped. If the file is a picture, it becomes the clip's still picture. `info` notes all this.
 
     Raises:
         BadSampleError: If the file cannot be opened or no frame can be decoded.

@@ -15,7 +15,7 @@ from avrt.text import to_json
 
 MANIFEST = "manifest.json"
 JOURNAL = "progress.jsonl"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 UNTYPED = "other"
 AUDIO_CUT = "audio cut"
 """A note on a clip that has more sound than was taken begins so."""
@@ -116,7 +116,9 @@ class Manifest:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise AvrtError(f"not a shard manifest: {error!r}", where=where, remedy="make the shards again") from None
         if version != FORMAT_VERSION:
-            raise AvrtError(f"shard format {version}, this avrt reads {FORMAT_VERSION}", where=where)
+            raise AvrtError(
+                f"shard format {version}, this avrt reads {FORMAT_VERSION}", where=where, remedy="make the shards again"
+            )
         return manifest
 
 

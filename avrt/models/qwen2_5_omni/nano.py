@@ -1,4 +1,4 @@
-"""The nano preset: a student of the real architecture with about 1.5 million random weights, made without downloads.
+"""The nano preset: a student of the real architecture with 1.4 million random weights, made without downloads.
 
 Its tokenizer is trained on the word list below, its processor has the real one's parts, and the same seed always gives
 the same weights. It is for tests, for the demo, and for trying a configuration on a laptop.

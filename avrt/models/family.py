@@ -1,4 +1,4 @@
-"""The seam between a policy and a model family: what a family has to provide, and nothing else knows about it.
+"""The seam between a policy and a model family: what a family has to provide.
 
 A family is one package beside `qwen2_5_omni` with a class that implements `Family`, listed in
 `avrt.models.families.FAMILIES`. Algorithms, rollouts, evaluation and traces never look behind it.

@@ -44,7 +44,7 @@ class Group:
         prompt: The question, alone in its `EncodedPrompts`.
         completions: G of them.
         advantages: (G,).
-        valid: Whether it counts; False for rows that only keep ranks in step.
+        valid: Whether it counts; False for groups of padding samples.
         fresh: Whether the policy that learns is still the one that sampled it.
     """
 

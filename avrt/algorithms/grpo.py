@@ -91,7 +91,7 @@ def grpo_step(
         optimizer: Takes gradients and steps.
         rewards: Scores a completion.
         options: The step's settings.
-        seed: Decides, with sample and number in the group alone, what is drawn.
+        seed: Together with a sample's id and a completion's number it fixes what is drawn.
         queue: Collects groups until a step is full (dynamic sampling); without it every batch is a step.
     """
     begun = time.perf_counter()

@@ -20,7 +20,7 @@ from avrt.rollout.sampling import SamplingOptions, draw, uniforms
 from avrt.rollout.static import StaticContext, StaticDecoder
 
 COMPACT_BELOW = 0.75
-"""Finished rows leave the batch once fewer than this share still runs."""
+"""Finished rows are dropped when fewer than this share of the rows still runs."""
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ class OmniBatch:
         mel: (n, 128, F) log-mel of each sound, padded to the longest, or None.
         mel_lengths: (n,) frames of each sound.
         mel_rows: For each sound the row that it belongs to.
-        indices: For each row where its sample lies in the shards, also if it could not be read; -1 for padding.
+        indices: For each row its sample's index in the shards, also if it could not be read; -1 for padding.
         skipped: What could not be read while this batch was made: name -> reason.
         dropped: For each row that lost a sense to modality dropout, which one.
         epoch: Epoch that the batch belongs to.

@@ -25,7 +25,8 @@ from avrt.data.shards.manifest import Manifest, check_patch_size
 from avrt.data.shards.members import decode_members, encode_clip
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
-from avrt.models.qwen2_5_omni.media_inputs import Featurizer
+from avrt.models.qwen2_5_omni.media_inputs import QwenOmniInputs
+from avrt.models.qwen2_5_omni.positions import SpecialTokens
 from tests.conftest import make_clip, make_sample
 
 SMALL = FrameBudget(56 * 56, 56 * 56)
@@ -163,7 +164,7 @@ def test_log_mel_of_long_sounds_is_the_stock_processors(nano, length):
         return_attention_mask=True, return_tensors="pt",
     )  # fmt: skip
     count = int(stock["attention_mask"].sum())
-    ours = Featurizer(processor).log_mel(sound)
+    ours = QwenOmniInputs(processor, SpecialTokens(0, 1, 2, 3, 4)).log_mel(sound)
     assert ours.shape == (128, count)
     assert torch.equal(ours, stock["input_features"][0, :, :count])
 

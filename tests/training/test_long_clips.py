@@ -103,7 +103,7 @@ def test_long_clips_are_asked_and_the_protocol_tells_how_they_were_taken(long_cl
     assert (result.counts["questions"], result.counts["failed"], result.counts["audio_cut"]) == (5, 0, 0)
     told = {name.removeprefix("clips."): v for name, v in result.protocol.items() if name.startswith("clips.")}
     assert told == {
-        "frames": 8, "fps": 2.0, "max_frames": 768, "audio_seconds": None, "total_pixels": None,
+        "frames": 8, "fps": 2.0, "max_frames": 768, "audio_seconds": None, "total_pixels": None, "patch_size": 28,
         "budget.min_pixels": 3136, "budget.max_pixels": 3136,
         "still_budget.min_pixels": 3136, "still_budget.max_pixels": 12_544,
     }  # fmt: skip

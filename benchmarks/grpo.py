@@ -54,7 +54,7 @@ def plain(student: Policy, reference: Any, batch: OmniBatch, size: int, length: 
     """The phases of plain Hugging Face, on the tokens that avrt sampled."""
     thinker, state = student.model, {}
     media = {
-        "pixel_values_videos": batch.pixels,
+        "pixel_values_videos": batch.pixel_values,
         "video_grid_thw": batch.grids,
         "input_features": batch.mel,
         "feature_attention_mask": torch.ones(1, batch.mel.shape[-1], dtype=torch.long),

@@ -55,7 +55,7 @@ def main() -> None:
         frames = torch.arange(batch.mel.shape[-1])
         losses["plain"] = student.model(
             input_ids=ids, attention_mask=mask, labels=labels, use_audio_in_video=True,
-            pixel_values_videos=batch.pixels, video_grid_thw=batch.grids, input_features=batch.mel,
+            pixel_values_videos=batch.pixel_values, video_grid_thw=batch.grids, input_features=batch.mel,
             feature_attention_mask=(frames < batch.mel_lengths[:, None]).long(),
             video_second_per_grid=torch.full((len(rows),), 2.5),
         ).loss  # fmt: skip

@@ -83,3 +83,19 @@ def test_module_and_data_module_meet_in_one_place():
         assert "lightning_module" not in text or path.name == "strategy.py", path
         reads_data = "trainer.datamodule" in text or 'trainer, "datamodule"' in text
         assert not reads_data or path.name == "connect.py", path
+
+
+def test_no_module_imports_itself_in_a_circle():
+    """Also not within a part, and not by imports inside functions; the package's front door aside."""
+    graph = {module_name(path): imports(path) - {"avrt"} for path in FILES}
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way[way.index(module) :], module))
+        if module not in done:
+            for imported in graph.get(module, ()):
+                visit(imported, (*way, module))
+            done.add(module)
+
+    for module in graph.keys() - {"avrt"}:
+        visit(module, ())

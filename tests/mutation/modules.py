@@ -55,5 +55,6 @@ MODULES: dict[str, list[str]] = {
     "avrt.rollout.sampling": ["tests/rollout/test_sampling.py"],
     "avrt.rollout.native": ["tests/rollout/test_native.py", "tests/rollout/test_static.py"],
     "avrt.training.lightning_internals": ["tests/training/test_stopped_runs.py"],
+    "avrt.algorithms.grpo": ["tests/algorithms/test_grpo.py"],
     "avrt.algorithms.groups": ["tests/algorithms/test_groups.py"],
 }

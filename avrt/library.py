@@ -15,8 +15,8 @@ from avrt.data.shards import conversion
 from avrt.data.shards.members import clip_media
 from avrt.evaluation.runner import answer
 from avrt.policy import policy as policies
-from avrt.policy.options import StudentOptions
 from avrt.policy.policy import Policy
+from avrt.policy.student_options import StudentOptions
 from avrt.response import Response, parse_response
 from avrt.rollout.sampling import SamplingOptions
 

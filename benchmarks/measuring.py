@@ -18,8 +18,8 @@ from avrt.data.media.clip import SAMPLE_RATE, Clip
 from avrt.data.sample import Modality, Sample
 from avrt.models.qwen2_5_omni.family import QwenOmni
 from avrt.models.qwen2_5_omni.nano import nano_config, nano_processor
-from avrt.policy.options import StudentOptions
 from avrt.policy.policy import Policy
+from avrt.policy.student_options import StudentOptions
 
 
 @dataclass

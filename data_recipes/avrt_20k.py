@@ -34,10 +34,10 @@ from avrt.data.shards.conversion import SourceItem
 from avrt.errors import AvrtError, BadSampleError
 from avrt.messages import short
 from avrt.response import format_response, parse_response
+from data_recipes.annotation_tables import read_rows
 from data_recipes.annotations import Row, items, media_file, plain_name, row_id
 from data_recipes.labels import Answers, Labels, counts_from_one, index_in, read_labels
 from data_recipes.recipe import Recipe
-from data_recipes.tables import read_rows
 
 _RELATIONS = {"both": Relation.BOTH, "sound": Relation.AUDIO, "view": Relation.VISION}
 _TAG = re.compile(r"<\s*(/?)\s*(think|answer)\s*>|◁\s*(/?)\s*(think)\s*▷", re.IGNORECASE)

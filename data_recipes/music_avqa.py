@@ -23,10 +23,10 @@ from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from avrt.messages import short
+from data_recipes.annotation_tables import read_rows
 from data_recipes.annotations import Row, items, json_field, media_file, plain_name, row_id
 from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import Recipe
-from data_recipes.tables import read_rows
 
 _BLANK = re.compile(r"<\w+>")
 _RELATIONS = {"Audio": Relation.AUDIO, "Visual": Relation.VISION, "Audio-Visual": Relation.BOTH}

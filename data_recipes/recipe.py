@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from avrt.data.media.clip import ClipSpec
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
+from data_recipes.annotation_tables import read_rows
 from data_recipes.annotations import Row, items
-from data_recipes.tables import read_rows
 
 
 @dataclass

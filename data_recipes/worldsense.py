@@ -28,10 +28,10 @@ from avrt.data.sample import Modality, Sample
 from avrt.data.shards.conversion import SourceItem
 from avrt.errors import BadSampleError
 from avrt.messages import short
+from data_recipes.annotation_tables import read_object, read_rows
 from data_recipes.annotations import Row, media_file, plain_name
 from data_recipes.labels import Answers, read_labels
 from data_recipes.recipe import OneFileRecipe
-from data_recipes.tables import read_object, read_rows
 
 _TASK = re.compile(r"task\d+")
 

@@ -22,8 +22,8 @@ from avrt.data.media.encode import write_clip
 from avrt.data.sample import Sample
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.reader import ShardSet
-from avrt.policy.options import StudentOptions
 from avrt.policy.policy import Policy, load_policy
+from avrt.policy.student_options import StudentOptions
 from tests.warm import WarmCommands
 
 torch.set_num_threads(1)

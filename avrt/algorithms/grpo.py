@@ -30,7 +30,7 @@ METRICS = ("loss", "kl", "clipped", "entropy", "ratio", "mismatch", "importance"
 
 @dataclass(frozen=True)
 class GRPOOptions:
-    """The settings of a step; `avrt.training.grpo.GRPOModule` says what each does.
+    """The settings of a step; `avrt.training.grpo_module.GRPOModule` says what each does.
 
     Attributes:
         group_size: G, completions per question.

@@ -25,7 +25,7 @@ from avrt.models.memory_estimate import expected_bytes, weight_bytes
 from avrt.policy.parity import Check, check_engine, check_parity
 from avrt.policy.policy import Policy, load_policy
 from avrt.policy.vllm_engine import VLLMEngine
-from avrt.training.grpo import GRPOModule
+from avrt.training.grpo_module import GRPOModule
 from avrt.training.launch import read_config
 from avrt.training.strategy import OmniDeepSpeedStrategy
 

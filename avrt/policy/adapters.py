@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from avrt.errors import AvrtError
-from avrt.policy.options import LoraOptions
+from avrt.policy.student_options import LoraOptions
 
 
 def add_adapters(model: nn.Module, targets: str, lora: LoraOptions) -> Any:

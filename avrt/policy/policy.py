@@ -27,7 +27,7 @@ from avrt.models.teacher_forcing import completion_states
 from avrt.models.transformers_internals import use_attention
 from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
 from avrt.policy.adapters import add_adapters
-from avrt.policy.options import StudentOptions
+from avrt.policy.student_options import StudentOptions
 from avrt.rollout.completion import Completion
 from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions

@@ -59,8 +59,8 @@ class StudentBackend(BatchingBackend):
 
         from avrt.data.inputs.preprocessor import Preprocessor
         from avrt.data.inputs.prompt_options import PromptOptions
-        from avrt.policy.options import StudentOptions
         from avrt.policy.policy import load_policy
+        from avrt.policy.student_options import StudentOptions
 
         transformers.utils.logging.disable_progress_bar()
         policy = load_policy(StudentOptions(source=self._source, dtype=self._dtype))

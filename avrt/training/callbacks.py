@@ -21,8 +21,8 @@ from avrt.errors import NothingUsableError
 from avrt.text import clean
 from avrt.training.checkpoints import is_trial
 from avrt.training.connect import data_of
-from avrt.training.evaluation import EvaluationModule
-from avrt.training.grpo import GRPOModule
+from avrt.training.evaluation_module import EvaluationModule
+from avrt.training.grpo_module import GRPOModule
 
 
 class ShowRollouts(pl.Callback):

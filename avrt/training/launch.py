@@ -27,10 +27,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from avrt.arguments import OneLineErrors
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
-from avrt.training.benchmark import BenchmarkModule
+from avrt.training.benchmark_module import BenchmarkModule
 from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, ShowRollouts
 from avrt.training.checkpoints import RunCheckpoint, find_checkpoint, is_trial
-from avrt.training.evaluation import EvaluationModule
+from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.lightning_internals import parser_of
 from avrt.training.texts import texts_kept
 from avrt.training.unsupported import check_trainer_options, plain_error

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from avrt.errors import AvrtError
-from avrt.policy.options import LoraOptions, StudentOptions
 from avrt.policy.policy import Policy, load_policy
+from avrt.policy.student_options import LoraOptions, StudentOptions
 from avrt.training.deepspeed_internals import is_complete, saved_record, trained_weights
 
 

@@ -8,9 +8,9 @@ from avrt.algorithms.optimizer import PlainOptimizer, micro_batches
 from avrt.data.inputs.batch import collate
 from avrt.objectives.policy_loss import PolicyLoss
 from avrt.objectives.rewards import ExtraReward, RewardOptions, RewardSum
-from avrt.policy.options import StudentOptions
 from avrt.policy.policy import load_policy
 from avrt.policy.reference import Reference
+from avrt.policy.student_options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
 
 BREVITY = ExtraReward("tests.algorithms.test_grpo.brevity")

@@ -6,8 +6,8 @@ import torch
 from avrt.data.inputs.batch import collate
 from avrt.data.media.clip import Clip
 from avrt.models.feature_cache import FeatureCacheOptions
-from avrt.policy.options import StudentOptions
 from avrt.policy.policy import load_policy
+from avrt.policy.student_options import StudentOptions
 from tests.conftest import make_sample
 from tests.training.runs import SMALL, fit
 

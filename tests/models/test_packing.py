@@ -9,8 +9,8 @@ from avrt.models.flex import flex_packed_attention
 from avrt.models.packing import pack_groups, packed_attention
 from avrt.models.teacher_forcing import completion_states
 from avrt.objectives.token_scores import score_tokens
-from avrt.policy.options import StudentOptions
 from avrt.policy.policy import load_policy
+from avrt.policy.student_options import StudentOptions
 from tests.conftest import make_sample
 
 

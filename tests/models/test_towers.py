@@ -9,9 +9,9 @@ from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.models.qwen2_5_omni import towers as features_module
 from avrt.models.qwen2_5_omni.towers import encode_clips
 from avrt.models.teacher_forcing import completion_states
-from avrt.policy.options import StudentOptions
 from avrt.policy.policy import load_policy
 from avrt.policy.saving import export_policy
+from avrt.policy.student_options import StudentOptions
 from tests.conftest import make_sample, stock_media
 
 

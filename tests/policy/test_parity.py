@@ -9,9 +9,9 @@ from avrt.data.inputs.batch import collate
 from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import Clip
-from avrt.policy.options import StudentOptions
 from avrt.policy.parity import check_parity
 from avrt.policy.policy import load_policy
+from avrt.policy.student_options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
 from tests.conftest import make_sample
 

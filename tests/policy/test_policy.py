@@ -5,9 +5,9 @@ import torch
 
 from avrt.errors import AvrtError
 from avrt.models.teacher_forcing import completion_states
-from avrt.policy.options import LoraOptions, StudentOptions
 from avrt.policy.policy import load_policy
 from avrt.policy.reference import Reference
+from avrt.policy.student_options import LoraOptions, StudentOptions
 
 
 def nano_options(**changes):

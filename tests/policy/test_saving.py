@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.errors import AvrtError
-from avrt.policy.options import LoraOptions, StudentOptions
 from avrt.policy.policy import load_policy
 from avrt.policy.saving import export_policy
+from avrt.policy.student_options import LoraOptions, StudentOptions
 from avrt.training.trained_policy import policy_from_checkpoint
 
 

@@ -5,8 +5,8 @@ import torch
 
 from avrt.models.teacher_forcing import completion_states
 from avrt.objectives.token_scores import score_tokens
-from avrt.policy.options import StudentOptions
 from avrt.policy.policy import load_policy
+from avrt.policy.student_options import StudentOptions
 from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions
 from tests.conftest import stock_media

@@ -23,11 +23,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.loading.datamodule import AVDataModule
-from avrt.policy.options import StudentOptions
+from avrt.policy.student_options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import RunCheckpoint, complete_checkpoints
-from avrt.training.grpo import GRPOModule
-from avrt.training.sft import SFTModule
+from avrt.training.grpo_module import GRPOModule
+from avrt.training.sft_module import SFTModule
 
 STUDENT = StudentOptions(source="nano", dtype="float32")
 PROMPT = PromptOptions(system_prompt="", instruction="", audio_in_video=True)

@@ -13,7 +13,7 @@ import pytest
 
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.shards.reader import ShardSet
-from avrt.training.sft import SFTModule
+from avrt.training.sft_module import SFTModule
 from tests.training.runs import fit_arguments
 
 EPOCHS, BATCH = 2, 5

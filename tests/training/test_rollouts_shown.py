@@ -5,9 +5,9 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from avrt.policy.options import StudentOptions
+from avrt.policy.student_options import StudentOptions
 from avrt.training.callbacks import ShowRollouts
-from avrt.training.grpo import GRPOModule
+from avrt.training.grpo_module import GRPOModule
 from tests.conftest import avrt
 from tests.training.runs import SMALL
 

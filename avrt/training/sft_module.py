@@ -8,10 +8,10 @@ from avrt.algorithms.sft import sft_step
 from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import all_reduce_sum
 from avrt.objectives.rewards import RewardOptions
-from avrt.policy.options import StudentOptions
+from avrt.policy.student_options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
-from avrt.training.base import TrainingModule
 from avrt.training.optimizers import OptimizerOptions
+from avrt.training.training_module import TrainingModule
 
 
 class SFTModule(TrainingModule):

@@ -11,14 +11,14 @@ from avrt.data.inputs.batch import OmniBatch
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.data.media.clip import Clip
 from avrt.errors import AvrtError
-from avrt.policy.options import StudentOptions
+from avrt.policy.student_options import StudentOptions
 from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.callbacks import group_table
 from avrt.training.connect import ConnectData
-from avrt.training.grpo import GRPOModule
+from avrt.training.grpo_module import GRPOModule
 from avrt.training.optimizers import OptimizerOptions
-from avrt.training.sft import SFTModule
+from avrt.training.sft_module import SFTModule
 from tests.conftest import make_sample
 
 

@@ -22,9 +22,9 @@ from avrt.evaluation.protocol import NANO_WORLD, flatten, mask_name
 from avrt.evaluation.result import RESULT, Result, result_fields
 from avrt.evaluation.runner import answer
 from avrt.models.feature_cache import weights_hash
-from avrt.policy.options import StudentOptions
+from avrt.policy.student_options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
-from avrt.training.evaluation import EvaluationModule
+from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.strategy import use_cpu
 from avrt.training.trained_policy import policy_from_checkpoint
 

@@ -13,9 +13,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
 from avrt.objectives.rewards import RewardOptions, RewardSum
-from avrt.policy.options import StudentOptions
+from avrt.policy.student_options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
-from avrt.training.evaluation import EvaluationModule
+from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.optimizers import ModuleOptimizer, OptimizerOptions
 from avrt.training.strategy import OmniDeepSpeedStrategy
 

@@ -15,13 +15,13 @@ from avrt.errors import AvrtError
 from avrt.objectives.advantages import STD_EPSILON
 from avrt.objectives.policy_loss import PolicyLoss
 from avrt.objectives.rewards import RewardOptions
-from avrt.policy.options import StudentOptions
 from avrt.policy.reference import Reference
+from avrt.policy.student_options import StudentOptions
 from avrt.policy.vllm_engine import VLLMEngine, VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
-from avrt.training.base import TrainingModule
 from avrt.training.grpo_metrics import NoSignalWarning, rollout_metrics, update_metrics
 from avrt.training.optimizers import OptimizerOptions
+from avrt.training.training_module import TrainingModule
 
 ON_PROGRESS_BAR = ("rewards/total/mean", "rewards/accuracy/mean", "completions/tokens", "policy/kl", "policy/entropy")
 

@@ -16,8 +16,8 @@ from avrt.evaluation.predictions import Prediction, PredictionWriter
 from avrt.evaluation.runner import answer
 from avrt.metrics import AnswerMetrics
 from avrt.objectives.rewards import RewardOptions, RewardSum
-from avrt.policy.options import StudentOptions
 from avrt.policy.policy import Policy, load_policy
+from avrt.policy.student_options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import is_trial
 from avrt.training.connect import ConnectData

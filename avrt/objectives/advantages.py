@@ -25,7 +25,7 @@ def group_advantages(
 
     Returns:
         Advantages (B, G), and for each group (B,) whether its rewards are equal. Those have advantage 0: where all
-        answers are as good as each other there is nothing to learn, and 0 / 0 must not decide.
+        completions are equally good there is nothing to learn, and 0 / 0 must not decide.
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     # Differences below the rounding error of a sum of rewards are no differences.

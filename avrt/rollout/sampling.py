@@ -49,7 +49,7 @@ class SamplingOptions:
 
 
 def completion_seed(*parts: object) -> int:
-    """A 63-bit seed from anything with a stable text, e.g. (run seed, step, sample id, answer number)."""
+    """A 63-bit seed from anything with a stable text, e.g. (run seed, step, sample id, completion number)."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

@@ -1,7 +1,8 @@
 """The seam between a policy and a model family: what a family has to provide.
 
 A family is one package beside `qwen2_5_omni` with a class that implements `Family`, listed in
-`avrt.models.families.FAMILIES`. Algorithms, evaluation and traces never look behind it; docs/architecture.md lists what a family may have to widen.
+`avrt.models.families.FAMILIES`. Algorithms, evaluation and traces never look behind it; docs/architecture.md lists what
+a family may have to widen.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """The GRPO step on the nano student, in plain PyTorch: what is rewarded, and what padding costs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from avrt.algorithms.grpo import GRPOOptions, compute_rewards, grpo_step
+from avrt.algorithms.groups import GroupQueue, select_groups
+from avrt.algorithms.grpo import GRPOOptions, compute_rewards, grpo_step, policy_update
 from avrt.algorithms.optimizer import PlainOptimizer, micro_batches
 from avrt.data.inputs.batch import collate
 from avrt.objectives.policy_loss import PolicyLoss
@@ -76,3 +79,79 @@ def test_without_a_penalty_no_reference_is_needed(batch):
 def test_micro_batches_cover_all_rows_once():
     assert micro_batches(5, 2) == [[0, 1], [2, 3], [4]]
     assert micro_batches(2, 4) == [[0, 1]]
+
+
+def test_two_iterations_equal_a_plain_computation_of_the_papers_formulas(batch):
+    """Weights after two steps on one rollout: the second one is off-policy, so ratio, clip and KL all count."""
+    policy, optimizer, trained = made()
+    twin, _, twin_trained = made()
+    loss = PolicyLoss("dapo", epsilon=0.05, epsilon_high=0.1, beta=0.3)
+    options = GRPOOptions(
+        group_size=3, sampling=SamplingOptions(max_new_tokens=6), loss=loss, num_iterations=2, micro_batch_size=3
+    )
+    rewards = RewardSum(RewardOptions(extra=[BREVITY]))
+    done = grpo_step(policy, Reference(policy), batch, optimizer, rewards, options)
+
+    tokens = [completion.token_ids for completion in done.rollout.completions]
+    total = done.rollout.rewards["total"]
+    advantages = (total - total.mean(1, keepdim=True)) / (total.std(1, keepdim=True) + 1e-4)
+    each = torch.cat([advantage.expand(len(t)) for advantage, t in zip(advantages.flatten(), tokens, strict=True)])
+    prompts, old, ratios = twin.encode(batch), None, []
+    for _ in range(2):
+        logprobs = twin.logprobs(prompts, tokens).logprobs
+        old = logprobs.detach() if old is None else old
+        ratio = (logprobs - old).exp()
+        ratios.append(ratio.detach())
+        apart = old - logprobs  # the reference is the policy before the step
+        token_loss = -torch.minimum(ratio * each, ratio.clamp(0.95, 1.1) * each) + 0.3 * (apart.exp() - apart - 1)
+        for parameter in twin_trained:
+            parameter.grad = None
+        (token_loss.sum() / len(each)).backward()
+        with torch.no_grad():
+            for parameter in twin_trained:
+                parameter -= 0.1 * parameter.grad
+    assert (ratios[1] - 1).abs().max() > 0.02, "the second step is as good as on-policy: this would show nothing"
+    for ours, theirs in zip(trained, twin_trained, strict=True):
+        assert torch.allclose(ours, theirs, atol=2e-6)
+
+
+def test_metrics_are_sums_over_what_counts(batch, builder):
+    _, told = step(batch, micro_batch_size=4)
+    _, padded = step(collate([batch, builder.padding_row()]), micro_batch_size=5)
+    for name, value in told.metrics.items():
+        assert torch.allclose(value.float(), padded.metrics[name].float(), atol=1e-5), name
+    assert told.metrics["entropy"] / 12 > 1  # nats, of an untrained student
+    assert told.metrics["ratio"] / 12 == pytest.approx(1.0)
+    assert 0 <= told.metrics["mismatch"] / 12 < 1e-4
+
+
+def test_the_sampler_mismatch_is_a_distance(nano, batch):
+    """Recorded log-probabilities that lie above and below the policy's must not cancel."""
+    policy, optimizer, _ = made()
+    sampling = SamplingOptions(max_new_tokens=4)
+    prompts = policy.encode(batch)
+    completions = policy.generate(prompts, sampling, seeds=list(range(8)), group_size=2)
+    shifted = [replace(c, logprobs=c.logprobs + (0.5 if i % 2 else -0.5)) for i, c in enumerate(completions)]
+    options = GRPOOptions(group_size=2, sampling=sampling, loss=PolicyLoss(beta=0.0))
+    rollout = compute_rewards(policy, batch, shifted, RewardSum(RewardOptions()), options)
+    metrics = policy_update(policy, None, select_groups(prompts, rollout, None), optimizer, options)
+    assert metrics["mismatch"] / metrics["completions"] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_each_group_has_its_own_completions_and_a_batch_of_one_fills_its_own_step(nano, batch, builder):
+    rollout_of = GRPOOptions(group_size=2, sampling=SamplingOptions(max_new_tokens=4))
+    rewards = RewardSum(RewardOptions())
+    padded = collate([batch, builder.padding_row()])
+    prompts = nano.encode(padded)
+    completions = nano.generate(prompts, rollout_of.sampling, seeds=list(range(10)), group_size=2)
+    rollout = compute_rewards(nano, padded, completions, rewards, rollout_of)
+    groups = select_groups(prompts, rollout, None)
+    assert [group.valid for group in groups] == [True] * 4 + [False]
+    for b, group in enumerate(groups):
+        assert group.completions == completions[2 * b : 2 * b + 2]
+        assert group.prompt.token_ids[0] is prompts.token_ids[b]
+
+    alone = nano.encode(builder.padding_row())
+    one = compute_rewards(nano, builder.padding_row(), completions[:2], rewards, rollout_of)
+    [filled] = select_groups(alone, one, GroupQueue(patience=1))
+    assert not filled.valid

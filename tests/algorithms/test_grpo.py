@@ -81,11 +81,12 @@ def test_micro_batches_cover_all_rows_once():
     assert micro_batches(2, 4) == [[0, 1]]
 
 
-def test_two_iterations_equal_a_plain_computation_of_the_papers_formulas(batch):
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
+def test_two_iterations_equal_a_plain_computation_of_the_papers_formulas(batch, loss_type):
     """Weights after two steps on one rollout: the second one is off-policy, so ratio, clip and KL all count."""
     policy, optimizer, trained = made()
     twin, _, twin_trained = made()
-    loss = PolicyLoss("dapo", epsilon=0.05, epsilon_high=0.1, beta=0.3)
+    loss = PolicyLoss(loss_type, epsilon=0.05, epsilon_high=0.1, beta=0.3)
     options = GRPOOptions(
         group_size=3, sampling=SamplingOptions(max_new_tokens=6), loss=loss, num_iterations=2, micro_batch_size=3
     )
@@ -106,7 +107,11 @@ def test_two_iterations_equal_a_plain_computation_of_the_papers_formulas(batch):
         token_loss = -torch.minimum(ratio * each, ratio.clamp(0.95, 1.1) * each) + 0.3 * (apart.exp() - apart - 1)
         for parameter in twin_trained:
             parameter.grad = None
-        (token_loss.sum() / len(each)).backward()
+        of_completions = token_loss.split([len(t) for t in tokens])
+        mean = (
+            torch.stack([part.mean() for part in of_completions]).mean() if loss_type == "grpo" else token_loss.mean()
+        )
+        mean.backward()
         with torch.no_grad():
             for parameter in twin_trained:
                 parameter -= 0.1 * parameter.grad
@@ -155,3 +160,21 @@ def test_each_group_has_its_own_completions_and_a_batch_of_one_fills_its_own_ste
     one = compute_rewards(nano, builder.padding_row(), completions[:2], rewards, rollout_of)
     [filled] = select_groups(alone, one, GroupQueue(patience=1))
     assert not filled.valid
+
+
+def test_dynamic_sampling_waits_until_a_step_is_full(batch):
+    """A batch whose groups all have equal rewards brings no step; the next one, with unequal rewards, does."""
+    policy, optimizer, trained = made()
+    options = GRPOOptions(group_size=3, sampling=SamplingOptions(max_new_tokens=8), loss=PolicyLoss(beta=0.0))
+    rewards, queue = RewardSum(RewardOptions(extra=[BREVITY])), GroupQueue(patience=3)
+    before = [p.detach().clone() for p in trained]
+    equal = RewardSum(RewardOptions())  # an untrained student gets nothing for any completion
+    waited = grpo_step(policy, None, batch, optimizer, equal, options, queue=queue)
+    assert waited.rollout.zero_std.all()
+    assert waited.metrics is None
+    assert (len(queue), queue.batches) == (0, 1)
+    assert all(torch.equal(p, b) for p, b in zip(trained, before, strict=True))
+    done = grpo_step(policy, None, batch, optimizer, rewards, options, queue=queue)
+    assert done.metrics["completions"] == 12
+    assert not all(torch.equal(p, b) for p, b in zip(trained, before, strict=True))
+    assert all(0 <= seconds < 60 for seconds in done.seconds.values())

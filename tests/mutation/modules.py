@@ -56,5 +56,5 @@ MODULES: dict[str, list[str]] = {
     "avrt.rollout.native": ["tests/rollout/test_native.py", "tests/rollout/test_static.py"],
     "avrt.training.lightning_internals": ["tests/training/test_stopped_runs.py"],
     "avrt.algorithms.grpo": ["tests/algorithms/test_grpo.py"],
-    "avrt.algorithms.groups": ["tests/algorithms/test_groups.py"],
+    "avrt.algorithms.groups": ["tests/algorithms/test_groups.py", "tests/algorithms/test_grpo.py"],
 }

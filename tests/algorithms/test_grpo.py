@@ -8,6 +8,7 @@ import torch
 from avrt.algorithms.groups import GroupQueue, select_groups
 from avrt.algorithms.grpo import GRPOOptions, compute_rewards, grpo_step, policy_update
 from avrt.algorithms.optimizer import PlainOptimizer, micro_batches
+from avrt.algorithms.sft import sft_step
 from avrt.data.inputs.batch import collate
 from avrt.objectives.policy_loss import PolicyLoss
 from avrt.objectives.rewards import ExtraReward, RewardOptions, RewardSum
@@ -178,3 +179,40 @@ def test_dynamic_sampling_waits_until_a_step_is_full(batch):
     assert done.metrics["completions"] == 12
     assert not all(torch.equal(p, b) for p, b in zip(trained, before, strict=True))
     assert all(0 <= seconds < 60 for seconds in done.seconds.values())
+
+
+class Told(PlainOptimizer):
+    """Notes what a step tells its optimizer."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer)
+        self.told = []
+
+    def zero_grad(self):
+        self.told.append("zero_grad")
+        super().zero_grad()
+
+    def backward(self, loss, *, last):
+        self.told.append("last" if last else "backward")
+        super().backward(loss, last=last)
+
+    def step(self):
+        self.told.append("step")
+        super().step()
+
+
+@pytest.mark.parametrize(("questions", "passes"), [(1, ["last"]), (4, ["backward", "last"])])
+def test_the_optimizer_is_told_where_a_step_begins_and_ends(batch, builder, questions, passes):
+    """DeepSpeed reduces gradients at the last micro-batch, so that it has to know which one that is."""
+    policy, plain, _ = made()
+    few = builder.row(batch.samples[0], batch.clips[0]) if questions == 1 else batch
+    optimizer = Told(plain.optimizer)
+    options = GRPOOptions(
+        group_size=2, sampling=SamplingOptions(max_new_tokens=3), loss=PolicyLoss(beta=0.0), micro_batch_size=2,
+        num_iterations=2,
+    )  # fmt: skip
+    grpo_step(policy, None, few, optimizer, RewardSum(RewardOptions()), options)
+    assert optimizer.told == ["zero_grad", *passes, "step"] * 2
+    optimizer.told.clear()
+    sft_step(policy, few, optimizer, micro_batch_size=2)
+    assert optimizer.told == ["zero_grad", *passes, "step"]

@@ -129,12 +129,12 @@ class Policy(nn.Module):
             seeds: One per completion (B * G), prompt by prompt; a completion depends on its prompt, policy and seed
                 alone.
             group_size: G.
-            ignore_eos: Go on to the longest length in any case, to measure time and memory.
+            ignore_eos: Go on to the longest length in any case, to measure time and memory; always natively.
 
         Returns:
             B * G completions, prompt by prompt.
         """
-        if self.engine is not None:
+        if self.engine is not None and not ignore_eos:
             return self.engine.generate(self, prompts, sampling, seeds, group_size)
 
         def any_rank_running(running: bool) -> bool:

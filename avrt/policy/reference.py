@@ -42,10 +42,8 @@ class Reference(nn.Module):
     @torch.no_grad()
     def logprobs(self, prompts: EncodedPrompts, completions: Sequence[Tensor]) -> Scores:
         """Log-probability of every token of given completions under the reference; carries no gradient."""
-        policy = self._policy[0]
-        if self._copied:
-            return policy.score(self.decoder, prompts, completions)
-        with policy.without_adapters():
+        [policy] = self._policy
+        with policy.without_adapters():  # where the decoder is a copy, there are none
             return policy.score(self.decoder, prompts, completions)
 
     def train(self, mode: bool = True) -> Reference:

@@ -112,11 +112,14 @@ class VLLMEngine:
     ) -> list[Completion]:
         """Completions of each prompt by the policy's weights as they are now; `Policy.generate` calls this.
 
-        Its own copy of the weights is brought up to date first; it prepares the prompts' clips by itself.
+        Its own copy of the weights is brought up to date first; it prepares the prompts' clips by itself, so these have
+        to be there.
 
         Raises:
             AvrtError: If the engine fails, or reads a prompt as other tokens than the student does.
         """
+        if len(prompts.clips) != len(prompts):
+            raise ValueError(f"{len(prompts.clips)} clips for {len(prompts)} prompts")
         self.push(policy)
         asked, tensors = [], {}
         for row, clip in enumerate(prompts.clips):

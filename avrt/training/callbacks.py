@@ -6,7 +6,6 @@ import html
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -17,6 +16,7 @@ from avrt.algorithms.groups import Rollout
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.media.clip import SAMPLE_RATE
 from avrt.data.sample import LETTERS
+from avrt.distributed import all_reduce_sum
 from avrt.errors import NothingUsableError
 from avrt.text import clean
 from avrt.training.checkpoints import is_trial
@@ -26,7 +26,7 @@ from avrt.training.grpo_module import GRPOModule
 
 
 class ShowRollouts(pl.Callback):
-    """Write sampled answers with their rewards, frames and sound to TensorBoard, whichever of the loggers that is.
+    """Write sampled completions with their rewards, frames and sound to TensorBoard, whichever of the loggers that is.
 
     Args:
         every_n_steps: How often.
@@ -42,7 +42,7 @@ class ShowRollouts(pl.Callback):
         others = [type(logger).__name__ for logger in trainer.loggers]
         if others and _board_logger(trainer) is None and isinstance(pl_module, GRPOModule) and not is_trial(trainer):
             rank_zero_warn(
-                f"{' and '.join(others)} cannot hold sampled answers, so none are shown: add "
+                f"{' and '.join(others)} cannot hold sampled completions, so none are shown: add "
                 "lightning.pytorch.loggers.TensorBoardLogger to trainer.logger"
             )
 
@@ -87,10 +87,9 @@ class CountSamples(pl.Callback):
             for source, count in zip(data.sources, taken, strict=True):
                 pl_module.log(f"data/{source.label}", float(count))
         if data.dropout is not None:
-            lost = torch.tensor([batch.dropped.count("audio"), batch.dropped.count("vision")], device=pl_module.device)
-            sound, sight = trainer.strategy.reduce(lost.double(), reduce_op="sum").tolist()
-            pl_module.log("data/dropped_audio", sound)
-            pl_module.log("data/dropped_vision", sight)
+            dropped = {f"data/dropped_{sense}": batch.dropped.count(sense) for sense in ("audio", "vision")}
+            for name, total in all_reduce_sum(dropped, pl_module.device).items():
+                pl_module.log(name, total)
 
 
 class ReportSkipped(pl.Callback):
@@ -144,11 +143,13 @@ class ReportSkipped(pl.Callback):
         self._fail_if_nothing(trainer, "prediction")
 
     def _fail_if_nothing(self, trainer: pl.Trainer, what: str) -> None:
-        counts = torch.tensor([self._used, len(self._seen)], dtype=torch.float64, device=trainer.strategy.root_device)
-        used, left_out = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-        if left_out and not used:
+        counts = {"used": self._used, "left_out": len(self._seen)}
+        sums = all_reduce_sum(counts, trainer.strategy.root_device)
+        if sums["left_out"] and not sums["used"]:
             why = next(iter(self._seen.values()), "see the warnings above")
-            raise NothingUsableError(f"none of the {left_out:.0f} {what} samples could be used, the first: {why}")
+            raise NothingUsableError(
+                f"none of the {sums['left_out']:.0f} {what} samples could be used, the first: {why}"
+            )
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Say how many samples were left out in all."""

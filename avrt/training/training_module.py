@@ -23,8 +23,9 @@ from avrt.training.strategy import OmniDeepSpeedStrategy
 class TrainingModule(EvaluationModule):
     """Base of the training modules.
 
-    A batch of the loader is one optimizer step's worth of samples on one rank; the algorithm splits it into
-    micro-batches, so that every token of the step weighs alike for any number of micro-batches and ranks.
+    A batch of the loader is one optimizer step's worth of samples on one rank (under GRPO's dynamic sampling a part of
+    it, with `num_iterations` several steps); the algorithm splits it into micro-batches, so that every token of the
+    step weighs alike for any number of micro-batches and ranks.
 
     Args:
         student: Which student.

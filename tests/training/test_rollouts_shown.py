@@ -22,7 +22,7 @@ def test_a_group_is_shown_with_its_frames_and_sound(world, tmp_path):
         "--data.batch_size", 4, "--model.group_size", 2, "--model.rollout.max_new_tokens", 5, "--trainer.max_steps", 1,
         "--trainer.logger", f"[{', '.join(loggers)}]", "--trainer.default_root_dir", tmp_path,
     )  # fmt: skip
-    assert "cannot hold sampled answers" not in done.stderr
+    assert "cannot hold sampled completions" not in done.stderr
     [events] = tmp_path.rglob("events.out.tfevents.*")
     board = EventAccumulator(str(events))
     board.Reload()
@@ -40,4 +40,4 @@ def test_a_run_that_cannot_show_them_says_so(tmp_path, recwarn, board, told):
     loggers = [CSVLogger(tmp_path), *([TensorBoardLogger(tmp_path)] if board else [])]
     trainer = pl.Trainer(logger=loggers, accelerator="cpu", enable_checkpointing=False)
     ShowRollouts().on_train_start(trainer, GRPOModule(StudentOptions(source="nano")))
-    assert any("CSVLogger cannot hold sampled answers" in str(w.message) for w in recwarn) == told
+    assert any("CSVLogger cannot hold sampled completions" in str(w.message) for w in recwarn) == told

@@ -23,6 +23,7 @@ from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.families import cannot_load, find_family
 from avrt.models.family import Family
 from avrt.models.feature_cache import FeatureCache, weights_hash
+from avrt.models.fused import fuse_layers
 from avrt.models.teacher_forcing import completion_states
 from avrt.models.transformers_internals import use_attention
 from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
@@ -84,6 +85,7 @@ class Policy(nn.Module):
         decoder = family.decoder(model)
         if options.attention in ATTENTION_IMPLEMENTATIONS:
             use_attention(decoder.language_model.config, ATTENTION_IMPLEMENTATIONS[options.attention])
+        fuse_layers(decoder.language_model, family.fused_layers(model), options.fused_layers)
         model.requires_grad_(False)
         decoder.language_model.requires_grad_(True)
         decoder.lm_head.requires_grad_(True)

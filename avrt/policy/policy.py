@@ -23,6 +23,7 @@ from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.families import cannot_load, find_family
 from avrt.models.family import Family
 from avrt.models.feature_cache import FeatureCache, weights_hash
+from avrt.models.fused import fuse_layers
 from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
 from avrt.models.transformers_internals import use_attention
@@ -89,6 +90,7 @@ class Policy(nn.Module):
             use_attention(decoder.language_model.config, ATTENTION_IMPLEMENTATIONS[options.attention])
             for tower in family.towers(model):
                 use_attention(tower.config, TOWER_ATTENTION)
+        fuse_layers(decoder.language_model, family.fused_layers(model), options.fused_layers)
         model.requires_grad_(False)
         decoder.language_model.requires_grad_(True)
         decoder.lm_head.requires_grad_(True)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.pretended.account import Account, caller
-from tests.pretended.tensors import CUDA, META, Memory, PretendedTensor
+from tests.pretended.tensors import CUDA, LARGEST_VALUES, META, Memory, PretendedTensor
 
 aten = torch.ops.aten
 Sampler = Callable[[torch.Size], Tensor]
 Rule = Callable[["PretendedDevice", Any, Any, Any], Any]
 
-LARGEST_VALUES = 1 << 20
-"""Tensors of more elements have no values: masks of (T, T), activations."""
 ALLOCATIONS = {
     aten.empty, aten.empty_strided, aten.empty_like, aten.empty_permuted, aten.new_empty, aten.new_empty_strided,
     aten.set_, aten.resize_, aten.record_stream,
@@ -53,7 +51,7 @@ def fused_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """`scaled_dot_product_attention` by the flash kernel; a mask, which another fused kernel would take, costs nothing."""
+    """`scaled_dot_product_attention` by the flash kernel; one that took a mask too would keep no more than that."""
     attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
         query, key, value, dropout_p, is_causal, scale=scale
     )[0]
@@ -66,7 +64,7 @@ class PretendedDevice(TorchDispatchMode):
     Attributes:
         account: Counts what happens; see `counting`.
         memory: All storages.
-        sample: Makes the tokens where the program samples from logits, given the shape of what is drawn; zeros at first.
+        sample: Makes the tokens where the program samples from logits, given their shape; zeros if not set.
     """
 
     def __init__(self) -> None:
@@ -80,7 +78,7 @@ class PretendedDevice(TorchDispatchMode):
     def __enter__(self) -> PretendedDevice:
         """Become the device of the process; nothing asks the driver for a real one until the exit."""
         torch._C._ensureCUDADeviceGuardSet()  # as FakeTensorMode does: `cuda` is `cuda:0` without asking the driver
-        self._patches.enter_context(mock.patch.object(torch.cuda, "_lazy_init", lambda: None))
+        self._patches.enter_context(mock.patch.object(torch.cuda, "_lazy_init"))
         self._patches.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
         # Then `torch.tensor(list, device="cuda")` makes a tensor of the host and copies it, where the copy can be seen.
         torch._C._set_only_lift_cpu_tensors(True)
@@ -112,7 +110,7 @@ class PretendedDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         here = any(isinstance(tensor, PretendedTensor) for tensor in tensors)
         if not here and not _is_here(kwargs.get("device")):
             return self._on_host(func, args, kwargs)
@@ -138,17 +136,16 @@ class PretendedDevice(TorchDispatchMode):
                 return leaf.meta
             return leaf.to(META) if isinstance(leaf, Tensor) and leaf.dim() else leaf
 
-        result = func(*tree_map(to_meta, args), **tree_map(to_meta, kwargs))
-        written = [leaf.meta for leaf in tree_leaves(_written(func, args, kwargs)) if isinstance(leaf, PretendedTensor)]
-        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        result = func(*_mapped(to_meta, args), **_mapped(to_meta, kwargs))
+        written = [leaf.meta for leaf in _leaves(_written(func, args, kwargs)) if isinstance(leaf, PretendedTensor)]
+        results = [leaf for leaf in _leaves(result) if isinstance(leaf, Tensor)]
         fresh = [leaf for leaf in results if self.memory.add(leaf)]
         packet = func.overloadpacket
         if packet not in ALLOCATIONS and (fresh or written):  # else it is a view
             self.count(packet.__name__)
         if packet in ALLOCATIONS:
             for leaf in fresh:
-                if leaf.numel() <= LARGEST_VALUES:
-                    self.memory.set_values(leaf, torch.zeros(leaf.shape, dtype=leaf.dtype))
+                self.memory.set_values(leaf, torch.zeros((), dtype=leaf.dtype))
         elif written or (fresh and all(leaf.numel() <= LARGEST_VALUES for leaf in results)):
             self._follow_values(func, args, kwargs, written, results if fresh else [])
 
@@ -157,7 +154,7 @@ class PretendedDevice(TorchDispatchMode):
                 return leaf
             return wrapped[id(leaf)] if id(leaf) in wrapped else PretendedTensor(leaf)
 
-        return tree_map(wrap, result)
+        return _mapped(wrap, result)
 
     def count(self, name: str) -> None:
         """One kernel more."""
@@ -184,8 +181,7 @@ class PretendedDevice(TorchDispatchMode):
         """A tensor of the host on the device, with its values if it is small."""
         meta = torch.empty_like(values, device=META)
         self.memory.add(meta)
-        if values.numel() <= LARGEST_VALUES:
-            self.memory.set_values(meta, values)
+        self.memory.set_values(meta, values)
         return PretendedTensor(meta)
 
     def count_copy(self, source: Tensor, what: str, *, non_blocking: bool) -> None:
@@ -209,13 +205,13 @@ class PretendedDevice(TorchDispatchMode):
             unknown = unknown or values is None or values.numel() > LARGEST_VALUES
             return values
 
-        values = tree_map(to_values, args), tree_map(to_values, kwargs)
+        values = _mapped(to_values, args), _mapped(to_values, kwargs)
         if unknown:
             for meta in written:
                 self.memory.forget(meta)
             return
         found = func(*values[0], **{**values[1], **({"device": "cpu"} if "device" in kwargs else {})})
-        for meta, made in zip(results, [v for v in tree_leaves(found) if isinstance(v, Tensor)], strict=False):
+        for meta, made in zip(results, [v for v in _leaves(found) if isinstance(v, Tensor)], strict=False):
             self.memory.set_values(meta, made)
 
     def _on_host(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -240,11 +236,35 @@ def _is_here(device: torch.device | str | None) -> bool:
     return device is not None and torch.device(device).type in (CUDA.type, META.type)
 
 
+@cache
+def _written_arguments(func: Any) -> list[tuple[int, str]]:
+    """Number and name of the arguments that an operation writes to."""
+    arguments = enumerate(func._schema.arguments)
+    return [(i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write]
+
+
 def _written(func: Any, args: Any, kwargs: Any) -> list[Any]:
-    """The arguments that an operation writes to."""
-    names = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    by_name = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-    return [by_name.get(name) for name in names]
+    return [args[i] if i < len(args) else kwargs.get(name) for i, name in _written_arguments(func)]
+
+
+def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Nested tuples, lists and dictionaries with another leaf for each.
+
+    PyTorch's `tree_map` does the same, but would take most of the time of a pass.
+    """
+    if type(tree) is tuple or type(tree) is list:
+        return type(tree)([_mapped(function, part) for part in tree])
+    if type(tree) is dict:
+        return {name: _mapped(function, part) for name, part in tree.items()}
+    return function(tree)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    if type(tree) is tuple or type(tree) is list:
+        return [leaf for part in tree for leaf in _leaves(part)]
+    if type(tree) is dict:
+        return [leaf for part in tree.values() for leaf in _leaves(part)]
+    return [tree]
 
 
 # ---- operations that are not like any other
@@ -296,7 +316,7 @@ def _index(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
     """A boolean index is turned into integers first, whose number the host has to know."""
     target, indices, *rest = args
     name = func.overloadpacket.__name__
-    if len(indices) == 1 and _is_mask(indices[0]) and rest and not isinstance(rest[0], PretendedTensor):
+    if len(indices) == 1 and _is_mask(indices[0]) and rest and getattr(rest[0], "is_number", rest[0].numel() == 1):
         # `x[mask] = number` is done by `masked_fill_`, for which nobody waits.
         mask = indices[0]
         shape = [*mask.shape, *[1] * (target.dim() - mask.dim())]
@@ -322,6 +342,14 @@ def _is_mask(index: Any) -> bool:
     return isinstance(index, PretendedTensor) and index.dtype == torch.bool
 
 
+def _number(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
+    """What Python assigns to a part of a tensor; on CUDA it is an argument of the kernel that fills the part."""
+    number = device.run(func, args, kwargs)
+    device.account.kernels["scalar_tensor"] -= 1
+    number.is_number = True
+    return number
+
+
 def _data_dependent(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
     """How large the result is depends on values, which the host therefore waits for."""
     name = func.overloadpacket.__name__
@@ -329,9 +357,9 @@ def _data_dependent(device: PretendedDevice, func: Any, args: Any, kwargs: Any) 
         return device.run(func, args, kwargs)
     device.wait(name)
     device.count(name)
-    values = tree_map(lambda leaf: device.known(leaf, name) if isinstance(leaf, PretendedTensor) else leaf, args)
+    values = _mapped(lambda leaf: device.known(leaf, name) if isinstance(leaf, PretendedTensor) else leaf, args)
     found = func(*values, **kwargs)
-    return tree_map(lambda leaf: device.place(leaf) if isinstance(leaf, Tensor) else leaf, found)
+    return _mapped(lambda leaf: device.place(leaf) if isinstance(leaf, Tensor) else leaf, found)
 
 
 def _draw(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
@@ -346,6 +374,7 @@ RULES: dict[Any, Rule] = {
     aten._local_scalar_dense: _read_number,
     aten._to_copy: _to_copy,
     aten.copy_: _copy_,
+    aten.scalar_tensor: _number,
     **dict.fromkeys(INDEXING, _index),
     **dict.fromkeys(
         (

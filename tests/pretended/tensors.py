@@ -10,6 +10,10 @@ from torch import Tensor
 
 CUDA = torch.device("cuda", 0)
 META = torch.device("meta")
+LARGEST_VALUES = 1 << 20
+"""Tensors of more elements have no values: masks of (T, T), activations."""
+WITHOUT_VALUES = (torch.bfloat16, torch.float16)
+"""Weights and activations, which nobody reads."""
 BLOCK = 512
 """PyTorch's CUDA allocator rounds sizes up to multiples of it, in bytes."""
 
@@ -19,9 +23,13 @@ class PretendedTensor(Tensor):
 
     Args:
         meta: Shape, strides and storage.
+
+    Attributes:
+        is_number: Whether C++ made it of a number that Python assigned, which on CUDA would stay on the host.
     """
 
     meta: Tensor
+    is_number = False
 
     @staticmethod
     def __new__(cls, meta: Tensor) -> PretendedTensor:
@@ -105,7 +113,9 @@ class Memory:
         return torch.empty(0, dtype=meta.dtype).set_(known, meta.storage_offset(), meta.size(), meta.stride())
 
     def set_values(self, meta: Tensor, values: Tensor) -> None:
-        """Make the values of a new storage known by those of the tensor that spans it."""
+        """Make the values of a new storage known by those of the tensor that spans it, if they are to be kept."""
+        if meta.numel() > LARGEST_VALUES or meta.dtype in WITHOUT_VALUES:
+            return
         storage = meta.untyped_storage()
         self._values[storage._cdata] = torch.UntypedStorage(storage.nbytes())
         written = self.values(meta)

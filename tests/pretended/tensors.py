@@ -66,6 +66,10 @@ class PretendedTensor(Tensor):
     def get_device(self) -> int:
         return CUDA.index
 
+    def data_ptr(self) -> int:
+        """Not a number to read from, but as lasting and as different as an address."""
+        return self.meta.untyped_storage()._cdata + self.meta.storage_offset() * self.element_size()
+
     def tolist(self) -> Any:
         """One copy to the host, as on a real device; C++ refuses this for subclasses."""
         return self.cpu().tolist()
@@ -125,6 +129,10 @@ class Memory:
     def forget(self, meta: Tensor) -> None:
         """Something unknown was written to the tensor's storage."""
         self._values.pop(meta.untyped_storage()._cdata, None)
+
+    def release(self, size: int) -> None:
+        """Give back bytes that were added to `live` by hand."""
+        self.live -= size
 
     def _remove(self, key: int) -> None:
         self.live -= self._sizes.pop(key)

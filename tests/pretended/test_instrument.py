@@ -223,3 +223,31 @@ def test_faults_planted_in_a_decoding_step_are_found(device, decoding):
     policy.decoder.lm_head.register_forward_hook(lambda module, inputs, logits: logits + torch.zeros(logits.shape[-1]))
     with pytest.raises(DeviceMismatchError, match=r"a tensor of the host \(151936,\) at avrt/rollout/"):
         sample()
+
+
+def test_a_graph_is_one_kernel_that_does_the_same_again(device):
+    counter = torch.zeros(2, dtype=torch.long).to("cuda")
+    device.sample = lambda shape: torch.full(shape, 3)
+
+    def step() -> None:
+        drawn = on_device(2, 2000, 1000).flatten(1).argmax(-1)  # 3, as far as anybody knows
+        counter.add_(torch.where(counter < 4, drawn, 0))
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    counter.zero_()
+    with device.counting() as account:
+        for _ in range(3):
+            graph.replay()
+    assert account.kernels.total() == 3
+    assert counter.tolist() == [6, 6]
+    held = device.memory.live
+    del graph
+    assert held - device.memory.live >= 2 * 2000 * 1000 * 4  # the memory that the step took stays with the graph
+    for waiting in (lambda: counter.tolist(), lambda: torch.tensor([1]).to("cuda")):
+        with (
+            pytest.raises(RuntimeError, match="while a CUDA graph is recorded"),
+            torch.cuda.graph(torch.cuda.CUDAGraph()),
+        ):
+            waiting()

@@ -177,7 +177,9 @@ class PretendedDevice(TorchDispatchMode):
         return PretendedTensor(meta)
 
     def count_copy(self, source: Tensor, what: str, *, non_blocking: bool) -> None:
-        """A copy from the host, which waits unless it is asked not to and can do without."""
+        """A copy from the host, which waits unless it is asked not to and can do without; of nothing there is none."""
+        if not source.numel():
+            return
         if not (non_blocking and source.untyped_storage()._cdata in self._pinned):
             self._refuse_while_recording(what)
             self.account.blocking_copies[f"{what} {tuple(source.shape)} at {caller()}"] += 1

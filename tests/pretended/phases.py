@@ -11,11 +11,11 @@ import torch
 
 from avrt.rollout.sampling import SamplingOptions
 from tests.pretended.device import PretendedDevice
+from tests.pretended.drawing import TEXT_TOKEN, ending_after
 from tests.pretended.models import encoded_prompts, policy_of, released_model
 
 DECODED = 3
 """Tokens after which all completions end, in buffers that have room for the longest."""
-TEXT_TOKEN = 300
 
 
 def measured_bytes(
@@ -62,18 +62,6 @@ def measured_bytes(
         phases = {"update": update, "reference": reference, "rollout": rollout}
         found = {name: _peak(device, phase) for name, phase in phases.items()}
     return {name: found[name] for name in ("rollout", "reference", "update")}
-
-
-def ending_after(steps: int, eos_token_id: int) -> Callable[[torch.Size], torch.Tensor]:
-    """Sampled tokens: text, and all rows end with their `steps`-th token."""
-    drawn = 0
-
-    def sample(shape: torch.Size) -> torch.Tensor:
-        nonlocal drawn
-        drawn += 1
-        return torch.full(shape, eos_token_id if drawn >= steps else TEXT_TOKEN)
-
-    return sample
 
 
 @cache

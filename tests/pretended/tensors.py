@@ -79,6 +79,14 @@ class PretendedTensor(Tensor):
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy it first")
         return self.cpu().numpy()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PretendedTensor:
+        """As that of a parameter, for the copy of a policy that is its reference."""
+        copied = self.detach().clone().requires_grad_(self.requires_grad)
+        if getattr(self, "_is_param", False):
+            copied._is_param = True
+        memo[id(self)] = copied
+        return copied
+
     def __repr__(self, **_: Any) -> str:
         return f"PretendedTensor({tuple(self.shape)}, {self.dtype})"
 

@@ -149,6 +149,10 @@ def _index(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
             integers += [device.place(part) for part in device.known(index, name).nonzero(as_tuple=True)]
         else:
             device.count_copy(index, f"{name} by", non_blocking=False)
+            if index.device == META:  # C++ made it of a list, whose numbers are lost on a meta device
+                device.memory.add(index)
+                integers.append(PretendedTensor(index))
+                continue
             parts = index.nonzero(as_tuple=True) if index.dtype == torch.bool else [index]
             integers += [device.place(part) for part in parts]
     return device.run(func, (target, integers, *rest), kwargs)

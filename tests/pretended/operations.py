@@ -135,10 +135,9 @@ def _index(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
     if len(indices) == 1 and _is_mask(indices[0]) and rest and getattr(rest[0], "is_number", rest[0].numel() == 1):
         # `x[mask] = number` is done by `masked_fill_`, for which nobody waits.
         mask = indices[0]
-        shape = [*mask.shape, *[1] * (target.dim() - mask.dim())]
-        return device.run(
-            aten.masked_fill_.Tensor, (target, device.run(aten.view.default, (mask, shape), {}), *rest[:1]), {}
-        )
+        for _ in range(target.dim() - mask.dim()):
+            mask = device.run(aten.unsqueeze.default, (mask, -1), {})
+        return device.run(aten.masked_fill_.Tensor, (target, mask, rest[0]), {})
     integers: list[Any] = []
     for index in indices:
         if index is None or (isinstance(index, PretendedTensor) and not _is_mask(index)):

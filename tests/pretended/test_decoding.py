@@ -27,19 +27,23 @@ def sampled(policy, device, *, decoding, tokens, group=GROUP):
 @pytest.mark.parametrize("size", ["3B", "7B"])
 @pytest.mark.parametrize("decoding", ["dynamic", "static"])
 def test_full_size_students_decode_on_one_device(size, decoding):
-    """A token of dynamic decoding was 2,035 kernels of the 3B, and is as many; in fixed buffers it is one launch."""
+    """Rows end unevenly; a token of the 3B was and is 2,030 kernels in growing caches, and in fixed buffers one."""
     with PretendedDevice() as device:
-        device.sample = lambda shape: torch.full(shape, TEXT_TOKEN)
         policy = policy_of(released_model(size))
+        device.sample = ending_unevenly(0.05, policy.inputs.tokenizer.eos_token_id)
         _, first = sampled(policy, device, decoding=decoding, tokens=1)
-        completions, account = sampled(policy, device, decoding=decoding, tokens=4)
-        print(f"{size} {decoding}: prefill {first}\n4 tokens {account}")
-        assert [len(completion.token_ids) for completion in completions] == [4] * len(PROMPTS) * GROUP
-        assert all(completion.token_ids.tolist() == [TEXT_TOKEN] * 4 for completion in completions)
+        completions, account = sampled(policy, device, decoding=decoding, tokens=20)
+        lengths = sorted(len(completion.token_ids) for completion in completions)
+        print(f"{size} {decoding}: prefill {first}\nlengths {lengths} {account}")
+        assert lengths[0] < 10
+        assert lengths[-1] == 20
         layers = policy.decoder.language_model.config.num_hidden_layers
         assert first.attention.total() == layers  # all prompts at once
         if decoding == "dynamic":
-            assert account.kernels.total() - first.kernels.total() < 3 * 65 * layers
+            assert account.kernels.total() - first.kernels.total() < 19 * 58 * layers
+        else:
+            assert account.kernels["CUDAGraph.replay"] == 18  # the first step is run before it is recorded
+            assert account.kernels.total() < 120 * layers
 
 
 @pytest.mark.parametrize("decoding", ["dynamic", "static"])
@@ -55,7 +59,7 @@ def test_sampling_hardly_waits(decoding, uneven):
         print(f"{decoding}, lengths {lengths}: {account}")
         assert (lengths[0] < TOKENS // 4) == uneven
         assert lengths[-1] == TOKENS or uneven
-        assert (account.synchronizations.total() + account.blocking_copies.total()) / lengths[-1] < 0.25
+        assert (account.synchronizations.total() + account.blocking_copies.total()) / lengths[-1] < 0.15
 
 
 def test_a_token_is_one_launch_in_fixed_buffers():
@@ -65,7 +69,7 @@ def test_a_token_is_one_launch_in_fixed_buffers():
         sampled(policy, device, decoding="static", tokens=TOKENS)
         kernels = [sampled(policy, device, decoding="static", tokens=TOKENS)[1].kernels for _ in range(2)]
         print(kernels[0].most_common(5))
-        assert kernels[0]["CUDAGraph.replay"] == TOKENS - 1
+        assert kernels[0]["CUDAGraph.replay"] == TOKENS - 1  # the recorded step serves the next batches too
         assert kernels[0] == kernels[1]
 
 
@@ -82,3 +86,15 @@ def test_waiting_prompts_take_the_rows_of_finished_ones():
         assert len(completions) == 16
         assert steps > max(len(completion.token_ids) for completion in completions)
         assert account.synchronizations.total() < steps
+
+
+def test_without_a_shared_prefix_each_row_has_its_copy_on_the_device():
+    with PretendedDevice() as device:
+        policy = policy_of(released_model("3B", layers=1))
+        policy.share_prefix = False
+        device.sample = ending_unevenly(0.1, policy.inputs.tokenizer.eos_token_id)
+        completions, account = sampled(policy, device, decoding="dynamic", tokens=20, group=2)
+        print(account)
+        scores = policy.logprobs(encoded_prompts(policy, PROMPTS), [c.token_ids for c in completions])
+        assert len(scores.logprobs) == sum(len(completion.token_ids) for completion in completions)
+        assert scores.logprobs.is_cuda

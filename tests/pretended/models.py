@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.data.inputs.batch import OmniBatch, collate
@@ -19,7 +20,7 @@ from avrt.models.qwen2_5_omni.family import QwenOmni
 from avrt.models.qwen2_5_omni.nano import nano_processor
 from avrt.models.qwen2_5_omni.released_sizes import released_config
 from avrt.policy.policy import Policy
-from avrt.policy.student_options import StudentOptions
+from avrt.policy.student_options import LoraOptions, StudentOptions
 from tests.pretended.drawing import TEXT_TOKEN
 
 SOUND_TOKENS = 250
@@ -51,10 +52,10 @@ def released_model(size: str, *, layers: int | None = None) -> Any:
         torch.set_default_dtype(usual)
 
 
-def policy_of(model: Any, *, checkpointing: bool = False) -> Policy:
-    """A policy of a model that may have been another's before."""
+def policy_of(model: Any, *, checkpointing: bool = False, lora: LoraOptions | None = None) -> Policy:
+    """A policy of a model; without adapters it may have been another's before."""
     model.model.language_model.activation_checkpointing_disable()
-    options = StudentOptions(source="released", dtype="bfloat16", gradient_checkpointing=checkpointing)
+    options = StudentOptions("released", dtype="bfloat16", gradient_checkpointing=checkpointing, lora=lora)
     return Policy(QwenOmni(), model, processor(), options)
 
 
@@ -92,14 +93,17 @@ def encoded_prompts(policy: Policy, lengths: Sequence[int]) -> EncodedPrompts:
         policy: The student.
         lengths: Tokens of each prompt, at least 600.
     """
+    special: Any = policy.inputs
     width = policy.decoder.language_model.config.hidden_size
     parts = []
     for length in lengths:
         pictures = torch.arange(20, 20 + length // 2)
         sounds = torch.arange(20 + length // 2, 20 + length // 2 + SOUND_TOKENS)
         ids = torch.full((length,), TEXT_TOKEN)
-        ids[pictures], ids[sounds] = policy.inputs.ids.video, policy.inputs.ids.audio
-        features = [torch.empty(len(at), width, dtype=torch.bfloat16, device="cuda") for at in (pictures, sounds)]
+        ids[pictures], ids[sounds] = special.ids.video, special.ids.audio
+        features: list[Tensor | None] = [
+            torch.empty(len(at), width, dtype=torch.bfloat16, device="cuda") for at in (pictures, sounds)
+        ]
         positions = torch.arange(length).expand(3, -1).contiguous()
         parts.append(
             EncodedPrompts(

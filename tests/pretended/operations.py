@@ -117,7 +117,9 @@ def _copy_(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
         device.count_copy(source, "copy_ to the device", non_blocking=non_blocking)
         device.count("copy_")
         into = device.memory.values(target.meta)
-        if into is not None:
+        if into is not None and device.graph is not None:
+            device.graph.record(device.memory, [], lambda: [into.copy_(source)])
+        elif into is not None:
             into.copy_(source)
         return target
     if not non_blocking:
@@ -186,10 +188,10 @@ def _draw(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
     """Tokens that logits decide are taken from `PretendedDevice.sample`."""
     drawn = device.run(func, args, kwargs)
     if device.memory.values(drawn.meta) is None:
-        device.memory.set_values(drawn.meta, device.sample(drawn.shape))
-        tokens = device.memory.values(drawn.meta)
-        if device.graph is not None and tokens is not None:
-            device.graph.steps.append(lambda: tokens.copy_(device.sample(tokens.shape)))
+        if device.graph is None:
+            device.memory.set_values(drawn.meta, device.sample(drawn.shape))
+        else:
+            device.graph.record(device.memory, [drawn.meta], lambda: [device.sample(drawn.shape)])
     return drawn
 
 

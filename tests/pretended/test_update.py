@@ -8,6 +8,7 @@ from avrt.algorithms.grpo import GRPOOptions, grpo_step, policy_update
 from avrt.algorithms.sft import sft_step
 from avrt.objectives.rewards import RewardOptions, RewardSum
 from avrt.policy.reference import Reference
+from avrt.policy.student_options import LoraOptions
 from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
 from tests.pretended.device import PretendedDevice
@@ -69,6 +70,18 @@ def test_a_micro_batch_waits_for_nobody(size, checkpointing):
         assert counts[1] == counts[0] < 5
         assert account.attention.total() == 2 * (3 if checkpointing else 2) * layers
         assert account.kernels.total() < 2 * (225 if checkpointing else 185) * layers
+
+
+def test_adapters_and_the_policy_without_them_stay_on_the_device():
+    with PretendedDevice() as device:
+        policy = policy_of(released_model("3B", layers=2), checkpointing=True, lora=LoraOptions(rank=8))
+        optimizer = Gradients(policy)
+        policy.train()
+        with device.counting() as account:
+            policy_update(policy, Reference(policy), groups_of(policy, 2), optimizer, GRPOOptions(group_size=GROUP))
+        print(account)
+        assert account.synchronizations.total() < 5
+        assert all("lora" in name for name, p in policy.named_parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("decoding", ["dynamic", "static"])

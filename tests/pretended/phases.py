@@ -92,5 +92,4 @@ def _account(device: PretendedDevice, phase: Callable[[], None]) -> Account:
     gc.collect()
     with device.counting() as account:
         phase()
-        gc.collect()
     return account

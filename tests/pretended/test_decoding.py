@@ -32,17 +32,17 @@ def test_full_size_students_decode_on_one_device(size, decoding):
         policy = policy_of(released_model(size))
         device.sample = ending_unevenly(0.05, policy.inputs.tokenizer.eos_token_id)
         _, first = sampled(policy, device, decoding=decoding, tokens=1)
-        completions, account = sampled(policy, device, decoding=decoding, tokens=20)
+        completions, account = sampled(policy, device, decoding=decoding, tokens=18)
         lengths = sorted(len(completion.token_ids) for completion in completions)
         print(f"{size} {decoding}: prefill {first}\nlengths {lengths} {account}")
         assert lengths[0] < 10
-        assert lengths[-1] == 20
+        assert lengths[-1] == 18
         layers = policy.decoder.language_model.config.num_hidden_layers
         assert first.attention.total() == layers  # all prompts at once
         if decoding == "dynamic":
-            assert account.kernels.total() - first.kernels.total() < 19 * 58 * layers
+            assert account.kernels.total() - first.kernels.total() < 17 * 58 * layers
         else:
-            assert account.kernels["CUDAGraph.replay"] == 18  # the first step is run before it is recorded
+            assert account.kernels["CUDAGraph.replay"] == 16  # the first step is run before it is recorded
             assert account.kernels.total() < 120 * layers
 
 

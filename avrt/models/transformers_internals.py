@@ -2,13 +2,15 @@
 
 What is relied on: the registry of attention functions and the name that a configuration keeps of its own; that a mask
 which is ready is handed to every layer untouched; the tensors inside key-value caches, and what a decoder asks of one;
-what Qwen's towers work out from the sizes of their inputs, and that they take it ready made.
+what Qwen's towers work out from the sizes of their inputs, and that they take it ready made; the name under which attention layers call
+the rotary embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 )
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
+_ROTATION = "apply_rotary_pos_emb"
 stock_sdpa = sdpa_attention_forward
 """transformers' own SDPA attention function."""
 
@@ -97,3 +100,31 @@ def sound_layout(lengths: tuple[int, ...], half_chunk: int) -> dict[str, Any]:
             "cu_seqlens": ends,
             "max_seqlen": int(ends.diff().max()),
         }
+
+
+def rotation_of(forward: Callable[..., Any]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The rotary embedding that a class of attention layers calls in its forward pass.
+
+    Raises:
+        RuntimeError: If it does not call one by the name we know.
+    """
+    called = isinstance(forward, FunctionType) and not forward.__closure__ and _ROTATION in forward.__code__.co_names
+    if not called:
+        raise RuntimeError(f"{forward} does not call {_ROTATION}: fused layers do not fit this release of transformers")
+    rotation: Callable[..., tuple[Tensor, Tensor]] = forward.__globals__[_ROTATION]
+    return rotation
+
+
+def with_rotation(
+    forward: Callable[..., Any], rotation: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> Callable[..., Any]:
+    """A copy of that forward pass with another function for the rotary embedding.
+
+    Args:
+        forward: The class's own, which stays as it is.
+        rotation: Takes queries, keys, cosines and sines, and returns queries and keys.
+    """
+    assert isinstance(forward, FunctionType)
+    copied = FunctionType(forward.__code__, {**forward.__globals__, _ROTATION: rotation}, forward.__name__)
+    copied.__defaults__, copied.__kwdefaults__ = forward.__defaults__, forward.__kwdefaults__
+    return copied

@@ -23,6 +23,8 @@ from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.families import cannot_load, find_family
 from avrt.models.family import Family
 from avrt.models.feature_cache import FeatureCache, weights_hash
+from avrt.models.fused import fuse_layers
+from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
 from avrt.models.transformers_internals import use_attention
 from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
@@ -88,6 +90,7 @@ class Policy(nn.Module):
             use_attention(decoder.language_model.config, ATTENTION_IMPLEMENTATIONS[options.attention])
             for tower in family.towers(model):
                 use_attention(tower.config, TOWER_ATTENTION)
+        fuse_layers(decoder.language_model, family.fused_layers(model), options.fused_layers)
         model.requires_grad_(False)
         decoder.language_model.requires_grad_(True)
         decoder.lm_head.requires_grad_(True)
@@ -250,7 +253,8 @@ def load_policy(options: StudentOptions) -> Policy:
     family, dtype = find_family(options.source), getattr(torch, options.dtype)
     if options.source == family.nano:
         model, processor = family.make_nano(options.seed)
-        return Policy(family, model.to(dtype), processor, options)
+        convert_parameters(model, dtype)
+        return Policy(family, model, processor, options)
     stock = "sdpa" if options.attention in ATTENTION_IMPLEMENTATIONS else options.attention
     try:
         model, processor, missing = family.load(options.source, dtype, stock)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +47,13 @@ class QwenOmni(Family):
     def decoder(self, model: Any) -> Decoder:
         """The text model with its vocabulary projection."""
         return Decoder(model.model.language_model, model.lm_head)
+
+    def fused_layers(self, model: Any) -> Mapping[type, type]:
+        """Norm, SwiGLU and rotary embedding of the text model."""
+        # Late: the module's classes are made from transformers' own, whose import takes a second.
+        from avrt.models.qwen2_5_omni.fused import fused_classes
+
+        return fused_classes(model.config.text_config)
 
     def towers(self, model: Any) -> tuple[nn.Module, ...]:
         """Vision and audio tower."""

@@ -19,7 +19,7 @@ A tensor of the host among those of the device is a `DeviceMismatchError`, readi
 How it works: `tensors.PretendedTensor` wraps a meta tensor, and says `cuda:0` to Python. To C++ it is a meta tensor,
 and that is why PyTorch's own `FakeTensorMode` does not serve: a fake tensor claims CUDA to C++ as well, whereupon the
 autograd engine asks the CUDA driver for its context and no backward pass runs without a GPU; nor does it keep values.
-`operations` has the rules for those operations that are not like others, `graphs` the CUDA graphs, `account` the counts.
+`operations` has the rules for operations that are not like others, `graphs` the CUDA graphs, `account` the counts.
 
 What it cannot tell: how long anything takes; which kernel the dispatcher picks, what it allocates for itself and
 whether it waits by itself; fragmentation; NCCL; what `torch.compile` fuses; FlexAttention; where in a backward pass's

@@ -109,8 +109,8 @@ class OmniBatch:
         """(patches, C) float32 vision tower input, equal to the processor's, or None."""
         return None if self.pixels is None or self.scale is None else self.scale.apply(self.pixels)
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> OmniBatch:
-        """The batch with every tensor on `device`, but for those that say how large the media are; the host never waits."""
+    def to(self, device: torch.device | str) -> OmniBatch:
+        """The batch on a device, without waiting for it; what says how large the media are stays on the CPU."""
         moved = copy.copy(self)
         for name, value in vars(self).items():
             if name in ON_HOST:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from avrt.algorithms.groups import Group, GroupQueue, Rollout, select_groups
+from avrt.algorithms.micro_batch import MicroBatch
 from avrt.algorithms.optimizer import StepOptimizer, micro_batches
 from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import all_reduce_sum
-from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.objectives.advantages import STD_EPSILON, group_advantages
 from avrt.objectives.policy_loss import PolicyLoss, StepTotals, sequence_mean
 from avrt.objectives.rewards import RewardSum
@@ -146,7 +146,7 @@ def policy_update(
     """Take the optimizer steps on some groups; returns sums over the completions that count."""
     device = groups[0].advantages.device
     parts = [
-        _MicroBatch.of([groups[row] for row in rows], options, device)
+        MicroBatch.of([groups[row] for row in rows], device, mask_truncated=options.mask_truncated_completions)
         for rows in micro_batches(len(groups), options.micro_batch_size)
     ]
     lengths = [n for part in parts for n, counts in zip(part.lengths, part.counted, strict=True) if counts]
@@ -179,50 +179,3 @@ def policy_update(
                 metrics[name] += (sequence_mean(values, index, count) * part.weights).sum()
         optimizer.step()
     return metrics | {"completions": tensor_on([len(lengths)], device)[0]}
-
-
-@dataclass
-class _MicroBatch:
-    """Some groups, n completions and N tokens in all, in the form that the loss takes.
-
-    Attributes:
-        prompts: Their questions.
-        tokens: n tensors of token ids.
-        lengths: Their lengths.
-        counted: Whether each completion counts.
-        weights: (n,) the same as 1 or 0.
-        advantages: (n,).
-        fresh: (n,) bool, whether the policy that learns is the one that sampled it.
-        recorded: (N,) log-probabilities as the sampler recorded them.
-        old: (N,) log-probabilities under the policy before the first iteration; None until then.
-    """
-
-    prompts: EncodedPrompts
-    tokens: list[Tensor]
-    lengths: list[int]
-    counted: list[bool]
-    weights: Tensor
-    advantages: Tensor
-    fresh: Tensor
-    recorded: Tensor
-    old: Tensor | None = None
-
-    @classmethod
-    def of(cls, groups: list[Group], options: GRPOOptions, device: torch.device) -> _MicroBatch:
-        """Take some groups together."""
-        completions = [completion for group in groups for completion in group.completions]
-        counted = [
-            group.valid and (completion.finished or not options.mask_truncated_completions)
-            for group in groups
-            for completion in group.completions
-        ]
-        return cls(
-            EncodedPrompts.join([group.prompt for group in groups]),
-            [completion.token_ids for completion in completions],
-            [len(completion.token_ids) for completion in completions],
-            counted,
-            tensor_on([float(counts) for counts in counted], device),
-            torch.cat([group.advantages for group in groups]),
-            tensor_on([group.fresh for group in groups for _ in group.completions], device),
-            torch.cat([completion.logprobs for completion in completions]),
-        )

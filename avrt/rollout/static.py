@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avrt.errors import AvrtError
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.prefix import FusedPrefix, SharedPrefix, rooms
@@ -228,15 +229,26 @@ class Recorded:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
-        """Run the step."""
+        """Run the step.
+
+        Raises:
+            AvrtError: If it cannot be recorded.
+        """
         self._calls += 1
         if not self._records or self._calls == 1:  # the first call compiles kernels and loads libraries
             self._step()
             return
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._step()
+            try:
+                with torch.cuda.graph(self._graph):
+                    self._step()
+            except RuntimeError as error:
+                raise AvrtError(
+                    f"a decoding step cannot be recorded as a CUDA graph: {str(error).splitlines()[0]}",
+                    where="decoding",
+                    remedy="set decoding: dynamic",
+                ) from error
         self._graph.replay()
 
 

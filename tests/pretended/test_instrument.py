@@ -6,6 +6,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from avrt.errors import AvrtError
 from avrt.rollout.sampling import SamplingOptions
 from tests.pretended.device import DeviceMismatchError, PretendedDevice, UnknownValueError
 from tests.pretended.models import encoded_prompts, policy_of, released_model
@@ -229,7 +230,7 @@ def test_a_boolean_index_planted_in_decoding_is_counted_for_every_token(device):
 
 
 def test_a_boolean_index_planted_in_a_recorded_step_is_refused(device):
-    with pytest.raises(RuntimeError, match="boolean index: not permitted while a CUDA graph is recorded, at avrt/"):
+    with pytest.raises(AvrtError, match="boolean index: not permitted while a CUDA graph is recorded, at avrt/"):
         FaultyStep(device, by_a_mask, decoding="static").synchronizations()
 
 

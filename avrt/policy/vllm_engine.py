@@ -1,4 +1,4 @@
-"""Rollouts by vLLM: the trainer's side of `avrt.rollout.vllm_process`.
+"""Rollouts and answers by vLLM: the trainer's side of `avrt.rollout.vllm_process`.
 
 The engine is told the prompts as the student's processor wrote them and prepares the media by itself; what it made of a
 prompt is compared token by token with what the student is trained on. Its log-probabilities are close to the policy's
@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {"enforce_eager": False, "limit_mm_per_prompt": {"vid
 
 @dataclass(frozen=True)
 class VLLMOptions:
-    """Where answers are sampled while training. Set `python` or `addresses`.
+    """Where completions are sampled. Set `python` or `addresses`.
 
     Attributes:
         python: Python of an environment with vLLM; each rank starts an engine of its own beside itself.
@@ -80,6 +80,7 @@ class VLLMEngine:
         self._connection: socket.socket | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._asleep = False
+        self._held = False
         self.version = ""
 
     def start(self, policy: Policy) -> None:
@@ -112,15 +113,23 @@ class VLLMEngine:
     ) -> list[Completion]:
         """Completions of each prompt by the policy's weights as they are now; `Policy.generate` calls this.
 
-        Its own copy of the weights is brought up to date first; it prepares the prompts' clips by itself, so these have
-        to be there.
+        Its own copy of the weights is brought up to date first, unless it holds them; it prepares the prompts' clips by
+        itself, so these have to be there.
 
         Raises:
-            AvrtError: If the engine fails, or reads a prompt as other tokens than the student does.
+            AvrtError: If there are no clips, if the engine fails, or if it reads a prompt as other tokens than the
+                student does.
         """
         if len(prompts.clips) != len(prompts):
-            raise ValueError(f"{len(prompts.clips)} clips for {len(prompts)} prompts")
-        self.push(policy)
+            raise AvrtError(
+                f"{len(prompts.clips)} clips for {len(prompts)} prompts, and vLLM prepares clips by itself",
+                where="vLLM engine",
+                remedy="give it what encode returned, whole, or sample without vllm",
+            )
+        if self._held:
+            self._wake_up()
+        else:
+            self.push(policy)
         asked, tensors = [], {}
         for row, clip in enumerate(prompts.clips):
             for kind, tensor in (("video", clip.frames), ("image", clip.image), ("audio", clip.audio)):
@@ -158,6 +167,16 @@ class VLLMEngine:
             chunk[name] = tensor
             size += tensor.nbytes
         self._ask({"do": "load", "last": True}, chunk)
+
+    def hold(self, policy: Policy) -> None:
+        """Give the engine the policy's weights now, and not again until `release`, as nothing changes them before."""
+        self.push(policy)
+        self._held = True
+
+    def release(self) -> None:
+        """From now on the policy's weights may change between any two calls."""
+        self._held = False
+        self.rest()
 
     def _wake_up(self) -> None:
         if self._asleep:
@@ -217,6 +236,32 @@ class VLLMEngine:
         if "error" in reply:
             raise AvrtError(f"{message['do']}: {reply['error']}", where="vLLM engine")
         return reply, found
+
+
+def start_engine(policy: Policy, options: VLLMOptions, rank: int = 0) -> VLLMEngine:
+    """An engine that has the policy loaded.
+
+    Args:
+        policy: The policy.
+        options: Where the engine is.
+        rank: Number of this process.
+
+    Raises:
+        AvrtError: If the policy's weights cannot be given to an engine, or it cannot be started; it is closed then.
+    """
+    if policy.is_partitioned or policy.options.lora is not None:
+        raise AvrtError(
+            "vLLM is given whole weights, which neither ZeRO-3 nor LoRA has",
+            where="model.vllm",
+            remedy="use ZeRO stage 2 and full weights, or sample without vllm",
+        )
+    engine = VLLMEngine(options, rank)
+    try:
+        engine.start(policy)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def _check_prompt(theirs: Tensor, ours: Tensor, sample: str) -> None:

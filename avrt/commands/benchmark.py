@@ -22,7 +22,7 @@ from avrt.errors import AvrtError
 from avrt.evaluation.benchmark_options import OURS
 from avrt.evaluation.benchmark_runs import REPLAY
 from avrt.evaluation.predictions import PREDICTIONS, read_predictions
-from avrt.evaluation.protocol import MASKS, NATIVE, differences
+from avrt.evaluation.protocol import MASKS, differences
 from avrt.evaluation.result import RESULT, Result
 from avrt.evaluation.statistics import percent
 from avrt.files import sha256, write_whole
@@ -263,7 +263,7 @@ def overview(options: GridOptions) -> Table:
     for cell in cells(options):
         result = Result.load(cell.folder / RESULT)
         official = result.official_accuracy
-        student = result.display_name + ("" if result.engine == NATIVE else f", answered by {result.engine}")
+        student = result.display_name + result.other_engine
         table.add_row(
             f"{student} / {result.benchmark} / {result.mask}", result.asked_by, str(result.accuracy.count),
             result.headline, result.accuracy.percent(), percent(result.strict_accuracy.mean),

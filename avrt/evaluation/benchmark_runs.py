@@ -10,7 +10,7 @@ from pathlib import Path
 from avrt.errors import AvrtError
 from avrt.evaluation.benchmark_options import OURS
 from avrt.evaluation.predictions import PREDICTIONS, Prediction, read_predictions
-from avrt.evaluation.protocol import NATIVE, fingerprint
+from avrt.evaluation.protocol import fingerprint
 from avrt.evaluation.result import RESULT, Result, mean_credits
 
 MASK_FIELDS = ("prompt.senses", "prompt.masked", "shuffle_audio", "shuffle_seed")
@@ -45,8 +45,7 @@ class BenchmarkRun:
     def subject(self) -> str:
         """The student, whose protocol and which engine it is where these are not ours, and the suffix."""
         asked = "" if self.result.asked_by == OURS else f", asked by {self.result.asked_by}"
-        answered = "" if self.result.engine == NATIVE else f", answered by {self.result.engine}"
-        return self.student + asked + answered + (f" [{self.suffix}]" if self.suffix else "")
+        return self.student + asked + self.result.other_engine + (f" [{self.suffix}]" if self.suffix else "")
 
     @property
     def name(self) -> str:

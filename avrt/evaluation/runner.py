@@ -47,11 +47,12 @@ def answer(
     seeds = completion_seeds([sample.id for sample in batch.samples], samples, *seed)
     prompts = policy.encode(batch) if policy.engine is None else unencoded(batch)
     completions = policy.generate(prompts, sampling, seeds=seeds, group_size=samples)
+    texts = policy.decode_all([completion.token_ids for completion in completions])
     predictions = []
     for row, (sample, index, valid) in enumerate(zip(batch.samples, batch.indices, batch.valid.tolist(), strict=True)):
         if valid:
             own = completions[row * samples : (row + 1) * samples]
-            responses = tuple(policy.decode(completion.token_ids) for completion in own)
+            responses = tuple(texts[row * samples : (row + 1) * samples])
             finished = tuple(completion.finished for completion in own)
             prediction = Prediction.from_sample(sample, index, responses=responses, finished=finished)
             if rewards is not None and sample.answer is not None:
@@ -65,8 +66,7 @@ def answer(
 def unencoded(batch: OmniBatch) -> EncodedPrompts:
     """A batch's prompts for an engine that prepares clips by itself: the towers need not run."""
     nothing: list[Tensor | None] = [None] * len(batch)
-    ids = [sample.id for sample in batch.samples]
-    return EncodedPrompts(batch.prompt_ids, batch.prompt_positions, ClipFeatures(nothing, nothing), batch.clips, ids)
+    return EncodedPrompts.of(batch, ClipFeatures(nothing, nothing))
 
 
 def failed_prediction(shards: ShardSet, index: int, error: str) -> Prediction:

@@ -193,7 +193,7 @@ class BenchmarkModule(EvaluationModule):
             "processes": self.trainer.world_size,
             "device": str(self.device.type),
             "batch_size": self._batch_size,
-            "decoding": self.generation.decoding if self.vllm is None else None,
+            "decoding": self.policy.decoding_of(self.generation) if self.vllm is None else None,
             "source": str(self.checkpoint or self.student_options.source),
             "parameters": sum(p.numel() for p in self.policy.model.parameters()),
             "shards": self._shards_location,
@@ -208,7 +208,8 @@ class BenchmarkModule(EvaluationModule):
         for name in ("missing_trace", "max_response_tokens"):
             del prompt[name]  # only matter for targets
         sampling = asdict(self.generation)
-        del sampling["decoding"]  # the answers are the same
+        for name in ("decoding", "prompts_at_once"):
+            del sampling[name]  # the answers are the same
         options, manifest = self.policy.options, self.shards.manifest
         return flatten(
             {

@@ -41,7 +41,7 @@ def test_a_benchmark_by_vllm_has_the_native_answers_and_says_who_gave_them(world
     assert files[0].read_bytes() == files[1].read_bytes()
     native, other = (Result.load(file.with_name("result.json")) for file in files)
     assert (native.engine, other.engine) == ("native", f"vllm {VERSION}")
-    assert (native.environment["decoding"], other.environment["decoding"]) == (SamplingOptions().decoding, None)
+    assert (native.environment["decoding"], other.environment["decoding"]) == ("dynamic", None)
     assert {name: new for name, (_, new) in differences(native.protocol, other.protocol).items()} == {
         "engine.name": "vllm", "engine.version": VERSION, "engine.settings.seed": 3
     }  # fmt: skip

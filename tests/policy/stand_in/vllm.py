@@ -79,7 +79,10 @@ class LLM:
         interleaved = prompt.get("mm_processor_kwargs", {}).get("use_audio_in_video", False)
         layout = inputs.add(row, clip, audio_in_video=interleaved)
         ids, positions = inputs.expand(prompt["prompt_token_ids"], layout)
-        row.prompt_ids, row.prompt_positions = [ids], [positions]
+        row.prompt_ids, row.prompt_positions, row.position_ends = [ids], [positions], [int(positions.max()) + 1]
+        row.vision_places, row.audio_places = (
+            [torch.isin(ids, torch.tensor(tokens)).nonzero()[:, 0]] for tokens in inputs.placeholders
+        )
         sampling = SamplingOptions(params.max_tokens, params.temperature, max(params.top_k, 0), params.top_p)
         with torch.no_grad():
             [found] = self._policy.generate(self._policy.encode(row), sampling, seeds=[params.seed])

@@ -263,8 +263,9 @@ def overview(options: GridOptions) -> Table:
     for cell in cells(options):
         result = Result.load(cell.folder / RESULT)
         official = result.official_accuracy
+        student = result.display_name + result.other_engine
         table.add_row(
-            f"{result.display_name} / {result.benchmark} / {result.mask}", result.asked_by, str(result.accuracy.count),
+            f"{student} / {result.benchmark} / {result.mask}", result.asked_by, str(result.accuracy.count),
             result.headline, result.accuracy.percent(), percent(result.strict_accuracy.mean),
             percent(official.mean) if official else "-", percent(result.headline_score["unparsable_share"]),
             str(result.counts["failed"]),

@@ -43,9 +43,9 @@ class BenchmarkRun:
 
     @property
     def subject(self) -> str:
-        """The student, whose protocol it is where that is not ours, and the suffix."""
+        """The student, whose protocol and which engine it is where these are not ours, and the suffix."""
         asked = "" if self.result.asked_by == OURS else f", asked by {self.result.asked_by}"
-        return self.student + asked + (f" [{self.suffix}]" if self.suffix else "")
+        return self.student + asked + self.result.other_engine + (f" [{self.suffix}]" if self.suffix else "")
 
     @property
     def name(self) -> str:

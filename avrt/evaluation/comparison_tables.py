@@ -40,17 +40,23 @@ def overview(runs: Sequence[BenchmarkRun]) -> Table:
         expected = f"{counts['questions']} of {counts['expected']}" if counts["expected"] else str(counts["questions"])
         multi = "; ".join(f"{name} {percent(e['accuracy'])}" for name, e in result.multi_sample.items())
         rows.append(
-            [run.name, result.asked_by, expected, with_rule(result.accuracy, result.headline),
+            [run.name, result.asked_by, answered_by(run), expected, with_rule(result.accuracy, result.headline),
              result.strict_accuracy.percent(), official.percent() if official else "-",
              percent(result.headline_score["unparsable_share"]), str(counts["failed"]), str(counts["cut_off"]),
              multi or "-", "; ".join(result.shard_mismatches) or "-", result.fingerprint]
         )  # fmt: skip
     head = [
-        "run", "asked by", "questions", "headline", "strict", "official", "unparsable %", "failed", "cut off",
-        "majority, pass@k", "shard mismatches", "protocol"
+        "run", "asked by", "answered by", "questions", "headline", "strict", "official", "unparsable %", "failed",
+        "cut off", "majority, pass@k", "shard mismatches", "protocol"
     ]  # fmt: skip
     note = "Accuracy in % with its 95 % bootstrap interval. The headline names its rule; unparsable % is by that rule."
     return Table("runs", "All runs", head, rows, note)
+
+
+def answered_by(run: BenchmarkRun) -> str:
+    """The engine that answered, with its version, or how the native one decoded."""
+    decoding = run.result.environment.get("decoding")
+    return f"{run.result.engine}, {decoding}" if decoding else run.result.engine
 
 
 def errors(runs: Sequence[BenchmarkRun]) -> Table:

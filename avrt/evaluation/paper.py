@@ -179,6 +179,7 @@ def _lines(
             if "group" in column and column["value"] not in result.groups.get(column["group"], {}):
                 continue
             asked = result.asked_by + (f" ({'; '.join(result.shard_mismatches)})" if result.shard_mismatches else "")
+            asked += result.other_engine
             key = (_label(label, run), asked)
             found.setdefault(key, [[] for _ in columns])[i].append((run, column))
     return [_Line(name, asked, pairs) for (name, asked), pairs in found.items()]

@@ -12,6 +12,7 @@ from typing import Any
 
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.errors import AvrtError
+from avrt.evaluation.protocol import differences
 from avrt.files import write_whole
 from avrt.response import Response, parse_response
 from avrt.text import clean_all, json_lines, to_json
@@ -193,11 +194,10 @@ class PredictionWriter:
             if head is None:
                 continue  # killed before the first line was complete
             earlier = head.get("protocol", {})
-            keys = sorted(k for k in {*earlier, *self._protocol} if earlier.get(k) != self._protocol.get(k))
-            if keys:
+            if changed := differences(earlier, self._protocol):
+                name, (old, new) = next(iter(changed.items()))
                 raise AvrtError(
-                    f"holds answers given under another protocol; {keys[0]} was {earlier.get(keys[0])!r}, "
-                    f"now {self._protocol.get(keys[0])!r}",
+                    f"holds answers given under another protocol; {name} was {old!r}, now {new!r}",
                     where=folder,
                     remedy="choose another folder, or delete this one",
                 )

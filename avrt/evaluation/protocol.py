@@ -11,6 +11,11 @@ from avrt.text import to_json
 NANO_WORLD = "nano_world"
 """The recipe of the miniature data set; results on it always carry this name, never that of a real benchmark."""
 
+NATIVE, VLLM = "native", "vllm"
+"""The engines that answer."""
+ASSUMED = {"engine.name": NATIVE}
+"""Fields that results of earlier versions lack, with what they stood for; in a fingerprint they count as lacking."""
+
 MASKS: dict[str, dict[str, str]] = {
     "av": {},
     "a": {"data.prompt.senses": "audio"},
@@ -51,11 +56,19 @@ def flatten(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def fingerprint(protocol: Mapping[str, Any]) -> str:
     """A short hash of a protocol: equal exactly if nothing differs."""
-    text = to_json(protocol, sort_keys=True)
+    text = to_json({k: v for k, v in protocol.items() if ASSUMED.get(k, ...) != v}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def engine_name(protocol: Mapping[str, Any]) -> str:
+    """The engine that answered, with its version: `native` or, for example, `vllm 0.32.0`."""
+    version = protocol.get("engine.version")
+    name = str(protocol.get("engine.name", NATIVE))
+    return name if version is None else f"{name} {version}"
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The fields in which two protocols differ: field -> both values."""
+    first, second = {**ASSUMED, **first}, {**ASSUMED, **second}
     keys = sorted({*first, *second})
     return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}

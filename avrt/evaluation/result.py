@@ -14,7 +14,7 @@ from avrt.evaluation.benchmark_options import OURS, BenchmarkOptions
 from avrt.evaluation.cards import shard_mismatches
 from avrt.evaluation.hallucination import hallucination_rates
 from avrt.evaluation.predictions import Prediction
-from avrt.evaluation.protocol import fingerprint
+from avrt.evaluation.protocol import NATIVE, engine_name, fingerprint
 from avrt.evaluation.scorers import STRICT, Verdict, score
 from avrt.evaluation.statistics import Estimate, bootstrap, majority, pass_at_k
 from avrt.evaluation.yes_no import yes_no_figures
@@ -98,6 +98,16 @@ class Result:
         if parameters is None:
             return True if self.environment.get("source") == "nano" else None
         return int(parameters) < MINIATURE
+
+    @property
+    def engine(self) -> str:
+        """The engine that answered, with its version."""
+        return engine_name(self.protocol)
+
+    @property
+    def other_engine(self) -> str:
+        """The same as the end of a label, such as `, answered by vllm 0.32.0`; empty for the native engine."""
+        return "" if self.engine == NATIVE else f", answered by {self.engine}"
 
     @property
     def display_name(self) -> str:

@@ -97,8 +97,13 @@ def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor
         cos: (B, T, D), both halves alike.
         sin: (B, T, D), likewise.
     """
-    rotated: tuple[Tensor, Tensor] = _kernels()["rotary"].apply(query, key, cos, sin)
-    return rotated
+    # As one row: the kernel is compiled anew for each number of rows, which decoding changes all the time.
+    rows, tokens, width = cos.shape
+    one_row = [t.transpose(1, 2).reshape(1, rows * tokens, -1, width).transpose(1, 2) for t in (query, key)]
+    angles = [t.reshape(1, rows * tokens, width) for t in (cos, sin)]
+    rotated = _kernels()["rotary"].apply(*one_row, *angles)
+    query, key = (t.transpose(1, 2).reshape(rows, tokens, -1, width).transpose(1, 2) for t in rotated)
+    return query, key
 
 
 @cache

@@ -188,16 +188,21 @@ class Policy(nn.Module):
         scores = score_tokens(states.hidden_states, states.targets, decoder.lm_head, chunks=chunks)
         return Scores(scores.logprobs, scores.entropy, scores.correct, states.completion_index)
 
+    def decoding_of(self, sampling: SamplingOptions) -> str:
+        """How the native engine decodes: as the options say, or for `auto` what is fastest here."""
+        if sampling.decoding != "auto":
+            return sampling.decoding
+        on_gpu = next(self.decoder.lm_head.parameters()).is_cuda
+        wanted = bool(sampling.prompts_at_once) or (on_gpu and not self.is_partitioned)
+        possible = self.share_prefix and self.decoder.supports_packing
+        return "dynamic" if not (wanted and possible) else "compiled" if on_gpu else "static"
+
     def _static_decoder(self, sampling: SamplingOptions, group_size: int) -> StaticDecoder | None:
         """Buffers of fixed shape, where the sampling options ask for them, or they are what is fastest here."""
-        decoding, possible = sampling.decoding, self.share_prefix and self.decoder.supports_packing
-        if decoding == "auto":
-            on_gpu = next(self.decoder.lm_head.parameters()).is_cuda
-            wanted = bool(sampling.prompts_at_once) or (on_gpu and not self.is_partitioned)
-            decoding = "dynamic" if not (wanted and possible) else "compiled" if on_gpu else "static"
+        decoding = self.decoding_of(sampling)
         if decoding == "dynamic":
             return None
-        if not possible:
+        if not (self.share_prefix and self.decoder.supports_packing):
             raise AvrtError(
                 f"{decoding} decoding needs a shared prefix",
                 where="decoding",

@@ -1,4 +1,4 @@
-"""Rollouts by vLLM: the trainer's side of `avrt.rollout.vllm_process`.
+"""Rollouts and answers by vLLM: the trainer's side of `avrt.rollout.vllm_process`.
 
 The engine is told the prompts as the student's processor wrote them and prepares the media by itself; what it made of a
 prompt is compared token by token with what the student is trained on. Its log-probabilities are close to the policy's
@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {"enforce_eager": False, "limit_mm_per_prompt": {"vid
 
 @dataclass(frozen=True)
 class VLLMOptions:
-    """Where answers are sampled while training. Set `python` or `addresses`.
+    """Where completions are sampled. Set `python` or `addresses`.
 
     Attributes:
         python: Python of an environment with vLLM; each rank starts an engine of its own beside itself, on its own GPU.
@@ -84,6 +84,7 @@ class VLLMEngine:
         self._connection: socket.socket | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._asleep: set[str] = set()
+        self._held = False
         self.version = ""
 
     def start(self, policy: Policy) -> None:
@@ -116,15 +117,21 @@ class VLLMEngine:
     ) -> list[Completion]:
         """Completions of each prompt by the policy's weights as they are now; `Policy.generate` calls this.
 
-        Its own copy of the weights is brought up to date first; it prepares the prompts' clips by itself, so these have
-        to be there.
+        Its own copy of the weights is brought up to date first, unless it holds them; it prepares the prompts' clips by
+        itself, so these have to be there.
 
         Raises:
-            AvrtError: If the engine fails, or reads a prompt as other tokens than the student does.
+            AvrtError: If there are no clips, if the engine fails, or if it reads a prompt as other tokens than the
+                student does.
         """
         if len(prompts.clips) != len(prompts):
-            raise ValueError(f"{len(prompts.clips)} clips for {len(prompts)} prompts")
-        self.push(policy)
+            raise AvrtError(
+                f"{len(prompts.clips)} clips for {len(prompts)} prompts, and vLLM prepares clips by itself",
+                where="vLLM engine",
+                remedy="give it what encode returned, whole, or sample without vllm",
+            )
+        if not self._held:
+            self.push(policy)
         asked, tensors = [], {}
         for row, clip in enumerate(prompts.clips):
             for kind, tensor in (("video", clip.frames), ("image", clip.image), ("audio", clip.audio)):
@@ -141,7 +148,8 @@ class VLLMEngine:
             "stop_token_ids": [policy.inputs.tokenizer.eos_token_id],
         }
         message, found = self._ask({"do": "sample", "prompts": asked, "sampling": settings}, tensors)
-        self.rest()
+        if not self._held:
+            self.rest()
         for row, (expected, sample_id) in enumerate(zip(prompts.token_ids, prompts.sample_ids, strict=True)):
             _check_prompt(found[f"prompt.{row}"], expected, sample_id)
         device = prompts.token_ids[0].device
@@ -166,6 +174,19 @@ class VLLMEngine:
             size += tensor.nbytes
         self._ask({"do": "load", "last": True}, chunk)
         self._wake_up()
+
+    def hold(self, policy: Policy) -> None:
+        """Give the engine the policy's weights now, and not again until `release`, as nothing changes them before.
+
+        Until then it does not sleep either.
+        """
+        self.push(policy)
+        self._held = True
+
+    def release(self) -> None:
+        """From now on the policy's weights may change between any two calls."""
+        self._held = False
+        self.rest()
 
     def _wake_up(self, *parts: str) -> None:
         """Wake some parts, or all, that are asleep; on the same GPU they need the memory that PyTorch keeps unused."""
@@ -242,6 +263,32 @@ def visible_device(visible: str | None, index: int) -> str:
     """
     names = [name.strip() for name in visible.split(",")] if visible else []
     return names[index] if index < len(names) else str(index)
+
+
+def start_engine(policy: Policy, options: VLLMOptions, rank: int = 0) -> VLLMEngine:
+    """An engine that has the policy loaded.
+
+    Args:
+        policy: The policy.
+        options: Where the engine is.
+        rank: Number of this process.
+
+    Raises:
+        AvrtError: If the policy's weights cannot be given to an engine, or it cannot be started; it is closed then.
+    """
+    if policy.is_partitioned or policy.options.lora is not None:
+        raise AvrtError(
+            "vLLM is given whole weights, which neither ZeRO-3 nor LoRA has",
+            where="model.vllm",
+            remedy="use ZeRO stage 2 and full weights, or sample without vllm",
+        )
+    engine = VLLMEngine(options, rank)
+    try:
+        engine.start(policy)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def _check_prompt(theirs: Tensor, ours: Tensor, sample: str) -> None:

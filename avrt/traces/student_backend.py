@@ -14,6 +14,7 @@ from avrt.traces.requests import CallFailedError, Reply, Request
 
 if TYPE_CHECKING:
     from avrt.data.inputs.batch import OmniBatch
+    from avrt.policy.vllm_engine import VLLMEngine, VLLMOptions
 
 
 class StudentBackend(BatchingBackend):
@@ -25,6 +26,7 @@ class StudentBackend(BatchingBackend):
         dtype: Type of the weights.
         device: Device, such as `cpu` or `cuda:0`.
         audio_in_video: Interleave a video's audio with its frames.
+        vllm: Let vLLM answer instead of the native engine. Its calls are stored under a name of their own.
     """
 
     def __init__(
@@ -34,12 +36,15 @@ class StudentBackend(BatchingBackend):
         dtype: Literal["float32", "bfloat16"] = "float32",
         device: str = "cpu",
         audio_in_video: bool = True,
+        vllm: VLLMOptions | None = None,
     ) -> None:
         super().__init__(batch_size)
         self._source = str(find_model(source))
         self._dtype = dtype
         self._device = device
         self._audio_in_video = audio_in_video
+        self._vllm = vllm
+        self._engine: VLLMEngine | None = None
         self._model: str | None = None
 
     @property
@@ -50,27 +55,41 @@ class StudentBackend(BatchingBackend):
             files = sorted(folder.glob("*.safetensors"))
             if not files:
                 raise AvrtError("has no *.safetensors", where=folder, remedy="set source to an exported student")
-            self._model = f"{folder.name}@{blake2b(files, digest_size=6)}"
+            engine = "" if self._vllm is None else "+vllm"
+            self._model = f"{folder.name}@{blake2b(files, digest_size=6)}{engine}"
         return self._model
 
     def load(self) -> None:
-        """Load the policy and its processor."""
+        """Load the policy and its processor, and vLLM where it is to answer."""
         import transformers
 
         from avrt.data.inputs.preprocessor import Preprocessor
         from avrt.data.inputs.prompt_options import PromptOptions
         from avrt.policy.policy import load_policy
         from avrt.policy.student_options import StudentOptions
+        from avrt.policy.vllm_engine import start_engine
 
         transformers.utils.logging.disable_progress_bar()
         policy = load_policy(StudentOptions(source=self._source, dtype=self._dtype))
         self._policy = policy.to(self._device).eval().requires_grad_(False)
         options = PromptOptions(audio_in_video=self._audio_in_video)
         self._preprocessor = Preprocessor(policy.inputs, options)
+        if self._vllm is not None:
+            self._engine = start_engine(self._policy, self._vllm)
+            self._engine.hold(self._policy)
+            self._policy.engine = self._engine
+
+    async def close(self) -> None:
+        """Also end vLLM."""
+        await super().close()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def answer(self, requests: list[Request]) -> list[Reply | CallFailedError]:
         """Answer a batch. The seeds are each request's own, all other sampling parameters are the first one's."""
         from avrt.data.inputs.batch import collate
+        from avrt.evaluation.runner import unencoded
         from avrt.rollout.sampling import SamplingOptions, completion_seed
 
         inputs = [self._preprocess(request) for request in requests]
@@ -83,7 +102,8 @@ class StudentBackend(BatchingBackend):
         tokenizer = self._policy.inputs.tokenizer
         seeds = [completion_seed(r.sampling.seed or 0, r.role, r.sample_id, r.number) for r in requests]
         seeds = [seed for seed, row in zip(seeds, inputs, strict=True) if not isinstance(row, CallFailedError)]
-        completions = self._policy.generate(self._policy.encode(batch), options, seeds=seeds)
+        prompts = self._policy.encode(batch) if self._engine is None else unencoded(batch)
+        completions = self._policy.generate(prompts, options, seeds=seeds)
         replies: list[Reply | CallFailedError] = []
         for prompt, completion in zip(batch.prompt_ids, completions, strict=True):
             text = decode_reply(tokenizer, completion.token_ids.tolist())

@@ -18,16 +18,22 @@ from avrt.distributed import all_reduce_sum
 from avrt.errors import AvrtError, NothingUsableError
 from avrt.evaluation.benchmark_options import BenchmarkOptions
 from avrt.evaluation.predictions import Prediction, PredictionWriter
-from avrt.evaluation.protocol import NANO_WORLD, flatten, mask_name
+from avrt.evaluation.protocol import NANO_WORLD, NATIVE, VLLM, flatten, mask_name
 from avrt.evaluation.result import RESULT, Result, result_fields
 from avrt.evaluation.runner import answer
 from avrt.models.feature_cache import weights_hash
 from avrt.policy.student_options import StudentOptions
+from avrt.policy.vllm_engine import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.strategy import use_cpu
 from avrt.training.trained_policy import policy_from_checkpoint
 
+SETTINGS_OF_SPEED = frozenset(
+    ("gpu_memory_utilization", "kv_cache_memory_bytes", "max_model_len", "max_num_seqs", "max_num_batched_tokens",
+     "enforce_eager", "swap_space", "cpu_offload_gb", "disable_log_stats", "limit_mm_per_prompt", "load_format")
+)  # fmt: skip
+"""Settings of vLLM for memory and speed, which a run may change and still be the same."""
 PACKAGES = ("avrt", "torch", "transformers", "lightning")
 
 
@@ -43,6 +49,7 @@ class BenchmarkModule(EvaluationModule):
         label: The student's label in results and tables.
         generation: How answers are generated; greedy by default.
         seed: Seed of sampled answers.
+        vllm: Let vLLM answer instead of the native engine; the result says so. Not under ZeRO-3, and not with LoRA.
     """
 
     shards: ShardSet
@@ -54,8 +61,9 @@ class BenchmarkModule(EvaluationModule):
         label: str = "student",
         generation: SamplingOptions = SamplingOptions(temperature=0.0, max_new_tokens=1024),
         seed: int = 0,
+        vllm: VLLMOptions | None = None,
     ) -> None:
-        super().__init__(student, generation)
+        super().__init__(student, generation, vllm=vllm)
         if benchmark.samples > 1 and generation.temperature == 0:
             raise AvrtError(
                 "several answers per question would all be the same at temperature 0",
@@ -146,6 +154,7 @@ class BenchmarkModule(EvaluationModule):
 
     def on_test_epoch_end(self) -> None:
         """Merge the journals of all ranks, score the predictions and write the result."""
+        self.end_answers()
         seconds = time.perf_counter() - self._started
         asked = all_reduce_sum({"asked": float(self._asked)}, self.device)["asked"]
         problem: str | None = None
@@ -184,6 +193,7 @@ class BenchmarkModule(EvaluationModule):
             "processes": self.trainer.world_size,
             "device": str(self.device.type),
             "batch_size": self._batch_size,
+            "decoding": self.policy.decoding_of(self.generation) if self.vllm is None else None,
             "source": str(self.checkpoint or self.student_options.source),
             "parameters": sum(p.numel() for p in self.policy.model.parameters()),
             "shards": self._shards_location,
@@ -198,7 +208,8 @@ class BenchmarkModule(EvaluationModule):
         for name in ("missing_trace", "max_response_tokens"):
             del prompt[name]  # only matter for targets
         sampling = asdict(self.generation)
-        del sampling["decoding"]  # the answers are the same
+        for name in ("decoding", "prompts_at_once"):
+            del sampling[name]  # the answers are the same
         options, manifest = self.policy.options, self.shards.manifest
         return flatten(
             {
@@ -208,6 +219,7 @@ class BenchmarkModule(EvaluationModule):
                 "clips": {name: value for name, value in manifest.spec.items() if name != "teacher_budget"},
                 "sampling": sampling,
                 "samples": self.benchmark.samples,
+                "engine": self._engine(),
                 "seed": self.seed if self.generation.temperature else 0,
                 "shuffle_seed": self._shuffle_seed if self._shuffle_audio else 0,
                 "scorers": self.benchmark.scorers,
@@ -224,6 +236,13 @@ class BenchmarkModule(EvaluationModule):
                 },
             }
         )
+
+    def _engine(self) -> dict[str, Any]:
+        """Which engine answers, with what of its settings may change an answer."""
+        if self.vllm is None or self.vllm_options is None:
+            return {"name": NATIVE}
+        settings = {k: v for k, v in self.vllm_options.settings.items() if k not in SETTINGS_OF_SPEED}
+        return {"name": VLLM, "version": self.vllm.version, "settings": settings}
 
 
 def nothing_to_score(predictions: Sequence[Prediction]) -> str | None:

@@ -16,7 +16,7 @@ class ConnectData(pl.Callback):
     """Connects them once the data module is set up and before the module is; modules bring this callback themselves."""
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        """Load the policy, give the data module its inputs, and the module what the shards hold.
+        """Load the policy, start vLLM if it is used, and tell data module and module what they have to know.
 
         Raises:
             AvrtError: If the trainer has another kind of data module, or the module has no such stage.
@@ -27,8 +27,13 @@ class ConnectData(pl.Callback):
             data.check_training_samples(traces=pl_module.needs_traces, answers=pl_module.needs_answers)
             pl_module.resume_data = partial(_resume_data, data, pl_module)
         pl_module.load()
+        pl_module.start_engine(stage)
         pl_module.connect_data(data, stage)
         data.connect(pl_module.requirements())
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """End what runs beside this process: Lightning does not tear modules down when a run fails."""
+        pl_module.close_engine()
 
 
 def _resume_data(data: AVDataModule, pl_module: Any, checkpoint: dict[str, Any]) -> None:

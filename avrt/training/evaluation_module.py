@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.inputs.prompt_options import PromptOptions
@@ -18,6 +20,7 @@ from avrt.metrics import AnswerMetrics
 from avrt.objectives.rewards import RewardOptions, RewardSum
 from avrt.policy.policy import Policy, load_policy
 from avrt.policy.student_options import StudentOptions
+from avrt.policy.vllm_engine import VLLMEngine, VLLMOptions, start_engine
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import is_trial
 from avrt.training.connect import ConnectData
@@ -35,16 +38,20 @@ class EvaluationModule(pl.LightningModule):
         student: Which student.
         generation: How answers are generated.
         rewards: Rewards reported beside accuracy; None for none.
+        vllm: Let vLLM answer instead of the native engine; not under ZeRO-3, and not with LoRA.
 
     Attributes:
         policy: The student, from `load` on.
         shards: The shards of the split; None where there are none (no validation data, or `data.ask`).
         prompt_options: How samples become prompts.
         question_types: The split's question types, whose accuracy is reported separately.
+        vllm: The vLLM engine, while a stage runs that needs it.
+        vllm_in_validation: Whether it answers in validation while training too.
     """
 
     needs_traces = False
     needs_answers = False
+    vllm_in_validation = False
     policy: Policy
     shards: ShardSet | None
     prompt_options: PromptOptions
@@ -52,13 +59,19 @@ class EvaluationModule(pl.LightningModule):
     writer: PredictionWriter
 
     def __init__(
-        self, student: StudentOptions, generation: SamplingOptions, rewards: RewardOptions | None = None
+        self,
+        student: StudentOptions,
+        generation: SamplingOptions,
+        rewards: RewardOptions | None = None,
+        vllm: VLLMOptions | None = None,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints lack the frozen parameters; `on_load_checkpoint` checks the others
         self.student_options = student
         self.generation = generation
         self.rewards = None if rewards is None else RewardSum(rewards)
+        self.vllm_options = vllm
+        self.vllm: VLLMEngine | None = None
 
     # ---- set-up
 
@@ -76,6 +89,27 @@ class EvaluationModule(pl.LightningModule):
             self.policy = load_policy(self.student_options)
         strategy = self.trainer.strategy
         self.policy.is_partitioned = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
+
+    def needs_engine(self, stage: str) -> bool:
+        """Whether vLLM samples anything in a stage, where `vllm` is set."""
+        return stage != "fit" or self.vllm_in_validation
+
+    def start_engine(self, stage: str) -> None:
+        """Start vLLM where the stage needs it, once; called after `load`, before any question is asked.
+
+        Raises:
+            AvrtError: If it cannot be started, or not for this student.
+        """
+        if self.vllm_options is not None and self.vllm is None and self.needs_engine(stage):
+            self.vllm = start_engine(self.policy, self.vllm_options, self.trainer.global_rank)
+            rank_zero_info(f"vLLM {self.vllm.version} is ready")
+
+    def close_engine(self) -> None:
+        """End vLLM, if it runs; also when a run fails."""
+        if self.vllm is not None:
+            self.policy.engine = None
+            self.vllm.close()
+            self.vllm = None
 
     def connect_data(self, data: AVDataModule, stage: str) -> None:
         """Take from the data module what evaluation needs to know; called after `load` and before `setup`."""
@@ -149,7 +183,8 @@ class EvaluationModule(pl.LightningModule):
         return context - completion if limit is None else limit
 
     def teardown(self, stage: str) -> None:
-        """Write what the feature cache still holds in memory."""
+        """End vLLM, and write what the feature cache still holds in memory."""
+        self.close_engine()
         if self.policy.cache is not None:
             self.policy.cache.flush()
 
@@ -174,6 +209,31 @@ class EvaluationModule(pl.LightningModule):
 
     # ---- evaluation
 
+    def begin_answers(self) -> None:
+        """Let vLLM answer from now on, with the weights as they are, where it is to."""
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if self.vllm is not None and (self.vllm_in_validation or not fitting):
+            self.vllm.hold(self.policy)
+            self.policy.engine = self.vllm
+
+    def end_answers(self) -> None:
+        """The split's questions have been asked."""
+        if self.policy.engine is not None and self.vllm is not None:
+            self.policy.engine = None
+            self.vllm.release()
+
+    def on_validation_epoch_start(self) -> None:
+        """Choose who answers."""
+        self.begin_answers()
+
+    def on_test_epoch_start(self) -> None:
+        """Choose who answers."""
+        self.begin_answers()
+
+    def on_predict_epoch_start(self) -> None:
+        """Choose who answers."""
+        self.begin_answers()
+
     def answer(self, batch: OmniBatch) -> list[Prediction]:
         """Ask each question of a batch once."""
         return answer(self.policy, batch, self.generation, shards=self.shards, rewards=self.rewards)
@@ -184,6 +244,7 @@ class EvaluationModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
+        self.end_answers()
         self._log_metrics("val")
 
     def test_step(self, batch: OmniBatch, batch_idx: int) -> None:
@@ -194,6 +255,7 @@ class EvaluationModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics and write the predictions."""
+        self.end_answers()
         self._log_metrics("test")
         self._write()
 
@@ -205,6 +267,7 @@ class EvaluationModule(pl.LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Write the predictions."""
+        self.end_answers()
         self._write()
 
     def _write(self) -> None:

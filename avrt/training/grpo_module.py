@@ -11,13 +11,12 @@ from avrt.algorithms.groups import GroupQueue
 from avrt.algorithms.grpo import GRPOOptions, grpo_step
 from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import gather_objects
-from avrt.errors import AvrtError
 from avrt.objectives.advantages import STD_EPSILON
 from avrt.objectives.policy_loss import PolicyLoss
 from avrt.objectives.rewards import RewardOptions
 from avrt.policy.reference import Reference
 from avrt.policy.student_options import StudentOptions
-from avrt.policy.vllm_engine import VLLMEngine, VLLMOptions
+from avrt.policy.vllm_engine import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.grpo_metrics import NoSignalWarning, rollout_metrics, update_metrics
 from avrt.training.optimizers import OptimizerOptions
@@ -55,7 +54,10 @@ class GRPOModule(TrainingModule):
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
         share_prefix: Read a prompt once for its whole group, in sampling and in scoring, instead of once per
             completion; the numbers are the same. An attention that cannot do that falls back to copies.
-        vllm: Sample by vLLM instead of the native engine; not under ZeRO-3, and not with LoRA.
+        vllm: Sample by vLLM instead of the native engine, in training and in `avrt validate`, `test` and `predict`; not
+            under ZeRO-3, and not with LoRA.
+        vllm_in_validation: Let vLLM answer the validation questions while training too. Off, because its numbers are
+            close to the policy's but not equal.
         generation: How completions are generated in validation, test and prediction.
         seed: Seed of the sampled completions.
     """
@@ -79,10 +81,11 @@ class GRPOModule(TrainingModule):
         micro_batch_size: int = 1,
         share_prefix: bool = True,
         vllm: VLLMOptions | None = None,
+        vllm_in_validation: bool = False,
         generation: SamplingOptions = SamplingOptions(temperature=0.0),
         seed: int = 0,
     ) -> None:
-        super().__init__(student, optimizer, micro_batch_size, generation, rewards)
+        super().__init__(student, optimizer, micro_batch_size, generation, rewards, vllm, vllm_in_validation)
         if group_size < 2:
             raise ValueError("group_size must be at least 2: an advantage compares completions with each other")
         if std_epsilon < 0:
@@ -100,8 +103,6 @@ class GRPOModule(TrainingModule):
         self.share_prefix = share_prefix
         self.seed = seed
         self.reference: Reference | None = None
-        self.vllm_options = vllm
-        self.vllm: VLLMEngine | None = None
         self.queue = GroupQueue(dynamic_sampling) if dynamic_sampling else None
         self._no_signal = NoSignalWarning()
 
@@ -113,36 +114,14 @@ class GRPOModule(TrainingModule):
         self.policy.share_prefix = self.share_prefix
 
     def setup(self, stage: str) -> None:
-        """Copy the policy as the reference before anything changes it, and start vLLM, where they are needed."""
+        """Copy the policy as the reference before anything changes it, where it is needed."""
         super().setup(stage)
-        if stage != "fit":
-            return
-        if self.reference is None and self.options.loss.beta:
+        if stage == "fit" and self.reference is None and self.options.loss.beta:
             self.reference = Reference(self.policy)
-        if self.vllm_options is not None and self.vllm is None:
-            self.vllm = self._start_vllm(self.vllm_options)
 
-    def _start_vllm(self, options: VLLMOptions) -> VLLMEngine:
-        if self.policy.is_partitioned or self.student_options.lora is not None:
-            raise AvrtError(
-                "vLLM is given whole weights, which neither ZeRO-3 nor LoRA has",
-                where="model.vllm",
-                remedy="use ZeRO stage 2 and full weights, or sample without vllm",
-            )
-        engine = VLLMEngine(options, self.trainer.global_rank)
-        try:
-            engine.start(self.policy)
-        except BaseException:
-            engine.close()
-            raise
-        return engine
-
-    def teardown(self, stage: str) -> None:
-        """End the vLLM engine, if there is one."""
-        super().teardown(stage)
-        if self.vllm is not None:
-            self.vllm.close()
-            self.vllm = None
+    def needs_engine(self, stage: str) -> bool:
+        """In every stage: rollouts are sampled by it."""
+        return True
 
     def max_completion_length(self) -> int:
         """The longest completion of rollouts and evaluation; traces are never read."""
@@ -172,7 +151,7 @@ class GRPOModule(TrainingModule):
     # ---- steps
 
     def training_step(self, batch: OmniBatch, batch_idx: int) -> dict[str, Any]:
-        """Sample, reward and update; only rollouts use vLLM, evaluation does not."""
+        """Sample, reward and update."""
         self.policy.engine = self.vllm
         try:
             step = grpo_step(

@@ -9,6 +9,7 @@ from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import all_reduce_sum
 from avrt.objectives.rewards import RewardOptions
 from avrt.policy.student_options import StudentOptions
+from avrt.policy.vllm_engine import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.optimizers import OptimizerOptions
 from avrt.training.training_module import TrainingModule
@@ -25,6 +26,9 @@ class SFTModule(TrainingModule):
         micro_batch_size: Samples per forward and backward pass.
         generation: How completions are generated in validation, test and prediction.
         rewards: Rewards reported in evaluation.
+        vllm: Let vLLM answer in `avrt validate`, `test` and `predict`; not under ZeRO-3, and not with LoRA.
+        vllm_in_validation: Let vLLM answer the validation questions while training too. Off, because its numbers are
+            close to the policy's but not equal.
     """
 
     needs_traces = True
@@ -36,8 +40,10 @@ class SFTModule(TrainingModule):
         micro_batch_size: int = 1,
         generation: SamplingOptions = SamplingOptions(temperature=0.0),
         rewards: RewardOptions = RewardOptions(),
+        vllm: VLLMOptions | None = None,
+        vllm_in_validation: bool = False,
     ) -> None:
-        super().__init__(student, optimizer, micro_batch_size, generation, rewards)
+        super().__init__(student, optimizer, micro_batch_size, generation, rewards, vllm, vllm_in_validation)
 
     def training_step(self, batch: OmniBatch, batch_idx: int) -> None:
         """One optimizer step over the batch's micro-batches."""
@@ -75,6 +81,7 @@ class SFTModule(TrainingModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of the validation loss."""
+        super().on_validation_epoch_start()
         self._validation_nll = self._validation_tokens = 0.0
 
     def on_validation_epoch_end(self) -> None:

@@ -14,6 +14,7 @@ from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
 from avrt.objectives.rewards import RewardOptions, RewardSum
 from avrt.policy.student_options import StudentOptions
+from avrt.policy.vllm_engine import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.optimizers import ModuleOptimizer, OptimizerOptions
@@ -33,6 +34,8 @@ class TrainingModule(EvaluationModule):
         micro_batch_size: Samples per forward and backward pass.
         generation: How completions are generated in validation, test and prediction; greedy by default.
         rewards: The rewards, also reported in evaluation.
+        vllm: Let vLLM sample instead of the native engine.
+        vllm_in_validation: Let it answer in validation while training too.
     """
 
     num_iterations = 1
@@ -46,8 +49,15 @@ class TrainingModule(EvaluationModule):
         micro_batch_size: int,
         generation: SamplingOptions,
         rewards: RewardOptions,
+        vllm: VLLMOptions | None = None,
+        vllm_in_validation: bool = False,
     ) -> None:
-        super().__init__(student, generation, rewards)
+        super().__init__(student, generation, rewards, vllm)
+        if vllm_in_validation and vllm is None:
+            raise AvrtError(
+                "there is no engine", where="model.vllm_in_validation", remedy="set model.vllm, or this to false"
+            )
+        self.vllm_in_validation = vllm_in_validation
         self.automatic_optimization = False
         self.optimizer_options = optimizer
         self.step_optimizer = ModuleOptimizer(self)

@@ -30,7 +30,7 @@ def write_answers(folder: Path, samples, answer, protocol) -> list[Prediction]:
 
 def make_run(
     folder: Path, student: str, answer, *, samples, mask="av", parameters=QWEN_3B, clips=None, prompt=None, weights="w",
-    name="dailyomni", **declared,
+    name="dailyomni", engine=None, **declared,
 ) -> Result:  # fmt: skip
     """One run: `answer(i, sample)` gives each answer; `declared` are fields of `BenchmarkOptions`."""
     benchmark = BenchmarkOptions(name=name, **declared)
@@ -39,6 +39,7 @@ def make_run(
         "shuffle_audio": False,
         "clips": clips or {"frames": 8, "fps": None, "audio_seconds": None},
         "student": {"weights": weights},
+        "engine": engine or {},
     })  # fmt: skip
     predictions = write_answers(folder, samples, answer, protocol)
     found = result_fields(predictions, benchmark, protocol, mask_name(protocol))

@@ -9,7 +9,7 @@ from avrt.errors import AvrtError
 from avrt.evaluation.benchmark_options import BenchmarkOptions
 from avrt.evaluation.benchmark_runs import read_runs
 from avrt.evaluation.cards import Card, shard_mismatches
-from avrt.evaluation.comparison_tables import comparisons, errors, modality_ablation, overview, yes_no
+from avrt.evaluation.comparison_tables import comparisons, errors, modality_ablation, overview, protocols, yes_no
 from avrt.evaluation.paper import paper_tables, published, sizes
 from avrt.evaluation.result import Result
 from tests.conftest import avrt, make_sample
@@ -174,6 +174,24 @@ def test_students_are_compared_only_where_they_were_asked_alike(report):
     assert (row["students"], row["rule"]) == ("base - sft_rl", "strict")  # not the base as others ask it
     assert row["only second right"] == str(sum(i % 4 > 0 for i in range(COUNT)))
     assert table.note.startswith("Not compared: 7 pairs of runs of one benchmark and mask that differ in protocol")
+
+
+def test_answers_of_another_engine_have_rows_of_their_own_and_are_not_compared(tmp_path):
+    """A result without the field is one of the native engine, which earlier versions did not name."""
+    by_vllm = {"name": "vllm", "version": "0.32.0"}
+    for name, engine in (("earlier", None), ("native", {"name": "native"}), ("vllm", by_vllm)):
+        make_run(tmp_path / "runs" / name, "base", bare, samples=SAMPLES, weights=name, engine=engine)
+    runs = read_runs(tmp_path / "runs")
+    compared = comparisons(runs)
+    assert len(compared.rows) == 1
+    assert "vllm" not in compared.rows[0][0]
+    assert compared.note.startswith("Not compared: 2 pairs")
+    assert [row[2] for row in overview(runs).rows] == ["native", "native", "vllm 0.32.0"]
+    assert [row[1:] for row in protocols(runs).rows] == [
+        ["engine.name", "native", "vllm"], ["engine.version", "None", "0.32.0"]
+    ]  # fmt: skip
+    [table] = [t for t in paper_tables(runs, {}) if t.id == "table7"]
+    assert {row[1] for row in table.rows} >= {"avrt", "avrt, answered by vllm 0.32.0"}
 
 
 def test_the_modality_ablation_keeps_protocols_apart(tmp_path):

@@ -14,10 +14,13 @@ import torch
 from avrt.data.inputs.batch import collate
 from avrt.data.media.clip import Clip
 from avrt.errors import AvrtError
+from avrt.evaluation.predictions import read_predictions
+from avrt.evaluation.result import Result
 from avrt.policy.vllm_engine import WORKER, VLLMEngine, VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from tests.conftest import avrt, make_sample
 from tests.training.runs import SMALL, fit
+from tests.training.test_benchmark import ask
 
 PYTHON = Path(__file__).parents[2] / ".venv-server" / "bin" / "python"
 pytestmark = [
@@ -106,6 +109,20 @@ def test_grpo_learns_from_answers_of_vllm(nano, world, tmp_path, monkeypatch, pl
     assert len(steps) == 3
     # Sound lies within the video, where vLLM's positions differ a little; with stale weights it would be far more.
     assert all(0 < s["policy/sampler_mismatch"] < 0.2 for s in steps.values())
+
+
+def test_a_benchmark_asked_by_vllm_names_it_and_agrees_with_the_native_answers(world, tmp_path, monkeypatch):
+    """With the sound alone, where positions are the same; a near tie may still fall the other way."""
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, value)
+    sound = ("--data.prompt.senses", "audio")
+    ask(world, tmp_path / "native", *sound)
+    ask(world, tmp_path / "vllm", *sound, "--model.vllm.python", PYTHON, "--model.vllm.settings", json.dumps(SETTINGS))
+    native, other = (Result.load(tmp_path / name / "result.json") for name in ("native", "vllm"))
+    assert (native.engine, other.protocol["engine.name"]) == ("native", "vllm")
+    assert other.protocol["engine.version"][0].isdigit()
+    answers = [read_predictions(tmp_path / name / "predictions.jsonl") for name in ("native", "vllm")]
+    assert sum(a.responses == b.responses for a, b in zip(*answers, strict=True)) >= 7
 
 
 def test_doctor_compares_what_vllm_records_with_scoring(world, monkeypatch):

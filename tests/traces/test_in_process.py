@@ -9,11 +9,13 @@ import transformers
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.models.qwen2_5_omni.nano import nano_processor
+from avrt.policy.vllm_engine import VLLMOptions
 from avrt.traces.analysis import read_analysis
 from avrt.traces.batching_backend import decode_reply
 from avrt.traces.requests import CallFailedError, Media, Request, Sampling
 from avrt.traces.student_backend import StudentBackend
 from avrt.traces.transformers_backend import TransformersBackend
+from tests.policy.standing_in import stand_in
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
@@ -187,6 +189,24 @@ def test_the_nano_teachers_perceive_clips_that_they_were_not_trained_on(teacher,
     letters = [read_analysis(r.text, s.choices).letter for r, s in zip(replies, samples, strict=True)]
     assert sum(letter is not None for letter in letters) >= 20
     assert backend.model.startswith(f"{teacher}@")
+
+
+def test_a_student_answers_by_vllm_as_natively(world, tmp_path, monkeypatch):
+    engine = stand_in(tmp_path, monkeypatch)
+    asked = requests(world, ("audio",))
+    native, by_vllm = (
+        StudentBackend("nano/teachers/audio", batch_size=3, vllm=vllm)
+        for vllm in (None, VLLMOptions(python=str(engine.python)))
+    )
+    expected = ask(native, asked)
+    replies = ask(by_vllm, asked)
+    assert [(r.text, r.finish_reason, r.prompt_tokens) for r in replies] == [
+        (r.text, r.finish_reason, r.prompt_tokens) for r in expected
+    ]
+    assert all(reply.text for reply in replies)
+    assert engine.names() == ["start", "load", "sample", "sample"]
+    assert engine.gone()
+    assert by_vllm.model == f"{native.model}+vllm"  # its calls are other calls in the store
 
 
 def test_one_damaged_sample_does_not_fail_the_others(world):

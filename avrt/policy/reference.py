@@ -28,7 +28,6 @@ class Reference(nn.Module):
     def __init__(self, policy: Policy, place: Literal["device", "host"] = "device") -> None:
         super().__init__()
         self._policy = (policy,)  # in a tuple, so that it is not registered as a part of this one
-        self._placeholders = policy.decoder.placeholders
         self._copied = policy.options.lora is None
         self._is_loaded = True
         self._home: list[tuple[nn.Module, str, Tensor]] = []  # weights and buffers as they are outside `loaded`
@@ -50,7 +49,7 @@ class Reference(nn.Module):
         """The reference's decoder; that of the policy where adapters are what is trained."""
         if not self._copied:
             return self._policy[0].decoder
-        return Decoder(*self._copy, self._placeholders)
+        return Decoder(*self._copy)
 
     @contextlib.contextmanager
     def loaded(self) -> Iterator[None]:

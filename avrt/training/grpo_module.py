@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -54,6 +54,9 @@ class GRPOModule(TrainingModule):
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
         share_prefix: Read a prompt once for its whole group, in sampling and in scoring, instead of once per
             completion; the numbers are the same. An attention that cannot do that falls back to copies.
+        reference: Where the reference's weights are: on the `device`, under ZeRO-3 scattered like the policy's; or on
+            the `host`, in page-locked memory, from where they are brought to the device once a step. The numbers are
+            the same. Outside that time it saves 6.8 GB on each device for a 3B student, 15.2 GB for 7B.
         vllm: Sample by vLLM instead of the native engine, in training and in `avrt validate`, `test` and `predict`; not
             under ZeRO-3, and not with LoRA.
         vllm_in_validation: Let vLLM answer the validation questions while training too. Off, because its numbers are
@@ -80,6 +83,7 @@ class GRPOModule(TrainingModule):
         dynamic_sampling: int = 0,
         micro_batch_size: int = 1,
         share_prefix: bool = True,
+        reference: Literal["device", "host"] = "device",
         vllm: VLLMOptions | None = None,
         vllm_in_validation: bool = False,
         generation: SamplingOptions = SamplingOptions(temperature=0.0),
@@ -90,6 +94,12 @@ class GRPOModule(TrainingModule):
             raise ValueError("group_size must be at least 2: an advantage compares completions with each other")
         if std_epsilon < 0:
             raise ValueError("std_epsilon must be at least 0: it is added to a deviation")
+        if reference == "host" and student.lora is not None:
+            raise AvrtError(
+                "with LoRA the reference is the policy without its adapters, and takes no memory",
+                where="model.reference",
+                remedy="leave it out",
+            )
         if not rollout.exact:
             rank_zero_warn(
                 "model.rollout draws completions from another distribution than the policy's (temperature, top_k, "
@@ -103,6 +113,7 @@ class GRPOModule(TrainingModule):
         self.share_prefix = share_prefix
         self.seed = seed
         self.reference: Reference | None = None
+        self.reference_place = reference
         self.queue = GroupQueue(dynamic_sampling) if dynamic_sampling else None
         self._no_signal = NoSignalWarning()
 
@@ -117,7 +128,7 @@ class GRPOModule(TrainingModule):
         """Copy the policy as the reference before anything changes it, where it is needed."""
         super().setup(stage)
         if stage == "fit" and self.reference is None and self.options.loss.beta:
-            self.reference = Reference(self.policy)
+            self.reference = Reference(self.policy, self.reference_place)
 
     def needs_engine(self, stage: str) -> bool:
         """In every stage: rollouts are sampled by it."""

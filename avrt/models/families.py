@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from transformers import PretrainedConfig
 
@@ -34,6 +35,26 @@ def find_family(source: str) -> Family:
             return family
     known = ", ".join(f"{family.name} ({', '.join(family.model_types)})" for family in FAMILIES)
     raise AvrtError(f"is of type {model_type}, which is not supported", where=source, remedy=f"use one of {known}")
+
+
+def find_config(source: str) -> tuple[Family, Any, bool]:
+    """The family and configuration of a model, and whether the source was read for it.
+
+    Where a released model cannot be reached, the dimensions that its family knows by heart stand in.
+
+    Raises:
+        AvrtError: If the source cannot be found, or belongs to no family that is known.
+    """
+    try:
+        family = find_family(source)
+        return family, family.config(source), True
+    except (AvrtError, OSError, ValueError) as error:
+        for family in FAMILIES:
+            if (config := family.released_config(source)) is not None:
+                return family, config, False
+        if isinstance(error, AvrtError):
+            raise
+        raise cannot_load(source, error) from None
 
 
 def cannot_load(source: str, error: Exception) -> AvrtError:

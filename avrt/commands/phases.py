@@ -39,13 +39,14 @@ class Phase:
 
 def shape_of(policy: Policy) -> Shape:
     """The policy's shape."""
-    config = policy.decoder.language_model.config
-    return Shape.of(config, element_size(policy), checkpointing=policy.options.gradient_checkpointing)
-
-
-def element_size(policy: Policy) -> int:
-    """Bytes of one of its weights."""
-    return next(policy.decoder.lm_head.parameters()).element_size()
+    options, config = policy.options, policy.decoder.language_model.config
+    return Shape.of(
+        config,
+        next(policy.decoder.lm_head.parameters()).element_size(),
+        checkpointing=options.gradient_checkpointing,
+        frozen=options.lora is not None,
+        adapter_dropout=options.lora is not None and options.lora.dropout > 0,
+    )
 
 
 def run_phases(policy: Policy, batch: OmniBatch, group_size: int, length: int) -> list[Phase]:

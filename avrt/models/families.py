@@ -40,21 +40,27 @@ def find_family(source: str) -> Family:
 def find_config(source: str) -> tuple[Family, Any, bool]:
     """The family and configuration of a model, and whether the source was read for it.
 
-    Where a released model cannot be reached, the dimensions that its family knows by heart stand in.
+    Of a released model that is not on this machine the dimensions are known: no network is asked for them.
 
     Raises:
         AvrtError: If the source cannot be found, or belongs to no family that is known.
     """
+    for family in FAMILIES:
+        if (config := family.released_config(source)) is not None and not _is_cached(source):
+            return family, config, False
+    family = find_family(source)
     try:
-        family = find_family(source)
         return family, family.config(source), True
-    except (AvrtError, OSError, ValueError) as error:
-        for family in FAMILIES:
-            if (config := family.released_config(source)) is not None:
-                return family, config, False
-        if isinstance(error, AvrtError):
-            raise
+    except (OSError, ValueError) as error:
         raise cannot_load(source, error) from None
+
+
+def _is_cached(source: str) -> bool:
+    try:
+        PretrainedConfig.get_config_dict(source, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def cannot_load(source: str, error: Exception) -> AvrtError:

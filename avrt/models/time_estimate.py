@@ -110,6 +110,7 @@ class Work:
         stage: ZeRO stage.
         offload: Whether the optimizer is on the host.
         pinned: Whether its memory is pinned.
+        accumulates_on_host: Whether each backward pass moves gradients to the host, and but the first has them back.
     """
 
     prompts: Sequence[int]
@@ -128,6 +129,7 @@ class Work:
     stage: int
     offload: bool
     pinned: bool
+    accumulates_on_host: bool
 
 
 def find_card(name: str) -> Card:
@@ -156,7 +158,7 @@ def seconds_per_phase(shape: Shape, card: Card, work: Work, assumed: Assumed = A
     scored = _forward_operations(shape, work.prompts, work.group_size, work.answer)
     logits = 2 * shape.hidden * shape.vocabulary * rows * work.answer
     if work.reference:
-        moved = work.moved / (card.host * (assumed.pinned if work.pinned else assumed.pageable))
+        moved = work.moved / _host_rate(card, work, assumed)
         seconds["reference"] = (scored + logits) / compute + moved + passes * gathering
     # Backward costs twice the forward pass, or once where the weights are frozen; layers under checkpointing, and the
     # logits always, are computed once more.
@@ -166,6 +168,9 @@ def seconds_per_phase(shape: Shape, card: Card, work: Work, assumed: Assumed = A
     reducing = passes * work.trained * shape.bytes * (work.ranks - 1) / work.ranks / links
     gathers = passes * gathering * (2 + shape.checkpointing)
     seconds["update"] = max(operations / compute, reducing) + gathers
+    if work.accumulates_on_host:
+        share = work.trained * shape.bytes / work.ranks
+        seconds["update"] += share * (2 * passes - 1) / _host_rate(card, work, assumed)
     seconds["optimizer"] = _optimizer_seconds(shape, card, work, assumed)
     return seconds
 
@@ -200,5 +205,10 @@ def _optimizer_seconds(shape: Shape, card: Card, work: Work, assumed: Assumed) -
     shared = work.trained * shape.bytes * (work.ranks - 1) / work.ranks / (card.link * assumed.links)
     if not work.offload:
         return touched / (card.bandwidth * assumed.bandwidth) + shared
-    crossing = share * (FLOAT32 + shape.bytes) / (card.host * (assumed.pinned if work.pinned else assumed.pageable))
+    crossing = share * (FLOAT32 + shape.bytes) / _host_rate(card, work, assumed)
     return crossing + touched / (assumed.host_bandwidth / work.ranks) + shared
+
+
+def _host_rate(card: Card, work: Work, assumed: Assumed) -> float:
+    """Bytes per second to or from the host's memory."""
+    return card.host * (assumed.pinned if work.pinned else assumed.pageable)

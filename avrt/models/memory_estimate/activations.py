@@ -116,18 +116,19 @@ def kept_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: in
 def _layer_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: int) -> int:
     """Bytes that one decoder layer keeps for its backward pass."""
     size = shape.bytes
-    # Each of two norms: its input in float32, that normalized (for its weight's gradient), and its output, which is
-    # the input of the linear maps behind it.
-    norm = shape.hidden * (FLOAT32 + (1 if shape.frozen else 2) * size)
+    # Each of two norms: its input in float32, and that normalized, for its weight's gradient.
+    norm = shape.hidden * (FLOAT32 + (0 if shape.frozen else size))
     # Queries, output (also the output projection's input), logsumexp in float32. Rotating keeps nothing of its own.
     attention = 2 * shape.query * size + shape.heads * FLOAT32
-    # Gate before and after its activation, up, and their product
-    mlp = 4 * shape.intermediate * size
-    dropped = 0
-    if shape.adapter_dropout:  # each adapter's input as it came through, and which elements did
-        dropped = (5 * shape.hidden + shape.query + shape.intermediate) * (size + 1)
+    # Gate before and after its activation, and up
+    mlp = 3 * shape.intermediate * size
+    # Inputs of linear maps, for their weights' gradients: the norms' outputs, and the MLP's product. Where adapters drop
+    # some of it out, each of seven has its own, and which elements came through.
+    inputs = (2 * shape.hidden + shape.intermediate) * size
+    if shape.adapter_dropout:
+        inputs = (5 * shape.hidden + shape.query + shape.intermediate) * (size + 1)
     keys_and_values = 2 * _attended_tokens(prompts, group_size, answer) * shape.key_value * size
-    return _row_tokens(prompts, group_size, answer) * (2 * norm + attention + mlp + dropped) + keys_and_values
+    return _row_tokens(prompts, group_size, answer) * (2 * norm + attention + mlp + inputs) + keys_and_values
 
 
 def _ending(shape: Shape, row: int, scored: int) -> int:

@@ -7,7 +7,7 @@ these files. Padding of partitions is left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from avrt.models.memory_estimate.shape import FLOAT32
@@ -40,6 +40,16 @@ class Partitioning:
     bucket: int = 50_000_000
     overlap: bool = True
     reference: Place = "device"
+
+    def accumulates_on_host(self, element_size: int) -> bool:
+        """Whether gradients of weights of this size accumulate on the host."""
+        return self.offload_optimizer and (self.stage == 3 or self.accumulate == element_size)
+
+    def with_reference(self) -> Partitioning:
+        """The same with a reference on the device partitioned under stage 3, which partitions all that is there."""
+        if self.reference in ("none", "host"):
+            return self
+        return replace(self, reference="partitioned" if self.stage == 3 else "device")
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ def _optimizer_of(how: Partitioning, trained: int, size: int, largest: int) -> d
     if separate and how.accumulate == FLOAT32:
         # `_build_compact_grad_partition_buffer`: one flat float32 partition, on the device also under offload.
         gradients = trained * FLOAT32 / how.ranks
-    elif how.offload_optimizer:
+    elif how.accumulates_on_host(size):
         gradients = 0.0  # `accumulated_grads_in_cpu`, on the host
     else:
         # `all_grad_tensors` of earlier micro-batches, and `grads_in_partition` of this one

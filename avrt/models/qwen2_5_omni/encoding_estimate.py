@@ -41,7 +41,7 @@ def _vision_bytes(vision: Any, patches: int, size: int) -> int:
     rotation = 6 * vision.hidden_size * FLOAT32 + 5 * vision.hidden_size * size
     # at the product: gate's activation, up, product; norm's output, block's input and what attention added
     mlp = (3 * vision.intermediate_size + 3 * vision.hidden_size) * size
-    return patches * (max(rotation, mlp) + pixels * size)
+    return int(patches * (max(rotation, mlp) + pixels * size))
 
 
 def _audio_bytes(audio: Any, frames: int, size: int) -> int:
@@ -52,4 +52,4 @@ def _audio_bytes(audio: Any, frames: int, size: int) -> int:
     """
     convolution = 2 * 3 * audio.d_model * size
     mlp = (2 * audio.encoder_ffn_dim + 3 * audio.d_model) * size
-    return frames * (max(convolution, mlp) + 2 * audio.num_mel_bins * FLOAT32)
+    return int(frames * (max(convolution, mlp) + 2 * audio.num_mel_bins * FLOAT32))

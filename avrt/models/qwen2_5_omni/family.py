@@ -58,7 +58,8 @@ class QwenOmni(Family):
     def empty_model(self, config: Any) -> nn.Module:
         """The thinker without weights."""
         with torch.device("meta"):
-            return Qwen2_5OmniThinkerForConditionalGeneration(config)
+            thinker: nn.Module = Qwen2_5OmniThinkerForConditionalGeneration(config)
+        return thinker
 
     def processor(self, source: str) -> Qwen2_5OmniProcessor:
         """The processor beside the model."""

@@ -1,0 +1,270 @@
+"""What a run's memory and time depend on, read from its configuration, and the forecast for it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import nn
+
+from avrt.data.loading.datamodule import AVDataModule
+from avrt.models.decoder import Decoder
+from avrt.models.family import EncodingCost, Family
+from avrt.models.memory_estimate import (
+    Held,
+    Partitioning,
+    Shape,
+    held_bytes,
+    rollout_bytes,
+    scoring_bytes,
+    update_bytes,
+)
+from avrt.models.memory_estimate.activations import buffer_bytes, kept_bytes
+from avrt.models.memory_estimate.held import Place
+from avrt.models.memory_estimate.shape import FLOAT32
+from avrt.models.time_estimate import ASSUMED, Card, Work, seconds_per_phase
+from avrt.policy.student_options import LoraOptions, StudentOptions
+from avrt.training.evaluation_module import EvaluationModule
+from avrt.training.grpo_module import GRPOModule
+from avrt.training.strategy import OmniDeepSpeedStrategy
+from avrt.training.training_module import TrainingModule
+
+ELEMENT_SIZE = {"float32": 4, "bfloat16": 2}
+PAPER_STEPS = 1254
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of one rank's batch.
+
+    Attributes:
+        lengths: Tokens of each.
+        vision: Tokens of pictures and videos among them, all together.
+        audio: Tokens of sound.
+    """
+
+    lengths: tuple[int, ...]
+    vision: int
+    audio: int
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How many there are.
+
+    Attributes:
+        trained: Those that are trained: the decoder's, or adapters on it.
+        decoder: The decoder's own.
+        towers: The towers'.
+        largest: Of the largest trained tensor.
+    """
+
+    trained: int
+    decoder: int
+    towers: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run, on one of its devices.
+
+    Attributes:
+        shape: The decoder.
+        parameters: Their numbers.
+        encoding: What encoding the batch costs.
+        prompts: The batch.
+        group_size: G; 1 in fine-tuning.
+        answer: Completions of average length in tokens, for time.
+        longest_answer: The longest completion, for memory.
+        longest_prompt: Room for a prompt in fixed buffers.
+        micro_batch_size: Groups per forward and backward pass.
+        samples: Whether completions are sampled here.
+        decoding: How.
+        how: Ranks, stage, offload, reference.
+        pinned: Whether offloaded memory is pinned.
+        lora: Adapters, if they are what is trained.
+    """
+
+    shape: Shape
+    parameters: Parameters
+    encoding: EncodingCost
+    prompts: Prompts
+    group_size: int
+    answer: int
+    longest_answer: int
+    longest_prompt: int
+    micro_batch_size: int
+    samples: bool
+    decoding: str
+    how: Partitioning
+    pinned: bool
+    lora: LoraOptions | None
+
+    @property
+    def held(self) -> Held:
+        """Weights, gradients and optimizer states."""
+        numbers = self.parameters
+        frozen = numbers.towers + (0 if self.lora is None else numbers.decoder)
+        return held_bytes(numbers.trained, frozen, self.shape.bytes, self.how, largest=numbers.largest)
+
+    @property
+    def buffers(self) -> int:
+        """Bytes of fixed decoding buffers, which stay."""
+        if not self.samples or self.decoding == "dynamic":
+            return 0
+        count = len(self.prompts.lengths)
+        return buffer_bytes(self.shape, count, self.longest_prompt, self.group_size, self.longest_answer)
+
+    def peaks(self, own_memory: float = ASSUMED.own_memory) -> dict[str, float]:
+        """Bytes on the device at the widest moment of each phase, with all that stays.
+
+        Args:
+            own_memory: Bytes beside PyTorch's own account.
+        """
+        held, group = self.held, self.group_size
+        lengths = sorted(self.prompts.lengths, reverse=True)
+        always = held.always + self.buffers + self.encoding.features
+        peaks = {"encode": always + self.encoding.working + held.gathered}
+        if self.samples:
+            prefilled = 1 if self.buffers else self.longest_answer  # completions are in the buffers
+            sampled = rollout_bytes(self.shape, lengths, group, prefilled)
+            peaks["rollout"] = always + sampled + held.rollout
+        worst = lengths[: self.micro_batch_size]
+        update = update_bytes(self.shape, worst, group, self.longest_answer)
+        if self.how.reference != "none":
+            # The reference scores while the policy's activations wait for the backward pass.
+            kept = kept_bytes(self.shape, worst, group, self.longest_answer)
+            scoring = scoring_bytes(self.shape, worst, group, self.longest_answer)
+            whole = held.host_weights if self.how.reference == "host" else 0.0
+            peaks["reference"] = always + kept + scoring + held.gathered + whole
+        peaks["update"] = always + update + held.backward + held.gathered
+        peaks["optimizer"] = always + held.step
+        return {phase: peak + own_memory for phase, peak in peaks.items()}
+
+    @property
+    def peak(self) -> float:
+        """Bytes on the device at the widest moment of a step."""
+        return max(self.peaks().values())
+
+    def fits(self, card: Card) -> bool:
+        """Whether a step leaves a tenth of the card's memory free."""
+        return self.peak <= 0.9 * card.memory
+
+    def seconds(self, card: Card) -> dict[str, float]:
+        """Seconds of each phase."""
+        held, longest = self.held, min(self.longest_answer, round(self.answer * ASSUMED.longest))
+        work = Work(
+            prompts=self.prompts.lengths,
+            group_size=self.group_size,
+            answer=self.answer,
+            longest=longest if self.samples else self.answer,
+            trained=self.parameters.trained,
+            encoding=self.encoding.operations,
+            micro_batch_size=self.micro_batch_size,
+            samples=self.samples,
+            compiled=self.decoding == "compiled",
+            reference=self.how.reference != "none",
+            moved=held.host_weights if self.how.reference == "host" else 0.0,
+            gathered=held.rollout * (self.how.ranks - 1) / self.how.ranks,
+            ranks=self.how.ranks,
+            stage=self.how.stage,
+            offload=self.how.offload_optimizer,
+            pinned=self.pinned,
+            accumulates_on_host=self.how.accumulates_on_host(self.shape.bytes),
+        )
+        return seconds_per_phase(self.shape, card, work)
+
+    def step(self, card: Card) -> float:
+        """Seconds of a step."""
+        return sum(self.seconds(card).values())
+
+
+def count_parameters(family: Family, model: nn.Module, decoder: Decoder, lora: LoraOptions | None) -> Parameters:
+    """Exact numbers, from the shapes of a model without weights."""
+    own = {id(p): p for part in (decoder.language_model, decoder.lm_head) for p in part.parameters()}
+    total = sum(p.numel() for p in own.values())
+    towers = sum(p.numel() for tower in family.towers(model) for p in tower.parameters())
+    if lora is None:
+        return Parameters(total, total, towers, max(p.numel() for p in own.values()))
+    adapters = [
+        lora.rank * width
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and re.fullmatch(family.lora_targets, name)
+        for width in (module.in_features, module.out_features)
+    ]
+    return Parameters(sum(adapters), total, towers, max(adapters))
+
+
+def partitioning_of(module: EvaluationModule, trainer: Trainer) -> tuple[Partitioning, bool]:
+    """How a run is spread, and whether its offloaded memory is pinned."""
+    reference: Place = "none"
+    if isinstance(module, GRPOModule) and module.options.loss.beta and module.student_options.lora is None:
+        reference = "device"
+    element = ELEMENT_SIZE[module.student_options.dtype]
+    strategy = trainer.strategy
+    config: dict[str, Any] = strategy.config or {} if isinstance(strategy, OmniDeepSpeedStrategy) else {}
+    if not config:
+        return Partitioning(stage=0, ranks=trainer.world_size, accumulate=element, reference=reference), False
+    zero = config["zero_optimization"]
+    in_float32 = config.get("data_types", {}).get("grad_accum_dtype") == "fp32"
+    how = Partitioning(
+        stage=zero["stage"],
+        ranks=trainer.world_size,
+        offload_optimizer="offload_optimizer" in zero,
+        offload_parameters="offload_param" in zero,
+        accumulate=FLOAT32 if in_float32 else element,
+        bucket=zero["reduce_bucket_size"],
+        overlap=zero["overlap_comm"],
+        reference=reference,
+    )
+    return how.with_reference(), bool(zero.get("offload_optimizer", {}).get("pin_memory"))
+
+
+def settings_of(
+    module: TrainingModule, data: AVDataModule, trainer: Trainer, family: Family, model: nn.Module, prompts: Prompts,
+    answer: int | None = None,
+) -> Settings:  # fmt: skip
+    """A configured run.
+
+    Args:
+        module: What is trained.
+        data: Its data.
+        trainer: Its trainer.
+        family: The student's family.
+        model: The student, of which sizes are read alone.
+        prompts: One rank's batch.
+        answer: Completions of average length in tokens; by default AVRT's.
+    """
+    options, decoder = module.student_options, family.decoder(model)
+    how, pinned = partitioning_of(module, trainer)
+    longest = module.options.sampling.max_new_tokens if isinstance(module, GRPOModule) else 2 * ASSUMED.answer
+    return Settings(
+        shape=shape_of(options, decoder),
+        parameters=count_parameters(family, model, decoder, options.lora),
+        encoding=family.encoding_cost(model, prompts.vision, prompts.audio, ELEMENT_SIZE[options.dtype]),
+        prompts=prompts,
+        group_size=module.options.group_size if isinstance(module, GRPOModule) else 1,
+        answer=min(longest, answer or ASSUMED.answer),
+        longest_answer=longest,
+        longest_prompt=data.prompt.max_prompt_tokens or max(prompts.lengths),
+        micro_batch_size=min(module.micro_batch_size, len(prompts.lengths)),
+        samples=isinstance(module, GRPOModule) and module.vllm_options is None,
+        decoding=module.options.sampling.decoding if isinstance(module, GRPOModule) else "dynamic",
+        how=how,
+        pinned=pinned,
+        lora=options.lora,
+    )
+
+
+def shape_of(options: StudentOptions, decoder: Decoder) -> Shape:
+    """The shape of a student's decoder."""
+    return Shape.of(
+        decoder.language_model.config,
+        ELEMENT_SIZE[options.dtype],
+        checkpointing=options.gradient_checkpointing,
+        frozen=options.lora is not None,
+        adapter_dropout=options.lora is not None and options.lora.dropout > 0,
+    )

@@ -129,8 +129,9 @@ class Settings:
         always = held.always + self.buffers + self.encoding.features
         peaks = {"encode": always + self.encoding.working + held.gathered}
         if self.samples:
-            prefilled = 1 if self.buffers else self.longest_answer  # completions are in the buffers
-            sampled = rollout_bytes(self.shape, lengths, group, prefilled)
+            # In fixed buffers only the prompts' own caches and what one token takes come on top of them.
+            own = 1 if self.buffers else self.longest_answer
+            sampled = rollout_bytes(self.shape, lengths, group, own)
             peaks["rollout"] = always + sampled + held.rollout
         worst = lengths[: self.micro_batch_size]
         update = update_bytes(self.shape, worst, group, self.longest_answer)

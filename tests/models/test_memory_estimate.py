@@ -11,9 +11,13 @@ import torch
 from avrt.commands.phases import advice, shape_of
 from avrt.models.memory_estimate import Partitioning, Shape, checkpoint_bytes, expected_bytes, held_bytes
 from avrt.models.memory_estimate.activations import buffer_bytes, kept_bytes
+from avrt.models.qwen2_5_omni.family import QwenOmni
+from avrt.models.qwen2_5_omni.released_sizes import released_config
 from avrt.objectives.token_scores import CHUNK_TOKENS
 from avrt.policy.policy import load_policy
 from avrt.policy.student_options import LoraOptions, StudentOptions
+from avrt.rollout.static import PROMPT_MULTIPLE
+from tests.pretended.phases import measured_bytes
 
 SHAPE = Shape(
     hidden=10, intermediate=30, layers=3, heads=2, query=10, key_value=4, vocabulary=100, bytes=2, checkpointing=False
@@ -26,7 +30,9 @@ def test_forecast_by_hand():
     """One prompt of 6 tokens, 2 answers of 2: a row of 6 + 2 * 1 tokens, 4 of them scored."""
     found = expected_bytes(SHAPE, [6], 2, 2)
     cache, logits = 2 * 3 * 4 * 2, 2 * 100 * (2 + 8 + 16)  # a token's keys and values; drawing two tokens
-    assert found["rollout"] == (6 + 2 * 2) * cache + logits
+    joined = 2 * 2 * 4 * 2
+    assert found["rollout"] == (6 + 2 * 2) * cache + joined + logits
+    assert expected_bytes(SHAPE, [6], 2, 2, room=8)["rollout"] == (6 + 8 + 2 * 2) * cache + logits
     assert found["reference"] == 4 * 100 * 12 + 4 * 10 * 2  # more than the layer's 8 * (40 + 90 + 10) * 2 + 320
     keys = 2 * (6 * 3 + 2) * 4 * 2  # of the prompt, and of the prompt again before each answer
     layer = 8 * (2 * NORM + 2 * 10 * 2 + 2 * 4 + 4 * 30 * 2) + keys
@@ -122,6 +128,35 @@ def test_held_under_zero():
 
 def test_checkpoints_on_disk():
     assert checkpoint_bytes(1000, 500, 2, stage=2) == 1000 * (2 + 12)
+
+
+SETTINGS = [
+    ("3B", [1999], 4, 165, True),
+    ("3B", [1999], 16, 165, True),
+    ("3B", [1999], 16, 512, True),
+    ("3B", [2000] * 4, 4, 165, True),
+    ("3B", [2000, 1800, 2100, 1500], 8, 250, True),
+    ("3B", [2000] * 8, 1, 172, True),
+    ("3B", [1999], 4, 165, False),
+    ("3B", [1999], 16, 512, False),
+    ("3B", [1200, 800], 8, 768, False),
+    ("7B", [1999], 4, 165, True),
+    ("7B", [3000] * 2, 4, 1024, True),
+    ("7B", [1200], 8, 512, False),
+]
+
+
+@pytest.mark.parametrize(("size", "prompts", "group_size", "answer", "checkpointing"), SETTINGS)
+def test_forecast_agrees_with_the_pretended_device(size, prompts, group_size, answer, checkpointing):
+    """Full-size students through the project's own code, with every storage counted."""
+    measured = measured_bytes(size, prompts, group_size, answer, checkpointing=checkpointing)
+    decoder = QwenOmni().empty_model(released_config(size))
+    shape = Shape.of(decoder.config.text_config, 2, checkpointing=checkpointing)
+    room = -(-max(prompts) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+    expected = expected_bytes(shape, prompts, group_size, answer, room=room)
+    assert {phase: expected[phase] / measured[phase] for phase in measured} == pytest.approx(
+        dict.fromkeys(measured, 1.0), rel=0.1
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from avrt.models.memory_estimate.shape import FLOAT32, FLOAT64, Shape
 from avrt.objectives.token_scores import chunk_count
 
 
-def expected_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: int) -> dict[str, int]:
+def expected_bytes(
+    shape: Shape, prompts: Sequence[int], group_size: int, answer: int, *, room: int | None = None
+) -> dict[str, int]:
     """Bytes beside the weights that each phase takes for some prompts with their groups, all answers of one length.
 
     Args:
@@ -24,12 +26,13 @@ def expected_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer
         prompts: Tokens of each prompt.
         group_size: G.
         answer: Tokens of each answer, R.
+        room: Tokens of a prompt that fixed decoding buffers have room for; None for caches that grow.
 
     Returns:
-        `rollout` (with caches that grow), `reference` and `update`, each by itself.
+        `rollout`, `reference` and `update`, each by itself.
     """
     return {
-        "rollout": rollout_bytes(shape, prompts, group_size, answer),
+        "rollout": rollout_bytes(shape, prompts, group_size, answer, room=room),
         "reference": scoring_bytes(shape, prompts, group_size, answer),
         "update": update_bytes(shape, prompts, group_size, answer),
     }
@@ -38,21 +41,25 @@ def expected_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer
 # ---- rollout
 
 
-def rollout_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: int) -> int:
-    """Bytes of prefilling some prompts and of decoding their groups to the end, in caches that grow.
+def rollout_bytes(
+    shape: Shape, prompts: Sequence[int], group_size: int, answer: int, *, room: int | None = None
+) -> int:
+    """Bytes of prefilling some prompts and of decoding their groups to the end.
 
-    What fixed buffers take stays from step to step, and is added by `buffer_bytes`.
+    Fixed buffers are made after the first prefill, and stay; the prompts' own caches are copied into them.
     """
-    cached = sum(prompts) * shape.cache_bytes
-    rows = len(prompts) * group_size
+    rows, cached = len(prompts) * group_size, sum(prompts) * shape.cache_bytes
     prefill = cached + sum(prompts) * _passing(shape) + rows * shape.vocabulary * shape.bytes
-    own = rows * answer * shape.cache_bytes
-    # a layer's grown keys are joined from the old ones and a token: both exist for a moment
-    joined = rows * answer * shape.key_value * shape.bytes
+    if room is None:
+        own = rows * answer * shape.cache_bytes
+        # a layer's grown keys are joined from the old ones and a token: both exist for a moment
+        own += rows * answer * shape.key_value * shape.bytes
+    else:
+        own = buffer_bytes(shape, len(prompts), room, group_size, answer)
     # per row and head: scores of prompt and own tokens, both joined, their softmax in float32, and rounded
-    context = max(prompts) + answer
+    context = max([*prompts, room or 0]) + answer
     scores = rows * shape.heads * context * (3 * shape.bytes + FLOAT32)
-    return max(prefill, cached + own + max(drawing_bytes(shape, rows), joined + scores))
+    return max(prefill, cached + own + max(drawing_bytes(shape, rows), scores))
 
 
 def drawing_bytes(shape: Shape, rows: int) -> int:
@@ -122,7 +129,7 @@ def _layer_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: 
     attention = 2 * shape.query * size + shape.heads * FLOAT32
     # Gate before and after its activation, and up
     mlp = 3 * shape.intermediate * size
-    # Inputs of linear maps, for their weights' gradients: the norms' outputs, and the MLP's product. Where adapters drop
+    # Inputs of linear maps, for their weights' gradients: the norms' outputs, the MLP's product. Where adapters drop
     # some of it out, each of seven has its own, and which elements came through.
     inputs = (2 * shape.hidden + shape.intermediate) * size
     if shape.adapter_dropout:

@@ -28,4 +28,6 @@ def add_adapters(model: nn.Module, targets: str, lora: LoraOptions) -> Any:
     config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"
     )
-    return peft.get_peft_model(model, config)
+    # Adapters in the weights' own type, as DeepSpeed trains them; peft would make those of a bfloat16 student float32,
+    # and its evaluation would be another policy's.
+    return peft.get_peft_model(model, config, autocast_adapter_dtype=False)

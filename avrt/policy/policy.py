@@ -23,6 +23,7 @@ from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.families import cannot_load, find_family
 from avrt.models.family import Family
 from avrt.models.feature_cache import FeatureCache, weights_hash
+from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
 from avrt.models.transformers_internals import use_attention
 from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
@@ -236,7 +237,8 @@ def load_policy(options: StudentOptions) -> Policy:
     family, dtype = find_family(options.source), getattr(torch, options.dtype)
     if options.source == family.nano:
         model, processor = family.make_nano(options.seed)
-        return Policy(family, model.to(dtype), processor, options)
+        convert_parameters(model, dtype)
+        return Policy(family, model, processor, options)
     stock = "sdpa" if options.attention in ATTENTION_IMPLEMENTATIONS else options.attention
     try:
         model, processor, missing = family.load(options.source, dtype, stock)

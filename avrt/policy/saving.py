@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from avrt.errors import AvrtError
+from avrt.models.parameter_types import convert_parameters
 from avrt.policy.policy import Policy
 
 
@@ -17,7 +18,7 @@ def export_policy(policy: Policy, folder: Path, *, full_layout: bool = False, dt
         policy: What to write; adapters are merged, after which it cannot be trained further.
         folder: Where to; created if missing.
         full_layout: Write the layout of the released checkpoints, which vLLM expects, instead of the model alone.
-        dtype: Round the weights to this type; None keeps them as they are.
+        dtype: Round the weights, also those of `policy`, to this type; None keeps them as they are.
 
     Raises:
         AvrtError: If the folder already holds a model.
@@ -26,7 +27,7 @@ def export_policy(policy: Policy, folder: Path, *, full_layout: bool = False, dt
         raise AvrtError("already holds a model", where=folder, remedy="choose another --out or delete it")
     model = policy.merged()
     if dtype is not None:
-        model = model.to(dtype)
+        convert_parameters(model, dtype)
     model.save_pretrained(folder)
     policy.inputs.processor.save_pretrained(folder)
     if full_layout:

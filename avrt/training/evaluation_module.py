@@ -21,6 +21,7 @@ from avrt.policy.student_options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import is_trial
 from avrt.training.connect import ConnectData
+from avrt.training.loaded_types import LoadedTypes
 from avrt.training.strategy import OmniDeepSpeedStrategy
 
 SPLITS = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
@@ -95,6 +96,27 @@ class EvaluationModule(pl.LightningModule):
         self._metrics = (AnswerMetrics(self.question_types, with_reward=self.rewards is not None),)
         if stage in ("test", "predict"):
             self.writer = self.open_writer()
+        self._loaded = LoadedTypes(self)
+
+    def check_types(self) -> None:
+        """Refuse a precision plugin or strategy that has rounded what was loaded; see `LoadedTypes`."""
+        self._loaded.check(self, self.trainer, self.policy.options.dtype)
+
+    def on_fit_start(self) -> None:
+        """Check what the strategy has made of the student."""
+        self.check_types()
+
+    def on_validation_start(self) -> None:
+        """Check what the strategy has made of the student."""
+        self.check_types()
+
+    def on_test_start(self) -> None:
+        """Check what the strategy has made of the student."""
+        self.check_types()
+
+    def on_predict_start(self) -> None:
+        """Check what the strategy has made of the student."""
+        self.check_types()
 
     def open_writer(self) -> PredictionWriter:
         """The writer of `predictions.jsonl`, in the run's log folder."""

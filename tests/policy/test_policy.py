@@ -102,3 +102,20 @@ def test_unusable_source_is_one_clear_error(source, message):
     with pytest.raises(AvrtError, match=message) as caught:
         load_policy(StudentOptions(source=source))
     assert "\n" not in str(caught.value)
+
+
+def test_only_weights_are_rounded(nano):
+    """RoPE's frequencies and other buffers stay as transformers loads them, whatever type the weights have."""
+    rounded = load_policy(nano_options(dtype="bfloat16"))
+    assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
+    expected = dict(nano.named_buffers())
+    assert any("inv_freq" in name for name in expected)
+    for name, buffer in rounded.named_buffers():
+        assert buffer.dtype == torch.float32, name
+        assert torch.equal(buffer, expected[name]), name
+
+
+def test_adapters_have_the_type_that_deepspeed_trains_them_in():
+    pytest.importorskip("peft")
+    student = load_policy(nano_options(dtype="bfloat16", lora=LoraOptions(rank=4)))
+    assert {p.dtype for p in student.parameters()} == {torch.bfloat16}

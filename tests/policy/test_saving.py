@@ -57,6 +57,19 @@ def test_adapters_are_merged(tmp_path):
     assert torch.allclose(logits(loaded, ids), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_export_in_another_type_rounds_weights_and_no_buffers(tmp_path, dtype):
+    student = load_policy(StudentOptions(source="nano", dtype="float32"))
+    expected = {name: buffer.clone() for name, buffer in student.named_buffers()}
+    export_policy(student, tmp_path, dtype=dtype)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {dtype}
+    assert {p.dtype for p in student.parameters()} == {dtype}
+    assert all(torch.equal(buffer, expected[name]) for name, buffer in student.named_buffers())
+    loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
+    ids = torch.arange(20, 60)[None]
+    assert torch.equal(logits(loaded, ids), logits(student.model, ids))
+
+
 def test_incomplete_checkpoint_is_refused(tmp_path):
     (tmp_path / "checkpoint").mkdir()
     with pytest.raises(AvrtError, match="not a complete DeepSpeed checkpoint"):

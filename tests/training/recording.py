@@ -1,0 +1,77 @@
+"""Callbacks for runs of the tests: they write down what a policy and its gradients are, and can plant a fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from avrt.data.inputs.batch import OmniBatch
+from avrt.rollout.sampling import SamplingOptions
+
+
+class RecordPolicy(pl.Callback):
+    """Sample from the policy that the last step left behind, score what it says, and write both down.
+
+    Args:
+        path: File for the batch, the completions, their recorded and their scored log-probabilities.
+        round_buffers: Round the buffers before the first step, as `bf16-true` does.
+    """
+
+    def __init__(self, path: str, round_buffers: bool = False) -> None:
+        self.path = Path(path)
+        self.round_buffers = round_buffers
+        self._batch: OmniBatch
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Plant the fault, behind the guard's back."""
+        if self.round_buffers:
+            pl_module.policy.model.to(torch.bfloat16)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: OmniBatch, i: int) -> None:
+        """Keep the last batch."""
+        self._batch = batch
+
+    @torch.no_grad()
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Sample, score, write."""
+        policy, batch = pl_module.policy, self._batch
+        prompts = policy.encode(batch)
+        completions = policy.generate(prompts, SamplingOptions(max_new_tokens=48), seeds=range(len(batch)))
+        tokens = [completion.token_ids for completion in completions]
+        recorded = torch.cat([completion.logprobs for completion in completions])
+        trained = policy.logprobs(prompts, tokens).logprobs
+        torch.save({"batch": batch, "tokens": tokens, "recorded": recorded, "trained": trained}, self.path)
+
+
+class RecordGradients(pl.Callback):
+    """Write down the gradients of the first step, as the optimizer gets them, and the batch they come from.
+
+    Args:
+        path: File for both.
+        accumulate: Another type for `data_types.grad_accum_dtype`; empty for that of the strategy.
+    """
+
+    def __init__(self, path: str, accumulate: str = "") -> None:
+        self.path = Path(path)
+        self.accumulate = accumulate
+        self._batch: OmniBatch
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Plant another type of accumulation, before DeepSpeed is given its configuration."""
+        if self.accumulate:
+            trainer.strategy.config["data_types"] = {"grad_accum_dtype": self.accumulate}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: OmniBatch, batch_idx: int) -> None:
+        """Keep the batch."""
+        self._batch = batch
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
+        """Write."""
+        from deepspeed.utils import safe_get_full_grad
+
+        named = pl_module.policy.model.named_parameters()
+        gradients = {name: safe_get_full_grad(p).float() for name, p in named if p.requires_grad}
+        torch.save({"batch": self._batch, "gradients": gradients}, self.path)

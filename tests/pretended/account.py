@@ -16,7 +16,8 @@ _ROOTS = {
     f"{Path(avrt.__file__).parent}{os.sep}": "avrt/",
     f"{Path(transformers.__file__).parent}{os.sep}": "transformers/",
 }
-_INSTRUMENT = {str(Path(__file__).with_name(name)) for name in ("account.py", "device.py", "tensors.py")}
+_FILES = ("account.py", "device.py", "graphs.py", "operations.py", "tensors.py")
+_INSTRUMENT = {str(Path(__file__).with_name(name)) for name in _FILES}
 _TESTS = str(Path(__file__).parents[1])
 
 

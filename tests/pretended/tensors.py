@@ -10,6 +10,10 @@ from torch import Tensor
 
 CUDA = torch.device("cuda", 0)
 META = torch.device("meta")
+LARGEST_VALUES = 1 << 20
+"""Tensors of more elements have no values: masks of (T, T), activations."""
+WITHOUT_VALUES = (torch.bfloat16, torch.float16)
+"""Weights and activations, which nobody reads."""
 BLOCK = 512
 """PyTorch's CUDA allocator rounds sizes up to multiples of it, in bytes."""
 
@@ -19,9 +23,13 @@ class PretendedTensor(Tensor):
 
     Args:
         meta: Shape, strides and storage.
+
+    Attributes:
+        is_number: Whether C++ made it of a number that Python assigned, which on CUDA would stay on the host.
     """
 
     meta: Tensor
+    is_number = False
 
     @staticmethod
     def __new__(cls, meta: Tensor) -> PretendedTensor:
@@ -57,6 +65,10 @@ class PretendedTensor(Tensor):
 
     def get_device(self) -> int:
         return CUDA.index
+
+    def data_ptr(self) -> int:
+        """Not a number to read from, but as lasting and as different as an address."""
+        return self.meta.untyped_storage()._cdata + self.meta.storage_offset() * self.element_size()
 
     def tolist(self) -> Any:
         """One copy to the host, as on a real device; C++ refuses this for subclasses."""
@@ -105,7 +117,9 @@ class Memory:
         return torch.empty(0, dtype=meta.dtype).set_(known, meta.storage_offset(), meta.size(), meta.stride())
 
     def set_values(self, meta: Tensor, values: Tensor) -> None:
-        """Make the values of a new storage known by those of the tensor that spans it."""
+        """Make the values of a new storage known by those of the tensor that spans it, if they are to be kept."""
+        if meta.numel() > LARGEST_VALUES or meta.dtype in WITHOUT_VALUES:
+            return
         storage = meta.untyped_storage()
         self._values[storage._cdata] = torch.UntypedStorage(storage.nbytes())
         written = self.values(meta)
@@ -115,6 +129,10 @@ class Memory:
     def forget(self, meta: Tensor) -> None:
         """Something unknown was written to the tensor's storage."""
         self._values.pop(meta.untyped_storage()._cdata, None)
+
+    def release(self, size: int) -> None:
+        """Give back bytes that were added to `live` by hand."""
+        self.live -= size
 
     def _remove(self, key: int) -> None:
         self.live -= self._sizes.pop(key)

@@ -78,15 +78,15 @@ def plan(card_name: str, arguments: list[str], answer: int | None = None) -> int
 
 
 def memory_table(settings: Settings) -> Table:
-    """Memory by part, for one device and one rank's share of the host."""
+    """What stays in memory, by part, on one device and of its rank on the host."""
     held, how = settings.held, settings.how
     table = Table(title=f"GB that one of {how.ranks} ranks holds")
     for column in ("part", "device", "host"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    on_host = how.reference == "host"
+    copied = _reference_on_host(settings)
     parts: dict[str, tuple[float, float]] = {
-        "weights, policy and towers": (held.weights, held.host_weights - (_reference_on_host(settings))),
-        f"reference ({how.reference})": (held.reference, _reference_on_host(settings) if on_host else 0.0),
+        "weights, policy and towers": (held.weights, held.host_weights - copied),
+        f"reference ({how.reference})": (held.reference, copied),
         "gradients": (held.gradients, 0.0),
         "optimizer: float32 weights, two moments": (held.optimizer, held.host_optimizer),
         "decoding buffers": (settings.buffers, 0.0),
@@ -94,10 +94,10 @@ def memory_table(settings: Settings) -> Table:
         "CUDA and its libraries (assumed)": (ASSUMED.own_memory, 0.0),
     }
     for name, (device, host) in parts.items():
-        table.add_row(name, _gb(device), _gb(host))
-    always = sum(device for device, _ in parts.values())
+        if device or host:
+            table.add_row(name, _gb(device), _gb(host))
     table.add_section()
-    table.add_row("at all times", _gb(always), _gb(held.host))
+    table.add_row("at all times", _gb(sum(device for device, _ in parts.values())), _gb(held.host))
     return table
 
 

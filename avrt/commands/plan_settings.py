@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from avrt.data.loading.datamodule import AVDataModule
+from avrt.errors import AvrtError
 from avrt.models.decoder import Decoder
 from avrt.models.family import EncodingCost, Family
 from avrt.models.memory_estimate import (
@@ -200,7 +201,11 @@ def count_parameters(family: Family, model: nn.Module, decoder: Decoder, lora: L
 
 
 def partitioning_of(module: EvaluationModule, trainer: Trainer) -> tuple[Partitioning, bool]:
-    """How a run is spread, and whether its offloaded memory is pinned."""
+    """How a run is spread, and whether its offloaded memory is pinned.
+
+    Raises:
+        AvrtError: If the strategy refuses it.
+    """
     reference: Place = "none"
     if isinstance(module, GRPOModule) and module.options.loss.beta and module.student_options.lora is None:
         reference = "device"
@@ -210,6 +215,12 @@ def partitioning_of(module: EvaluationModule, trainer: Trainer) -> tuple[Partiti
     if not config:
         return Partitioning(stage=0, ranks=trainer.world_size, accumulate=element, reference=reference), False
     zero = config["zero_optimization"]
+    if zero["stage"] == 1 and "offload_optimizer" not in zero and element < FLOAT32:
+        raise AvrtError(
+            "1 without offload cannot add gradients in float32 to weights in bfloat16",
+            where="trainer.strategy.stage",
+            remedy="set --trainer.strategy.stage 2, which takes less memory",
+        )
     in_float32 = config.get("data_types", {}).get("grad_accum_dtype") == "fp32"
     how = Partitioning(
         stage=zero["stage"],

@@ -112,8 +112,8 @@ def test_held_under_zero():
     here = held_bytes(1000, 500, 2, replace(how, offload_optimizer=False), largest=100)
     assert (here.optimizer, here.host, here.step) == (3000, 0, 1000)
     assert here.backward == 2 * 10 * 2 + 100 * 2  # a gradient larger than a bucket is reduced where it is
-    stage1 = held_bytes(1000, 500, 2, replace(how, stage=1, offload_optimizer=False))
-    assert (stage1.gradients, stage1.optimizer, stage1.backward) == (4000, 3000, 2000)
+    stage1 = held_bytes(1000, 500, 2, replace(how, stage=1))
+    assert (stage1.gradients, stage1.optimizer, stage1.backward) == (4000, 0, 2 * 10 * 4 + 1000)
     three = Partitioning(stage=3, ranks=4, reference="partitioned", bucket=10)
     stage3 = held_bytes(1000, 500, 2, three)
     assert (stage3.weights, stage3.reference, stage3.gradients, stage3.optimizer) == (750, 500, 1000, 3000)

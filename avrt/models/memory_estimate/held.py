@@ -140,25 +140,22 @@ def _optimizer_of(how: Partitioning, trained: int, size: int, largest: int) -> d
         return _fields(gradients=whole, optimizer=2 * whole, backward=0, step=whole)
     if how.stage == 3:
         return _stage_3(how, trained, size, states, share, oversized)
-    if how.stage == 1 and not how.offload_optimizer and size < FLOAT32 <= how.accumulate:
-        # `BF16_Optimizer`: `fp32_groups_gradients_flat` is whole on every rank, and `update_hp_grads` adds the
-        # low-precision gradients to it only after the backward pass, when all of them exist.
-        return _fields(gradients=trained * FLOAT32, optimizer=states, backward=trained * size, step=share)
     # `setup_buckets`: one bucket, or two with overlap, in the weights' type; in float32 under stage 1
     # (`_gradient_reduction_buffer_dtype`).
     separate = how.accumulate != size
     staged = how.accumulate if separate and how.stage == 1 else size
     backward = how.bucket * staged * (2 if how.overlap else 1) + oversized
-    if separate and how.accumulate == FLOAT32:
-        # `_build_compact_grad_partition_buffer`: one flat float32 partition, on the device also under offload.
-        gradients = trained * FLOAT32 / how.ranks
+    gradients = trained * how.accumulate / how.ranks
+    if how.stage == 1:
+        # `param.grad_accum`, or the parameters' own gradients: whole on every rank, and at the step's last micro-batch
+        # this rank's share once more
+        backward += gradients
+        gradients = float(trained * how.accumulate)
     elif how.accumulates_on_host(size):
-        gradients = 0.0  # `accumulated_grads_in_cpu`, on the host
-    else:
-        # `all_grad_tensors` of earlier micro-batches, and `grads_in_partition` of this one
-        gradients = 2 * trained * how.accumulate / how.ranks
-    if how.stage == 1:  # `param.grad_accum`, or the parameters' own gradients: whole on every rank
-        gradients += trained * how.accumulate
+        gradients = 0.0  # `accumulated_grads_in_cpu`
+    elif not separate:
+        backward += gradients  # `grads_in_partition` of this micro-batch, added to `all_grad_tensors` afterwards
+    # else `_build_compact_grad_partition_buffer`: one flat float32 partition, on the device also under offload
     if not how.offload_optimizer:
         # Adam's square root of a moment. With separate gradients `step` takes the flat partition as it is, otherwise
         # it flattens and converts it.

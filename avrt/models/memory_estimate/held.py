@@ -144,7 +144,7 @@ def _optimizer_of(how: Partitioning, trained: int, size: int, largest: int) -> d
     # (`_gradient_reduction_buffer_dtype`).
     separate = how.accumulate != size
     staged = how.accumulate if separate and how.stage == 1 else size
-    backward = how.bucket * staged * (2 if how.overlap else 1) + oversized
+    backward = float(how.bucket * staged * (2 if how.overlap else 1) + oversized)
     gradients = trained * how.accumulate / how.ranks
     if how.stage == 1:
         # `param.grad_accum`, or the parameters' own gradients: whole on every rank, and at the step's last micro-batch

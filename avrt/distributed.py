@@ -18,9 +18,10 @@ def world_size() -> int:
 
 def all_reduce_sum(values: Mapping[str, Tensor | float], device: torch.device) -> dict[str, float]:
     """Sums of scalars over all ranks, in one collective."""
+    if world_size() == 1:
+        return {name: float(value) for name, value in values.items()}
     stacked = torch.tensor([float(v) for v in values.values()], dtype=torch.float64, device=device)
-    if world_size() > 1:
-        distributed.all_reduce(stacked, op=distributed.ReduceOp.SUM)
+    distributed.all_reduce(stacked, op=distributed.ReduceOp.SUM)
     return dict(zip(values, stacked.tolist(), strict=True))
 
 

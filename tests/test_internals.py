@@ -16,12 +16,14 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from transformers import DynamicCache
 
 from avrt.models import transformers_internals as ours
+from avrt.models.qwen2_5_omni.positions import audio_token_count
 from avrt.training import deepspeed_internals, lightning_internals
 
 ROOT = Path(__file__).parents[1]
 PRIVATE = {
     "avrt/models/transformers_internals.py": (
-        "._attn_implementation", "_get_feat_extract_output_lengths", "early_initialization", "full_attention", "_dynamo"
+        "._attn_implementation", "_get_feat_extract_output_lengths", "early_initialization", "full_attention",
+        "_dynamo", "apply_rotary",
     ),
     "avrt/training/lightning_internals.py": (
         "_save_none_monitor_checkpoint", "_monitor_candidates", "_every_n_train_steps", "_init_deepspeed_distributed",
@@ -85,9 +87,30 @@ def test_caches_keep_their_tensors_where_we_look():
     assert torch.equal(found_values[0], values), ours.__file__
 
 
+def test_attention_layers_call_the_rotary_embedding_where_we_look(nano):
+    layer = nano.decoder.language_model.layers[0].self_attn
+    given = torch.randn(1, 4, 3, 32), torch.randn(1, 2, 3, 32), torch.randn(1, 3, 32), torch.randn(1, 3, 32)
+    seen = []
+
+    def rotation(query, key, cos, sin):
+        seen.append((query.shape, key.shape, cos.shape, sin.shape))
+        return query, key
+
+    forward = ours.with_rotation(type(layer).forward, rotation)
+    forward(layer, torch.randn(1, 3, layer.hidden_size), position_embeddings=given[2:])
+    assert seen == [tuple(tensor.shape for tensor in given)], ours.__file__
+    query, _ = ours.rotation_of(type(layer).forward)(*given)
+    assert query.shape == given[0].shape
+    with pytest.raises(RuntimeError, match="do not fit this release"):
+        ours.rotation_of(type(layer.q_proj).forward)
+
+
 def test_the_audio_tower_still_tells_how_many_tokens_it_makes(nano):
     _, tower = nano.family.towers(nano.model)
-    assert ours.audio_token_counts(tower, torch.tensor([100, 1000])) == [25, 250], ours.__file__
+    for frames in (8, 100, 130, 1000):
+        _, tokens = tower._get_feat_extract_output_lengths(torch.tensor([frames]))
+        assert len(ours.sound_layout((frames,), tower.config.n_window)["pool_indices"]) == int(tokens), ours.__file__
+        assert audio_token_count(frames) == int(tokens)
 
 
 def test_lightning_still_has_what_checkpoints_need():

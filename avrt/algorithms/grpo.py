@@ -24,6 +24,7 @@ from avrt.policy.policy import Policy
 from avrt.policy.reference import Reference
 from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions, completion_seeds
+from avrt.transfer import tensor_on
 
 METRICS = ("loss", "kl", "clipped", "entropy", "ratio", "mismatch", "importance")
 
@@ -115,7 +116,7 @@ def compute_rewards(
 ) -> Rollout:
     """Reward every completion (eq. 3-6) and normalize within groups (eq. 2); padding samples get 0."""
     size, device = options.group_size, batch.valid.device
-    texts = [policy.decode(completion.token_ids) for completion in completions]
+    texts = policy.decode_all([completion.token_ids for completion in completions])
     asked = zip(batch.samples, batch.clips, batch.valid.tolist(), strict=True)
     scored = [
         rewards(texts[row * size + g], sample, clip) if valid else dict.fromkeys(rewards.names, 0.0)
@@ -123,8 +124,7 @@ def compute_rewards(
         for g in range(size)
     ]
     by_name = {
-        name: torch.tensor([values[name] for values in scored], device=device).view(len(batch), size)
-        for name in rewards.names
+        name: tensor_on([values[name] for values in scored], device).view(len(batch), size) for name in rewards.names
     }
     loss = options.loss
     advantages, zero_std = group_advantages(
@@ -144,44 +144,85 @@ def policy_update(
     options: GRPOOptions,
 ) -> dict[str, Tensor]:
     """Take the optimizer steps on some groups; returns sums over the completions that count."""
-    size, device = options.group_size, groups[0].advantages.device
-    completions = [completion for group in groups for completion in group.completions]
-    lengths = torch.tensor([len(c.token_ids) for c in completions], device=device)
-    counted = torch.tensor([group.valid for group in groups], device=device).repeat_interleave(size)
-    if options.mask_truncated_completions:
-        counted = counted & torch.tensor([c.finished for c in completions], device=device)
-    sums = all_reduce_sum({"completions": counted.sum(), "tokens": (lengths * counted).sum()}, device)
+    device = groups[0].advantages.device
+    parts = [
+        _MicroBatch.of([groups[row] for row in rows], options, device)
+        for rows in micro_batches(len(groups), options.micro_batch_size)
+    ]
+    lengths = [n for part in parts for n, counts in zip(part.lengths, part.counted, strict=True) if counts]
+    sums = all_reduce_sum({"completions": float(len(lengths)), "tokens": float(sum(lengths))}, device)
     totals = StepTotals(max(1.0, sums["completions"]), max(1.0, sums["tokens"]), options.sampling.max_new_tokens)
 
-    first_pass: dict[int, tuple[Tensor, Tensor | None]] = {}  # old and reference log-probabilities of each micro-batch
+    referred: list[Tensor | None] = [None] * len(parts)
+    if reference is not None and options.loss.beta:  # without a penalty nobody asks it
+        with reference.loaded():
+            referred = [reference.logprobs(part.prompts, part.tokens).logprobs for part in parts]
     metrics = {name: torch.zeros((), device=device) for name in METRICS}
-    parts = micro_batches(len(groups), options.micro_batch_size)
-    reference = reference if options.loss.beta else None  # without a penalty nobody asks it
     for _ in range(options.num_iterations):
         optimizer.zero_grad()
-        for i, rows in enumerate(parts):
-            mine = [groups[row] for row in rows]
-            prompts = EncodedPrompts.join([group.prompt for group in mine])
-            tokens = [completion.token_ids for group in mine for completion in group.completions]
-            scores = policy.logprobs(prompts, tokens)
-            recorded = torch.cat([completion.logprobs for group in mine for completion in group.completions])
-            if i not in first_pass:
+        for i, part in enumerate(parts):
+            scores = policy.logprobs(part.prompts, part.tokens)
+            index, count = scores.completion_index, len(part.tokens)
+            if part.old is None:
                 # Fresh groups are on-policy: this pass computes their old log-probabilities. Groups that waited were
                 # sampled by an earlier policy, whose log-probabilities were recorded.
-                fresh = torch.tensor([group.fresh for group in mine], device=device).repeat_interleave(size)
-                old = torch.where(fresh[scores.completion_index], scores.logprobs.detach(), recorded)
-                first_pass[i] = old, reference.logprobs(prompts, tokens).logprobs if reference else None
-            old, referred = first_pass[i]
-            index, count = scores.completion_index, len(tokens)
-            advantages = torch.cat([group.advantages for group in mine])[index]
-            token_loss, measured = options.loss(scores.logprobs, old, referred, advantages, index, count, recorded)
-            weights = counted[[row * size + g for row in rows for g in range(size)]].float()
-            loss = options.loss.average(token_loss, index, weights, totals)
+                part.old = torch.where(part.fresh[index], scores.logprobs.detach(), part.recorded)
+            token_loss, measured = options.loss(
+                scores.logprobs, part.old, referred[i], part.advantages[index], index, count, part.recorded
+            )
+            loss = options.loss.average(token_loss, index, part.weights, totals)
             optimizer.backward(loss, last=i + 1 == len(parts))
 
             metrics["loss"] += loss.detach()
-            measured |= {"mismatch": (old - recorded).abs(), "entropy": scores.entropy}
+            measured |= {"mismatch": (part.old - part.recorded).abs(), "entropy": scores.entropy}
             for name, values in measured.items():
-                metrics[name] += (sequence_mean(values, index, count) * weights).sum()
+                metrics[name] += (sequence_mean(values, index, count) * part.weights).sum()
         optimizer.step()
-    return metrics | {"completions": counted.sum()}
+    return metrics | {"completions": tensor_on([len(lengths)], device)[0]}
+
+
+@dataclass
+class _MicroBatch:
+    """Some groups, n completions and N tokens in all, in the form that the loss takes.
+
+    Attributes:
+        prompts: Their questions.
+        tokens: n tensors of token ids.
+        lengths: Their lengths.
+        counted: Whether each completion counts.
+        weights: (n,) the same as 1 or 0.
+        advantages: (n,).
+        fresh: (n,) bool, whether the policy that learns is the one that sampled it.
+        recorded: (N,) log-probabilities as the sampler recorded them.
+        old: (N,) log-probabilities under the policy before the first iteration; None until then.
+    """
+
+    prompts: EncodedPrompts
+    tokens: list[Tensor]
+    lengths: list[int]
+    counted: list[bool]
+    weights: Tensor
+    advantages: Tensor
+    fresh: Tensor
+    recorded: Tensor
+    old: Tensor | None = None
+
+    @classmethod
+    def of(cls, groups: list[Group], options: GRPOOptions, device: torch.device) -> _MicroBatch:
+        """Take some groups together."""
+        completions = [completion for group in groups for completion in group.completions]
+        counted = [
+            group.valid and (completion.finished or not options.mask_truncated_completions)
+            for group in groups
+            for completion in group.completions
+        ]
+        return cls(
+            EncodedPrompts.join([group.prompt for group in groups]),
+            [completion.token_ids for completion in completions],
+            [len(completion.token_ids) for completion in completions],
+            counted,
+            tensor_on([float(counts) for counts in counted], device),
+            torch.cat([group.advantages for group in groups]),
+            tensor_on([group.fresh for group in groups for _ in group.completions], device),
+            torch.cat([completion.logprobs for completion in completions]),
+        )

@@ -12,6 +12,7 @@ from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import all_reduce_sum
 from avrt.objectives.token_scores import completion_loss
 from avrt.policy.policy import Policy
+from avrt.transfer import tensor_on
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def sft_step(policy: Policy, batch: OmniBatch, optimizer: StepOptimizer, *, micr
         micro_batch_size: Samples per forward and backward pass.
     """
     prompts = policy.encode(batch)
-    targets = [len(ids) * bool(valid) for ids, valid in zip(batch.completion_ids, batch.valid, strict=True)]
+    valid = batch.valid.tolist()
+    targets = [len(ids) * counts for ids, counts in zip(batch.completion_ids, valid, strict=True)]
     total = max(1.0, all_reduce_sum({"targets": float(sum(targets))}, batch.valid.device)["targets"])
     loss_sum = correct = torch.zeros((), device=batch.valid.device)
 
@@ -51,7 +53,7 @@ def sft_step(policy: Policy, batch: OmniBatch, optimizer: StepOptimizer, *, micr
     optimizer.zero_grad()
     for i, rows in enumerate(parts):
         scores = policy.logprobs(prompts.rows(rows), [batch.completion_ids[row] for row in rows])
-        weights = batch.valid[rows][scores.completion_index].float()
+        weights = tensor_on([float(valid[row]) for row in rows], batch.valid.device)[scores.completion_index]
         loss = completion_loss(scores.logprobs, weights, total)
         optimizer.backward(loss, last=i + 1 == len(parts))
         loss_sum = loss_sum + loss.detach()

@@ -43,11 +43,12 @@ def answer(
     """
     seeds = completion_seeds([sample.id for sample in batch.samples], samples, *seed)
     completions = policy.generate(policy.encode(batch), sampling, seeds=seeds, group_size=samples)
+    texts = policy.decode_all([completion.token_ids for completion in completions])
     predictions = []
     for row, (sample, index, valid) in enumerate(zip(batch.samples, batch.indices, batch.valid.tolist(), strict=True)):
         if valid:
             own = completions[row * samples : (row + 1) * samples]
-            responses = tuple(policy.decode(completion.token_ids) for completion in own)
+            responses = tuple(texts[row * samples : (row + 1) * samples])
             finished = tuple(completion.finished for completion in own)
             prediction = Prediction.from_sample(sample, index, responses=responses, finished=finished)
             if rewards is not None and sample.answer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,21 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from avrt.models.attention import ATTENTION_IMPLEMENTATIONS, Layout
-from avrt.models.encoded_prompts import ClipFeatures
+from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.transformers_internals import attention_name, ready_mask
-
-
-@dataclass(frozen=True)
-class Placeholders:
-    """Token ids that stand for a clip's features in a prompt.
-
-    Attributes:
-        vision: Those of images and videos.
-        audio: That of sound.
-    """
-
-    vision: tuple[int, ...]
-    audio: int
 
 
 @dataclass(frozen=True)
@@ -33,45 +21,43 @@ class Decoder:
     Attributes:
         language_model: The decoder layers with their embeddings, as transformers has them.
         lm_head: Projection (H -> V).
-        placeholders: Where clip features go.
     """
 
     language_model: Any
     lm_head: nn.Module
-    placeholders: Placeholders
 
     @property
     def supports_packing(self) -> bool:
         """Whether its attention can read packed groups and a shared prefix."""
         return attention_name(self.language_model.config) in ATTENTION_IMPLEMENTATIONS.values()
 
-    def embed(self, token_ids: Tensor, in_prompt: Tensor, features: ClipFeatures) -> Tensor:
-        """Token embeddings (B, T, H) with each row's clip features at its placeholders.
+    def embed(self, token_ids: Tensor, prompts: EncodedPrompts, starts: Sequence[int]) -> Tensor:
+        """Token embeddings (B, T, H) with clip features at the placeholders of prompts.
+
+        A placeholder that the policy sampled into a completion is a token like any other.
 
         Args:
             token_ids: (B, T), padded as the caller likes.
-            in_prompt: (B, T) bool, true at prompt tokens: a policy may well sample a placeholder into its completion,
-                where it is a token like any other.
-            features: One entry per row.
+            prompts: The prompts within, whose features are put in.
+            starts: Where each prompt begins in the flattened (B * T) tokens.
 
         Raises:
             RuntimeError: If placeholders and features differ in number.
         """
         embeddings: Tensor = self.language_model.embed_tokens(token_ids)
-        is_vision = torch.zeros_like(in_prompt)
-        for token in self.placeholders.vision:
-            is_vision = is_vision | (token_ids == token)
-        for mask_BT, encoded in (
-            (in_prompt & is_vision, features.vision),
-            (in_prompt & (token_ids == self.placeholders.audio), features.audio),
+        flat_NH = embeddings.flatten(0, 1)
+        for places, encoded in (
+            (prompts.vision_places, prompts.features.vision),
+            (prompts.audio_places, prompts.features.audio),
         ):
             present = [tokens for tokens in encoded if tokens is not None]
-            width = embeddings.shape[-1]
-            source_NH = torch.cat(present).to(embeddings.dtype) if present else embeddings.new_zeros(0, width)
-            if int(mask_BT.sum()) != len(source_NH):
-                raise RuntimeError(f"{int(mask_BT.sum())} placeholders for {len(source_NH)} clip features")
-            embeddings = embeddings.masked_scatter(mask_BT[..., None], source_NH)
-        return embeddings
+            wanted, found = sum(map(len, places)), sum(map(len, present))
+            if wanted != found:
+                raise RuntimeError(f"{wanted} placeholders for {found} clip features")
+            if present:
+                index = torch.cat([start + at for start, at in zip(starts, places, strict=True) if len(at)])
+                flat_NH = flat_NH.index_copy(0, index, torch.cat(present).to(flat_NH.dtype))
+        return flat_NH.view_as(embeddings)
 
     def embed_completion(self, token_ids: Tensor) -> Tensor:
         """Embeddings (B, T, H) of completion tokens (B, T)."""

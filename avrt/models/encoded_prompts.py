@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from avrt.data.inputs.batch import OmniBatch
 from avrt.data.media.clip import Clip
 
 
@@ -37,6 +38,9 @@ class EncodedPrompts:
     Attributes:
         token_ids: B tensors (P_i,).
         positions: B tensors (3, P_i).
+        ends: B numbers: each prompt's largest position + 1, where its completions go on.
+        vision_places: B tensors (n,): where in each prompt the picture tokens are.
+        audio_places: B tensors (n,): where in each prompt the sound tokens are.
         features: Their clips' features.
         clips: The B decoded clips on the CPU, for an engine that prepares media by itself; may be empty.
         sample_ids: The B samples' ids, for messages; may be empty.
@@ -44,18 +48,45 @@ class EncodedPrompts:
 
     token_ids: list[Tensor]
     positions: list[Tensor]
+    ends: list[int]
+    vision_places: list[Tensor]
+    audio_places: list[Tensor]
     features: ClipFeatures
     clips: list[Clip] = field(default_factory=list)
     sample_ids: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, batch: OmniBatch, features: ClipFeatures) -> EncodedPrompts:
+        """A batch's prompts."""
+        ids = [sample.id for sample in batch.samples]
+        return cls(
+            batch.prompt_ids, batch.prompt_positions, batch.position_ends, batch.vision_places, batch.audio_places,
+            features, batch.clips, ids,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         """Number of prompts."""
         return len(self.token_ids)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt, P_i."""
+        return [len(ids) for ids in self.token_ids]
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.token_ids[0].device
+
     def rows(self, indices: Sequence[int]) -> EncodedPrompts:
         """Some of the prompts, in that order, without their decoded clips; one may occur several times."""
         return EncodedPrompts(
-            [self.token_ids[i] for i in indices], [self.positions[i] for i in indices], self.features.rows(indices)
+            [self.token_ids[i] for i in indices],
+            [self.positions[i] for i in indices],
+            [self.ends[i] for i in indices],
+            [self.vision_places[i] for i in indices],
+            [self.audio_places[i] for i in indices],
+            self.features.rows(indices),
         )
 
     @classmethod
@@ -65,11 +96,10 @@ class EncodedPrompts:
             [v for part in parts for v in part.features.vision], [a for part in parts for a in part.features.audio]
         )
         return cls(
-            [ids for part in parts for ids in part.token_ids], [p for part in parts for p in part.positions], features
+            [ids for part in parts for ids in part.token_ids],
+            [p for part in parts for p in part.positions],
+            [end for part in parts for end in part.ends],
+            [places for part in parts for places in part.vision_places],
+            [places for part in parts for places in part.audio_places],
+            features,
         )
-
-
-def continued_positions(prompt_positions: Tensor, length: int) -> Tensor:
-    """Positions (3, `length`) of a completion: text that begins after the largest position of its prompt (3, P)."""
-    start = int(prompt_positions.max()) + 1
-    return torch.arange(start, start + length, device=prompt_positions.device).expand(3, -1)

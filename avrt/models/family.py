@@ -8,7 +8,7 @@ a family may have to widen.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -101,6 +101,10 @@ class Family(ABC):
     @abstractmethod
     def decoder(self, model: Any) -> Decoder:
         """The half that is trained."""
+
+    def fused_layers(self, model: Any) -> Mapping[type, type]:
+        """For each class of the decoder's layers the subclass with fused kernels; none unless a family has some."""
+        return {}
 
     @abstractmethod
     def towers(self, model: Any) -> tuple[nn.Module, ...]:

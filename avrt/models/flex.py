@@ -6,7 +6,7 @@ CPU FlexAttention has no backward pass, so that it serves there only to be compa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from avrt.models.packing import PackedGroup, PackedRow
+from avrt.transfer import tensor_on
 
 
 def flex_packed_attention(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float) -> Tensor:
@@ -25,28 +26,36 @@ def flex_packed_attention(query: Tensor, key: Tensor, value: Tensor, row: Packed
     """
     if row.block_mask is None:
         row.block_mask = block_mask(row.groups, query.shape[2], query.device)
-    attend = _compiled() if query.is_cuda else flex_attention
+    attend = _compiled(flex_attention) if query.is_cuda else _as_is(flex_attention)
     attended: Tensor = attend(query, key, value, block_mask=row.block_mask, scale=scale, enable_gqa=True)
     return attended.transpose(1, 2)
 
 
 def block_mask(groups: Sequence[PackedGroup], length: int, device: torch.device) -> BlockMask:
     """What each of the T tokens of a row may attend to: its prompt and its own completion, causally."""
-    group = torch.full((length,), -1, dtype=torch.int32, device=device)
-    completion = torch.full((length,), -1, dtype=torch.int32, device=device)
+    numbers: list[int] = []  # of each token's group
+    parts: list[int] = []  # of each token's completion, -1 in a prompt
     for number, packed in enumerate(groups):
-        group[packed.start : packed.start + packed.length] = number
-        at = packed.start + packed.prompt
+        numbers += [number] * packed.length
+        parts += [-1] * packed.prompt
         for which, size in enumerate(packed.completions):
-            completion[at : at + size] = which
-            at += size
+            parts += [which] * size
+    group, completion = tensor_on(numbers, device), tensor_on(parts, device)
 
     def allowed(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (group[q] == group[k]) & (k <= q) & ((completion[k] == -1) | (completion[k] == completion[q]))
 
-    return create_block_mask(allowed, None, None, length, length, device=device)
+    # Compiled, it never holds the (T, T) mask that it sorts into blocks.
+    make = _compiled(create_block_mask) if device.type == "cuda" else _as_is(create_block_mask)
+    made: BlockMask = make(allowed, None, None, length, length, device=device)
+    return made
+
+
+def _as_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 @cache
-def _compiled() -> Any:
-    return torch.compile(flex_attention, dynamic=True)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function compiled once for all lengths."""
+    return torch.compile(function, dynamic=True)

@@ -1,19 +1,23 @@
 """Packed rows: each prompt once with its completions behind it, several such groups in one row, and their attention.
 
 Every linear layer then sees a prompt once instead of once per completion, and no padding. Attention needs no mask over
-the row: a prompt attends causally to itself, and each completion to its prompt and causally to itself, in two calls per
-group.
+the row: a prompt attends causally to itself, and each completion to its prompt and causally to itself. On a GPU all
+that is one fused call; elsewhere two calls per group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
+
+from avrt.models.varlen import Sequences, supports_varlen, varlen_attention
+from avrt.transfer import tensor_on, to_device
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,11 @@ class PackedGroup:
         start: First token of the prompt.
         prompt: Number of prompt tokens.
         completions: Number of input tokens of each completion, in the order they follow the prompt; may be 0.
-        gather: (G, R) tokens of the completions relative to the first completion's start, padded with 0 on the right.
-        mask: (R, prompt + R) bool, what a completion's tokens may attend to: its prompt, and itself causally.
-        real: (G, R) bool, False at padding.
     """
 
     start: int
     prompt: int
     completions: tuple[int, ...]
-    gather: Tensor
-    mask: Tensor
-    real: Tensor
 
     @property
     def length(self) -> int:
@@ -42,17 +40,77 @@ class PackedGroup:
         return self.prompt + sum(self.completions)
 
 
+@dataclass(frozen=True)
+class PaddedCompletions:
+    """A group's completions as a rectangle of G rows, R tokens each, for attention that wants one.
+
+    Attributes:
+        gather: (G * R,) where each lies among the group's completion tokens; padding repeats the first.
+        scatter: (tokens,) where in the rectangle, flattened, each completion token lies.
+        mask: (R, prompt + R) bool, what a completion's tokens may attend to: its prompt, and itself causally.
+    """
+
+    gather: Tensor
+    scatter: Tensor
+    mask: Tensor
+
+
 @dataclass
 class PackedRow:
-    """Groups one behind the other.
+    """Groups one behind the other. The index tensors are made on first use and serve all layers.
 
     Attributes:
         groups: In the order of the row.
-        block_mask: Made on first use where FlexAttention needs it, and then kept for all layers.
+        device: Where the index tensors go.
+        block_mask: Made on first use where FlexAttention needs it.
     """
 
     groups: list[PackedGroup]
+    device: torch.device
     block_mask: BlockMask | None = None
+
+    @cached_property
+    def key_index(self) -> Tensor:
+        """(K,) where in the row the keys of each sequence are: a completion's are its prompt and itself."""
+        pieces: list[Tensor] = []
+        for group in self.groups:
+            prompt = torch.arange(group.start, group.start + group.prompt, device="cpu")
+            pieces.append(prompt)
+            at = group.start + group.prompt
+            for length in group.completions:
+                if length:
+                    pieces += [prompt, torch.arange(at, at + length, device="cpu")]
+                at += length
+        return to_device(torch.cat(pieces), self.device)
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        """Each prompt, and each completion with its prompt's keys before its own, in the order of the row."""
+        queries, keys = [], []
+        for group in self.groups:
+            queries += [group.prompt, *(n for n in group.completions if n)]
+            keys += [group.prompt, *(group.prompt + n for n in group.completions if n)]
+        return Sequences.of(queries, keys, self.device)
+
+    @cached_property
+    def rectangles(self) -> list[PaddedCompletions | None]:
+        """Each group's completions as a rectangle; None where they are simply the rest of a causal sequence."""
+        return [self._rectangle(group) for group in self.groups]
+
+    def _rectangle(self, group: PackedGroup) -> PaddedCompletions | None:
+        lengths = group.completions
+        if len(lengths) == 1 or not any(lengths):
+            return None
+        longest = max(lengths)
+        gather: list[int] = []
+        scatter: list[int] = []
+        before = 0
+        for row, length in enumerate(lengths):
+            gather += [*range(before, before + length), *[0] * (longest - length)]
+            scatter += range(row * longest, row * longest + length)
+            before += length
+        mask = torch.ones(longest, group.prompt + longest, dtype=torch.bool, device=self.device).tril(group.prompt)
+        return PaddedCompletions(tensor_on(gather, self.device), tensor_on(scatter, self.device), mask)
 
 
 def pack_groups(prompts: Sequence[int], completions: Sequence[Sequence[int]], device: torch.device) -> PackedRow:
@@ -66,21 +124,13 @@ def pack_groups(prompts: Sequence[int], completions: Sequence[Sequence[int]], de
     groups: list[PackedGroup] = []
     start = 0
     for prompt, lengths in zip(prompts, completions, strict=True):
-        sizes = torch.tensor(list(lengths), device=device)
-        steps = torch.arange(max(lengths, default=0), device=device)
-        real = steps < sizes[:, None]
-        gather = ((sizes.cumsum(0) - sizes)[:, None] + steps).masked_fill(~real, 0)
-        mask = torch.ones(len(steps), prompt + len(steps), dtype=torch.bool, device=device).tril(prompt)
-        groups.append(PackedGroup(start, prompt, tuple(lengths), gather, mask, real))
+        groups.append(PackedGroup(start, prompt, tuple(lengths)))
         start += groups[-1].length
-    return PackedRow(groups)
+    return PackedRow(groups, device)
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float) -> Tensor:
     """Attention of every token to its own prompt and completion.
-
-    Shape letters: T tokens of the row, h heads, P and R tokens of a group's prompt and longest completion, G
-    completions, D width of a head.
 
     Args:
         query: (1, h, T, D).
@@ -92,25 +142,39 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, 
     Returns:
         (1, T, h, D).
     """
+    if not supports_varlen(query):
+        return _attend_by_group(query, key, value, row, scale)
+    query_ThD, key_TgD, value_TgD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    keys, values = (tensor.index_select(0, row.key_index) for tensor in (key_TgD, value_TgD))
+    attended_ThD, _ = varlen_attention(query_ThD, keys, values, row.sequences, scale, causal=True)
+    return attended_ThD[None]
+
+
+def _attend_by_group(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float) -> Tensor:
+    """Two calls per group, the completions padded to a rectangle: P and R tokens of prompt and longest completion."""
     pieces: list[Tensor] = []
-    for group in row.groups:
+    for group, rectangle in zip(row.groups, row.rectangles, strict=True):
         end, completions_at = group.start + group.length, group.start + group.prompt
-        if len(group.completions) == 1 or not group.real.any():
-            # One completion is simply the rest of a causal sequence.
+        if rectangle is None:
             span = slice(group.start, end)
             pieces.append(_attend(query[:, :, span], key[:, :, span], value[:, :, span], scale, causal=True)[0])
             continue
         prompt = slice(group.start, completions_at)
         q_1hPD, k_1hPD, v_1hPD = (t[:, :, prompt] for t in (query, key, value))
         pieces.append(_attend(q_1hPD, k_1hPD, v_1hPD, scale, causal=True)[0])
+        count = len(group.completions)
         own_q_GhRD, own_k_GhRD, own_v_GhRD = (
-            t[0, :, completions_at:end][:, group.gather].transpose(0, 1) for t in (query, key, value)
-        )
-        shared = (len(group.completions), -1, -1, -1)
+            t[0, :, completions_at:end]
+            .index_select(1, rectangle.gather)
+            .reshape(t.shape[1], count, -1, t.shape[3])
+            .transpose(0, 1)
+            for t in (query, key, value)
+        )  # fmt: skip
+        shared = (count, -1, -1, -1)
         keys = torch.cat([k_1hPD.expand(shared), own_k_GhRD], dim=2)  # (G, h, P + R, D)
         values = torch.cat([v_1hPD.expand(shared), own_v_GhRD], dim=2)
-        attended_GhRD = _attend(own_q_GhRD, keys, values, scale, mask=group.mask)
-        pieces.append(attended_GhRD.transpose(1, 2)[group.real].transpose(0, 1))
+        attended_GhRD = _attend(own_q_GhRD, keys, values, scale, mask=rectangle.mask)
+        pieces.append(attended_GhRD.transpose(0, 1).flatten(1, 2).index_select(1, rectangle.scatter))
     return torch.cat(pieces, dim=1).transpose(0, 1)[None]
 
 

@@ -1,11 +1,20 @@
-"""Decoding over a shared prompt: the key-value cache of a prompt is read by all its completions and copied for none."""
+"""Decoding over a shared prompt: the key-value cache of a prompt is read by all its completions and copied for none.
+
+Two forms of the same attention: `SharedPrefix` by matrix products, on any device; `FusedPrefix` by the fused kernel for
+sequences of different lengths, on a GPU in half precision.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
+
+from avrt.models.varlen import Sequences, varlen_attention
+from avrt.transfer import tensor_on
 
 
 @dataclass(frozen=True)
@@ -16,44 +25,53 @@ class SharedPrefix:
         keys: For each layer (B, key-value heads, P, D).
         values: For each layer (B, key-value heads, P, D).
         mask: (B, P) bool, False at padding.
-        slots: (B, S) completion row in each slot of a prompt, padded with 0; None if each prompt is read by the same
-            number of rows, prompt by prompt.
-        filled: (B, S) bool, False at padding; None like `slots`.
-        own: (t,) bool, which of a completion's own tokens there are yet, where they lie in a buffer of fixed size; None
-            if all are.
+        slots: (B * S,) completion row in each of a prompt's S slots, padded with 0; None if each prompt is read by the
+            same number of rows, prompt by prompt.
+        places: (R,) slot of each row; None like `slots`.
+        own: (R, t) bool, which of a completion's own tokens there are yet, where they lie in a buffer of fixed size;
+            None if all are.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     mask: Tensor
     slots: Tensor | None = None
-    filled: Tensor | None = None
+    places: Tensor | None = None
     own: Tensor | None = None
 
-    def for_rows(self, prompt_index: Tensor) -> SharedPrefix:
+    def for_rows(self, prompts: Sequence[int]) -> SharedPrefix:
         """The same prompts read by other rows.
 
         Args:
-            prompt_index: (R,) prompt of each completion row, ascending; prompts that no row reads are dropped.
+            prompts: Prompt of each of the R completion rows, ascending; prompts that no row reads are dropped.
         """
-        used, counts = torch.unique_consecutive(prompt_index, return_counts=True)
+        device = self.mask.device
+        counts = [(prompt, len(list(rows))) for prompt, rows in groupby(prompts)]
         kept = self
-        if len(used) < len(self.mask):
-            kept = SharedPrefix([k[used] for k in self.keys], [v[used] for v in self.values], self.mask[used])
-        steps = torch.arange(int(counts.max()), device=prompt_index.device)
-        filled = steps < counts[:, None]
-        if filled.all():
-            return replace(kept, slots=None, filled=None)
-        slots = ((counts.cumsum(0) - counts)[:, None] + steps).masked_fill(~filled, 0)
-        return replace(kept, slots=slots, filled=filled)
+        if len(counts) < len(self.mask):
+            used = tensor_on([prompt for prompt, _ in counts], device)
+            keys, values = ([t.index_select(0, used) for t in tensors] for tensors in (self.keys, self.values))
+            kept = SharedPrefix(keys, values, self.mask.index_select(0, used))
+        most = max(count for _, count in counts)
+        if all(count == most for _, count in counts):
+            return replace(kept, slots=None, places=None)
+        slots: list[int] = []
+        places: list[int] = []
+        for number, (_, count) in enumerate(counts):
+            first = len(places)
+            slots += [*range(first, first + count), *[0] * (most - count)]
+            places += range(number * most, number * most + count)
+        return replace(kept, slots=tensor_on(slots, device), places=tensor_on(places, device))
 
     def by_prompt(self, rows: Tensor) -> Tensor:
         """Rows (R, ...) laid out as (B, S, ...); what lies at padding is not to be read."""
-        return rows.view(len(self.mask), -1, *rows.shape[1:]) if self.slots is None else rows[self.slots]
+        laid = rows if self.slots is None else rows.index_select(0, self.slots)
+        return laid.view(len(self.mask), -1, *rows.shape[1:])
 
     def by_row(self, slots: Tensor) -> Tensor:
         """The reverse: (B, S, ...) as rows (R, ...)."""
-        return slots.flatten(0, 1) if self.filled is None else slots[self.filled]
+        flat = slots.flatten(0, 1)
+        return flat if self.places is None else flat.index_select(0, self.places)
 
 
 def shared_prefix_attention(
@@ -88,7 +106,7 @@ def shared_prefix_attention(
     prompt_scores_RgeP = prompts.by_row(scores.view(count, groups, slots, each, length).transpose(1, 2))
     own_scores_Rget = query_RgeD @ key.transpose(-1, -2)
     if prompts.own is not None:
-        own_scores_Rget = own_scores_Rget.masked_fill(~prompts.own, -torch.inf)
+        own_scores_Rget = own_scores_Rget.masked_fill(~prompts.own[:, None, None, :], -torch.inf)
     joined = torch.cat([prompt_scores_RgeP, own_scores_Rget], dim=-1)
     weights = joined.softmax(-1, dtype=torch.float32).to(query.dtype)
 
@@ -97,3 +115,54 @@ def shared_prefix_attention(
     from_prompt_RgeD = prompts.by_row(from_prompt.view(count, groups, slots, each, width).transpose(1, 2))
     attended_RgeD = from_prompt_RgeD + weights[..., length:] @ value
     return attended_RgeD.reshape(rows, 1, heads, width)
+
+
+@dataclass(frozen=True)
+class FusedPrefix:
+    """Prompt caches of B prompts in rooms of P tokens, each read by G completion rows, prompt by prompt.
+
+    A room is seldom full. Of what is left of it the kernel is told as of one more sequence, without queries.
+
+    Attributes:
+        keys: For each layer (B * P, key-value heads, D).
+        values: For each layer (B * P, key-value heads, D).
+        prompts: 2 B sequences: the G rows of a prompt with its keys; no queries with the rest of its room.
+        own: 2 R sequences: a row with its own keys so far; no query with the rest of its room.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    prompts: Sequences
+    own: Sequences
+
+
+def rooms(lengths: Tensor, room: int) -> Tensor:
+    """(2 n + 1,) int32 ends of n rooms of one size, each cut in what it holds, by `lengths` (n,), and the rest."""
+    starts = torch.arange(len(lengths), device=lengths.device) * room
+    ends = torch.stack([starts + lengths, starts + room], dim=1).flatten()
+    return torch.nn.functional.pad(ends, (1, 0)).int()
+
+
+def fused_prefix_attention(
+    layer: int, query: Tensor, key: Tensor, value: Tensor, prefix: FusedPrefix, scale: float
+) -> Tensor:
+    """`shared_prefix_attention` in two fused calls, joined by the logarithms of their denominators.
+
+    Args:
+        layer: Number of the decoder layer.
+        query: (R, heads, 1, D).
+        key: (R * T, key-value heads, D), rooms of T tokens with the rows' own keys, the new token's included.
+        value: (R * T, key-value heads, D).
+        prefix: The shared part.
+        scale: Factor on the products.
+
+    Returns:
+        (R, 1, heads, D).
+    """
+    query_RhD = query[:, :, 0]
+    from_prompt, prompt_normalizer_hR = varlen_attention(
+        query_RhD, prefix.keys[layer], prefix.values[layer], prefix.prompts, scale, causal=False
+    )
+    from_own, own_normalizer_hR = varlen_attention(query_RhD, key, value, prefix.own, scale, causal=False)
+    share_Rh1 = torch.sigmoid(prompt_normalizer_hR - own_normalizer_hR).transpose(0, 1)[..., None]
+    return torch.lerp(from_own.float(), from_prompt.float(), share_Rh1).to(query.dtype)[:, None]

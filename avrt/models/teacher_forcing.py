@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from avrt.models.decoder import Decoder
-from avrt.models.encoded_prompts import EncodedPrompts, continued_positions
+from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.packing import pack_groups
+from avrt.transfer import tensor_on
 
 
 @dataclass(frozen=True)
@@ -53,36 +54,34 @@ def _packed_states(
     decoder: Decoder, prompts: EncodedPrompts, completions: Sequence[Tensor], group_size: int
 ) -> CompletionStates:
     """One row: prompt, its completions, the next prompt, its completions, ..."""
-    device = prompts.token_ids[0].device
     tokens: list[Tensor] = []
     positions: list[Tensor] = []
-    in_prompt: list[Tensor] = []
-    predicted_at: list[Tensor] = []  # for each target where in the row its hidden state lies
-    start = 0
+    predicted_at: list[int] = []  # for each target where in the row its hidden state lies
+    starts: list[int] = []
+    inputs: list[list[int]] = []
+    at = 0
     for b, (prompt_P, prompt_positions) in enumerate(zip(prompts.token_ids, prompts.positions, strict=True)):
+        starts.append(at)
+        inputs.append([])
         tokens.append(prompt_P)
         positions.append(prompt_positions)
-        last, at = start + len(prompt_P) - 1, start + len(prompt_P)
+        at += len(prompt_P)
+        last = at - 1
         for completion_R in completions[b * group_size : (b + 1) * group_size]:
             # The last token of a completion predicts nothing that is scored.
-            inputs = completion_R[:-1]
-            tokens.append(inputs)
-            positions.append(continued_positions(prompt_positions, len(inputs)))
-            first = torch.full((min(1, len(completion_R)),), last, device=device)
-            predicted_at.append(torch.cat([first, torch.arange(at, at + len(inputs), device=device)]))
-            at += len(inputs)
-        in_prompt.append(torch.arange(start, at, device=device) <= last)
-        start = at
-    layout = pack_groups(
-        [len(p) for p in prompts.token_ids],
-        [[max(0, len(r) - 1) for r in completions[b * group_size : (b + 1) * group_size]] for b in range(len(prompts))],
-        device,
-    )
-    row_1T, in_prompt_1T = torch.cat(tokens)[None], torch.cat(in_prompt)[None]
-    embeddings_1TH = decoder.embed(row_1T, in_prompt_1T, prompts.features)
+            length = max(0, len(completion_R) - 1)
+            tokens.append(completion_R[:length])
+            positions.append(continued_positions(prompts.ends[b], length, prompts.device))
+            predicted_at += [last, *range(at, at + length)] if len(completion_R) else []
+            inputs[b].append(length)
+            at += length
+    embeddings_1TH = decoder.embed(torch.cat(tokens)[None], prompts, starts)
+    layout = pack_groups(prompts.lengths, inputs, prompts.device)
     hidden_1TH = decoder.hidden_states(embeddings_1TH, torch.cat(positions, dim=1)[:, None], layout)
     return CompletionStates(
-        hidden_1TH[0, torch.cat(predicted_at)], torch.cat(list(completions)), completion_index(completions)
+        hidden_1TH[0].index_select(0, tensor_on(predicted_at, prompts.device)),
+        torch.cat(list(completions)),
+        completion_index([len(c) for c in completions], prompts.device),
     )
 
 
@@ -91,30 +90,36 @@ def _padded_states(
 ) -> CompletionStates:
     """One row per completion, padded on the right."""
     prompts = prompts.rows([b for b in range(len(prompts)) for _ in range(group_size)])
-    device = prompts.token_ids[0].device
     inputs = [torch.cat([p, r[:-1]]) for p, r in zip(prompts.token_ids, completions, strict=True)]
     positions = [
-        torch.cat([p, continued_positions(p, max(len(r) - 1, 0))], dim=1)
-        for p, r in zip(prompts.positions, completions, strict=True)
+        torch.cat([places, continued_positions(end, max(len(r) - 1, 0), prompts.device)], dim=1)
+        for places, end, r in zip(prompts.positions, prompts.ends, completions, strict=True)
     ]
     ids_BT, mask_BT = pad_rows(inputs)
-    prompt_lengths = torch.tensor([len(p) for p in prompts.token_ids], device=device)
-    in_prompt_BT = torch.arange(ids_BT.shape[1], device=device) < prompt_lengths[:, None]
-    embeddings_BTH = decoder.embed(ids_BT, in_prompt_BT, prompts.features)
+    width = ids_BT.shape[1]
+    embeddings_BTH = decoder.embed(ids_BT, prompts, [row * width for row in range(len(prompts))])
     hidden_BTH = decoder.hidden_states(embeddings_BTH, pad_positions(positions), mask_BT)
-    index_N = completion_index(completions)
-    lengths = torch.tensor([len(r) for r in completions], device=device)
-    within_N = torch.arange(len(index_N), device=device) - (lengths.cumsum(0) - lengths)[index_N]
+    lengths = [len(r) for r in completions]
+    predicted_at = [
+        row * width + prompt - 1 + i
+        for row, (prompt, length) in enumerate(zip(prompts.lengths, lengths, strict=True))
+        for i in range(length)
+    ]
     return CompletionStates(
-        hidden_BTH[index_N, prompt_lengths[index_N] - 1 + within_N], torch.cat(list(completions)), index_N
+        hidden_BTH.flatten(0, 1).index_select(0, tensor_on(predicted_at, prompts.device)),
+        torch.cat(list(completions)),
+        completion_index(lengths, prompts.device),
     )
 
 
-def completion_index(completions: Sequence[Tensor]) -> Tensor:
-    """(N,) the completion that each token belongs to."""
-    device = completions[0].device
-    lengths = torch.tensor([len(r) for r in completions], device=device)
-    return torch.arange(len(completions), device=device).repeat_interleave(lengths)
+def continued_positions(end: int, length: int, device: torch.device) -> Tensor:
+    """Positions (3, `length`) of a completion: text that goes on where its prompt ends."""
+    return torch.arange(end, end + length, device=device).expand(3, -1)
+
+
+def completion_index(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """(N,) the completion that each token belongs to, from their lengths."""
+    return tensor_on([number for number, length in enumerate(lengths) for _ in range(length)], device)
 
 
 def pad_rows(rows: Sequence[Tensor], *, left: bool = False) -> tuple[Tensor, Tensor]:

@@ -1,21 +1,32 @@
 """Everything that relies on private parts of transformers. Written against 5.23; `tests/test_internals.py` checks them.
 
 What is relied on: the registry of attention functions and the name that a configuration keeps of its own; that a mask
-which is ready is handed to every layer untouched; the tensors inside key-value caches; the length arithmetic of the
-audio tower.
+which is ready is handed to every layer untouched; the tensors inside key-value caches, and what a decoder asks of one;
+what Qwen's towers work out from the sizes of their inputs, and that they take it ready made; the name under which attention layers call
+the rotary embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, StaticCache
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
+    chunk_and_pad_features,
+    get_audio_cu_seqlens,
+    get_pool_indices,
+    get_valid_indices,
+)
+from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
+_ROTATION = "apply_rotary_pos_emb"
 stock_sdpa = sdpa_attention_forward
 """transformers' own SDPA attention function."""
 
@@ -46,28 +57,74 @@ def cache_tensors(cache: DynamicCache) -> tuple[list[Tensor], list[Tensor]]:
     return [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]
 
 
-def fixed_cache(config: Any, rows: int, length: int, like: Tensor) -> StaticCache:
-    """A key-value cache of fixed shape.
+@lru_cache(maxsize=64)
+def picture_layout(
+    grids: tuple[tuple[int, int, int], ...], merge_size: int, window_size: int, patch_size: int
+) -> dict[str, Any]:
+    """What Qwen's vision tower works out from the sizes of pictures and videos, in the form that it takes ready made.
 
     Args:
-        config: The decoder's configuration.
-        rows: Number of rows.
-        length: Room in tokens.
-        like: Keys of one layer (B, key-value heads, T, D), for heads, width, type and device.
+        grids: Patches of each in time, height and width.
+        merge_size: Side of the square of patches that becomes one token.
+        window_size: Side of the tower's windows in pixels.
+        patch_size: Side of a patch in pixels.
+
+    Returns:
+        Keyword arguments of the tower, tensors on the CPU.
     """
-    cache = StaticCache(config=config, max_cache_len=length)
-    cache.early_initialization(rows, like.shape[1], like.shape[3], like.dtype, like.device)
-    return cache
+    sizes = torch.tensor(grids, device="cpu")
+    ends = get_vision_cu_seqlens(sizes)
+    with torch.device("cpu"):
+        index, window_ends = get_vision_window_index(sizes, merge_size, window_size, patch_size)
+        positions = get_vision_position_ids(sizes, merge_size)
+    return {
+        "position_ids": positions,
+        "cu_seqlens": ends,
+        "max_seqlen": int(ends.diff().max()),
+        "window_index": index,
+        "cu_window_seqlens": window_ends,
+        "max_window_seqlen": int(window_ends.diff().max()),
+    }
 
 
-def audio_token_counts(audio_tower: Any, mel_lengths: Tensor) -> list[int]:
-    """How many tokens the audio tower makes of sounds of so many log-mel frames each (n,)."""
-    _, tokens = audio_tower._get_feat_extract_output_lengths(mel_lengths)
-    counts: list[int] = tokens.tolist()
-    return counts
+@lru_cache(maxsize=64)
+def sound_layout(lengths: tuple[int, ...], half_chunk: int) -> dict[str, Any]:
+    """What Qwen's audio tower works out from the lengths of sounds, likewise; in log-mel frames, as is half a chunk."""
+    with torch.device("cpu"):
+        _, chunks = chunk_and_pad_features(torch.zeros(1, sum(lengths)), torch.tensor(lengths), half_chunk)
+        ends = get_audio_cu_seqlens(chunks)
+        return {
+            "chunk_lengths": chunks,
+            "valid_indices": get_valid_indices(chunks),
+            "pool_indices": get_pool_indices(torch.tensor(lengths)),
+            "cu_seqlens": ends,
+            "max_seqlen": int(ends.diff().max()),
+        }
 
 
-def mark_fixed_address(tensor: Tensor) -> Tensor:
-    """Tell `torch.compile` that a tensor keeps its address, which CUDA graphs need."""
-    torch._dynamo.mark_static_address(tensor)
-    return tensor
+def rotation_of(forward: Callable[..., Any]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The rotary embedding that a class of attention layers calls in its forward pass.
+
+    Raises:
+        RuntimeError: If it does not call one by the name we know.
+    """
+    called = isinstance(forward, FunctionType) and not forward.__closure__ and _ROTATION in forward.__code__.co_names
+    if not called:
+        raise RuntimeError(f"{forward} does not call {_ROTATION}: fused layers do not fit this release of transformers")
+    rotation: Callable[..., tuple[Tensor, Tensor]] = forward.__globals__[_ROTATION]
+    return rotation
+
+
+def with_rotation(
+    forward: Callable[..., Any], rotation: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> Callable[..., Any]:
+    """A copy of that forward pass with another function for the rotary embedding.
+
+    Args:
+        forward: The class's own, which stays as it is.
+        rotation: Takes queries, keys, cosines and sines, and returns queries and keys.
+    """
+    assert isinstance(forward, FunctionType)
+    copied = FunctionType(forward.__code__, {**forward.__globals__, _ROTATION: rotation}, forward.__name__)
+    copied.__defaults__, copied.__kwdefaults__ = forward.__defaults__, forward.__kwdefaults__
+    return copied

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import all_reduce_max
 from avrt.errors import AvrtError
-from avrt.models.attention import ATTENTION_IMPLEMENTATIONS
+from avrt.models.attention import ATTENTION_IMPLEMENTATIONS, TOWER_ATTENTION
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.families import cannot_load, find_family
 from avrt.models.family import Family
 from avrt.models.feature_cache import FeatureCache, weights_hash
+from avrt.models.fused import fuse_layers
 from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
 from avrt.models.transformers_internals import use_attention
@@ -70,6 +71,7 @@ class Policy(nn.Module):
         inputs: How clips and prompts become the model's inputs.
         engine: Samples completions in place of the native engine, where set.
         is_partitioned: Whether ranks hold parts of the weights (ZeRO-3), so that every forward pass is a collective.
+        prompt_room: Most tokens of a prompt, where it is known, so that buffers of fixed shape need never be made anew.
     """
 
     def __init__(
@@ -81,10 +83,14 @@ class Policy(nn.Module):
         self.share_prefix = share_prefix
         self.engine: RolloutEngine | None = None
         self.is_partitioned = False
+        self.prompt_room: int | None = None
         self.inputs = family.inputs(model, processor)
         decoder = family.decoder(model)
         if options.attention in ATTENTION_IMPLEMENTATIONS:
             use_attention(decoder.language_model.config, ATTENTION_IMPLEMENTATIONS[options.attention])
+            for tower in family.towers(model):
+                use_attention(tower.config, TOWER_ATTENTION)
+        fuse_layers(decoder.language_model, family.fused_layers(model), options.fused_layers)
         model.requires_grad_(False)
         decoder.language_model.requires_grad_(True)
         decoder.lm_head.requires_grad_(True)
@@ -99,7 +105,7 @@ class Policy(nn.Module):
             # Now, because under ZeRO-3 nobody holds the whole weights later.
             self.cache = FeatureCache(options.feature_cache, weights_hash(*family.towers(model)))
         self.model = model
-        self._static: dict[str, StaticDecoder] = {}
+        self._static: dict[tuple[str, int], StaticDecoder] = {}
 
     # ---- the three verbs
 
@@ -110,8 +116,7 @@ class Policy(nn.Module):
             return self.family.encode_clips(self.model, part, run_on_empty=self.is_partitioned)
 
         features = run_towers(batch) if self.cache is None else self.cache.encode(batch, run_towers)
-        ids = [sample.id for sample in batch.samples]
-        return EncodedPrompts(batch.prompt_ids, batch.prompt_positions, features, batch.clips, ids)
+        return EncodedPrompts.of(batch, features)
 
     def generate(
         self,
@@ -152,7 +157,7 @@ class Policy(nn.Module):
                 seeds=seeds,
                 group_size=group_size,
                 share_prefix=self.share_prefix,
-                static=self._static_decoder(sampling),
+                static=self._static_decoder(sampling, group_size),
                 any_rank_running=any_rank_running if self.is_partitioned else None,
             )
         finally:
@@ -183,29 +188,40 @@ class Policy(nn.Module):
         scores = score_tokens(states.hidden_states, states.targets, decoder.lm_head, chunks=chunks)
         return Scores(scores.logprobs, scores.entropy, scores.correct, states.completion_index)
 
-    def _static_decoder(self, sampling: SamplingOptions) -> StaticDecoder | None:
-        """Buffers of fixed shape, where the sampling options ask for them."""
-        if sampling.decoding == "dynamic":
+    def _static_decoder(self, sampling: SamplingOptions, group_size: int) -> StaticDecoder | None:
+        """Buffers of fixed shape, where the sampling options ask for them, or they are what is fastest here."""
+        decoding, possible = sampling.decoding, self.share_prefix and self.decoder.supports_packing
+        if decoding == "auto":
+            on_gpu = next(self.decoder.lm_head.parameters()).is_cuda
+            wanted = bool(sampling.prompts_at_once) or (on_gpu and not self.is_partitioned)
+            decoding = "dynamic" if not (wanted and possible) else "compiled" if on_gpu else "static"
+        if decoding == "dynamic":
             return None
-        if not (self.share_prefix and self.decoder.supports_packing):
+        if not possible:
             raise AvrtError(
-                f"{sampling.decoding} decoding needs a shared prefix",
+                f"{decoding} decoding needs a shared prefix",
                 where="decoding",
                 remedy="set model.share_prefix: true and model.student.attention: sdpa, or decoding: dynamic",
             )
-        if self.is_partitioned and sampling.decoding == "compiled":
+        if self.is_partitioned and decoding == "compiled":
             raise AvrtError(
                 "a compiled step cannot gather the weights that ZeRO-3 scatters",
                 where="decoding",
                 remedy="use stage 2, or decoding: static",
             )
-        if sampling.decoding not in self._static:
-            self._static[sampling.decoding] = StaticDecoder(compiled=sampling.decoding == "compiled")
-        return self._static[sampling.decoding]
+        key = decoding, group_size
+        if key not in self._static:
+            self._static[key] = StaticDecoder(compiled=decoding == "compiled", prompt_room=self.prompt_room)
+        return self._static[key]
 
     def decode(self, token_ids: Tensor) -> str:
         """The text of some tokens, without special ones."""
         return str(self.inputs.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    def decode_all(self, completions: Sequence[Tensor]) -> list[str]:
+        """The texts of some completions, which are moved from the device together."""
+        tokens = torch.cat(list(completions)).cpu()
+        return [self.decode(part) for part in torch.split(tokens, [len(c) for c in completions])]
 
     @property
     def context_length(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 
@@ -23,7 +24,6 @@ class Reference(nn.Module):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self._policy = (policy,)  # in a tuple, so that it is not registered as a part of this one
-        self._placeholders = policy.decoder.placeholders
         self._copied = policy.options.lora is None
         if self._copied:
             self.language_model = copy.deepcopy(policy.decoder.language_model)
@@ -37,7 +37,11 @@ class Reference(nn.Module):
         """The reference's decoder; that of the policy where adapters are what is trained."""
         if not self._copied:
             return self._policy[0].decoder
-        return Decoder(self.language_model, self.lm_head, self._placeholders)
+        return Decoder(self.language_model, self.lm_head)
+
+    def loaded(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which it can be asked."""
+        return contextlib.nullcontext()
 
     @torch.no_grad()
     def logprobs(self, prompts: EncodedPrompts, completions: Sequence[Tensor]) -> Scores:

@@ -33,6 +33,8 @@ class StudentOptions:
         gradient_checkpointing: Recompute each layer in the backward pass instead of keeping its activations.
         attention: `sdpa`; `flex`, which scores packed groups with FlexAttention (to be trained on a GPU only); or one
             of transformers' own, e.g. `flash_attention_2`, which can neither pack groups nor share a prefix.
+        fused_layers: Compute norm, SwiGLU and rotary embedding of the decoder in one kernel each, by Liger-Kernel (the
+            extra `fused`), on a GPU; the numbers agree to rounding. `auto` is where a GPU and the package are there.
         feature_cache: Keep the frozen towers' output on disk, so that each clip is encoded once for all epochs and
             runs; worth it where clips come again.
         lora: Train adapters instead of the decoder's own weights.
@@ -43,6 +45,7 @@ class StudentOptions:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     gradient_checkpointing: bool = False
     attention: str = "sdpa"
+    fused_layers: bool | Literal["auto"] = "auto"
     feature_cache: FeatureCacheOptions | None = None
     lora: LoraOptions | None = None
     seed: int = 0

@@ -30,6 +30,8 @@ from avrt.rollout.vllm_process.wire import WireError, receive, send
 
 WORKER = Path(vllm_process.__path__[0]) / "worker.py"
 CHUNK_BYTES = 1 << 28
+PARTS = ("weights", "kv_cache")
+"""What of an engine can be woken by itself, in the order in which it is."""
 SETTINGS: dict[str, Any] = {"enforce_eager": False, "limit_mm_per_prompt": {"video": 1, "image": 1, "audio": 1}}
 
 
@@ -38,7 +40,7 @@ class VLLMOptions:
     """Where answers are sampled while training. Set `python` or `addresses`.
 
     Attributes:
-        python: Python of an environment with vLLM; each rank starts an engine of its own beside itself.
+        python: Python of an environment with vLLM; each rank starts an engine of its own beside itself, on its own GPU.
         addresses: `host:port` of engines that run elsewhere, started there by `vllm_process/worker.py`; rank r uses the
             r-th, so there must be as many as ranks.
         model: Folder or id of the student in the layout of the released checkpoints, as the engine sees it; None
@@ -62,12 +64,13 @@ class VLLMEngine:
     Args:
         options: Where it is.
         rank: Number of this process.
+        gpu: Index of this process' GPU among those that it sees; by default PyTorch's current one, if there is any.
 
     Raises:
         AvrtError: If the options contradict each other.
     """
 
-    def __init__(self, options: VLLMOptions, rank: int = 0) -> None:
+    def __init__(self, options: VLLMOptions, rank: int = 0, gpu: int | None = None) -> None:
         if (options.python is None) == (not options.addresses):
             raise AvrtError("set one of python and addresses", where="model.vllm")
         if options.addresses and rank >= len(options.addresses):
@@ -76,10 +79,11 @@ class VLLMEngine:
             )
         self._options = options
         self._rank = rank
+        self._gpu = gpu
         self._process: subprocess.Popen[str] | None = None
         self._connection: socket.socket | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._asleep = False
+        self._asleep: set[str] = set()
         self.version = ""
 
     def start(self, policy: Policy) -> None:
@@ -147,8 +151,11 @@ class VLLMEngine:
         ]
 
     def push(self, policy: Policy) -> None:
-        """Give the engine the policy's weights as they are now."""
-        self._wake_up()
+        """Give the engine the policy's weights as they are now.
+
+        Of a sleeping engine the cache wakes last, so that it does not stand beside what loading takes.
+        """
+        self._wake_up("weights")
         chunk: dict[str, Tensor] = {}
         size = 0
         for name, tensor in policy.family.released_weights(policy.decoder):
@@ -158,17 +165,21 @@ class VLLMEngine:
             chunk[name] = tensor
             size += tensor.nbytes
         self._ask({"do": "load", "last": True}, chunk)
+        self._wake_up()
 
-    def _wake_up(self) -> None:
-        if self._asleep:
-            self._ask({"do": "wake_up"})
-            self._asleep = False
+    def _wake_up(self, *parts: str) -> None:
+        """Wake some parts, or all, that are asleep; on the same GPU they need the memory that PyTorch keeps unused."""
+        for part in parts or PARTS:
+            if part in self._asleep:
+                torch.cuda.empty_cache()
+                self._ask({"do": "wake_up", "tags": [part]})
+                self._asleep.remove(part)
 
     def rest(self) -> None:
         """Let it sleep until the next rollout, if it is to."""
         if self._options.sleep and not self._asleep:
             self._ask({"do": "sleep"})
-            self._asleep = True
+            self._asleep = set(PARTS)
 
     def close(self) -> None:
         """End the connection, and the engine if it was started here."""
@@ -191,6 +202,9 @@ class VLLMEngine:
         # vLLM must not take the trainer's ranks for its own.
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "NODE_RANK"):
             environment.pop(name, None)
+        gpu = torch.cuda.current_device() if self._gpu is None and torch.cuda.is_available() else self._gpu
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = visible_device(environment.get("CUDA_VISIBLE_DEVICES"), gpu)
         try:
             # A group of its own: Ctrl-C is for the trainer, whose step still needs answers before it is saved.
             self._process = subprocess.Popen(
@@ -217,6 +231,17 @@ class VLLMEngine:
         if "error" in reply:
             raise AvrtError(f"{message['do']}: {reply['error']}", where="vLLM engine")
         return reply, found
+
+
+def visible_device(visible: str | None, index: int) -> str:
+    """One GPU in the form of `CUDA_VISIBLE_DEVICES`.
+
+    Args:
+        visible: The variable as it is for this process, whose GPUs may be some of the machine's; None if it is not set.
+        index: The GPU's index among those.
+    """
+    names = [name.strip() for name in visible.split(",")] if visible else []
+    return names[index] if index < len(names) else str(index)
 
 
 def _check_prompt(theirs: Tensor, ours: Tensor, sample: str) -> None:

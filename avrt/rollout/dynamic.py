@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from avrt.models.decoder import Decoder
+from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.prefix import SharedPrefix
-from avrt.models.transformers_internals import cache_tensors
+from avrt.rollout.prefill import prefill_packed, prefill_padded
+from avrt.rollout.rows import Rows
+from avrt.transfer import tensor_on
 
 
 class DynamicContext:
@@ -16,45 +21,46 @@ class DynamicContext:
 
     Args:
         decoder: The policy's decoder.
-        cache: The prompts' key-value cache.
-        mask: (B, P) with 1 at real tokens.
-        prompt_index: (R,) prompt of each row.
+        prompts: B prompts.
+        group_size: G, rows of each.
         shared: Let all rows of a prompt read its one cache. Off: a copy for each row, as any attention can use it.
+
+    Attributes:
+        first_logits: (B, V) of each prompt's first token.
     """
 
-    shrinks = True
-
-    def __init__(
-        self, decoder: Decoder, cache: DynamicCache, mask: Tensor, prompt_index: Tensor, *, shared: bool
-    ) -> None:
+    def __init__(self, decoder: Decoder, prompts: EncodedPrompts, group_size: int, *, shared: bool) -> None:
         self._decoder = decoder
-        self._prompt_index = prompt_index
+        self._owners = [b for b in range(len(prompts)) for _ in range(group_size)]
         self._prefix: SharedPrefix | None = None
         if shared:
-            self._all = SharedPrefix(*cache_tensors(cache), mask.bool())
-            self._prefix = self._all.for_rows(prompt_index)
+            prefilled = prefill_packed(decoder, prompts)
+            self.first_logits = prefilled.logits
+            self._all = prefilled.shared()
+            self._prefix = self._all.for_rows(self._owners)
             self._cache = DynamicCache()
         else:
-            cache.batch_select_indices(prompt_index)
-            self._cache = cache
-            self._mask = mask[prompt_index]
+            self._cache, mask_BP, self.first_logits = prefill_padded(decoder, prompts)
+            rows = tensor_on(self._owners, prompts.device)
+            self._cache.batch_select_indices(rows)
+            self._mask = mask_BP.index_select(0, rows)
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but some."""
-        self._cache.batch_select_indices(rows)
-        self._prompt_index = self._prompt_index[rows]
+        index = tensor_on(rows, self.first_logits.device)
+        self._cache.batch_select_indices(index)
+        self._owners = [self._owners[row] for row in rows]
         if self._prefix is not None:
-            self._prefix = self._all.for_rows(self._prompt_index)
+            self._prefix = self._all.for_rows(self._owners)
         else:
-            self._mask = self._mask[rows]
+            self._mask = self._mask.index_select(0, index)
 
-    def advance(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Logits (R, V) after one more token per row, which becomes part of the context.
+    def advance(self, rows: Rows) -> None:
+        """Read every row's newest token and draw its next one."""
+        rows.draw(self._logits(rows.last[:, None], rows.positions))
 
-        Args:
-            tokens: (R, 1).
-            positions: (3, R, 1).
-        """
+    def _logits(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Logits (R, V) after one more token (R, 1) per row, at positions (3, R, 1)."""
         embeddings = self._decoder.embed_completion(tokens)
         if self._prefix is not None:
             hidden = self._decoder.hidden_states(embeddings, positions, self._prefix, self._cache)

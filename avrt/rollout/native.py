@@ -1,26 +1,48 @@
-"""The native rollout engine: each prompt prefilled once, its completions decoded together, finished rows dropped.
+"""The native rollout engine: each prompt run once, its completions decoded together, finished rows dropped or replaced.
 
-Shape letters: B prompts, G completions each, R = B * G rows (fewer once some have finished), P tokens of the longest
-prompt, V vocabulary.
+Shape letters: B prompts, G completions each, R rows that are decoded at once, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
+from torch import Tensor
 
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
-from avrt.models.teacher_forcing import pad_positions, pad_rows
 from avrt.rollout.completion import Completion
 from avrt.rollout.dynamic import DynamicContext
-from avrt.rollout.sampling import SamplingOptions, draw, uniforms
-from avrt.rollout.static import StaticContext, StaticDecoder
+from avrt.rollout.prefill import repeated
+from avrt.rollout.rows import Rows
+from avrt.rollout.sampling import SamplingOptions, uniforms
+from avrt.rollout.static import StaticDecoder
+from avrt.transfer import tensor_on, to_device
 
 COMPACT_BELOW = 0.75
 """Finished rows are dropped when fewer than this share of the rows still runs."""
+ASK_EVERY = {"cuda": 16}
+"""After how many tokens the host asks which rows have finished. On a GPU it waits for the answer; a CPU has it."""
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """What is asked of the engine."""
+
+    prompts: EncodedPrompts
+    group_size: int
+    uniforms: Tensor  # (B * G, longest completion), on the CPU
+
+    def uniforms_of(self, prompts: Sequence[int], device: torch.device) -> Tensor:
+        """The numbers of some prompts' completions."""
+        rows = [b * self.group_size + g for b in prompts for g in range(self.group_size)]
+        return to_device(self.uniforms[rows], device)
+
+    def ends_of(self, prompts: Sequence[int], device: torch.device) -> Tensor:
+        """Where the completions of some prompts go on."""
+        return tensor_on([self.prompts.ends[b] for b in prompts for _ in range(self.group_size)], device)
 
 
 @torch.no_grad()
@@ -49,7 +71,7 @@ def generate(
             has a copy.
         static: Decodes in buffers of fixed shape instead of growing ones; the completions are the same.
         any_rank_running: Under ZeRO-3 every forward pass is a collective: told whether this rank still needs steps, it
-            answers whether any rank does, and decoding goes on until none does.
+            answers whether any rank does, and decoding goes on until none does. All prompts are then decoded at once.
 
     Returns:
         B * G completions, prompt by prompt.
@@ -57,47 +79,107 @@ def generate(
     Raises:
         ValueError: If there are not as many seeds as completions.
     """
-    count, device = len(prompts) * group_size, prompts.token_ids[0].device
+    count = len(prompts) * group_size
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds for {count} completions")
-    uniforms_RT = uniforms(seeds, sampling.max_new_tokens, device)
-    prompt_index = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
-
-    cache = DynamicCache()
-    ids_BP, mask_BP = pad_rows(prompts.token_ids, left=True)
-    embeddings = decoder.embed(ids_BP, mask_BP.bool(), prompts.features)
-    hidden_BPH = decoder.hidden_states(embeddings, pad_positions(prompts.positions, left=True), mask_BP, cache)
-    logits_RV = decoder.lm_head(hidden_BPH[:, -1])[prompt_index]
+    questions = _Questions(prompts, group_size, uniforms(seeds, sampling.max_new_tokens))
     shared = share_prefix and decoder.supports_packing
-    context: DynamicContext | StaticContext
     if static is not None and shared:
-        context = static.start(decoder, cache, mask_BP, group_size, sampling.max_new_tokens)
-    else:
-        context = DynamicContext(decoder, cache, mask_BP, prompt_index, shared=shared)
-    next_position = torch.stack([p.max() + 1 for p in prompts.positions])[prompt_index]
+        return _in_fixed_buffers(decoder, questions, sampling, eos_token_id, static, any_rank_running)
+    return _in_growing_caches(decoder, questions, sampling, eos_token_id, shared, any_rank_running)
 
-    tokens = torch.full((count, sampling.max_new_tokens), eos_token_id, device=device)
-    logprobs = torch.zeros(count, sampling.max_new_tokens, device=device)
-    lengths = torch.zeros(count, dtype=torch.long, device=device)
-    finished = torch.zeros(count, dtype=torch.bool, device=device)
-    rows = torch.arange(count, device=device)  # which completion each row of the context belongs to
-    for step in range(sampling.max_new_tokens):
-        token, logprob = draw(logits_RV, sampling, uniforms_RT[rows, step])
-        running = ~finished[rows]
-        live = rows[running]
-        tokens[live, step], logprobs[live, step] = token[running], logprob[running]
-        lengths[live] = step + 1
-        finished[live] = token[running] == eos_token_id
-        if step + 1 == sampling.max_new_tokens:
+
+def _in_growing_caches(
+    decoder: Decoder,
+    questions: _Questions,
+    sampling: SamplingOptions,
+    eos_token_id: int,
+    shared: bool,
+    any_rank_running: Callable[[bool], bool] | None,
+) -> list[Completion]:
+    """Decode all prompts at once; rows leave when enough of them have finished."""
+    prompts, size = questions.prompts, questions.group_size
+    device, everyone = prompts.device, range(len(prompts))
+    context = DynamicContext(decoder, prompts, size, shared=shared)
+    rows = Rows(len(prompts) * size, sampling.max_new_tokens, sampling, eos_token_id, device)
+    logits = repeated(context.first_logits, [size] * len(prompts))
+    all_rows = torch.arange(len(rows), device=device)
+    rows.begin(all_rows, logits, questions.uniforms_of(everyone, device), questions.ends_of(everyone, device))
+    owners = list(range(len(rows)))  # which completion each row is
+    done: dict[int, Completion] = {}
+    interval = ASK_EVERY.get(device.type, 1)
+    for step in range(sampling.max_new_tokens - 1):
+        if step % interval == 0 and eos_token_id >= 0:
+            finished = rows.finished.tolist()
+            running = [row for row, over in enumerate(finished) if not over]
+            if not (any_rank_running(bool(running)) if any_rank_running else running):
+                break
+            if 0 < len(running) < COMPACT_BELOW * len(rows):
+                leaving = [row for row, over in enumerate(finished) if over]
+                done |= zip([owners[row] for row in leaving], rows.completions(leaving), strict=True)
+                context.keep(running)
+                rows.keep(tensor_on(running, device))
+                owners = [owners[row] for row in running]
+        context.advance(rows)
+    done |= zip(owners, rows.completions(range(len(rows))), strict=True)
+    return [done[number] for number in sorted(done)]
+
+
+def _in_fixed_buffers(
+    decoder: Decoder,
+    questions: _Questions,
+    sampling: SamplingOptions,
+    eos_token_id: int,
+    static: StaticDecoder,
+    any_rank_running: Callable[[bool], bool] | None,
+) -> list[Completion]:
+    """Decode some prompts at once; those that wait take the slots of those whose rows have all finished."""
+    prompts, size = questions.prompts, questions.group_size
+    device, together = prompts.device, any_rank_running is not None
+    slots = len(prompts) if together else min(len(prompts), sampling.prompts_at_once or len(prompts))
+    context = static.start(decoder, prompts, size, sampling, eos_token_id, slots)
+    rows, waiting = context.rows, list(range(len(prompts)))
+    owners: list[int | None] = [None] * slots  # which prompt is in each slot
+    done: dict[int, list[Completion]] = {}
+
+    def rows_of(which: Sequence[int]) -> list[int]:
+        return [slot * size + g for slot in which for g in range(size)]
+
+    def take_up(free: list[int]) -> None:
+        """Let waiting prompts begin in free slots."""
+        chosen, free = waiting[: len(free)], free[: len(waiting)]
+        del waiting[: len(chosen)]
+        logits = repeated(context.take(free, prompts.rows(chosen)), [size] * len(chosen))
+        index = tensor_on(rows_of(free), device)
+        rows.begin(index, logits, questions.uniforms_of(chosen, device), questions.ends_of(chosen, device))
+        for slot, prompt in zip(free, chosen, strict=True):
+            owners[slot] = prompt
+
+    def hand_over(over: list[int]) -> None:
+        """Keep what was drawn in slots that are done."""
+        drawn = rows.completions(rows_of(over))
+        for i, slot in enumerate(over):
+            if (prompt := owners[slot]) is not None:
+                done[prompt] = drawn[i * size : (i + 1) * size]
+                owners[slot] = None
+
+    take_up(list(range(slots)))
+    interval = ASK_EVERY.get(device.type, 1)
+    step = 0
+    while True:
+        # Nobody has to be asked where no token ends a completion, or when all have had their longest one.
+        longest = step >= sampling.max_new_tokens - 1 and len(prompts) == slots
+        if longest:
             break
-        running = ~finished[rows]
-        still_running = int(running.sum())
-        if not (any_rank_running(still_running > 0) if any_rank_running else still_running > 0):
-            break
-        if context.shrinks and 0 < still_running < COMPACT_BELOW * len(rows):
-            keep = running.nonzero()[:, 0]
-            context.keep(keep)
-            rows, token = rows[keep], token[keep]
-        positions = (next_position[rows] + step)[None, :, None].expand(3, -1, 1)
-        logits_RV = context.advance(token[:, None], positions)
-    return [Completion(tokens[i, :n], logprobs[i, :n], bool(finished[i])) for i, n in enumerate(lengths.tolist())]
+        if step % interval == 0 and (eos_token_id >= 0 or len(prompts) > slots):
+            finished = rows.finished.view(-1, size)[:slots].all(1).tolist()
+            if not (any_rank_running(not all(finished)) if any_rank_running else waiting or not all(finished)):
+                break
+            over = [slot for slot, is_over in enumerate(finished) if is_over and owners[slot] is not None]
+            if waiting and over:
+                hand_over(over)
+                take_up(over)
+        context.advance(rows)
+        step += 1
+    hand_over([slot for slot in range(slots) if owners[slot] is not None])
+    return [completion for prompt in range(len(prompts)) for completion in done[prompt]]

@@ -22,21 +22,27 @@ class SamplingOptions:
         temperature: Divides the logits; 0 takes the most likely token.
         top_k: Keep only the k most likely tokens; 0 keeps all.
         top_p: Keep the most likely tokens up to this probability mass.
-        decoding: `dynamic` caches, which grow and which finished rows leave; `static` buffers of fixed shape; or these
-            with a `compiled` step, which on a GPU becomes a CUDA graph. The completions are the same. The latter two
-            need a shared prefix.
+        decoding: `dynamic` caches, which grow and which finished rows leave; `static` buffers of fixed shape, whose
+            step is a CUDA graph on a GPU; or these with a `compiled` step. The completions are the same. The latter two
+            need a shared prefix. `auto` takes what is fastest here: fixed buffers on a GPU, growing ones on a CPU.
+        prompts_at_once: How many prompts are decoded at once; the others of a batch wait, and take the rows of finished
+            ones, so that one long completion does not hold up a batch. 0 for all. Needs fixed buffers, which `auto`
+            then takes.
     """
 
     max_new_tokens: int = 512
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    decoding: Literal["dynamic", "static", "compiled"] = "dynamic"
+    decoding: Literal["auto", "dynamic", "static", "compiled"] = "auto"
+    prompts_at_once: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         if self.max_new_tokens < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"out of range: {self}")
+        if self.prompts_at_once < 0 or (self.prompts_at_once and self.decoding == "dynamic"):
+            raise ValueError(f"prompts_at_once needs decoding: static, compiled or auto, and is at least 0: {self}")
 
     def limited(self, max_new_tokens: int) -> SamplingOptions:
         """The same, with completions no longer than this."""
@@ -59,11 +65,10 @@ def completion_seeds(sample_ids: Iterable[str], group_size: int, *parts: int) ->
     return [completion_seed(*parts, sample_id, g) for sample_id in sample_ids for g in range(group_size)]
 
 
-def uniforms(seeds: Sequence[int], steps: int, device: torch.device) -> Tensor:
-    """Numbers (rows, steps) in [0, 1), each row from its own seed; drawn on the CPU, so the device does not matter."""
+def uniforms(seeds: Sequence[int], steps: int) -> Tensor:
+    """Numbers (rows, steps) in [0, 1), each row from its own seed; on the CPU, so that the device does not matter."""
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    rows = [torch.rand(steps, generator=g, dtype=torch.float64, device="cpu") for g in generators]
-    return torch.stack(rows).to(device)
+    return torch.stack([torch.rand(steps, generator=g, dtype=torch.float64, device="cpu") for g in generators])
 
 
 def draw(logits: Tensor, options: SamplingOptions, uniform: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,136 +1,242 @@
-"""Decoding in buffers of fixed shape and address, so that one compiled step, or one CUDA graph, serves every token.
+"""Decoding in buffers of fixed shape and address, so that one step serves every token: on a GPU as a CUDA graph.
 
-A step then costs one launch instead of hundreds, which is what bounds decoding of few rows on a GPU. Rows stay until
-all have finished: leaving would change the shapes.
+A step then costs one launch instead of two thousand, which is what bounds decoding of few rows on a GPU. Rows stay
+until all rows of their prompt have finished; then a waiting prompt can take their place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
 
 from avrt.models.decoder import Decoder
-from avrt.models.prefix import SharedPrefix
-from avrt.models.transformers_internals import cache_tensors, fixed_cache, mark_fixed_address
+from avrt.models.encoded_prompts import EncodedPrompts
+from avrt.models.prefix import FusedPrefix, SharedPrefix, rooms
+from avrt.models.varlen import Sequences, supports_varlen
+from avrt.rollout.prefill import PackedPrefill, prefill_packed
+from avrt.rollout.rows import Rows
+from avrt.rollout.sampling import SamplingOptions
+from avrt.transfer import tensor_on
 
-PROMPT_MULTIPLE = 256
-Step = Callable[[Decoder, Tensor, Tensor, SharedPrefix, StaticCache], Tensor]
-
-
-@dataclass
-class _Buffers:
-    """Room for B prompts of up to P tokens and for `steps` tokens of each of their R completions."""
-
-    decoder: Decoder
-    prefix: SharedPrefix
-    own_tokens: Tensor
-    completions: StaticCache
-    rows: int
-    steps: int
-
-    def fit(self, decoder: Decoder, mask: Tensor, rows: int, steps: int) -> bool:
-        """Whether another batch can use them."""
-        count, length = self.prefix.mask.shape
-        return (
-            (count, self.rows, self.steps) == (len(mask), rows, steps)
-            and length >= mask.shape[1]
-            and self.decoder.language_model is decoder.language_model
-        )
+PROMPT_MULTIPLE = 512
+"""Where the longest prompt is not known beforehand, rooms are rounded up to this."""
 
 
 class StaticDecoder:
-    """Holds the buffers and the step from one batch to the next; batches of the same B and G share them.
+    """Holds the buffers and the step from one batch to the next; batches of the same G share them.
 
     Args:
-        compiled: Compile the step, with CUDA graphs on a GPU. Off: the same buffers, step by step.
+        compiled: Compile the step.
+        prompt_room: Most tokens of a prompt, so that the buffers need never be larger; None rounds up as they come.
     """
 
-    def __init__(self, *, compiled: bool) -> None:
+    def __init__(self, *, compiled: bool, prompt_room: int | None = None) -> None:
         self._compiled = compiled
-        self._step: Step = _step
-        self._buffers: _Buffers | None = None
+        self._prompt_room = prompt_room
+        self._context: StaticContext | None = None
 
-    def start(self, decoder: Decoder, cache: DynamicCache, mask: Tensor, group_size: int, steps: int) -> StaticContext:
-        """Take up a batch's prompts.
+    def start(
+        self,
+        decoder: Decoder,
+        prompts: EncodedPrompts,
+        group_size: int,
+        sampling: SamplingOptions,
+        eos_token_id: int,
+        slots: int,
+    ) -> StaticContext:
+        """Take up a batch's first prompts.
 
         Args:
             decoder: The policy's decoder, whose attention supports packing.
-            cache: The prompts' key-value cache.
-            mask: (B, P) with 1 at real tokens.
+            prompts: All prompts of the batch, for the length of the longest.
             group_size: G, completions per prompt.
-            steps: Longest completion in tokens.
+            sampling: How to draw.
+            eos_token_id: The token that ends a completion.
+            slots: How many prompts are decoded at once; the first so many are taken up.
         """
-        rows = len(mask) * group_size
-        if self._buffers is None or not self._buffers.fit(decoder, mask, rows, steps):
-            self._buffers = _allocate(decoder, cache, mask, rows, steps)
-            if self._compiled:
-                mode = "reduce-overhead" if mask.is_cuda else "default"
-                self._step = torch.compile(_step, mode=mode, dynamic=False)
-        buffers, length = self._buffers, mask.shape[1]
-        buffers.own_tokens.zero_()
-        buffers.prefix.mask.zero_()
-        buffers.prefix.mask[:, :length] = mask.bool()
-        keys, values = cache_tensors(cache)
-        for room, tensor in zip([*buffers.prefix.keys, *buffers.prefix.values], [*keys, *values], strict=True):
-            room[:, :, :length] = tensor
-        buffers.completions.reset()
-        return StaticContext(self._step, buffers)
+        needed = max(prompts.lengths)
+        context = self._context
+        if context is None or not context.fits(decoder, slots, needed, group_size, sampling, eos_token_id):
+            known = self._prompt_room or 0
+            room = known if needed <= known else -(-needed // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+            self._context = None  # the old buffers go before the new ones come
+            context = StaticContext(decoder, slots, room, group_size, sampling, eos_token_id, compiled=self._compiled)
+            self._context = context
+        context.rows.finished.fill_(True)
+        return context
 
 
 class StaticContext:
-    """One batch in the buffers, with the interface of `DynamicContext`.
+    """Buffers for B prompts of up to P tokens with G rows each, and the rows.
 
     Args:
-        step: Runs one token of every row.
-        buffers: Where the context lies.
+        decoder: The policy's decoder.
+        slots: B.
+        room: P.
+        group_size: G.
+        sampling: How to draw; fixes the room of a completion.
+        eos_token_id: The token that ends a completion.
+        compiled: Compile the step.
+
+    Attributes:
+        rows: The B * G rows.
     """
 
-    shrinks = False
+    def __init__(
+        self,
+        decoder: Decoder,
+        slots: int,
+        room: int,
+        group_size: int,
+        sampling: SamplingOptions,
+        eos_token_id: int,
+        *,
+        compiled: bool,
+    ) -> None:
+        self._decoder = decoder
+        self._weights = _addresses(decoder)
+        self._slots, self._room, self._group_size = slots, room, group_size
+        weight = next(decoder.lm_head.parameters())
+        self.rows = Rows(slots * group_size, sampling.max_new_tokens, sampling, eos_token_id, weight.device)
+        self._caches = _Caches(decoder.language_model.config, slots, room, len(self.rows), sampling, weight)
+        step = torch.compile(self._logits) if compiled else self._logits
+        self._step = Recorded(lambda: self.rows.draw(step()), weight.device)
 
-    def __init__(self, step: Step, buffers: _Buffers) -> None:
+    def fits(
+        self, decoder: Decoder, slots: int, room: int, group_size: int, sampling: SamplingOptions, eos_token_id: int
+    ) -> bool:
+        """Whether another batch can use the buffers and the recorded step."""
+        return (
+            (self._group_size, self.rows.sampling, self.rows.eos_token_id) == (group_size, sampling, eos_token_id)
+            and self._slots >= slots > self._slots // 2
+            and self._room >= room
+            and self._weights == _addresses(decoder)
+        )
+
+    def take(self, slots: Sequence[int], prompts: EncodedPrompts) -> Tensor:
+        """Run prompts and put their caches into slots, in place of what was there; returns logits (n, V)."""
+        prefilled = prefill_packed(self._decoder, prompts)
+        self._caches.put(slots, prefilled)
+        return prefilled.logits
+
+    def advance(self, rows: Rows) -> None:
+        """Read every row's newest token and draw its next one."""
+        self._step()
+
+    def _logits(self) -> Tensor:
+        """Logits (R, V) after every row's newest token."""
+        rows = self.rows
+        prefix = self._caches.before_step(rows.drawn)
+        embeddings = self._decoder.embed_completion(rows.last[:, None])
+        hidden = self._decoder.hidden_states(embeddings, rows.positions, prefix, self._caches)
+        logits: Tensor = self._decoder.lm_head(hidden[:, -1])
+        return logits
+
+
+class _Caches:
+    """Keys and values of B prompts and R rows; implements what a decoder asks of transformers' caches.
+
+    A layer's keys are (tokens, heads, D) for the fused kernel, room after room; else (rooms, heads, room, D).
+    """
+
+    def __init__(
+        self, config: Any, slots: int, room: int, rows: int, sampling: SamplingOptions, weight: Tensor
+    ) -> None:
+        heads = config.num_key_value_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._fused = supports_varlen(weight)
+        self._room, self._steps, self._group_size = room, sampling.max_new_tokens, rows // slots
+        device = weight.device
+
+        def buffers(count: int, length: int) -> list[Tensor]:
+            shape = (count * length, heads, width) if self._fused else (count, heads, length, width)
+            return [weight.new_zeros(shape) for _ in range(config.num_hidden_layers)]
+
+        self._prompt_keys, self._prompt_values = buffers(slots, room), buffers(slots, room)
+        self._keys, self._values = buffers(rows, self._steps), buffers(rows, self._steps)
+        self._lengths = torch.ones(slots, dtype=torch.long, device=device)
+        self._row_numbers = torch.arange(rows, device=device)
+        self._columns = torch.zeros(rows, dtype=torch.long, device=device)
+        # each prompt's rows are the queries of its first sequence; the second, the rest of its room, has none
+        self._prompt_queries = rooms(torch.full((slots,), self._group_size, device=device), self._group_size)
+        self._own_queries = rooms(torch.ones(rows, dtype=torch.long, device=device), 1)
+
+    def put(self, slots: Sequence[int], prefilled: PackedPrefill) -> None:
+        """Copy the caches of some prompts into slots."""
+        device = self._lengths.device
+        self._lengths.index_copy_(0, tensor_on(slots, device), tensor_on(prefilled.lengths, device))
+        pairs = zip(
+            [*self._prompt_keys, *self._prompt_values], [*prefilled.keys, *prefilled.values], strict=True
+        )  # fmt: skip
+        if self._fused:
+            ranges = [range(s * self._room, s * self._room + n) for s, n in zip(slots, prefilled.lengths, strict=True)]
+            index = tensor_on([place for places in ranges for place in places], device)
+            for buffer, packed in pairs:
+                buffer.index_copy_(0, index, packed[0].transpose(0, 1))
+            return
+        for buffer, packed in pairs:
+            start = 0
+            for slot, length in zip(slots, prefilled.lengths, strict=True):
+                buffer[slot, :, :length] = packed[0, :, start : start + length]
+                start += length
+
+    def before_step(self, drawn: Tensor) -> FusedPrefix | SharedPrefix:
+        """Make room for every row's newest token, its number `drawn` (R,) from 1 on; returns what it may attend to."""
+        self._columns = (drawn - 1).clamp(min=0)
+        if self._fused:
+            prompts = Sequences(self._prompt_queries, rooms(self._lengths, self._room), self._group_size, self._room)
+            own = Sequences(self._own_queries, rooms(self._columns + 1, self._steps), 1, self._steps)
+            return FusedPrefix(self._prompt_keys, self._prompt_values, prompts, own)
+        device = drawn.device
+        mask = torch.arange(self._room, device=device) < self._lengths[:, None]
+        own_mask = torch.arange(self._steps, device=device) <= self._columns[:, None]
+        return SharedPrefix(self._prompt_keys, self._prompt_values, mask, own=own_mask)
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add each row's keys and values (R, heads, 1, D) to a layer's; returns all of them."""
+        keys, values = self._keys[layer], self._values[layer]
+        for buffer, new in ((keys, key), (values, value)):
+            if self._fused:
+                buffer.index_copy_(0, self._row_numbers * self._steps + self._columns, new[:, :, 0])
+            else:
+                buffer[self._row_numbers, :, self._columns] = new[:, :, 0]
+        return keys, values
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Not what positions are made of here."""
+        return 0
+
+
+class Recorded:
+    """A step that is always the same: on a GPU recorded as a CUDA graph when it is called for the second time.
+
+    Args:
+        step: Reads and writes tensors whose addresses stay, and asks the device for nothing.
+        device: Where it runs.
+    """
+
+    def __init__(self, step: Callable[[], None], device: torch.device) -> None:
         self._step = step
-        self._buffers = buffers
-        self._count = 0
+        self._calls = 0
+        self._records = device.type == "cuda"
+        self._graph: torch.cuda.CUDAGraph | None = None
 
-    def keep(self, rows: Tensor) -> None:
-        """Not possible here."""
-        raise NotImplementedError("rows cannot leave buffers of fixed shape")
-
-    def advance(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Logits (R, V) after one more token (R, 1) per row, at positions (3, R, 1)."""
-        buffers = self._buffers
-        buffers.own_tokens[self._count] = True
-        self._count += 1
-        logits = self._step(buffers.decoder, tokens, positions, buffers.prefix, buffers.completions)
-        return logits.clone()  # a CUDA graph writes its result to the same place each time
-
-
-def _step(
-    decoder: Decoder, tokens: Tensor, positions: Tensor, prefix: SharedPrefix, completions: StaticCache
-) -> Tensor:
-    hidden = decoder.hidden_states(decoder.embed_completion(tokens), positions, prefix, completions)
-    logits: Tensor = decoder.lm_head(hidden[:, -1])
-    return logits
+    def __call__(self) -> None:
+        """Run the step."""
+        self._calls += 1
+        if not self._records or self._calls == 1:  # the first call compiles kernels and loads libraries
+            self._step()
+            return
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._step()
+        self._graph.replay()
 
 
-def _allocate(decoder: Decoder, cache: DynamicCache, mask: Tensor, rows: int, steps: int) -> _Buffers:
-    """Buffers for a batch of this shape, with the prompts' length rounded up so that later batches fit too."""
-    count, length = mask.shape
-    length = -(-length // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
-    keys, values = cache_tensors(cache)
-
-    def room(like: Tensor) -> Tensor:
-        return mark_fixed_address(like.new_zeros(count, like.shape[1], length, like.shape[3]))
-
-    prefix = SharedPrefix(
-        [room(key) for key in keys],
-        [room(value) for value in values],
-        mark_fixed_address(mask.new_zeros(count, length, dtype=torch.bool)),
-    )
-    own_tokens = mark_fixed_address(mask.new_zeros(steps, dtype=torch.bool))
-    completions = fixed_cache(decoder.language_model.config, rows, steps, keys[0])
-    return _Buffers(decoder, replace(prefix, own=own_tokens), own_tokens, completions, rows, steps)
+def _addresses(decoder: Decoder) -> tuple[int, ...]:
+    """Where the decoder's weights are; a recorded step reads them there."""
+    return tuple(p.data_ptr() for part in (decoder.language_model, decoder.lm_head) for p in part.parameters())

@@ -53,7 +53,8 @@ def policy_from_checkpoint(path: Path, source: str | None = None) -> Policy:
 def checkpoint_options(path: Path) -> dict[str, Any]:
     """The options of the student that a checkpoint was made with."""
     options = dict(saved_record(path)["student"])
-    options["gradient_checkpointing"] = False
+    # How it was trained, not what: it may be read on another machine.
+    options |= {"gradient_checkpointing": False, "fused_layers": "auto"}
     if options["lora"] is not None:
         options["lora"] = LoraOptions(**options["lora"])
     return options

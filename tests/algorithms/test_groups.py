@@ -34,7 +34,10 @@ def nothing(response, sample, clip):
 
 
 def group(number, valid=True):
-    prompt = EncodedPrompts([torch.tensor([number])], [torch.zeros(3, 1)], ClipFeatures([None], [None]))
+    prompt = EncodedPrompts(
+        [torch.tensor([number])], [torch.zeros(3, 1)], [number + 1], [torch.tensor([0])], [torch.tensor([])],
+        ClipFeatures([None], [None]),
+    )  # fmt: skip
     completions = [Completion(torch.tensor([1, 2]), torch.tensor([-0.5, -float(number)]), True)]
     return Group(prompt, completions, torch.tensor([1.0]), valid)
 
@@ -115,7 +118,9 @@ def test_patience_is_counted_in_batches_and_begins_anew_with_each_step():
 
 def test_everything_of_a_group_survives_in_a_checkpoint():
     features = ClipFeatures([torch.full((2, 3), 0.5)], [None])
-    prompt = EncodedPrompts([torch.tensor([4, 5])], [torch.arange(6).reshape(3, 2)], features)
+    prompt = EncodedPrompts(
+        [torch.tensor([4, 5])], [torch.arange(6).reshape(3, 2)], [6], [torch.tensor([0])], [torch.tensor([1])], features
+    )
     answers = [
         Completion(torch.tensor([1, 2]), torch.tensor([-0.5, -1.5]), True),
         Completion(torch.tensor([3]), torch.tensor([-2.5]), False),

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from avrt.data.inputs.batch import OmniBatch
 from avrt.data.media.clip import Clip
-from avrt.models.encoded_prompts import continued_positions
 from avrt.models.qwen2_5_omni.positions import (
     ClipLayout,
     SpecialTokens,
     audio_token_count,
     expand_prompt,
 )
+from avrt.models.teacher_forcing import continued_positions
 
 IDS = SpecialTokens(image=101, video=102, audio=103, audio_bos=104, audio_eos=105)
 FLOAT32_SECONDS = 9.28  # of 16 frames: steps of two frames at multiples of 29 positions, but for rounding
@@ -114,8 +115,10 @@ def test_any_placeholder_without_media_is_refused(kind):
 
 def test_an_answer_begins_after_the_largest_position_of_any_axis():
     prompt = torch.tensor([[0, 1, 1], [0, 1, 9], [0, 4, 1]])
-    assert continued_positions(prompt, 3).tolist() == [[10, 11, 12]] * 3
-    assert continued_positions(prompt, 0).shape == (3, 0)
+    batch = OmniBatch([], [], [prompt], [], torch.ones(1, dtype=torch.bool), [])
+    assert batch.position_ends == [10]
+    assert continued_positions(10, 3, prompt.device).tolist() == [[10, 11, 12]] * 3
+    assert continued_positions(10, 0, prompt.device).shape == (3, 0)
 
 
 @pytest.mark.parametrize(("frames", "seconds", "sound", "interleaved"), LAYOUTS)
@@ -134,7 +137,8 @@ def test_positions_equal_those_of_transformers(nano, frames, seconds, sound, int
     )
     assert torch.equal(expected[:, 0], positions)
     # and an answer goes on where transformers' generation would
-    assert continued_positions(positions, 2)[0].tolist() == [len(tokens) + int(deltas), len(tokens) + int(deltas) + 1]
+    following = continued_positions(int(positions.max()) + 1, 2, positions.device)[0].tolist()
+    assert following == [len(tokens) + int(deltas), len(tokens) + int(deltas) + 1]
 
 
 @pytest.mark.parametrize("seconds", [2.0, 10.0, 30.0])

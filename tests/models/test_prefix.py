@@ -19,7 +19,7 @@ def dense(layer, query, key, value, prompts, owners, scale, own=None):
     rows = []
     for row, owner in enumerate(owners):
         real = prompts.mask[owner]
-        kept = slice(None) if own is None else own
+        kept = slice(None) if own is None else own[row]
         for head in range(query.shape[1]):
             group = head // (query.shape[1] // key.shape[1])
             keys = torch.cat([prompts.keys[layer][owner, group][real], key[row, group][kept]]).double()
@@ -43,11 +43,13 @@ OWNERS = [
 def test_each_row_attends_to_its_prompt_and_to_itself(owners, layer, dtype, bound):
     generator = torch.Generator().manual_seed(2)
     everything = caches(dtype=dtype)
-    prompts = everything.for_rows(torch.tensor(owners))
+    prompts = everything.for_rows(owners)
     query = torch.randn(len(owners), 4, 1, 4, generator=generator).to(dtype)
     key, value = (torch.randn(len(owners), 2, 3, 4, generator=generator).to(dtype) for _ in range(2))
-    for own in (None, torch.tensor([True, True, False])):
-        held = SharedPrefix(prompts.keys, prompts.values, prompts.mask, prompts.slots, prompts.filled, own)
+    steps = torch.arange(3)
+    for own in (None, steps < 2, steps <= torch.arange(len(owners))[:, None]):  # the last: other tokens in each row
+        own = None if own is None else own.expand(len(owners), -1)
+        held = SharedPrefix(prompts.keys, prompts.values, prompts.mask, prompts.slots, prompts.places, own)
         actual = shared_prefix_attention(layer, query, key, value, held, 0.7)
         expected = dense(layer, query, key, value, everything, owners, 0.7, own)
         assert actual.dtype == dtype
@@ -55,25 +57,25 @@ def test_each_row_attends_to_its_prompt_and_to_itself(owners, layer, dtype, boun
 
 
 def test_rows_are_laid_out_by_prompt_and_back():
-    prompts = caches().for_rows(torch.tensor([0, 1, 1, 1, 2, 2]))
-    assert prompts.slots.tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 0]]
-    assert prompts.filled.tolist() == [[True, False, False], [True, True, True], [True, True, False]]
+    prompts = caches().for_rows([0, 1, 1, 1, 2, 2])
+    assert prompts.slots.tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 0]
+    assert prompts.places.tolist() == [0, 3, 4, 5, 6, 7]
     rows = torch.arange(6) * 10
     assert prompts.by_prompt(rows).tolist() == [[0, 0, 0], [10, 20, 30], [40, 50, 0]]
     assert prompts.by_row(prompts.by_prompt(rows)).tolist() == rows.tolist()
-    even = prompts.for_rows(torch.tensor([0, 0, 1, 1, 2, 2]))
+    even = prompts.for_rows([0, 0, 1, 1, 2, 2])
     assert even.slots is None
-    assert even.filled is None
+    assert even.places is None
     assert even.by_prompt(rows).tolist() == [[0, 10], [20, 30], [40, 50]]
     assert even.by_row(even.by_prompt(rows)).tolist() == rows.tolist()
 
 
 def test_prompts_that_no_row_reads_are_dropped_and_all_others_are_not_copied():
     everything = caches()
-    fewer = everything.for_rows(torch.tensor([0, 2]))
+    fewer = everything.for_rows([0, 2])
     assert [len(t) for t in (*fewer.keys, *fewer.values, fewer.mask)] == [2] * 5
     assert torch.equal(fewer.keys[1], everything.keys[1][[0, 2]])
     assert torch.equal(fewer.values[0], everything.values[0][[0, 2]])
     assert torch.equal(fewer.mask, everything.mask[[0, 2]])
-    same = everything.for_rows(torch.tensor([0, 1, 2]))
+    same = everything.for_rows([0, 1, 2])
     assert same.keys[0] is everything.keys[0]

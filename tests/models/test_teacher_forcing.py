@@ -30,4 +30,6 @@ def test_everything_is_made_where_the_inputs_are(nano, batch, packed):
             states = completion_states(nano.decoder, prompts, batch.completion_ids, packed=packed)
             layout = pack_groups([3, 2], [[1, 2], [0, 0]], torch.device("cpu"))
     assert torch.equal(states.hidden_states, expected.hidden_states)
-    assert {t.device.type for g in layout.groups for t in (g.gather, g.mask, g.real)} == {"cpu"}
+    made = [layout.key_index, layout.sequences.query_ends, layout.sequences.key_ends]
+    made += [t for r in layout.rectangles if r is not None for t in (r.gather, r.scatter, r.mask)]
+    assert {tensor.device.type for tensor in made} == {"cpu"}

@@ -1,5 +1,8 @@
 """Encode once: features reused and scattered equal the stock model's own forward pass."""
 
+from dataclasses import replace
+from itertools import accumulate
+
 import pytest
 import torch
 
@@ -17,7 +20,7 @@ from tests.conftest import make_sample, stock_media
 
 def test_reused_features_equal_a_plain_forward_pass(nano, batch):
     features = nano.encode(batch).features
-    prompts = EncodedPrompts(batch.prompt_ids, batch.prompt_positions, features)
+    prompts = EncodedPrompts.of(batch, features)
     states = completion_states(nano.decoder, prompts, batch.completion_ids)
     for i in range(len(batch)):
         ids = torch.cat([batch.prompt_ids[i], batch.completion_ids[i]])[None]
@@ -43,7 +46,7 @@ def test_rows_of_mixed_media_equal_rows_alone(nano, builder, batch):
         for a, b in ((together.vision[i], alone.vision[0]), (together.audio[i], alone.audio[0])):
             assert (a is None) == (b is None)
             assert a is None or torch.allclose(a, b, atol=1e-5)
-    prompts = EncodedPrompts(mixed.prompt_ids, mixed.prompt_positions, together)
+    prompts = EncodedPrompts.of(mixed, together)
     states = completion_states(nano.decoder, prompts, mixed.completion_ids)
     for i, row in enumerate(rows):
         alone = nano.encode(row)
@@ -63,9 +66,11 @@ def test_many_patches_are_encoded_in_portions(nano, batch, monkeypatch):
     whole = nano.encode(batch).features
     sizes = batch.grids.prod(-1).tolist()
     calls = []
-    tower = nano.model.get_video_features
+    run = features_module.encode_pictures
     monkeypatch.setattr(
-        nano.model, "get_video_features", lambda pixels, grids: calls.append(len(pixels)) or tower(pixels, grids)
+        features_module,
+        "encode_pictures",
+        lambda visual, pixels, grids: calls.append(len(pixels)) or run(visual, pixels, grids),
     )
     monkeypatch.setattr(features_module, "PATCHES_AT_ONCE", 2 * sizes[0])
     parts = encode_clips(nano.model, batch)
@@ -116,7 +121,7 @@ def test_towers_run_on_a_minimal_input_where_every_rank_must_take_part(nano, bui
 def test_placeholders_in_an_answer_are_plain_tokens(nano, batch, packed):
     """From the first token on; the states are those of the text model on the tokens' own embeddings."""
     features = nano.encode(batch).features
-    prompts = EncodedPrompts(batch.prompt_ids, batch.prompt_positions, features).rows([0])
+    prompts = EncodedPrompts.of(batch, features).rows([0])
     strange = torch.tensor([nano.inputs.ids.video, nano.inputs.ids.audio, nano.inputs.ids.image, 5, 7])
     with torch.no_grad():
         states = completion_states(nano.decoder, prompts, [strange], packed=packed)
@@ -136,10 +141,10 @@ def test_placeholders_in_an_answer_are_plain_tokens(nano, batch, packed):
 
 
 def test_wrong_number_of_placeholders_is_an_error(nano, batch):
-    features = nano.encode(batch).features.rows([0])
-    ids = batch.prompt_ids[0][None]
-    with pytest.raises(RuntimeError, match="placeholders"):
-        nano.decoder.embed(ids, torch.zeros_like(ids, dtype=torch.bool), features)
+    prompts = nano.encode(batch).rows([0])
+    bare = replace(prompts, vision_places=[prompts.vision_places[0][:0]])
+    with pytest.raises(RuntimeError, match="0 placeholders for"):
+        nano.decoder.embed(batch.prompt_ids[0][None], bare, [0])
 
 
 def test_towers_in_bfloat16_take_float32_inputs(batch):
@@ -152,8 +157,9 @@ def test_towers_in_bfloat16_take_float32_inputs(batch):
 
 
 def test_another_number_of_features_than_placeholders_is_an_error(nano, batch):
-    features = nano.encode(batch).features
-    ids = torch.nn.utils.rnn.pad_sequence(batch.prompt_ids, batch_first=True)
+    prompts = nano.encode(batch)
+    features = prompts.features
     cut = ClipFeatures([features.vision[0][:-1], *features.vision[1:]], features.audio)
+    starts = [0, *accumulate(prompts.lengths)][:-1]
     with pytest.raises(RuntimeError, match="placeholders for"):
-        nano.decoder.embed(ids, torch.ones_like(ids, dtype=torch.bool), cut)
+        nano.decoder.embed(torch.cat(batch.prompt_ids)[None], replace(prompts, features=cut), starts)

@@ -96,7 +96,9 @@ def test_a_prompt_is_kept_once_or_for_each_answer_as_asked(nano, prompts, share)
     finally:
         hook.remove()
     length = len(prompts.token_ids[0])
-    assert kept == [(length, 4, length), *[(1, 8, n if share else length + n) for n in (1, 2)]]
+    # one row of all prompts, or a row for each
+    first = (4 * length, 1, 4 * length) if share else (length, 4, length)
+    assert kept == [first, *[(1, 8, n if share else length + n) for n in (1, 2)]]
 
 
 def test_an_attention_that_takes_no_layouts_gets_copied_prompts(nano, uneven):
@@ -135,7 +137,7 @@ def test_rows_leave_when_a_quarter_has_finished_and_not_before(nano, uneven):
         sample(nano, uneven, list(range(16)), eos=eos, tokens=60, group_size=4)
     finally:
         hook.remove()
-    assert rows == [4, *expected]
+    assert rows == [1, *expected]  # the prompts in one row, then a token of each
 
 
 def test_an_answer_that_never_ends_is_cut_off_and_says_so(nano, prompts):

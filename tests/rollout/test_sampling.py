@@ -29,7 +29,7 @@ def test_frequencies_follow_the_stated_distribution(options):
     torch.manual_seed(0)
     logits = torch.randn(8) * 1.5
     n = 20_000
-    tokens, logprobs = draw(logits.expand(n, -1), options, uniforms([1], n, torch.device("cpu"))[0])
+    tokens, logprobs = draw(logits.expand(n, -1), options, uniforms([1], n)[0])
     probabilities = truncate(logits[None] / options.temperature, options)[0].softmax(-1)
     assert chi_square(torch.bincount(tokens, minlength=8).float(), probabilities) < 24.3  # 7 degrees, p = 0.001
     assert torch.allclose(logprobs, probabilities.log()[tokens])
@@ -108,7 +108,7 @@ def test_answers_can_be_limited_further_but_not_less():
 
 def test_the_defaults_are_the_documented_ones():
     options = SamplingOptions()
-    assert (options.max_new_tokens, options.decoding) == (512, "dynamic")
+    assert (options.max_new_tokens, options.decoding) == (512, "auto")
     assert SamplingOptions(max_new_tokens=1, top_p=1.0, top_k=0).exact  # the ends of the ranges are allowed
 
 
@@ -116,7 +116,7 @@ def test_seeds_have_63_bits_and_numbers_53():
     seeds = [completion_seed(i) for i in range(300)]
     assert max(seeds) < 2**63
     assert max(seeds) > 2**62  # and use them all
-    numbers = uniforms([7], 1000, torch.device("cpu"))[0]
+    numbers = uniforms([7], 1000)[0]
     assert numbers.dtype == torch.float64
     assert numbers.min() >= 0
     assert numbers.max() < 1
@@ -140,8 +140,8 @@ def test_seeds_are_stable_and_depend_on_every_part():
     assert completion_seed(0, 3, "clip", 1) == completion_seed(0, 3, "clip", 1)
     seeds = {completion_seed(a, b, c, d) for a in (0, 1) for b in (0, 1) for c in ("x", "y") for d in (0, 1)}
     assert len(seeds) == 16
-    both = uniforms([5, 6], 4, torch.device("cpu"))
-    assert torch.equal(both[1], uniforms([6], 4, torch.device("cpu"))[0])
+    both = uniforms([5, 6], 4)
+    assert torch.equal(both[1], uniforms([6], 4)[0])
 
 
 @pytest.mark.parametrize(

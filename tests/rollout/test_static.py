@@ -38,11 +38,11 @@ def test_answers_equal_those_of_growing_caches(nano, uneven, compiled):
 def test_buffers_are_kept_from_batch_to_batch_and_replaced_when_they_do_not_fit(nano, prompts):
     decoder = StaticDecoder(compiled=False)
     answers(nano, prompts, decoder, list(range(8)), 2)
-    first = decoder._buffers
+    first = decoder._context
     answers(nano, prompts, decoder, list(range(8)), 2)
-    assert decoder._buffers is first
+    assert decoder._context is first
     answers(nano, prompts.rows([0, 1]), decoder, list(range(4)), 2)
-    assert decoder._buffers is not first
+    assert decoder._context is not first
 
 
 def test_a_step_is_compiled_once(nano, prompts):

@@ -1,6 +1,6 @@
 """What trainer and rollout engine tell each other arrives whole; what is no message, or no engine, is refused."""
 
-import contextlib
+import json
 import os
 import socket
 import struct
@@ -78,27 +78,88 @@ def test_a_python_without_vllm_is_named_and_ended(nano, tmp_path):
         os.kill(process.pid, 0)
 
 
-def test_a_sleeping_engine_is_woken_before_it_gets_weights(nano):
-    """A stand-in for vLLM, which sleeps on GPUs only, that tells in which order it was asked."""
-    asked = []
+STAND_IN = '''
+"""In vLLM's place, which sleeps on GPUs only: writes down what is asked of it, and what it sees of the machine."""
 
-    def answer(listener):
-        connection, _ = listener.accept()
-        with connection, contextlib.suppress(WireError):
-            while True:
-                message, _ = receive(connection)
-                asked.append(message["do"])
-                send(connection, {"version": "none"})
+import json
+import os
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=answer, args=(listener,))
-        thread.start()
-        options = VLLMOptions(addresses=[f"127.0.0.1:{listener.getsockname()[1]}"], model="m", sleep=True)
-        engine = VLLMEngine(options)
+__version__ = "none"
+
+
+def note(*what):
+    with open(os.environ["AVRT_TEST_NOTES"], "a") as file:
+        file.write(json.dumps(what) + "\\n")
+
+
+class LLM:
+    def __init__(self, model, **settings):
+        seen = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK")]
+        note("start", settings["enable_sleep_mode"], *seen)
+
+    def collective_rpc(self, method, kwargs):
+        note(method, len(kwargs["weights_iterator"]) > 0)
+
+    def reset_prefix_cache(self):
+        note("reset_prefix_cache")
+
+    def reset_mm_cache(self):
+        pass
+
+    llm_engine = type("Engine", (), {"engine_core": None})
+
+    def sleep(self, level):
+        note("sleep", level)
+
+    def wake_up(self, tags):
+        note("wake_up", tags)
+'''
+
+
+@pytest.fixture
+def python_with_stand_in(tmp_path, monkeypatch):
+    """This Python, which finds the stand-in where vLLM would be; and the file of its notes."""
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").write_text(STAND_IN)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("AVRT_TEST_NOTES", str(tmp_path / "notes"))
+    return str(python), tmp_path / "notes"
+
+
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU, and the engine is given it")
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpu", "expected"),
+    [
+        pytest.param(None, None, None, marks=WITHOUT_GPU),
+        pytest.param("4, 5", None, "4, 5", marks=WITHOUT_GPU),
+        (None, 2, "2"),
+        ("4,5,7", 2, "7"),
+        ("GPU-ab", 0, "GPU-ab"),
+    ],
+)
+def test_an_engine_has_its_ranks_gpu_and_wakes_its_cache_after_loading(
+    nano, python_with_stand_in, monkeypatch, visible, gpu, expected
+):
+    """The worker itself, in a process of its own; without a GPU, and without being told of one, it sees what we see."""
+    python, notes = python_with_stand_in
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    engine = VLLMEngine(VLLMOptions(python=python, model="m", sleep=True), rank=2, gpu=gpu)
+    try:
         engine.start(nano)
         for _ in range(2):
             engine.push(nano)
             engine.rest()
+    finally:
         engine.close()
-        thread.join()
-    assert asked == ["start", "load", "sleep", "wake_up", "load", "sleep"]
+    load = [["reload_weights", True], ["reset_prefix_cache"]]
+    assert [json.loads(line) for line in notes.read_text().splitlines()] == [
+        ["start", True, expected, None], *load, ["sleep", 1],
+        ["wake_up", ["weights"]], *load, ["wake_up", ["kv_cache"]], ["sleep", 1],
+    ]  # fmt: skip

@@ -32,6 +32,10 @@ class PixelScale:
         return channels.sub_(mean).div_(std).view(len(patches), -1)
 
 
+ON_HOST = ("grids", "mel_lengths")
+"""Attributes of a batch that stay on the CPU."""
+
+
 class OmniBatch:
     """Inputs of B samples. Prompts stay ragged lists, so that each user pads or packs them as it needs.
 
@@ -41,16 +45,19 @@ class OmniBatch:
         samples: The B records; a padding sample stands for none and is marked in `valid`.
         prompt_ids: B tensors (P_i,): token ids with placeholders expanded.
         prompt_positions: B tensors (3, P_i): TMRoPE positions.
+        position_ends: For each prompt its largest position + 1, where its completion goes on; a number on the host.
+        vision_places: B tensors (n,): where in each prompt the picture tokens are.
+        audio_places: B tensors (n,): where in each prompt the sound tokens are.
         completion_ids: B tensors (R_i,): target tokens including the end token; empty where there is no target.
         valid: (B,) bool; False rows only keep ranks in step and count for nothing.
         clips: The decoded clips, which stay on the CPU: rewards and callbacks look at them, the feature cache hashes
             them, and an engine that prepares media by itself needs them.
         pixels: (patches, C) uint8 patches of all images and videos, row by row, or None; `pixel_values` scales them.
         scale: How the vision tower wants them scaled.
-        grids: (n, 3) patches in time, height and width of each, or None.
+        grids: (n, 3) patches in time, height and width of each, or None; stays on the CPU, where sizes are read.
         grid_rows: For each grid the row that it belongs to.
         mel: (n, 128, F) log-mel of each sound, padded to the longest, or None.
-        mel_lengths: (n,) frames of each sound.
+        mel_lengths: (n,) frames of each sound; stays on the CPU.
         mel_rows: For each sound the row that it belongs to.
         indices: For each row its sample's index in the shards, also if it could not be read; -1 for padding.
         skipped: What could not be read while this batch was made: name -> reason.
@@ -72,6 +79,9 @@ class OmniBatch:
         self.samples = samples
         self.prompt_ids = prompt_ids
         self.prompt_positions = prompt_positions
+        self.position_ends = [int(positions.max()) + 1 for positions in prompt_positions]
+        self.vision_places: list[Tensor] = []
+        self.audio_places: list[Tensor] = []
         self.completion_ids = completion_ids
         self.valid = valid
         self.clips = clips
@@ -99,9 +109,11 @@ class OmniBatch:
         return None if self.pixels is None or self.scale is None else self.scale.apply(self.pixels)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> OmniBatch:
-        """The batch with every tensor on `device`."""
+        """The batch with every tensor on `device`, but for those that say how large the media are."""
         moved = copy.copy(self)
         for name, value in vars(self).items():
+            if name in ON_HOST:
+                continue
             if isinstance(value, Tensor):
                 setattr(moved, name, value.to(device, non_blocking=non_blocking))
             elif isinstance(value, list) and value and isinstance(value[0], Tensor):
@@ -119,6 +131,8 @@ def collate(rows: Sequence[OmniBatch]) -> OmniBatch:
         valid=torch.cat([row.valid for row in rows]),
         clips=[clip for row in rows for clip in row.clips],
     )
+    joined.vision_places = [t for row in rows for t in row.vision_places]
+    joined.audio_places = [t for row in rows for t in row.audio_places]
     joined.indices = [index for row in rows for index in row.indices]
     joined.skipped = {name: why for row in rows for name, why in row.skipped.items()}
     joined.dropped = [sense for row in rows for sense in row.dropped]

@@ -31,11 +31,13 @@ class MediaInputs(Protocol):
         processor: The family's processor; its tokenizer and chat template are used.
         tokenizer: The processor's tokenizer.
         patch_factor: The sides of frames must be multiples of so many pixels.
+        placeholders: Token ids that stand for pictures and videos in a prompt, and those that stand for sound.
     """
 
     processor: Any
     tokenizer: Any
     patch_factor: int
+    placeholders: tuple[Sequence[int], Sequence[int]]
 
     def add(self, batch: OmniBatch, clip: Clip, *, audio_in_video: bool) -> Any:
         """Fill in the tower inputs of a batch of one row.

@@ -55,6 +55,10 @@ class Preprocessor:
         ids, positions = self.inputs.expand(self._prompt(sample, layout, chat), layout)
         _check_length(sample, "prompt", len(ids), self.options.max_prompt_tokens)
         batch.prompt_ids, batch.prompt_positions = [ids], [positions]
+        batch.position_ends = [int(positions.max()) + 1]
+        vision, audio = self.inputs.placeholders
+        batch.vision_places = [torch.isin(ids, torch.tensor(vision)).nonzero()[:, 0]]
+        batch.audio_places = [torch.isin(ids, torch.tensor(audio)).nonzero()[:, 0]]
         batch.completion_ids = [self._target(sample) if self.targets else ids.new_zeros(0)]
         return batch
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.data.inputs.batch import OmniBatch
-from avrt.models.decoder import Decoder, Placeholders
+from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.models.family import EncodingCost, Family
 from avrt.models.qwen2_5_omni import released_layout, stock, towers
@@ -75,9 +75,14 @@ class QwenOmni(Family):
 
     def decoder(self, model: Any) -> Decoder:
         """The text model with its vocabulary projection."""
-        config = model.config
-        placeholders = Placeholders((config.video_token_id, config.image_token_id), config.audio_token_id)
-        return Decoder(model.model.language_model, model.lm_head, placeholders)
+        return Decoder(model.model.language_model, model.lm_head)
+
+    def fused_layers(self, model: Any) -> Mapping[type, type]:
+        """Norm, SwiGLU and rotary embedding of the text model."""
+        # Late: the module's classes are made from transformers' own, whose import takes a second.
+        from avrt.models.qwen2_5_omni.fused import fused_classes
+
+        return fused_classes(model.config.text_config)
 
     def towers(self, model: Any) -> tuple[nn.Module, ...]:
         """Vision and audio tower."""

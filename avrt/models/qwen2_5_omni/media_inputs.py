@@ -33,6 +33,7 @@ class QwenOmniInputs:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.ids = ids
+        self.placeholders: tuple[Sequence[int], Sequence[int]] = ((ids.video, ids.image), (ids.audio,))
         # in float32, as the processor does it
         mean, std = (torch.tensor(v) * (1.0 / video.rescale_factor) for v in (video.image_mean, video.image_std))
         self.scale = PixelScale(tuple(mean.tolist()), tuple(std.tolist()))

@@ -56,7 +56,7 @@ def media_arguments(model: Any, processor: Any, batch: OmniBatch, row: int) -> d
         kind = (
             ("pixel_values_videos", "video_grid_thw") if clip.frames is not None else ("pixel_values", "image_grid_thw")
         )
-        media[kind[0]], media[kind[1]] = pixels, batch.grids[place : place + 1]
+        media[kind[0]], media[kind[1]] = pixels, batch.grids[place : place + 1].to(device)
         if clip.seconds_per_frame is not None:
             step = processor.video_processor.temporal_patch_size * clip.seconds_per_frame
             media["video_second_per_grid"] = torch.tensor([step], device=device)

@@ -1,4 +1,8 @@
-"""Qwen2.5-Omni's towers over a batch: each clip encoded once."""
+"""Qwen2.5-Omni's towers over a batch: each clip encoded once, all windows and seconds of all clips in one call a layer.
+
+What the towers need to know of their inputs besides these (windows, positions, lengths) is worked out from sizes that
+are on the host, so that nothing waits for the device.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from avrt.data.inputs.batch import OmniBatch
 from avrt.models.encoded_prompts import ClipFeatures
-from avrt.models.transformers_internals import audio_token_counts
+from avrt.models.qwen2_5_omni.positions import audio_token_count
+from avrt.models.transformers_internals import picture_layout, sound_layout
+from avrt.transfer import to_device
 
 PATCHES_AT_ONCE = 131_072
 """Of a batch of minutes at two frames a second the tower would fill a GPU; this is two batches of 16 AVQA clips."""
@@ -33,12 +40,12 @@ def encode_clips(thinker: Any, batch: OmniBatch, *, run_on_empty: bool = False) 
     if batch.pixels is not None and batch.grids is not None and batch.scale is not None:
         # The same tower call serves pictures and videos: a picture is a video of one step.
         sizes = batch.grids.prod(-1).tolist()
-        encoded = []
+        encoded: list[Tensor] = []
         start = 0
         for portion in _portions(sizes, None if run_on_empty else PATCHES_AT_ONCE):
             end = start + sum(sizes[portion])
             pixels = batch.scale.apply(batch.pixels[start:end]).to(visual.dtype)
-            encoded += thinker.get_video_features(pixels, batch.grids[portion]).pooler_output
+            encoded += encode_pictures(visual, pixels, batch.grids[portion])
             start = end
         for row, features in zip(batch.grid_rows, encoded, strict=True):
             vision[row] = features
@@ -46,14 +53,13 @@ def encode_clips(thinker: Any, batch: OmniBatch, *, run_on_empty: bool = False) 
         side = visual.config.spatial_merge_size
         width = visual.config.in_channels * visual.config.temporal_patch_size * visual.config.patch_size**2
         blank = torch.zeros(side * side, width, device=device, dtype=visual.dtype)
-        thinker.get_video_features(blank, torch.tensor([[1, side, side]], device=device))
+        encode_pictures(visual, blank, torch.tensor([[1, side, side]], device="cpu"))
     if batch.mel is not None and batch.mel_lengths is not None:
-        encoded = encode_sounds(thinker, batch.mel, batch.mel_lengths)
+        encoded = encode_sounds(tower, batch.mel, batch.mel_lengths.tolist())
         for row, features in zip(batch.mel_rows, encoded, strict=True):
             audio[row] = features
     elif run_on_empty:
-        silence = torch.zeros(1, tower.config.num_mel_bins, 8, device=device)
-        encode_sounds(thinker, silence, torch.tensor([8], device=device))
+        encode_sounds(tower, torch.zeros(1, tower.config.num_mel_bins, 8, device=device), [8])
     return ClipFeatures(vision, audio)
 
 
@@ -69,9 +75,46 @@ def _portions(sizes: Sequence[int], most: int | None) -> list[slice]:
     return [*portions, slice(first, len(sizes))]
 
 
-def encode_sounds(thinker: Any, mel: Tensor, lengths: Tensor) -> list[Tensor]:
-    """Run the audio tower over (n, 128, F) log-mel; returns n tensors (tokens, H)."""
-    mask = torch.arange(mel.shape[-1], device=mel.device) < lengths[:, None]
-    tower = thinker.model.audio_tower
-    output = thinker.get_audio_features(mel.to(tower.dtype), mask.long())
-    return list(output.last_hidden_state.split(audio_token_counts(tower, lengths)))
+def encode_pictures(visual: Any, pixels: Tensor, grids: Tensor) -> list[Tensor]:
+    """Run the vision tower.
+
+    Args:
+        visual: The tower.
+        pixels: (patches, C) of n pictures and videos, scaled.
+        grids: (n, 3) their patches in time, height and width, on the CPU.
+
+    Returns:
+        n tensors (tokens, H).
+    """
+    config, sizes = visual.config, tuple((t, h, w) for t, h, w in grids.tolist())
+    layout = picture_layout(sizes, config.spatial_merge_size, config.window_size, config.patch_size)
+    on_device = {name: to_device(v, pixels.device) if isinstance(v, Tensor) else v for name, v in layout.items()}
+    output = visual(pixels, grid_thw=grids, **on_device)
+    tokens = (grids.prod(-1) // config.spatial_merge_size**2).tolist()
+    return list(output.pooler_output.split(tokens))
+
+
+def encode_sounds(tower: Any, mel: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """Run the audio tower over n sounds.
+
+    Args:
+        tower: The tower.
+        mel: (n, 128, F) log-mel, padded.
+        lengths: Frames of each.
+
+    Returns:
+        n tensors (tokens, H).
+    """
+    chunk = 2 * tower.config.n_window
+    layout = sound_layout(tuple(lengths), tower.config.n_window)
+    on_device = {name: to_device(v, mel.device) if isinstance(v, Tensor) else v for name, v in layout.items()}
+    # (chunks, 128, frames): each sound cut into seconds, and what lies behind its end taken for silence
+    cut = pad(mel.to(tower.dtype), (0, -mel.shape[-1] % chunk)).reshape(*mel.shape[:2], -1, chunk)
+    places = [(i, c) for i, length in enumerate(lengths) for c in range(-(-length // chunk))]
+    index = to_device(torch.tensor([i * cut.shape[2] + c for i, c in places], device="cpu"), mel.device)
+    chunks = cut.transpose(1, 2).flatten(0, 1).index_select(0, index)
+    real = torch.arange(chunk, device=mel.device) < on_device["chunk_lengths"][:, None]
+    widest = min(chunk, max(lengths))
+    padded = (chunks * real[:, None])[..., :widest]
+    output = tower(None, padded_feature=padded, **on_device)
+    return list(output.last_hidden_state.split([audio_token_count(length) for length in lengths]))

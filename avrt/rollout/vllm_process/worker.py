@@ -100,8 +100,8 @@ class Engine:
         return {}, {}
 
     def wake_up(self, message: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Take it back."""
-        self._llm.wake_up()
+        """Take it back, for some parts: `weights`, `kv_cache`."""
+        self._llm.wake_up(tags=message["tags"])
         return {}, {}
 
 

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import transformers
 
@@ -57,7 +58,7 @@ class Account:
 
 def caller() -> str:
     """The innermost line of `avrt` or transformers that is being run, else of the tests."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     test = "elsewhere"
     while frame is not None:
         file = frame.f_code.co_filename

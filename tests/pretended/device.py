@@ -177,7 +177,9 @@ class PretendedDevice(TorchDispatchMode):
         return PretendedTensor(meta)
 
     def count_copy(self, source: Tensor, what: str, *, non_blocking: bool) -> None:
-        """A copy from the host, which waits unless it is asked not to and can do without."""
+        """A copy from the host, which waits unless it is asked not to and can do without; of nothing there is none."""
+        if not source.numel():
+            return
         if not (non_blocking and source.untyped_storage()._cdata in self._pinned):
             self._refuse_while_recording(what)
             self.account.blocking_copies[f"{what} {tuple(source.shape)} at {caller()}"] += 1
@@ -204,19 +206,15 @@ class PretendedDevice(TorchDispatchMode):
                 self.memory.forget(meta)
             return
         options = {**values[1], **({"device": "cpu"} if "device" in kwargs else {})}
-        made = [leaf for leaf in leaves(func(*values[0], **options)) if isinstance(leaf, Tensor)]
-        for meta, leaf in zip(results, made, strict=False):
-            self.memory.set_values(meta, leaf)
-        if self.graph is not None:
-            into = [self.memory.values(meta) for meta in results]
 
-            def again() -> None:
-                anew = [leaf for leaf in leaves(func(*values[0], **options)) if isinstance(leaf, Tensor)]
-                for target, leaf in zip(into, anew, strict=False):
-                    if target is not None:
-                        target.copy_(leaf)
+        def results_again() -> list[Tensor]:
+            return [leaf for leaf in leaves(func(*values[0], **options)) if isinstance(leaf, Tensor)]
 
-            self.graph.steps.append(again)
+        if self.graph is None:
+            for meta, made in zip(results, results_again(), strict=False):
+                self.memory.set_values(meta, made)
+        else:
+            self.graph.record(self.memory, results, results_again)
 
     def _refuse_while_recording(self, what: str) -> None:
         if self.graph is not None:

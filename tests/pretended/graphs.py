@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tests.pretended.tensors import Memory
 
 if TYPE_CHECKING:
     from tests.pretended.device import PretendedDevice
@@ -14,11 +19,11 @@ if TYPE_CHECKING:
 class PretendedGraph:
     """What stands for `torch.cuda.CUDAGraph`: recorded once, launched as one kernel.
 
-    While it is recorded nothing may wait for the device. All memory that the recording takes at its peak stays taken as
-    long as the graph exists, since a graph has a pool of its own.
+    While it is recorded nothing happens to values, and nothing may wait for the device. All memory that the recording
+    takes at its peak stays taken as long as the graph exists, since a graph has a pool of its own.
 
     Attributes:
-        steps: Do again what was done to known values while it was recorded.
+        steps: Do to known values what was recorded.
     """
 
     def __init__(self, device: PretendedDevice) -> None:
@@ -40,6 +45,25 @@ class PretendedGraph:
         memory.live += pool
         memory.peak = max(peak, memory.peak)
         weakref.finalize(self, memory.release, pool)
+
+    def record(self, memory: Memory, results: Sequence[Tensor], compute: Callable[[], Sequence[Tensor]]) -> None:
+        """Record an operation.
+
+        Args:
+            memory: The device's.
+            results: Meta tensors of what it makes anew; there may be none, where it only writes to its arguments.
+            compute: Does it to the values of its arguments, and returns those of its results.
+        """
+        for meta in results:
+            memory.set_values(meta, torch.zeros((), dtype=meta.dtype))
+        targets = [memory.values(meta) for meta in results]
+
+        def step() -> None:
+            for target, made in zip(targets, compute(), strict=False):
+                if target is not None:
+                    target.copy_(made)
+
+        self.steps.append(step)
 
     def replay(self) -> None:
         """Launch it."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.data.inputs.batch import OmniBatch, collate
@@ -18,10 +20,17 @@ from avrt.models.qwen2_5_omni.family import QwenOmni
 from avrt.models.qwen2_5_omni.nano import nano_processor
 from avrt.models.qwen2_5_omni.released_sizes import released_config
 from avrt.policy.policy import Policy
-from avrt.policy.student_options import StudentOptions
+from avrt.policy.student_options import LoraOptions, StudentOptions
+from tests.pretended.drawing import TEXT_TOKEN
 
 SOUND_TOKENS = 250
 """Of a sound of 10 s."""
+
+
+@cache
+def processor() -> Any:
+    """The nano preset's processor, which has all the parts of the released one."""
+    return nano_processor()
 
 
 def released_model(size: str, *, layers: int | None = None) -> Any:
@@ -31,20 +40,23 @@ def released_model(size: str, *, layers: int | None = None) -> Any:
         size: `3B` or `7B`.
         layers: Cut the decoder and both towers to so many layers.
     """
-    config = released_config(size, nano_processor())
+    config = released_config(size, processor())
     if layers is not None:
         cut(config, layers)
-    with torch.device("cuda"):
-        return Qwen2_5OmniThinkerForConditionalGeneration._from_config(
-            config, dtype=torch.bfloat16, attn_implementation="sdpa"
-        )
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # as `from_pretrained` does it
+    try:
+        with torch.device("cuda"):
+            return Qwen2_5OmniThinkerForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(usual)
 
 
-def policy_of(model: Any, *, checkpointing: bool = False) -> Policy:
-    """A policy of a model that may have been another's before."""
+def policy_of(model: Any, *, checkpointing: bool = False, lora: LoraOptions | None = None) -> Policy:
+    """A policy of a model; without adapters it may have been another's before."""
     model.model.language_model.activation_checkpointing_disable()
-    options = StudentOptions(source="released", dtype="bfloat16", gradient_checkpointing=checkpointing)
-    return Policy(QwenOmni(), model, nano_processor(), options)
+    options = StudentOptions("released", dtype="bfloat16", gradient_checkpointing=checkpointing, lora=lora)
+    return Policy(QwenOmni(), model, processor(), options)
 
 
 def cut(config: Any, layers: int) -> None:
@@ -56,19 +68,21 @@ def cut(config: Any, layers: int) -> None:
     config.audio_config.encoder_layers = layers
 
 
-def clip_batch(policy: Policy, count: int, *, words: int = 600) -> OmniBatch:
+def clip_batch(policy: Policy, count: int, *, words: int = 600, trace: str | None = None) -> OmniBatch:
     """Questions on the host about `count` clips of 8 frames, 476 x 476 pixels, and 10 s of sound.
 
     Args:
         policy: Whose preprocessor makes them.
         count: B.
         words: In the first question; each further one has three more.
+        trace: To be learned from.
     """
     frames = torch.zeros(8, 3, 476, 476, dtype=torch.uint8)
     clip = Clip(frames, tuple(1.25 * i for i in range(8)), 1.25, audio=torch.linspace(-0.1, 0.1, 10 * SAMPLE_RATE))
-    preprocessor = Preprocessor(policy.inputs, PromptOptions(audio_in_video=True), answers=True)
+    preprocessor = Preprocessor(policy.inputs, PromptOptions(audio_in_video=True), targets=trace is not None)
     media = (Modality.VIDEO, Modality.AUDIO)
-    samples = [Sample(f"q{i}", "see " * (words + 3 * i) + "?", ("a", "b"), 0, media) for i in range(count)]
+    questions = ["see " * (words + 3 * i) + "?" for i in range(count)]
+    samples = [Sample(f"q{i}", question, ("a", "b"), 0, media, trace=trace) for i, question in enumerate(questions)]
     return collate([preprocessor.row(sample, clip) for sample in samples])
 
 
@@ -79,15 +93,22 @@ def encoded_prompts(policy: Policy, lengths: Sequence[int]) -> EncodedPrompts:
         policy: The student.
         lengths: Tokens of each prompt, at least 600.
     """
-    ids, decoder = policy.inputs.ids, policy.decoder
-    width = decoder.language_model.config.hidden_size
-    tokens, vision, audio = [], [], []
+    special: Any = policy.inputs
+    width = policy.decoder.language_model.config.hidden_size
+    parts = []
     for length in lengths:
-        pictures = length // 2
-        text = [300] * (length - pictures - SOUND_TOKENS)
-        prompt = [*text[:20], *[ids.video] * pictures, *[ids.audio] * SOUND_TOKENS, *text[20:]]
-        tokens.append(torch.tensor(prompt).to("cuda"))
-        vision.append(torch.empty(pictures, width, dtype=torch.bfloat16, device="cuda"))
-        audio.append(torch.empty(SOUND_TOKENS, width, dtype=torch.bfloat16, device="cuda"))
-    positions = [torch.arange(length).expand(3, -1).contiguous().to("cuda") for length in lengths]
-    return EncodedPrompts(tokens, positions, ClipFeatures(vision, audio))
+        pictures = torch.arange(20, 20 + length // 2)
+        sounds = torch.arange(20 + length // 2, 20 + length // 2 + SOUND_TOKENS)
+        ids = torch.full((length,), TEXT_TOKEN)
+        ids[pictures], ids[sounds] = special.ids.video, special.ids.audio
+        features: list[Tensor | None] = [
+            torch.empty(len(at), width, dtype=torch.bfloat16, device="cuda") for at in (pictures, sounds)
+        ]
+        positions = torch.arange(length).expand(3, -1).contiguous()
+        parts.append(
+            EncodedPrompts(
+                [ids.to("cuda")], [positions.to("cuda")], [length], [pictures.to("cuda")], [sounds.to("cuda")],
+                ClipFeatures(features[:1], features[1:]),
+            )
+        )  # fmt: skip
+    return EncodedPrompts.join(parts)

@@ -117,7 +117,9 @@ def _copy_(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
         device.count_copy(source, "copy_ to the device", non_blocking=non_blocking)
         device.count("copy_")
         into = device.memory.values(target.meta)
-        if into is not None:
+        if into is not None and device.graph is not None:
+            device.graph.record(device.memory, [], lambda: [into.copy_(source)])
+        elif into is not None:
             into.copy_(source)
         return target
     if not non_blocking:
@@ -135,10 +137,9 @@ def _index(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
     if len(indices) == 1 and _is_mask(indices[0]) and rest and getattr(rest[0], "is_number", rest[0].numel() == 1):
         # `x[mask] = number` is done by `masked_fill_`, for which nobody waits.
         mask = indices[0]
-        shape = [*mask.shape, *[1] * (target.dim() - mask.dim())]
-        return device.run(
-            aten.masked_fill_.Tensor, (target, device.run(aten.view.default, (mask, shape), {}), *rest[:1]), {}
-        )
+        for _ in range(target.dim() - mask.dim()):
+            mask = device.run(aten.unsqueeze.default, (mask, -1), {})
+        return device.run(aten.masked_fill_.Tensor, (target, mask, rest[0]), {})
     integers: list[Any] = []
     for index in indices:
         if index is None or (isinstance(index, PretendedTensor) and not _is_mask(index)):
@@ -149,6 +150,10 @@ def _index(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
             integers += [device.place(part) for part in device.known(index, name).nonzero(as_tuple=True)]
         else:
             device.count_copy(index, f"{name} by", non_blocking=False)
+            if index.device == META:  # C++ made it of a list, whose numbers are lost on a meta device
+                device.memory.add(index)
+                integers.append(PretendedTensor(index))
+                continue
             parts = index.nonzero(as_tuple=True) if index.dtype == torch.bool else [index]
             integers += [device.place(part) for part in parts]
     return device.run(func, (target, integers, *rest), kwargs)
@@ -183,10 +188,10 @@ def _draw(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
     """Tokens that logits decide are taken from `PretendedDevice.sample`."""
     drawn = device.run(func, args, kwargs)
     if device.memory.values(drawn.meta) is None:
-        device.memory.set_values(drawn.meta, device.sample(drawn.shape))
-        tokens = device.memory.values(drawn.meta)
-        if device.graph is not None and tokens is not None:
-            device.graph.steps.append(lambda: tokens.copy_(device.sample(tokens.shape)))
+        if device.graph is None:
+            device.memory.set_values(drawn.meta, device.sample(drawn.shape))
+        else:
+            device.graph.record(device.memory, [drawn.meta], lambda: [device.sample(drawn.shape)])
     return drawn
 
 

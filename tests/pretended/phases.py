@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 
+from avrt.models.encoded_prompts import EncodedPrompts
+from avrt.policy.policy import Policy
 from avrt.rollout.sampling import SamplingOptions
+from tests.pretended.account import Account
 from tests.pretended.device import PretendedDevice
+from tests.pretended.drawing import TEXT_TOKEN, ending_after
 from tests.pretended.models import encoded_prompts, policy_of, released_model
 
 DECODED = 3
 """Tokens after which all completions end, in buffers that have room for the longest."""
-TEXT_TOKEN = 300
 
 
 def measured_bytes(
@@ -41,13 +44,7 @@ def measured_bytes(
     with device:
         policy = policy_of(model, checkpointing=checkpointing)
         questions = encoded_prompts(policy, prompts)
-        rows = len(prompts) * group_size
-        completions = [torch.full((answer,), TEXT_TOKEN, device="cuda") for _ in range(rows)]
-        device.sample = ending_after(DECODED, policy.inputs.tokenizer.eos_token_id)
-
-        def rollout() -> None:
-            sampling = SamplingOptions(max_new_tokens=answer, decoding="static")
-            policy.generate(questions, sampling, seeds=list(range(rows)), group_size=group_size)
+        completions = [torch.full((answer,), TEXT_TOKEN, device="cuda") for _ in range(len(prompts) * group_size)]
 
         def reference() -> None:
             policy.eval()
@@ -58,22 +55,25 @@ def measured_bytes(
             policy.train()
             torch.autograd.backward(policy.logprobs(questions, completions).logprobs.sum())
 
-        # Scoring first: the buffers of sampling stay with the policy.
-        phases = {"update": update, "reference": reference, "rollout": rollout}
-        found = {name: _peak(device, phase) for name, phase in phases.items()}
-    return {name: found[name] for name in ("rollout", "reference", "update")}
+        found = {"update": _account(device, update).peak, "reference": _account(device, reference).peak}
+        # Last, because its buffers stay with the policy.
+        rollout = _account(device, lambda: _sample(device, policy, questions, group_size, answer))
+    return {"rollout": rollout.peak, **found}
 
 
-def ending_after(steps: int, eos_token_id: int) -> Callable[[torch.Size], torch.Tensor]:
-    """Sampled tokens: text, and all rows end with their `steps`-th token."""
-    drawn = 0
+def bytes_kept_by_sampling(size: str, prompts: Sequence[int], group_size: int, answer: int) -> int:
+    """Bytes that stay taken between rollouts: the buffers, and the memory of the recorded step."""
+    device, model = _student(size)
+    with device:
+        policy = policy_of(model)
+        questions = encoded_prompts(policy, prompts)
+        return _account(device, lambda: _sample(device, policy, questions, group_size, answer)).kept
 
-    def sample(shape: torch.Size) -> torch.Tensor:
-        nonlocal drawn
-        drawn += 1
-        return torch.full(shape, eos_token_id if drawn >= steps else TEXT_TOKEN)
 
-    return sample
+def _sample(device: PretendedDevice, policy: Policy, questions: EncodedPrompts, group_size: int, answer: int) -> None:
+    device.sample = ending_after(DECODED, policy.inputs.tokenizer.eos_token_id)
+    sampling = SamplingOptions(max_new_tokens=answer, decoding="static")
+    policy.generate(questions, sampling, seeds=list(range(len(questions) * group_size)), group_size=group_size)
 
 
 @cache
@@ -88,8 +88,8 @@ def _student(size: str) -> tuple[PretendedDevice, Any]:
     return device, model
 
 
-def _peak(device: PretendedDevice, phase: Callable[[], None]) -> int:
+def _account(device: PretendedDevice, phase: Callable[[], None]) -> Account:
     gc.collect()
     with device.counting() as account:
         phase()
-    return account.peak
+    return account

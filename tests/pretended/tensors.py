@@ -45,30 +45,22 @@ class PretendedTensor(Tensor):
     def __init__(self, meta: Tensor) -> None:
         self.meta = meta
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:  # type: ignore[override]
         raise RuntimeError(f"{func}: used outside of its `with PretendedDevice()`")
 
-    @property
-    def device(self) -> torch.device:
-        return CUDA
-
-    @property
-    def is_cuda(self) -> bool:
-        return True
-
-    @property
-    def is_meta(self) -> bool:
-        return False
+    device = property(lambda self: CUDA)
+    is_cuda = property(lambda self: True)
+    is_meta = property(lambda self: False)
 
     def get_device(self) -> int:
         return CUDA.index
 
     def data_ptr(self) -> int:
         """Not a number to read from, but as lasting and as different as an address."""
-        return self.meta.untyped_storage()._cdata + self.meta.storage_offset() * self.element_size()
+        return int(self.meta.untyped_storage()._cdata + self.meta.storage_offset() * self.element_size())
 
     def tolist(self) -> Any:
         """One copy to the host, as on a real device; C++ refuses this for subclasses."""
@@ -79,7 +71,15 @@ class PretendedTensor(Tensor):
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy it first")
         return self.cpu().numpy()
 
-    def __repr__(self, **_: Any) -> str:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """As that of a parameter, for the copy of a policy that is its reference."""
+        copied = self.detach().clone().requires_grad_(self.requires_grad)
+        if getattr(self, "_is_param", False):
+            copied._is_param = True
+        memo[id(self)] = copied
+        return copied
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"PretendedTensor({tuple(self.shape)}, {self.dtype})"
 
 
@@ -121,7 +121,7 @@ class Memory:
         if meta.numel() > LARGEST_VALUES or meta.dtype in WITHOUT_VALUES:
             return
         storage = meta.untyped_storage()
-        self._values[storage._cdata] = torch.UntypedStorage(storage.nbytes())
+        self._values[storage._cdata] = torch.UntypedStorage(storage.nbytes())  # type: ignore[no-untyped-call]
         written = self.values(meta)
         assert written is not None
         written.copy_(values)

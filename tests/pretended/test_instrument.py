@@ -90,7 +90,9 @@ def test_copies_from_the_host(device):
         torch.zeros(3).to("cuda", non_blocking=True)  # pageable memory: waits nevertheless
         on_device(3).copy_(torch.zeros(3).pin_memory())  # pinned, but told to wait
         on_device(3)[torch.tensor([0, 1])]
-    assert account.blocking_copies.total() == 5
+        on_device(3)[[0, 1]]
+        torch.tensor([], device="cuda")  # nothing is copied
+    assert account.blocking_copies.total() == 6
     with device.counting() as account:
         pinned = torch.zeros(3).pin_memory()
         pinned.to("cuda", non_blocking=True)
@@ -202,27 +204,39 @@ def test_variable_length_attention_is_one_call(device):
         varlen_attn(query, key, key, ends.cpu(), ends, 60, 60, enable_gqa=True)
 
 
-@pytest.mark.parametrize("decoding", ["dynamic", "static"])
-def test_faults_planted_in_a_decoding_step_are_found(device, decoding):
-    policy = policy_of(released_model("3B", layers=1))
-    prompts = encoded_prompts(policy, [700, 800])
+class FaultyStep:
+    """A student of one layer that samples 8 tokens of two prompts, with a fault behind its vocabulary projection."""
 
-    def sample() -> int:
-        with device.counting() as account:
-            policy.generate(prompts, SamplingOptions(max_new_tokens=8, decoding=decoding), seeds=[1, 2])
+    def __init__(self, device, fault, decoding="dynamic") -> None:
+        self.device, self.decoding = device, decoding
+        self.policy = policy_of(released_model("3B", layers=1))
+        self.policy.decoder.lm_head.register_forward_hook(lambda module, inputs, logits: fault(logits))
+
+    def synchronizations(self) -> int:
+        prompts = encoded_prompts(self.policy, [700, 800])
+        with self.device.counting() as account:
+            self.policy.generate(prompts, SamplingOptions(max_new_tokens=8, decoding=self.decoding), seeds=[1, 2])
         return account.synchronizations.total()
 
-    sound = sample()
 
-    def boolean_index(module, inputs, logits):
-        return logits[torch.ones(len(logits), dtype=torch.bool).pin_memory().to("cuda", non_blocking=True)]
+def by_a_mask(logits: torch.Tensor) -> torch.Tensor:
+    return logits[torch.ones(len(logits), dtype=torch.bool).pin_memory().to("cuda", non_blocking=True)]
 
-    hook = policy.decoder.lm_head.register_forward_hook(boolean_index)
-    assert sample() == sound + 8
-    hook.remove()
-    policy.decoder.lm_head.register_forward_hook(lambda module, inputs, logits: logits + torch.zeros(logits.shape[-1]))
+
+def test_a_boolean_index_planted_in_decoding_is_counted_for_every_token(device):
+    sound = FaultyStep(device, lambda logits: logits).synchronizations()
+    assert FaultyStep(device, by_a_mask).synchronizations() == sound + 8
+
+
+def test_a_boolean_index_planted_in_a_recorded_step_is_refused(device):
+    with pytest.raises(RuntimeError, match="boolean index: not permitted while a CUDA graph is recorded, at avrt/"):
+        FaultyStep(device, by_a_mask, decoding="static").synchronizations()
+
+
+@pytest.mark.parametrize("decoding", ["dynamic", "static"])
+def test_a_tensor_of_the_host_planted_in_decoding_is_reported(device, decoding):
     with pytest.raises(DeviceMismatchError, match=r"a tensor of the host \(151936,\) at avrt/rollout/"):
-        sample()
+        FaultyStep(device, lambda logits: logits + torch.zeros(151_936), decoding).synchronizations()
 
 
 def test_a_graph_is_one_kernel_that_does_the_same_again(device):
@@ -236,7 +250,7 @@ def test_a_graph_is_one_kernel_that_does_the_same_again(device):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    counter.zero_()
+    assert counter.tolist() == [0, 0]  # recorded, not run
     with device.counting() as account:
         for _ in range(3):
             graph.replay()

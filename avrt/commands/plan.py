@@ -14,7 +14,6 @@ from avrt.commands.samples import first_batch
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
-from avrt.models.decoder import Placeholders
 from avrt.models.families import find_config
 from avrt.models.family import Family
 from avrt.models.memory_estimate import checkpoint_bytes
@@ -83,10 +82,9 @@ def memory_table(settings: Settings) -> Table:
     table = Table(title=f"GB that one of {how.ranks} ranks holds")
     for column in ("part", "device", "host"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    copied = _reference_on_host(settings)
     parts: dict[str, tuple[float, float]] = {
-        "weights, policy and towers": (held.weights, held.host_weights - copied),
-        f"reference ({how.reference})": (held.reference, copied),
+        "weights, policy and towers": (held.weights, held.host_weights),
+        f"reference ({how.reference})": (held.reference, held.host_reference),
         "gradients": (held.gradients, 0.0),
         "optimizer: float32 weights, two moments": (held.optimizer, held.host_optimizer),
         "decoding buffers": (settings.buffers, 0.0),
@@ -140,12 +138,12 @@ def recommend(settings: Settings, card: Card) -> list[str]:
     ]
 
 
-def prompts_like(batch: OmniBatch, placeholders: Placeholders, count: int) -> Prompts:
+def prompts_like(batch: OmniBatch, count: int) -> Prompts:
     """`count` prompts of a batch's lengths, whose rows come again where they are fewer."""
-    rows = [batch.prompt_ids[i % len(batch)] for i in range(count)]
-    vision = sum(int((row == token).sum()) for row in rows for token in placeholders.vision)
-    audio = sum(int((row == placeholders.audio).sum()) for row in rows)
-    return Prompts(tuple(len(row) for row in rows), vision, audio)
+    rows = [i % len(batch) for i in range(count)]
+    vision = sum(len(batch.vision_places[row]) for row in rows)
+    audio = sum(len(batch.audio_places[row]) for row in rows)
+    return Prompts(tuple(len(batch.prompt_ids[row]) for row in rows), vision, audio)
 
 
 def _prompts(data: AVDataModule, family: Family, model: Any, source: str) -> tuple[Prompts, str]:
@@ -158,7 +156,7 @@ def _prompts(data: AVDataModule, family: Family, model: Any, source: str) -> tup
             why = f"no processor for {source} here"
         else:
             batch = first_batch(data, family.inputs(model, processor), min(count, READ_SAMPLES))
-            prompts = prompts_like(batch, family.decoder(model).placeholders, count)
+            prompts = prompts_like(batch, count)
             least, most = min(prompts.lengths), max(prompts.lengths)
             return prompts, f"{count} prompts of {least:,} to {most:,} tokens, as in the first {len(batch)} samples"
     typical = Prompts((TYPICAL["prompt"],) * count, TYPICAL["vision"] * count, TYPICAL["audio"] * count)
@@ -199,17 +197,13 @@ def _notes(settings: Settings, module: TrainingModule) -> list[str]:
         f"memory: completions of {settings.longest_answer} tokens, all of them, "
         f"in micro-batches of {settings.micro_batch_size}; seconds: {settings.answer} tokens on average, {sampled}",
         f"assumed: {ASSUMED.matmul:.0%} of peak operations, {ASSUMED.towers:.0%} in the towers, "
-        f"{ASSUMED.bandwidth:.0%} of bandwidth; {ASSUMED.kernel * 1e6:.0f} us a kernel where decoding is not compiled; "
+        f"{ASSUMED.bandwidth:.0%} of bandwidth; {ASSUMED.kernel * 1e6:.0f} us a kernel that no graph replays; "
         f"{'pinned' if settings.pinned else 'pageable'} copies at "
         f"{ASSUMED.pinned if settings.pinned else ASSUMED.pageable:.0%} of the link (avrt/models/time_estimate.py)",
     ]
     if isinstance(module, GRPOModule) and module.vllm_options is not None:
         notes.append("vLLM's share of memory and time is not in the tables: see model.vllm.settings")
     return notes
-
-
-def _reference_on_host(settings: Settings) -> float:
-    return float(settings.parameters.decoder * settings.shape.bytes) if settings.how.reference == "host" else 0.0
 
 
 def _gb(count: float) -> str:

@@ -20,7 +20,7 @@ def alternatives(configured: Settings) -> Iterator[Settings]:
     stages = [configured.how.stage] if configured.how.stage == 0 else sorted({2, 3, configured.how.stage})
     offloads = [False] if configured.how.stage == 0 else [False, True]
     sizes = sorted({min(size, len(configured.prompts.lengths)) for size in MICRO_BATCHES})
-    decodings = {configured.decoding, "compiled"} if configured.samples else {configured.decoding}
+    decodings = {configured.decoding, "static"} if configured.samples else {configured.decoding}
     for stage, offload, size, checkpointing, decoding in product(
         stages, offloads, sizes, (False, True), sorted(decodings)
     ):

@@ -22,11 +22,13 @@ from avrt.models.memory_estimate import (
     scoring_bytes,
     update_bytes,
 )
-from avrt.models.memory_estimate.activations import buffer_bytes, kept_bytes
+from avrt.models.memory_estimate.activations import buffer_bytes, decoding_bytes, prefill_bytes
 from avrt.models.memory_estimate.held import Place
 from avrt.models.memory_estimate.shape import FLOAT32
 from avrt.models.time_estimate import ASSUMED, Card, Work, seconds_per_phase
 from avrt.policy.student_options import LoraOptions, StudentOptions
+from avrt.rollout.sampling import SamplingOptions
+from avrt.rollout.static import PROMPT_MULTIPLE
 from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.grpo_module import GRPOModule
 from avrt.training.strategy import OmniDeepSpeedStrategy
@@ -83,7 +85,8 @@ class Settings:
         longest_prompt: Room for a prompt in fixed buffers.
         micro_batch_size: Groups per forward and backward pass.
         samples: Whether completions are sampled here.
-        decoding: How.
+        decoding: How: `dynamic`, `static` or `compiled`.
+        slots: Prompts that are decoded at once.
         how: Ranks, stage, offload, reference.
         pinned: Whether offloaded memory is pinned.
         lora: Adapters, if they are what is trained.
@@ -100,6 +103,7 @@ class Settings:
     micro_batch_size: int
     samples: bool
     decoding: str
+    slots: int
     how: Partitioning
     pinned: bool
     lora: LoraOptions | None
@@ -116,8 +120,7 @@ class Settings:
         """Bytes of fixed decoding buffers, which stay."""
         if not self.samples or self.decoding == "dynamic":
             return 0
-        count = len(self.prompts.lengths)
-        return buffer_bytes(self.shape, count, self.longest_prompt, self.group_size, self.longest_answer)
+        return buffer_bytes(self.shape, self.slots, self.longest_prompt, self.group_size, self.longest_answer)
 
     def peaks(self, own_memory: float = ASSUMED.own_memory) -> dict[str, float]:
         """Bytes on the device at the widest moment of each phase, with all that stays.
@@ -130,18 +133,20 @@ class Settings:
         always = held.always + self.buffers + self.encoding.features
         peaks = {"encode": always + self.encoding.working + held.gathered}
         if self.samples:
-            # In fixed buffers only the prompts' own caches and what one token takes come on top of them.
-            own = 1 if self.buffers else self.longest_answer
-            sampled = rollout_bytes(self.shape, lengths, group, own)
+            if self.buffers:
+                rows, context = self.slots * group, self.longest_prompt + self.longest_answer
+                taken = prefill_bytes(self.shape, lengths[: self.slots])
+                sampled = max(taken, decoding_bytes(self.shape, rows, context))
+            else:
+                sampled = rollout_bytes(self.shape, lengths, group, self.longest_answer)
             peaks["rollout"] = always + sampled + held.rollout
         worst = lengths[: self.micro_batch_size]
-        update = update_bytes(self.shape, worst, group, self.longest_answer)
         if self.how.reference != "none":
-            # The reference scores while the policy's activations wait for the backward pass.
-            kept = kept_bytes(self.shape, worst, group, self.longest_answer)
+            # It scores before the update; from the host its weights come for that.
             scoring = scoring_bytes(self.shape, worst, group, self.longest_answer)
-            whole = held.host_weights if self.how.reference == "host" else 0.0
-            peaks["reference"] = always + kept + scoring + held.gathered + whole
+            brought = held.host_reference
+            peaks["reference"] = always + scoring + held.gathered + brought
+        update = update_bytes(self.shape, worst, group, self.longest_answer)
         peaks["update"] = always + update + held.backward + held.gathered
         peaks["optimizer"] = always + held.step
         return {phase: peak + own_memory for phase, peak in peaks.items()}
@@ -167,9 +172,9 @@ class Settings:
             encoding=self.encoding.operations,
             micro_batch_size=self.micro_batch_size,
             samples=self.samples,
-            compiled=self.decoding == "compiled",
+            recorded=self.decoding != "dynamic",
             reference=self.how.reference != "none",
-            moved=held.host_weights if self.how.reference == "host" else 0.0,
+            moved=held.host_reference,
             gathered=held.rollout * (self.how.ranks - 1) / self.how.ranks,
             ranks=self.how.ranks,
             stage=self.how.stage,
@@ -237,7 +242,7 @@ def partitioning_of(module: EvaluationModule, trainer: Trainer) -> tuple[Partiti
 
 def settings_of(
     module: TrainingModule, data: AVDataModule, trainer: Trainer, family: Family, model: nn.Module, prompts: Prompts,
-    answer: int | None = None,
+    answer: int | None = None, *, on_gpu: bool = True,
 ) -> Settings:  # fmt: skip
     """A configured run.
 
@@ -249,10 +254,14 @@ def settings_of(
         model: The student, of which sizes are read alone.
         prompts: One rank's batch.
         answer: Completions of average length in tokens; by default AVRT's.
+        on_gpu: Whether it is to run on a GPU.
     """
     options, decoder = module.student_options, family.decoder(model)
     how, pinned = partitioning_of(module, trainer)
-    longest = module.options.sampling.max_new_tokens if isinstance(module, GRPOModule) else 2 * ASSUMED.answer
+    count = len(prompts.lengths)
+    sampling = module.options.sampling if isinstance(module, GRPOModule) else None
+    longest = 2 * ASSUMED.answer if sampling is None else sampling.max_new_tokens
+    slots = count if sampling is None or how.stage == 3 else min(count, sampling.prompts_at_once or count)
     return Settings(
         shape=shape_of(options, decoder),
         parameters=count_parameters(family, model, decoder, options.lora),
@@ -261,14 +270,24 @@ def settings_of(
         group_size=module.options.group_size if isinstance(module, GRPOModule) else 1,
         answer=min(longest, answer or ASSUMED.answer),
         longest_answer=longest,
-        longest_prompt=data.prompt.max_prompt_tokens or max(prompts.lengths),
-        micro_batch_size=min(module.micro_batch_size, len(prompts.lengths)),
+        longest_prompt=data.prompt.max_prompt_tokens or -(-max(prompts.lengths) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE,
+        micro_batch_size=min(module.micro_batch_size, count),
         samples=isinstance(module, GRPOModule) and module.vllm_options is None,
-        decoding=module.options.sampling.decoding if isinstance(module, GRPOModule) else "dynamic",
+        decoding="dynamic" if sampling is None else _decoding(sampling, how, on_gpu=on_gpu),
+        slots=slots,
         how=how,
         pinned=pinned,
         lora=options.lora,
     )
+
+
+def _decoding(sampling: SamplingOptions, how: Partitioning, *, on_gpu: bool) -> str:
+    """What `auto` stands for; `Policy` decides alike."""
+    if sampling.decoding != "auto":
+        return sampling.decoding
+    if not (on_gpu or sampling.prompts_at_once):
+        return "dynamic"
+    return "compiled" if on_gpu and how.stage < 3 else "static"
 
 
 def shape_of(options: StudentOptions, decoder: Decoder) -> Shape:

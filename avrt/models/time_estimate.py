@@ -64,7 +64,7 @@ class Assumed:
         pinned: Share of the host link that copies from pinned memory reach.
         pageable: The same from pageable memory.
         links: Share of the links between cards.
-        kernel: Seconds to launch one kernel where decoding is not compiled.
+        kernel: Seconds to launch one kernel where decoding replays no graph.
         kernels: Kernels of a decoder layer and token.
         host_bandwidth: Bytes per second from the host's memory, all ranks together.
         own_memory: Bytes of CUDA's context, libraries and NCCL, outside PyTorch's account.
@@ -102,9 +102,9 @@ class Work:
         encoding: Operations of the towers.
         micro_batch_size: Groups per forward and backward pass.
         samples: Whether completions are sampled; otherwise they are given.
-        compiled: Whether decoding replays a graph instead of launching kernels.
+        recorded: Whether decoding replays a graph instead of launching kernels.
         reference: Whether a reference scores too.
-        moved: Bytes of weights that cross the host link each step beside the optimizer's.
+        moved: Bytes of the reference that come from the host's page-locked memory each step.
         gathered: Bytes of weights that ZeRO-3 gathers for one pass over the model; 0 elsewhere.
         ranks: Number of devices.
         stage: ZeRO stage.
@@ -121,7 +121,7 @@ class Work:
     encoding: int
     micro_batch_size: int
     samples: bool
-    compiled: bool
+    recorded: bool
     reference: bool
     moved: float
     gathered: float
@@ -158,7 +158,7 @@ def seconds_per_phase(shape: Shape, card: Card, work: Work, assumed: Assumed = A
     scored = _forward_operations(shape, work.prompts, work.group_size, work.answer)
     logits = 2 * shape.hidden * shape.vocabulary * rows * work.answer
     if work.reference:
-        moved = work.moved / _host_rate(card, work, assumed)
+        moved = work.moved / (card.host * assumed.pinned)
         seconds["reference"] = (scored + logits) / compute + moved + passes * gathering
     # Backward costs twice the forward pass, or once where the weights are frozen; layers under checkpointing, and the
     # logits always, are computed once more.
@@ -182,7 +182,7 @@ def token_seconds(shape: Shape, card: Card, work: Work, assumed: Assumed = ASSUM
     caches = (sum(work.prompts) + rows * work.longest / 2) * shape.cache_bytes  # own caches are half full on average
     drawn = 10 * rows * shape.vocabulary * FLOAT32  # softmax, cumulative sum and search read and write the logits
     reading = (weights + caches + drawn) / (card.bandwidth * assumed.bandwidth)
-    launching = 0.0 if work.compiled else assumed.kernel * assumed.kernels * shape.layers
+    launching = 0.0 if work.recorded else assumed.kernel * assumed.kernels * shape.layers
     return max(reading, launching)
 
 

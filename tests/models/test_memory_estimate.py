@@ -32,7 +32,7 @@ def test_forecast_by_hand():
     cache, logits = 2 * 3 * 4 * 2, 2 * 100 * (2 + 8 + 16)  # a token's keys and values; drawing two tokens
     joined = 2 * 2 * 4 * 2
     assert found["rollout"] == (6 + 2 * 2) * cache + joined + logits
-    assert expected_bytes(SHAPE, [6], 2, 2, room=8)["rollout"] == (6 + 8 + 2 * 2) * cache + logits
+    assert expected_bytes(SHAPE, [6], 2, 2, room=8)["rollout"] == (8 + 2 * 2) * cache + logits  # fixed buffers
     assert found["reference"] == 4 * 100 * 12 + 4 * 10 * 2  # more than the layer's 8 * (40 + 90 + 10) * 2 + 320
     keys = 2 * (6 * 3 + 2) * 4 * 2  # of the prompt, and of the prompt again before each answer
     layer = 8 * (2 * NORM + 2 * 10 * 2 + 2 * 4 + 4 * 30 * 2) + keys
@@ -121,7 +121,7 @@ def test_held_under_zero():
     assert held_bytes(1000, 500, 2, replace(three, offload_optimizer=True)).host == 3000 + 1000 + 1000
     assert held_bytes(1000, 500, 2, replace(how, reference="none")).reference == 0
     away = held_bytes(1000, 500, 2, replace(how, reference="host"))
-    assert (away.reference, away.host_weights) == (0, 2000)
+    assert (away.reference, away.host_reference) == (0, 2000)
     plain = held_bytes(1000, 500, 4, Partitioning(stage=0, accumulate=4, reference="none"))
     assert (plain.weights, plain.gradients, plain.optimizer) == (6000, 4000, 8000)
 

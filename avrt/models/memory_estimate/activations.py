@@ -44,22 +44,32 @@ def expected_bytes(
 def rollout_bytes(
     shape: Shape, prompts: Sequence[int], group_size: int, answer: int, *, room: int | None = None
 ) -> int:
-    """Bytes of prefilling some prompts and of decoding their groups to the end.
+    """Bytes of prefilling some prompts and of decoding their groups to the end, fixed buffers included."""
+    rows = len(prompts) * group_size
+    prefill = prefill_bytes(shape, prompts) + rows * shape.vocabulary * shape.bytes
+    if room is not None:
+        # The buffers are there before the prompts are run; what comes out is copied into them and dropped.
+        buffers = buffer_bytes(shape, len(prompts), room, group_size, answer)
+        return buffers + max(prefill, decoding_bytes(shape, rows, room + answer))
+    # The prompts' caches as a rectangle, and each row's own.
+    cached = (len(prompts) * max(prompts) + rows * answer) * shape.cache_bytes
+    # a layer's grown keys are joined from the old ones and a token: both exist for a moment
+    joined = rows * answer * shape.key_value * shape.bytes
+    return max(prefill, cached + joined + decoding_bytes(shape, rows, max(prompts) + answer))
 
-    Fixed buffers are made after the first prefill, and stay; the prompts' own caches are copied into them.
+
+def prefill_bytes(shape: Shape, prompts: Sequence[int]) -> int:
+    """Bytes of running some prompts, with the caches that come out."""
+    return sum(prompts) * (shape.cache_bytes + _passing(shape))
+
+
+def decoding_bytes(shape: Shape, rows: int, context: int) -> int:
+    """Bytes of one token of each row beside the caches, which have `context` tokens for each.
+
+    Drawing, or attention; per row and head the latter's scores of prompt and own tokens, both joined, their softmax in
+    float32, and that rounded. A fused kernel makes no scores.
     """
-    rows, cached = len(prompts) * group_size, sum(prompts) * shape.cache_bytes
-    prefill = cached + sum(prompts) * _passing(shape) + rows * shape.vocabulary * shape.bytes
-    if room is None:
-        own = rows * answer * shape.cache_bytes
-        # a layer's grown keys are joined from the old ones and a token: both exist for a moment
-        own += rows * answer * shape.key_value * shape.bytes
-    else:
-        own = buffer_bytes(shape, len(prompts), room, group_size, answer)
-    # per row and head: scores of prompt and own tokens, both joined, their softmax in float32, and rounded
-    context = max([*prompts, room or 0]) + answer
-    scores = rows * shape.heads * context * (3 * shape.bytes + FLOAT32)
-    return max(prefill, cached + own + max(drawing_bytes(shape, rows), scores))
+    return max(drawing_bytes(shape, rows), rows * shape.heads * context * (3 * shape.bytes + FLOAT32))
 
 
 def drawing_bytes(shape: Shape, rows: int) -> int:

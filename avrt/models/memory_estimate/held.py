@@ -66,7 +66,8 @@ class Held:
         gathered: Under ZeRO-3, whole weights at the moment they are used.
         rollout: Under ZeRO-3, the policy's whole weights while it decodes.
         host_optimizer: Optimizer states, gradients and buffers on the host.
-        host_weights: Weights and reference on the host.
+        host_weights: Weights of policy and towers on the host.
+        host_reference: The reference's copy there; it comes to the device while it scores.
     """
 
     weights: float
@@ -79,6 +80,7 @@ class Held:
     rollout: float
     host_optimizer: float
     host_weights: float
+    host_reference: float
 
     @property
     def always(self) -> float:
@@ -88,7 +90,7 @@ class Held:
     @property
     def host(self) -> float:
         """Bytes of one rank on the host."""
-        return self.host_optimizer + self.host_weights
+        return self.host_optimizer + self.host_weights + self.host_reference
 
 
 def held_bytes(
@@ -123,7 +125,8 @@ def held_bytes(
         reference=reference,
         gathered=gathered,
         rollout=rollout,
-        host_weights=copy_on_host + weights_on_host,
+        host_weights=weights_on_host,
+        host_reference=copy_on_host,
         **held,
     )
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import Tensor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.data.inputs.batch import OmniBatch
@@ -18,7 +20,9 @@ from avrt.data.media.clip import SAMPLE_RATE, Clip
 from avrt.data.sample import Modality, Sample
 from avrt.models.qwen2_5_omni.family import QwenOmni
 from avrt.models.qwen2_5_omni.nano import nano_config, nano_processor
-from avrt.policy.policy import Policy
+from avrt.models.qwen2_5_omni.released_sizes import released_config
+from avrt.models.qwen2_5_omni.stock import media_arguments
+from avrt.policy.policy import Policy, load_policy
 from avrt.policy.student_options import StudentOptions
 
 
@@ -55,6 +59,71 @@ def scaled_student(scale: int, vocabulary: int | None = None) -> Policy:
     thinker.generation_config.eos_token_id = None
     thinker.generation_config.pad_token_id = 0
     return Policy(QwenOmni(), thinker, processor, StudentOptions(source="scaled", dtype="float32"))
+
+
+def full_size_student(
+    size: str, device: torch.device, *, tiny: bool = False, fused: bool | Literal["auto"] = "auto"
+) -> Policy:
+    """A student of random weights in bfloat16 with a released model's dimensions, made on a device.
+
+    Args:
+        size: `3B` or `7B`.
+        device: Where.
+        tiny: The nano student in float32 instead.
+        fused: `StudentOptions.fused_layers`.
+    """
+    if tiny:
+        return load_policy(StudentOptions(source="nano", dtype="float32")).to(device)
+    processor = nano_processor()
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # weights; buffers are float32 all the same, as when loaded from files
+    try:
+        with device:
+            thinker = Qwen2_5OmniThinkerForConditionalGeneration(released_config(size, processor))
+    finally:
+        torch.set_default_dtype(before)
+    thinker.generation_config.eos_token_id = None
+    thinker.generation_config.pad_token_id = 0
+    return Policy(QwenOmni(), thinker, processor, StudentOptions(source=size, fused_layers=fused)).to(device)
+
+
+def plain_side(student: Policy, batch: OmniBatch, size: int, length: int) -> dict[str, Callable[[], None]]:
+    """Plain Hugging Face's phases of a GRPO step on a batch's first question, in the usual way.
+
+    `generate` with `num_return_sequences`, then full forward passes over copies of the prompt, towers included, with
+    logits over every position.
+    """
+    model, device = student.model, batch.valid.device
+    media = {n: v for n, v in media_arguments(model, student.inputs.processor, batch, 0).items() if v is not None}
+    prompt = batch.prompt_ids[0][None]
+    answers = torch.randint(300, 800, (size, length)).to(device)
+    ids = torch.cat([prompt.expand(size, -1), answers], dim=1)
+    copies = {
+        name: value.repeat(size, *[1] * (value.dim() - 1)) if isinstance(value, Tensor) else value
+        for name, value in media.items()
+    }
+
+    def generate() -> None:
+        with torch.no_grad():
+            model.generate(
+                input_ids=prompt, attention_mask=torch.ones_like(prompt), **media, num_return_sequences=size,
+                do_sample=True, max_new_tokens=length, min_new_tokens=length,
+            )  # fmt: skip
+
+    def logprobs() -> Tensor:
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **copies).logits
+        kept = logits[:, prompt.shape[1] - 1 : -1].float().log_softmax(-1)
+        return kept.gather(-1, answers[..., None])[..., 0].flatten()
+
+    def score() -> None:
+        with torch.no_grad():
+            logprobs()
+
+    def update() -> None:
+        (-logprobs().mean()).backward()
+
+    return {"generate": generate, "score": score, "update": update}
 
 
 def make_batch(student: Policy, prompt_tokens: int, trace: str | None = None) -> OmniBatch:

@@ -1,6 +1,7 @@
 """The packaged configurations: the paper's numbers, and nano overlays that only override."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_hyper_parameters_of_the_paper(name):
     assert config["data"]["batch_size"] * trainer["devices"] == 32
     assert model["micro_batch_size"] == 1
     assert trainer["max_epochs"] == 1
-    assert trainer["precision"].startswith("bf16")
+    assert trainer["precision"] == "bf16-mixed"  # which leaves the student as it was loaded (test_bf16.py)
     assert trainer["strategy"]["init_args"] == {"stage": 2, "offload_optimizer": True}
 
 
@@ -50,6 +51,45 @@ def test_the_corrected_window_changes_nothing_else(monkeypatch):
     printed, _ = read(monkeypatch, "grpo.yaml")
     assert printed.rewards.rewards["length"] == (1.0, LengthReward(mu=100, sigma=20, w_min=200, w_max=300, bonus=0.2))
     assert (printed.options.unbiased_std, printed.options.std_epsilon) == (True, 1e-4)
+
+
+PLACES = {
+    "trainer.strategy.init_args.offload_optimizer", "trainer.strategy.init_args.reduce_bucket_size",
+    "trainer.strategy.init_args.allgather_bucket_size", "model.init_args.micro_batch_size",
+}  # fmt: skip
+
+
+def test_h100_overlays_change_where_things_lie_and_no_number_of_the_paper():
+    assert set(leaves(load("h100.yaml"))) == PLACES
+    assert set(leaves(load("h100_7b.yaml"))) == {"model.init_args.reference", "model.init_args.micro_batch_size"}
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_stage_on_h100s_is_the_same_stage(stage, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["avrt"])
+    names = (f"{stage}.yaml", "h100.yaml")
+    module, data, trainer = read_config([word for name in names for word in ("--config", str(CONFIGS / name))])
+    printed, printed_data = read(monkeypatch, f"{stage}.yaml")
+    assert not trainer.strategy.offloads_optimizer
+    assert trainer.strategy.config["zero_optimization"]["stage"] == 2
+    assert (module.micro_batch_size, data.batch_size) == (4, 8)
+    assert data.batch_size % module.micro_batch_size == 0
+    for name in ("student_options", "optimizer_options", "generation", "num_iterations"):
+        assert getattr(module, name) == getattr(printed, name)
+    assert data.batch_size == printed_data.batch_size
+    if stage == "grpo":
+        assert replace(module.options, micro_batch_size=1) == printed.options
+        large, _ = read(monkeypatch, "grpo.yaml", "ablations/size_7b.yaml", "h100.yaml", "h100_7b.yaml")
+        assert (large.reference_place, large.micro_batch_size) == ("host", 2)
+        assert replace(large.options, micro_batch_size=1) == printed.options
+
+
+def test_offloaded_memory_is_page_locked(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["avrt"])
+    _, _, trainer = read_config(["--config", str(CONFIGS / "grpo.yaml")])
+    assert trainer.strategy.config["zero_optimization"]["offload_optimizer"]["pin_memory"]
+    _, _, trainer = read_config(["--config", str(CONFIGS / "grpo.yaml"), "--trainer.strategy.pin_memory", "false"])
+    assert not trainer.strategy.config["zero_optimization"]["offload_optimizer"]["pin_memory"]
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])

@@ -7,6 +7,8 @@ import pytest
 import torch
 import transformers
 from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero import partition_parameters
+from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from lightning.pytorch import Trainer
@@ -32,7 +34,7 @@ PRIVATE = {
     ),
     "avrt/training/deepspeed_internals.py": (
         "clear_backward_seen_flag", "set_gradient_accumulation_boundary", "load_universal_checkpoint", "zero_pp_rank",
-        "zero_to_fp32", "ds_to_universal",
+        "zero_to_fp32", "ds_to_universal", "_register_deepspeed_module", "parameter_offload", "ds_active_sub_modules",
     ),
 }  # fmt: skip
 
@@ -131,4 +133,9 @@ def test_deepspeed_still_has_what_a_step_needs():
     for kind in (DeepSpeedZeroOptimizer, DeepSpeedZeroOptimizer_Stage3):
         assert callable(getattr(kind, "clear_backward_seen_flag", None)), deepspeed_internals.__file__
     assert callable(getattr(DeepSpeedEngine, "set_gradient_accumulation_boundary", None)), deepspeed_internals.__file__
+    assert callable(getattr(DeepSpeedZeRoOffload, "_register_deepspeed_module", None)), deepspeed_internals.__file__
+    for name in ("forward_hooks", "backward_hooks"):
+        assert f"self.{name} = []" in inspect.getsource(DeepSpeedZeRoOffload), deepspeed_internals.__file__
+    assert "self.parameter_offload" in inspect.getsource(DeepSpeedZeroOptimizer_Stage3), deepspeed_internals.__file__
+    assert "ds_active_sub_modules" in inspect.getsource(partition_parameters), deepspeed_internals.__file__
     assert "load_universal_checkpoint" in inspect.getsource(DeepSpeedEngine), deepspeed_internals.__file__

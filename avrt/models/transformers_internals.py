@@ -2,8 +2,8 @@
 
 What is relied on: the registry of attention functions and the name that a configuration keeps of its own; that a mask
 which is ready is handed to every layer untouched; the tensors inside key-value caches, and what a decoder asks of one;
-what Qwen's towers work out from the sizes of their inputs, and that they take it ready made; the name under which attention layers call
-the rotary embedding.
+what Qwen's towers work out from the sizes of their inputs, and that they take it ready made; the name under which
+attention layers call the rotary embedding.
 """
 
 from __future__ import annotations

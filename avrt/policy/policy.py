@@ -7,7 +7,7 @@ here, and no algorithm knows of it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,6 +71,8 @@ class Policy(nn.Module):
         inputs: How clips and prompts become the model's inputs.
         engine: Samples completions in place of the native engine, where set.
         is_partitioned: Whether ranks hold parts of the weights (ZeRO-3), so that every forward pass is a collective.
+        whole_weights: Then, where each rank has room for the whole decoder: a context that all enter together to
+            generate, in which a forward pass is each rank's own.
         prompt_room: Most tokens of a prompt, where it is known, so that buffers of fixed shape need never be made anew.
     """
 
@@ -83,6 +85,7 @@ class Policy(nn.Module):
         self.share_prefix = share_prefix
         self.engine: RolloutEngine | None = None
         self.is_partitioned = False
+        self.whole_weights: Callable[[], contextlib.AbstractContextManager[None]] | None = None
         self.prompt_room: int | None = None
         self.inputs = family.inputs(model, processor)
         decoder = family.decoder(model)
@@ -149,17 +152,18 @@ class Policy(nn.Module):
         was_training = self.training
         self.eval()  # with gradient checkpointing, layers in training mode would not use the cache
         try:
-            return generate(
-                self.decoder,
-                prompts,
-                sampling,
-                eos_token_id=-1 if ignore_eos else self.inputs.tokenizer.eos_token_id,
-                seeds=seeds,
-                group_size=group_size,
-                share_prefix=self.share_prefix,
-                static=self._static_decoder(sampling, group_size),
-                any_rank_running=any_rank_running if self.is_partitioned else None,
-            )
+            with (self.whole_weights or contextlib.nullcontext)():
+                return generate(
+                    self.decoder,
+                    prompts,
+                    sampling,
+                    eos_token_id=-1 if ignore_eos else self.inputs.tokenizer.eos_token_id,
+                    seeds=seeds,
+                    group_size=group_size,
+                    share_prefix=self.share_prefix,
+                    static=self._static_decoder(sampling, group_size),
+                    any_rank_running=any_rank_running if self.is_partitioned and self.whole_weights is None else None,
+                )
         finally:
             self.train(was_training)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,37 +20,82 @@ class Reference(nn.Module):
 
     Args:
         policy: The policy as it is now.
+        place: Where a copy's weights are: on the `device` (under ZeRO-3 scattered like the policy's), or on the `host`,
+            page-locked where there is a GPU, from where `loaded` brings them. There they are not in the module tree, so
+            that neither Lightning nor DeepSpeed moves or saves them.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, place: Literal["device", "host"] = "device") -> None:
         super().__init__()
         self._policy = (policy,)  # in a tuple, so that it is not registered as a part of this one
         self._copied = policy.options.lora is None
+        self._is_loaded = True
+        self._home: list[tuple[nn.Module, str, Tensor]] = []  # weights and buffers as they are outside `loaded`
         if self._copied:
-            self.language_model = copy.deepcopy(policy.decoder.language_model)
-            self.lm_head = copy.deepcopy(policy.decoder.lm_head)
-            self.requires_grad_(False)
-            self.language_model.activation_checkpointing_disable()
-            self.eval()
+            language_model = copy.deepcopy(policy.decoder.language_model).requires_grad_(False).eval()
+            lm_head = copy.deepcopy(policy.decoder.lm_head).requires_grad_(False).eval()
+            language_model.activation_checkpointing_disable()
+            self._copy = (language_model, lm_head)
+            if place == "host":
+                for module in (module for part in self._copy for module in part.modules()):
+                    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+                    self._home += [(module, name, _page_locked(tensor.detach())) for name, tensor in own]
+                self._leave()
+            else:
+                self.language_model, self.lm_head = self._copy
 
     @property
     def decoder(self) -> Decoder:
         """The reference's decoder; that of the policy where adapters are what is trained."""
         if not self._copied:
             return self._policy[0].decoder
-        return Decoder(self.language_model, self.lm_head)
+        return Decoder(*self._copy)
 
-    def loaded(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which it can be asked."""
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def loaded(self) -> Iterator[None]:
+        """A context with the weights on the policy's device, for as many questions as there are; then they are gone.
+
+        From page-locked memory a GPU takes 6.8 GB (the copy for a 3B student) in about 0.2 s.
+        """
+        if self._is_loaded:
+            yield
+            return
+        device = next(self._policy[0].decoder.lm_head.parameters()).device
+        for module, name, home in self._home:
+            _put(module, name, home.to(device, non_blocking=True))
+        self._is_loaded = True
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Be on the host again; nothing has changed that would have to be copied back."""
+        for module, name, home in self._home:
+            _put(module, name, home)
+        self._is_loaded = not self._home
 
     @torch.no_grad()
     def logprobs(self, prompts: EncodedPrompts, completions: Sequence[Tensor]) -> Scores:
-        """Log-probability of every token of given completions under the reference; carries no gradient."""
+        """Log-probability of every token of given completions under the reference; carries no gradient.
+
+        Outside `loaded` the weights are loaded for this call alone.
+        """
         [policy] = self._policy
-        with policy.without_adapters():  # where the decoder is a copy, there are none
+        with self.loaded(), policy.without_adapters():  # where the decoder is a copy, there are none
             return policy.score(self.decoder, prompts, completions)
 
     def train(self, mode: bool = True) -> Reference:
         """Stay in evaluation mode."""
         return super().train(False)
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Have a module use a tensor for one of its weights or buffers."""
+    is_weight = isinstance(getattr(module, name), nn.Parameter)
+    setattr(module, name, nn.Parameter(tensor, requires_grad=False) if is_weight else tensor)
+
+
+def _page_locked(tensor: Tensor) -> Tensor:
+    """A tensor that a GPU can copy without the processor's help, where there is a GPU."""
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor

@@ -1,19 +1,22 @@
 """Everything that relies on private parts of DeepSpeed. Written against 0.19; `tests/test_internals.py` checks them.
 
-What is relied on: how the engine is told of micro-batches that do not go through its own forward pass, the setting that
-makes it load a universal checkpoint, and the names of the files in a checkpoint.
+What is relied on: how the engine is told of micro-batches that do not go through its own forward pass, the hooks by
+which ZeRO-3 gathers weights, the setting that makes it load a universal checkpoint, and the names of the files in a
+checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from avrt.errors import AvrtError
 
@@ -28,6 +31,34 @@ def prepare_backward(engine: Any, *, last: bool) -> None:
     """
     engine.set_gradient_accumulation_boundary(last)
     engine.optimizer.clear_backward_seen_flag()
+
+
+@contextlib.contextmanager
+def gathered(engine: Any, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Hold some modules' weights whole, with no module gathering or releasing weights by itself meanwhile (ZeRO-3).
+
+    All ranks have to enter together; what they do inside is their own. Like DeepSpeed's `unwrap_model_for_generation`,
+    but for some modules alone, and the hooks come back after an exception too.
+
+    Args:
+        engine: DeepSpeed's engine.
+        modules: Whose weights; nothing else of the model can be used inside.
+    """
+    import deepspeed
+
+    parameters: list[Any] = [parameter for module in modules for parameter in module.parameters()]
+    # With an optimizer the hooks are its `parameter_offload`'s; an engine that only evaluates has that in its place.
+    offload = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
+    with deepspeed.zero.GatheredParameters(parameters):
+        for parameter in parameters:
+            parameter.ds_active_sub_modules.clear()
+        for hook in (*offload.forward_hooks, *offload.backward_hooks):
+            hook.remove()
+        offload.forward_hooks, offload.backward_hooks = [], []
+        try:
+            yield
+        finally:
+            offload._register_deepspeed_module(offload.module)
 
 
 def load_universal(engine: Any) -> None:

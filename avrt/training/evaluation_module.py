@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,10 @@ class EvaluationModule(pl.LightningModule):
             self.policy = load_policy(self.student_options)
         strategy = self.trainer.strategy
         self.policy.is_partitioned = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
+        self.policy.whole_weights = None
+        if isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3 and strategy.gather_for_generation:
+            decoder = self.policy.decoder
+            self.policy.whole_weights = partial(strategy.whole_weights, (decoder.language_model, decoder.lm_head))
 
     def connect_data(self, data: AVDataModule, stage: str) -> None:
         """Take from the data module what evaluation needs to know; called after `load` and before `setup`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 
 from avrt.errors import AvrtError
-from avrt.training.deepspeed_internals import load_universal, made_by, make_universal
+from avrt.training.deepspeed_internals import gathered, load_universal, made_by, make_universal
 from avrt.training.lightning_internals import start_cpu_processes
 
 
@@ -31,6 +34,10 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
         reduce_bucket_size: Gradient elements reduced at a time.
         allgather_bucket_size: Parameter elements gathered at a time.
         overlap_comm: Reduce gradients while the backward pass goes on.
+        pin_memory: Keep what is offloaded in page-locked memory, so that copies are fast and do not wait; without a GPU
+            it does nothing.
+        gather_for_generation: Under stage 3, gather the decoder's weights once for all completions of a batch, not once
+            for every token. Each rank holds them whole meanwhile, 2 bytes per weight; false where that is too much.
     """
 
     def __init__(
@@ -42,6 +49,8 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
         reduce_bucket_size: int = 50_000_000,
         allgather_bucket_size: int = 50_000_000,
         overlap_comm: bool = True,
+        pin_memory: bool = True,
+        gather_for_generation: bool = True,
     ) -> None:
         super().__init__(
             stage=stage,
@@ -50,9 +59,11 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
             reduce_bucket_size=reduce_bucket_size,
             allgather_bucket_size=allgather_bucket_size,
             overlap_comm=overlap_comm,
+            pin_memory=pin_memory,
             exclude_frozen_parameters=True,
             logging_level=logging.ERROR,
         )
+        self.gather_for_generation = gather_for_generation
         assert isinstance(self.config, dict)
         self.config["gradient_clipping"] = gradient_clip_norm
         # Micro-batches add up in float32. By itself DeepSpeed adds in the weights' type: eight of them in bfloat16
@@ -122,6 +133,10 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
             self.barrier("universal checkpoint")
             load_universal(self.deepspeed_engine)
         return super().load_checkpoint(checkpoint_path, weights_only)
+
+    def whole_weights(self, modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[None]:
+        """A context that all ranks enter together, in which each holds some modules' weights whole (stage 3)."""
+        return gathered(self.deepspeed_engine, modules)
 
     def optimizer(self, parameters: Any, **settings: Any) -> torch.optim.Optimizer:
         """AdamW where the optimizer states live.

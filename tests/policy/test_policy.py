@@ -1,5 +1,7 @@
 """Loading, freezing, adapters and the reference."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -64,6 +66,41 @@ def test_reference_is_a_frozen_copy(batch):
     assert torch.equal(before, logprobs(reference, student, batch))
     assert not torch.allclose(logprobs(student, student, batch), before)
     assert not any(p.requires_grad for p in reference.parameters())
+
+
+def test_a_reference_on_the_host_says_the_same_and_is_no_part_of_the_module_tree(batch):
+    student = load_policy(nano_options())
+    on_device, on_host = Reference(student), Reference(student, "host")
+    expected = logprobs(on_device, student, batch)
+    with torch.no_grad():
+        for p in student.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn_like(p))
+    assert torch.equal(logprobs(on_host, student, batch), expected)
+    assert list(on_host.parameters()) == [] == list(on_host.buffers())
+    assert on_host.state_dict() == {}
+    assert not any(p.requires_grad for p in on_host.decoder.language_model.parameters())
+    on_host.to(torch.bfloat16)
+    assert {p.dtype for p in on_host.decoder.lm_head.parameters()} == {torch.float32}
+    with on_host.loaded():
+        assert torch.equal(logprobs(on_host, student, batch), expected)
+        assert torch.equal(logprobs(on_host, student, batch), expected)
+
+
+def test_a_reference_on_the_host_follows_the_policys_device_and_comes_back_unchanged():
+    student = load_policy(nano_options())
+    reference = Reference(student, "host")
+    decoder = reference.decoder
+    before = {name: p.data_ptr() for name, p in decoder.language_model.named_parameters()}
+    values = [p.clone() for p in decoder.language_model.parameters()]
+    student.model.lm_head.to("meta")
+    with contextlib.suppress(ZeroDivisionError), reference.loaded():
+        tensors = [*decoder.language_model.parameters(), *decoder.language_model.buffers(), decoder.lm_head.weight]
+        assert {t.device.type for t in tensors} == {"meta"}
+        raise ZeroDivisionError
+    assert {name: p.data_ptr() for name, p in decoder.language_model.named_parameters()} == before
+    assert all(torch.equal(p, value) for p, value in zip(decoder.language_model.parameters(), values, strict=True))
+    assert decoder.language_model.rotary_emb.inv_freq.device.type == "cpu"
 
 
 def test_lora_trains_adapters_and_the_reference_is_the_student_without_them(batch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,41 @@ class RecordGradients(pl.Callback):
         named = pl_module.policy.model.named_parameters()
         gradients = {name: safe_get_full_grad(p).float() for name, p in named if p.requires_grad}
         torch.save({"batch": self._batch, "gradients": gradients}, self.path)
+
+
+class RecordGathers(pl.Callback):
+    """Count the collectives that gather weights while completions are generated, and say which shares a rank holds.
+
+    Args:
+        path: Folder for one JSON file per rank.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.counts: list[int] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Have DeepSpeed scatter small weights too; a nano student has no others."""
+        trainer.strategy.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Watch `generate`."""
+        generate = pl_module.policy.generate
+
+        def watched(*arguments: Any, **settings: Any) -> Any:
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                completions = generate(*arguments, **settings)
+            self.counts.append(sum("gather" in e.name and e.name.startswith("c10d::") for e in profile.events()))
+            return completions
+
+        pl_module.policy.generate = watched
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Write."""
+        shares = {
+            part: sum(p.ds_tensor.numel() for p in getattr(pl_module, part).parameters())
+            / sum(p.ds_numel for p in getattr(pl_module, part).parameters())
+            for part in ("policy", "reference")
+        }
+        record = {"gathers": self.counts, "shares": shares}
+        (self.path / f"rank{trainer.global_rank}.json").write_text(json.dumps(record))

@@ -11,7 +11,7 @@ from avrt.data.inputs.batch import OmniBatch
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.data.media.clip import Clip
 from avrt.errors import AvrtError
-from avrt.policy.student_options import StudentOptions
+from avrt.policy.student_options import LoraOptions, StudentOptions
 from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.callbacks import group_table
@@ -34,6 +34,11 @@ def test_linear_warm_up_then_cosine():
 def test_group_needs_company():
     with pytest.raises(ValueError, match="group_size"):
         GRPOModule(group_size=1)
+
+
+def test_a_reference_on_the_host_makes_no_sense_with_lora():
+    with pytest.raises(AvrtError, match=r"model.reference: with LoRA"):
+        GRPOModule(student=StudentOptions(lora=LoraOptions()), reference="host")
 
 
 def test_sampling_that_biases_the_loss_is_warned_about():

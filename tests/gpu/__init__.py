@@ -1,0 +1,1 @@
+"""What only a GPU can show; `make gpu` runs these and then `benchmarks/gpu.py`, which measures."""

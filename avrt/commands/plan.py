@@ -131,9 +131,9 @@ def recommend(settings: Settings, card: Card) -> list[str]:
     changes = overrides(settings, best)
     if not changes:
         return ["fastest of what was tried: these settings"]
+    host = f", and {best.held.host * best.how.ranks / GB:.0f} GB of the host" if best.held.host else ""
     return [
-        f"fastest of what was tried: {best.step(card):.2f} s a step in {best.peak / GB:.1f} GB "
-        f"(and {best.held.host * best.how.ranks / GB:.1f} GB of the host), by",
+        f"fastest of what was tried: {best.step(card):.2f} s a step in {best.peak / GB:.1f} GB{host}, by",
         f"  {' '.join(changes)}",
     ]
 
@@ -192,14 +192,15 @@ def _disk(settings: Settings) -> list[str]:
 
 def _notes(settings: Settings, module: TrainingModule) -> list[str]:
     """What the tables assume."""
-    sampled = "sampled" if settings.samples else "learned"
+    sampled, copies = "sampled" if settings.samples else "learned", ""
+    if settings.how.offload_optimizer:
+        kind, share = ("pinned", ASSUMED.pinned) if settings.pinned else ("pageable", ASSUMED.pageable)
+        copies = f"; {kind} copies at {share:.0%} of the link"
     notes = [
         f"memory: completions of {settings.longest_answer} tokens, all of them, "
         f"in micro-batches of {settings.micro_batch_size}; seconds: {settings.answer} tokens on average, {sampled}",
-        f"assumed: {ASSUMED.matmul:.0%} of peak operations, {ASSUMED.towers:.0%} in the towers, "
-        f"{ASSUMED.bandwidth:.0%} of bandwidth; {ASSUMED.kernel * 1e6:.0f} us a kernel that no graph replays; "
-        f"{'pinned' if settings.pinned else 'pageable'} copies at "
-        f"{ASSUMED.pinned if settings.pinned else ASSUMED.pageable:.0%} of the link (avrt/models/time_estimate.py)",
+        f"assumed: {ASSUMED.matmul:.0%} of peak operations, {ASSUMED.towers:.0%} in the towers, {ASSUMED.bandwidth:.0%} of "
+        f"bandwidth; {ASSUMED.kernel * 1e6:.0f} us a kernel that no graph replays{copies} (avrt/models/time_estimate.py)",
     ]
     if isinstance(module, GRPOModule) and module.vllm_options is not None:
         notes.append("vLLM's share of memory and time is not in the tables: see model.vllm.settings")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 from avrt.commands.plan_settings import Settings
+from avrt.models.memory_estimate.held import Place
 from avrt.models.time_estimate import Card
 
 MICRO_BATCHES = (1, 2, 4, 8)
@@ -21,17 +22,19 @@ def alternatives(configured: Settings) -> Iterator[Settings]:
     offloads = [False] if configured.how.stage == 0 else [False, True]
     sizes = sorted({min(size, len(configured.prompts.lengths)) for size in MICRO_BATCHES})
     decodings = {configured.decoding, "static"} if configured.samples else {configured.decoding}
-    for stage, offload, size, checkpointing, decoding in product(
-        stages, offloads, sizes, (False, True), sorted(decodings)
+    references: tuple[Place, ...] = ("none",) if configured.how.reference == "none" else ("device", "host")
+    for stage, offload, reference, size, checkpointing, decoding in product(
+        stages, offloads, references, sizes, (False, True), sorted(decodings)
     ):
         if stage == 3 and decoding == "compiled":
             continue  # a compiled step cannot gather weights
+        how = replace(configured.how, stage=stage, offload_optimizer=offload, reference=reference)
         yield replace(
             configured,
             shape=replace(configured.shape, checkpointing=checkpointing),
             micro_batch_size=size,
             decoding=decoding,
-            how=replace(configured.how, stage=stage, offload_optimizer=offload).with_reference(),
+            how=how.with_reference(),
         )
 
 
@@ -55,6 +58,7 @@ def overrides(configured: Settings, wanted: Settings) -> list[str]:
     fields: dict[str, Callable[[Settings], object]] = {
         "--trainer.strategy.stage": lambda s: s.how.stage,
         "--trainer.strategy.offload_optimizer": lambda s: s.how.offload_optimizer,
+        "--model.reference": lambda s: "host" if s.how.reference == "host" else "device",
         "--model.micro_batch_size": lambda s: s.micro_batch_size,
         "--model.student.gradient_checkpointing": lambda s: s.shape.checkpointing,
         "--model.rollout.decoding": lambda s: s.decoding,

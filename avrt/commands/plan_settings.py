@@ -88,6 +88,7 @@ class Settings:
         decoding: How: `dynamic`, `static` or `compiled`.
         slots: Prompts that are decoded at once.
         how: Ranks, stage, offload, reference.
+        gathers_once: Whether ZeRO-3 gathers the decoder once for all tokens of a rollout.
         pinned: Whether offloaded memory is pinned.
         lora: Adapters, if they are what is trained.
     """
@@ -105,6 +106,7 @@ class Settings:
     decoding: str
     slots: int
     how: Partitioning
+    gathers_once: bool
     pinned: bool
     lora: LoraOptions | None
 
@@ -121,6 +123,11 @@ class Settings:
         if not self.samples or self.decoding == "dynamic":
             return 0
         return buffer_bytes(self.shape, self.slots, self.longest_prompt, self.group_size, self.longest_answer)
+
+    @property
+    def whole_decoder(self) -> int:
+        """Bytes of the decoder where ZeRO-3 has to gather it; 0 elsewhere."""
+        return self.parameters.decoder * self.shape.bytes if self.how.stage == 3 else 0
 
     def peaks(self, own_memory: float = ASSUMED.own_memory) -> dict[str, float]:
         """Bytes on the device at the widest moment of each phase, with all that stays.
@@ -139,7 +146,8 @@ class Settings:
                 sampled = max(taken, decoding_bytes(self.shape, rows, context))
             else:
                 sampled = rollout_bytes(self.shape, lengths, group, self.longest_answer)
-            peaks["rollout"] = always + sampled + held.rollout
+            gathered = self.whole_decoder if self.gathers_once else held.gathered
+            peaks["rollout"] = always + sampled + gathered
         worst = lengths[: self.micro_batch_size]
         if self.how.reference != "none":
             # It scores before the update; from the host its weights come for that.
@@ -175,7 +183,8 @@ class Settings:
             recorded=self.decoding != "dynamic",
             reference=self.how.reference != "none",
             moved=held.host_reference,
-            gathered=held.rollout * (self.how.ranks - 1) / self.how.ranks,
+            gathered=self.whole_decoder * (self.how.ranks - 1) / self.how.ranks,
+            gathers_each_token=not self.gathers_once,
             ranks=self.how.ranks,
             stage=self.how.stage,
             offload=self.how.offload_optimizer,
@@ -213,7 +222,7 @@ def partitioning_of(module: EvaluationModule, trainer: Trainer) -> tuple[Partiti
     """
     reference: Place = "none"
     if isinstance(module, GRPOModule) and module.options.loss.beta and module.student_options.lora is None:
-        reference = "device"
+        reference = module.reference_place
     element = ELEMENT_SIZE[module.student_options.dtype]
     strategy = trainer.strategy
     config: dict[str, Any] = strategy.config or {} if isinstance(strategy, OmniDeepSpeedStrategy) else {}
@@ -276,6 +285,7 @@ def settings_of(
         decoding="dynamic" if sampling is None else _decoding(sampling, how, on_gpu=on_gpu),
         slots=slots,
         how=how,
+        gathers_once=getattr(trainer.strategy, "gather_for_generation", True),
         pinned=pinned,
         lora=options.lora,
     )

@@ -106,6 +106,7 @@ class Work:
         reference: Whether a reference scores too.
         moved: Bytes of the reference that come from the host's page-locked memory each step.
         gathered: Bytes of weights that ZeRO-3 gathers for one pass over the model; 0 elsewhere.
+        gathers_each_token: Whether it does so for every token that is decoded, instead of once.
         ranks: Number of devices.
         stage: ZeRO stage.
         offload: Whether the optimizer is on the host.
@@ -125,6 +126,7 @@ class Work:
     reference: bool
     moved: float
     gathered: float
+    gathers_each_token: bool
     ranks: int
     stage: int
     offload: bool
@@ -154,7 +156,8 @@ def seconds_per_phase(shape: Shape, card: Card, work: Work, assumed: Assumed = A
     seconds = {"encode": work.encoding / (card.operations * assumed.towers)}
     if work.samples:
         prefill = _forward_operations(shape, work.prompts, 0, 0) + 2 * shape.hidden * shape.vocabulary * count
-        seconds["rollout"] = prefill / compute + work.longest * token_seconds(shape, card, work, assumed) + gathering
+        seconds["rollout"] = prefill / compute + work.longest * token_seconds(shape, card, work, assumed)
+        seconds["rollout"] += gathering * (work.longest if work.gathers_each_token else 1)
     scored = _forward_operations(shape, work.prompts, work.group_size, work.answer)
     logits = 2 * shape.hidden * shape.vocabulary * rows * work.answer
     if work.reference:

@@ -16,7 +16,8 @@ CARD = Card("round", memory=1e9, operations=1e9, bandwidth=1e6, host=1e5, link=1
 PLAIN = Assumed(matmul=1, towers=1, bandwidth=1, pinned=1, pageable=0.5, links=1, kernel=1e-3, kernels=10)
 WORK = Work(
     prompts=(20, 20), group_size=3, answer=5, longest=10, trained=1000, encoding=int(2e9), micro_batch_size=1,
-    samples=True, recorded=True, reference=True, moved=0, gathered=0, ranks=1, stage=2, offload=False, pinned=False,
+    samples=True, recorded=True, reference=True, moved=0, gathered=0,
+    gathers_each_token=False, ranks=1, stage=2, offload=False, pinned=False,
     accumulates_on_host=False,
 )  # fmt: skip
 LAYER = 100 * (200 + 100) + 3 * 100 * 300
@@ -47,6 +48,8 @@ def test_what_else_takes_time():
     assert more("update", replace(SHAPE, checkpointing=True)) > 0
     assert more("reference", moved=2e5) == pytest.approx(2)
     assert more("reference", gathered=1e6) == pytest.approx(2 * 0.1)  # two micro-batches
+    assert more("rollout", gathered=1e6) == pytest.approx(0.1)
+    assert more("rollout", gathered=1e6, gathers_each_token=True) == pytest.approx(10 * 0.1)
     assert more("update", accumulates_on_host=True) == pytest.approx(2000 * 3 / 0.5e5)
     offloaded = 1000 * 6 / 0.5e5 + 1000 * 30 / PLAIN.host_bandwidth
     assert more("optimizer", offload=True) == pytest.approx(offloaded - base["optimizer"])

@@ -64,7 +64,6 @@ class Held:
         backward: Beside these in a backward pass: buckets, and gradients on their way through them.
         step: Beside these in the optimizer's step.
         gathered: Under ZeRO-3, whole weights at the moment they are used.
-        rollout: Under ZeRO-3, the policy's whole weights while it decodes.
         host_optimizer: Optimizer states, gradients and buffers on the host.
         host_weights: Weights of policy and towers on the host.
         host_reference: The reference's copy there; it comes to the device while it scores.
@@ -77,7 +76,6 @@ class Held:
     backward: float
     step: float
     gathered: float
-    rollout: float
     host_optimizer: float
     host_weights: float
     host_reference: float
@@ -111,10 +109,10 @@ def held_bytes(
     reference = (trained if copied is None else copied) * size if how.reference != "none" else 0.0
     copy_on_host = reference if how.reference == "host" else 0.0
     reference -= copy_on_host
-    gathered = rollout = 0.0
+    gathered = 0.0
     if how.stage == 3:
         # `partition_parameters.py` splits frozen parameters too; a module's weights are whole while it runs.
-        rollout, gathered = weights, min(LIVE_WEIGHTS * size, weights)
+        gathered = min(LIVE_WEIGHTS * size, weights)
         weights /= split
         if how.reference == "partitioned":
             reference /= split
@@ -124,7 +122,6 @@ def held_bytes(
         weights=weights - weights_on_host,
         reference=reference,
         gathered=gathered,
-        rollout=rollout,
         host_weights=weights_on_host,
         host_reference=copy_on_host,
         **held,

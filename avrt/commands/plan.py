@@ -199,8 +199,9 @@ def _notes(settings: Settings, module: TrainingModule) -> list[str]:
     notes = [
         f"memory: completions of {settings.longest_answer} tokens, all of them, "
         f"in micro-batches of {settings.micro_batch_size}; seconds: {settings.answer} tokens on average, {sampled}",
-        f"assumed: {ASSUMED.matmul:.0%} of peak operations, {ASSUMED.towers:.0%} in the towers, {ASSUMED.bandwidth:.0%} of "
-        f"bandwidth; {ASSUMED.kernel * 1e6:.0f} us a kernel that no graph replays{copies} (avrt/models/time_estimate.py)",
+        f"assumed: {ASSUMED.matmul:.0%} of peak operations, {ASSUMED.towers:.0%} in the towers, "
+        f"{ASSUMED.bandwidth:.0%} of bandwidth; {ASSUMED.kernel * 1e6:.0f} us a kernel that no graph replays{copies} "
+        "(avrt/models/time_estimate.py)",
     ]
     if isinstance(module, GRPOModule) and module.vllm_options is not None:
         notes.append("vLLM's share of memory and time is not in the tables: see model.vllm.settings")

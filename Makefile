@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: install demo study test lint teachers server clean
+.PHONY: install demo study test lint teachers server gpu clean
 
 install: $(STAMP)
 
@@ -46,5 +46,10 @@ teachers: $(STAMP)
 server: $(STAMP)
 	tests/server/setup.sh .venv-server
 
+# The figures of docs/gpu.md, on a machine with a GPU.
+gpu: $(STAMP)
+	$(BIN)/python -m pytest -n 0 tests/gpu
+	$(BIN)/python benchmarks/gpu.py --out gpu-check
+
 clean:
-	rm -rf $(VENV) .venv-server demo study runs build *.egg-info
+	rm -rf $(VENV) .venv-server demo study runs gpu-check build *.egg-info

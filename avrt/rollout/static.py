@@ -187,8 +187,11 @@ class _Caches:
         """Make room for every row's newest token, its number `drawn` (R,) from 1 on; returns what it may attend to."""
         self._columns = (drawn - 1).clamp(min=0)
         if self._fused:
-            prompts = Sequences(self._prompt_queries, rooms(self._lengths, self._room), self._group_size, self._room)
-            own = Sequences(self._own_queries, rooms(self._columns + 1, self._steps), 1, self._steps)
+            # The longest sequence of queries is said to be 2 at least: for 1 the kernel takes another way of reading
+            # them, which allows no sequence without queries.
+            prompt_ends, own_ends = rooms(self._lengths, self._room), rooms(self._columns + 1, self._steps)
+            prompts = Sequences(self._prompt_queries, prompt_ends, max(2, self._group_size), self._room)
+            own = Sequences(self._own_queries, own_ends, 2, self._steps)
             return FusedPrefix(self._prompt_keys, self._prompt_values, prompts, own)
         device = drawn.device
         mask = torch.arange(self._room, device=device) < self._lengths[:, None]

@@ -54,3 +54,53 @@ def test_a_step_is_compiled_once(nano, prompts):
     answers(nano, prompts, decoder, list(range(8, 16)), 2)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs == 1
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_waiting_prompts_take_the_rows_of_finished_ones(nano, uneven, at_once):
+    """The same answers as all at once, in fewer steps than batch after batch would take."""
+    prompts, seeds = uneven.rows([0, 1, 2, 3, 1, 0, 3, 2]), list(range(8))
+
+    def ask(eos, decoder=None, **options):
+        sampling = SamplingOptions(max_new_tokens=60, top_k=4, **options)  # few tokens, so that they come again
+        return generate(nano.decoder, prompts, sampling, eos_token_id=eos, seeds=seeds, static=decoder)
+
+    free = [a.token_ids.tolist() for a in ask(-1)]
+    # the token that would end them at the most different places
+    eos = max({t for row in free for t in row}, key=lambda t: len({row.index(t) for row in free if t in row}))
+    expected = ask(eos)
+    steps = []
+    hook = nano.decoder.language_model.register_forward_hook(
+        lambda m, a, k, _: steps.append(tuple(k["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    try:
+        found = ask(eos, StaticDecoder(compiled=False), prompts_at_once=at_once)
+    finally:
+        hook.remove()
+    for ours, plain in zip(found, expected, strict=True):
+        assert ours.token_ids.tolist() == plain.token_ids.tolist()
+        assert torch.allclose(ours.logprobs, plain.logprobs, atol=1e-5)
+        assert ours.finished == plain.finished
+    lengths = [len(a.token_ids) - 1 for a in expected]
+    assert len(set(lengths)) > 2
+    taken = sum(shape == (at_once, 1) for shape in steps)
+    in_batches = sum(max(lengths[i : i + at_once]) for i in range(0, 8, at_once))
+    assert taken <= in_batches
+    if at_once == 2:
+        assert taken < in_batches
+
+
+def test_buffers_have_room_for_the_longest_prompt_from_the_start_where_it_is_known(nano, uneven):
+    decoder = StaticDecoder(compiled=False, prompt_room=700)
+    answers(nano, uneven.rows([0]), decoder, [0, 1], 2)
+    first = decoder._context
+    answers(nano, uneven.rows([1]), decoder, [0, 1], 2)
+    assert decoder._context is first
+    unknown = StaticDecoder(compiled=False)
+    answers(nano, uneven.rows([0]), unknown, [0, 1], 2)
+    assert unknown._context._room == 512
+
+
+def test_prompts_at_once_is_refused_with_growing_caches():
+    with pytest.raises(ValueError, match="prompts_at_once"):
+        SamplingOptions(decoding="dynamic", prompts_at_once=2)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from avrt.data.media.clip import Clip
 from avrt.data.sample import Sample
+from avrt.transfer import tensor_on, to_device
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class PixelScale:
 
     def apply(self, patches: Tensor) -> Tensor:
         """Scale (n, 3 * T * P * P) uint8 patches to float32."""
-        mean, std = (torch.tensor(v, device=patches.device)[None, :, None] for v in (self.mean, self.std))
+        mean, std = (tensor_on(v, patches.device)[None, :, None] for v in (self.mean, self.std))
         channels = patches.view(len(patches), len(self.mean), -1).float()
         return channels.sub_(mean).div_(std).view(len(patches), -1)
 
@@ -108,16 +109,16 @@ class OmniBatch:
         """(patches, C) float32 vision tower input, equal to the processor's, or None."""
         return None if self.pixels is None or self.scale is None else self.scale.apply(self.pixels)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> OmniBatch:
-        """The batch with every tensor on `device`, but for those that say how large the media are."""
+    def to(self, device: torch.device | str) -> OmniBatch:
+        """The batch on a device, without waiting for it; what says how large the media are stays on the CPU."""
         moved = copy.copy(self)
         for name, value in vars(self).items():
             if name in ON_HOST:
                 continue
             if isinstance(value, Tensor):
-                setattr(moved, name, value.to(device, non_blocking=non_blocking))
+                setattr(moved, name, to_device(value, torch.device(device)))
             elif isinstance(value, list) and value and isinstance(value[0], Tensor):
-                setattr(moved, name, [tensor.to(device, non_blocking=non_blocking) for tensor in value])
+                setattr(moved, name, [to_device(tensor, torch.device(device)) for tensor in value])
         return moved
 
 

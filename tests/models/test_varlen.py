@@ -1,0 +1,93 @@
+"""Whatever takes the fused kernel on a GPU gives what the other paths give: by the kernel's arithmetic on the CPU."""
+
+import pytest
+import torch
+
+from avrt.data.inputs.batch import collate
+from avrt.data.media.clip import Clip
+from avrt.models.prefix import rooms
+from avrt.models.teacher_forcing import completion_states
+from avrt.objectives.token_scores import score_tokens
+from avrt.policy.policy import load_policy
+from avrt.policy.student_options import StudentOptions
+from avrt.rollout.sampling import SamplingOptions
+from tests.conftest import make_sample
+from tests.models.varlen_on_cpu import varlen_on_cpu
+
+
+@pytest.fixture
+def mixed(builder, batch):
+    """Text, video with sound, a picture, and sound: the longest prompt is neither first nor last."""
+    clip = batch.clips[0]
+    media = [((), Clip()), (("video", "audio"), clip), (("image",), Clip(image=clip.frames[2])),
+             (("audio",), Clip(audio=clip.audio[:24_000]))]  # fmt: skip
+    return collate([builder.row(make_sample(str(i), media=m), c) for i, (m, c) in enumerate(media)])
+
+
+def test_rooms_by_hand():
+    assert rooms(torch.tensor([3, 1, 5]), 5).tolist() == [0, 3, 5, 6, 10, 15, 15]
+    assert rooms(torch.tensor([2, 2]), 2).tolist() == [0, 2, 2, 4, 4]
+    assert rooms(torch.tensor([1]), 2).dtype == torch.int32
+
+
+@pytest.mark.parametrize("lengths", [[9, 30, 1, 17, 5, 22, 40, 3], [1, 1, 0, 4, 0, 0, 2, 1]])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_scores_and_gradients_of_packed_groups(mixed, lengths, checkpointing):
+    generator = torch.Generator().manual_seed(0)
+    completions = [torch.randint(300, 800, (n,), generator=generator) for n in lengths]
+    student = load_policy(StudentOptions(source="nano", dtype="float32", gradient_checkpointing=checkpointing)).train()
+    prompts = student.encode(mixed)
+
+    def run():
+        student.zero_grad()
+        states = completion_states(student.decoder, prompts, completions)
+        scores = score_tokens(states.hidden_states, states.targets, student.decoder.lm_head).logprobs
+        (scores * torch.linspace(-1, 1, len(scores))).sum().backward()
+        return scores.detach(), [p.grad.clone() for p in student.parameters() if p.grad is not None]
+
+    expected, gradients = run()
+    with varlen_on_cpu() as calls:
+        found, fused = run()
+    # one call a layer, and one more where the layer is computed again; a sequence for each prompt and completion
+    assert calls == [len(prompts) + sum(n > 1 for n in lengths)] * (8 if checkpointing else 4)
+    assert torch.allclose(found, expected, atol=1e-5)
+    for one, other in zip(fused, gradients, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm() + 1e-7
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+@pytest.mark.parametrize("at_once", [0, 2])
+def test_decoding_in_fixed_buffers(nano, mixed, group_size, at_once):
+    """Also with an end token so frequent that rows finish at many different steps, twice in the same buffers."""
+    prompts = nano.encode(mixed)
+    free = SamplingOptions(max_new_tokens=30, decoding="dynamic")
+    seeds = list(range(len(prompts) * group_size))
+    drawn = torch.cat([c.token_ids for c in nano.generate(prompts, free, seeds=seeds, group_size=group_size)])
+    eos = int(drawn.mode().values)
+    student = load_policy(StudentOptions(source="nano", dtype="float32"))
+    student.inputs.tokenizer.eos_token_id, before = eos, student.inputs.tokenizer.eos_token_id
+    try:
+        for number in range(2):
+            seeds = [seed + 50 * number for seed in seeds]
+            expected = student.generate(prompts, free, seeds=seeds, group_size=group_size)
+            fixed = SamplingOptions(max_new_tokens=30, decoding="static", prompts_at_once=at_once)
+            with varlen_on_cpu() as calls:
+                found = student.generate(prompts, fixed, seeds=seeds, group_size=group_size)
+            slots = at_once or len(prompts)
+            assert {2 * slots, 2 * slots * group_size} <= set(calls)  # a sequence with queries and one without for each
+            for one, other in zip(found, expected, strict=True):
+                assert one.token_ids.tolist() == other.token_ids.tolist()
+                assert one.finished == other.finished
+                assert torch.allclose(one.logprobs, other.logprobs, atol=1e-5)
+    finally:
+        student.inputs.tokenizer.eos_token_id = before
+
+
+def test_towers_take_one_call_a_layer(nano, mixed):
+    expected = nano.encode(mixed).features
+    with varlen_on_cpu() as calls:
+        found = nano.encode(mixed).features
+    assert len(calls) == 4  # two layers each
+    for one, other in zip([*found.vision, *found.audio], [*expected.vision, *expected.audio], strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, atol=1e-5)

@@ -15,23 +15,24 @@ from rich.console import Console
 from rich.table import Table
 
 from avrt.arguments import OneLineErrors
-from avrt.commands.phases import GB, advice, element_size, phase_table, run_phases, shape_of
-from avrt.data.inputs.batch import OmniBatch, collate
-from avrt.data.inputs.preprocessor import Preprocessor
+from avrt.commands.phases import GB, advice, phase_table, run_phases
+from avrt.commands.plan import DEFAULT_CARD, plan, prompts_like
+from avrt.commands.plan_settings import settings_of
+from avrt.commands.samples import first_batch
+from avrt.data.inputs.batch import OmniBatch
 from avrt.data.loading.datamodule import AVDataModule
-from avrt.data.shards.members import decode_members
-from avrt.errors import AvrtError, BadSampleError
-from avrt.models.memory_estimate import expected_bytes, weight_bytes
+from avrt.errors import AvrtError
+from avrt.models.time_estimate import CARDS
 from avrt.policy.parity import Check, check_engine, check_parity
 from avrt.policy.policy import Policy, load_policy
 from avrt.policy.vllm_engine import VLLMEngine
 from avrt.training.grpo_module import GRPOModule
 from avrt.training.launch import read_config
-from avrt.training.strategy import OmniDeepSpeedStrategy
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 # Another engine computes with other kernels, and counts positions around sound within video a little differently.
 VLLM_TOLERANCE = 0.25
+TRIED_TOKENS = 32
 PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "webdataset", "torchvision", "torchaudio", "av")
 
 
@@ -52,14 +53,28 @@ def main(arguments: list[str]) -> None:
     """
     parser = OneLineErrors(prog="avrt doctor", description=__doc__)
     parser.add_argument("--samples", type=int, default=2, help="how many samples are tried")
-    parser.add_argument("--answer_tokens", type=int, default=32, help="longest answer that is tried")
+    parser.add_argument(
+        "--answer_tokens",
+        type=int | None,
+        default=None,
+        help="longest answer that is tried, 32; average one of a plan, 165",
+    )
     parser.add_argument("--tolerance", type=float | None, default=None, help="largest difference of log-probabilities")
+    parser.add_argument(
+        "--plan",
+        type=str | None,
+        default=None,
+        help=f"instead forecast memory and seconds for a card ({', '.join(CARDS)}; {DEFAULT_CARD} if none is named)",
+    )
     if "--help" in arguments or "-h" in arguments:
         parser.print_help()
         print("\nand everything that `avrt fit` takes: --config grpo.yaml --data.train DIR ...")
         return
     own, rest = _split(arguments)
     options = parser.parse_args(own)
+    if options.plan is not None:
+        sys.exit(plan(options.plan, rest, options.answer_tokens))
+    length = options.answer_tokens or TRIED_TOKENS
     module, data, trainer = read_config(rest)
     if not isinstance(module, GRPOModule):
         raise AvrtError("checks sampling against scoring", where="doctor", remedy="give it --config grpo.yaml")
@@ -69,69 +84,38 @@ def main(arguments: list[str]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy.share_prefix = module.share_prefix
     policy.to(device)
-    batch = first_batch(data, policy, options.samples).to(device)
+    batch = first_batch(data, policy.inputs, options.samples).to(device)
     tolerance = TOLERANCE[module.student_options.dtype] if options.tolerance is None else options.tolerance
-    findings = examine(module, policy, batch, options.answer_tokens, tolerance)
+    findings = examine(module, policy, batch, length, tolerance)
     console.print(_table(findings))
-    console.print(phase_table(run_phases(policy, batch, module.options.group_size, options.answer_tokens)))
-    for line in _forecast(module, policy, data, trainer, round(findings.prompt_tokens / len(batch))):
+    console.print(phase_table(run_phases(policy, batch, module.options.group_size, length)))
+    for line in _forecast(module, policy, data, trainer, batch):
         console.print(line, highlight=False, soft_wrap=True)
     if not all(check.passed for check in findings.checks):
         console.print("[bold red]the paths disagree: training on these samples would be biased[/bold red]")
         sys.exit(1)
 
 
-def _forecast(module: GRPOModule, policy: Policy, data: AVDataModule, trainer: Trainer, prompt: int) -> list[str]:
-    """What a micro-batch of the configured size should take on this machine, with advice."""
-    size, answer = module.options.group_size, module.options.sampling.max_new_tokens
+def _forecast(module: GRPOModule, policy: Policy, data: AVDataModule, trainer: Trainer, batch: OmniBatch) -> list[str]:
+    """What a step of the configured size should take on this machine, with advice."""
+    prompts = prompts_like(batch, data.batch_size)
+    settings = settings_of(
+        module, data, trainer, policy.family, policy.model, prompts, on_gpu=torch.cuda.is_available()
+    )
+    size, answer, prompt = settings.group_size, settings.longest_answer, round(sum(prompts.lengths) / data.batch_size)
     saved = (
         f"prompts have {prompt} tokens; with G = {size} and answers of {answer}, a group is scored in "
         f"{prompt + size * answer} tokens instead of {size * (prompt + answer)}"
     )
-    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in policy.parameters()) - trained
-    strategy = trainer.strategy
-    zero = (strategy.config or {})["zero_optimization"] if isinstance(strategy, OmniDeepSpeedStrategy) else {}
-    fixed = weight_bytes(
-        trained,
-        frozen,
-        element_size(policy),
-        reference=bool(module.options.loss.beta) and module.student_options.lora is None,
-        stage=zero.get("stage", 0),
-        ranks=trainer.world_size,
-        offload="offload_optimizer" in zero,
-    )
+    held = settings.held
+    fixed = {"weights": held.weights, "reference": held.reference, "gradients": held.gradients}
+    fixed |= {"optimizer": held.optimizer, "features": settings.encoding.features, "buffers": settings.buffers}
+    always = sum(fixed.values())
+    forecast = {phase: round(peak - always) for phase, peak in settings.peaks(own_memory=0).items()}
+    told = ", ".join(f"{name} {count / GB:.2f} GB" for name, count in {**fixed, **forecast}.items() if count)
     device = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-    forecast = expected_bytes(shape_of(policy), [prompt] * module.micro_batch_size, size, answer)
-    forecast["rollout"] = expected_bytes(shape_of(policy), [prompt] * data.batch_size, size, answer)["rollout"]
-    told = ", ".join(f"{name} {count / GB:.2f} GB" for name, count in {**fixed, **forecast}.items())
-    checkpointing = module.student_options.gradient_checkpointing
-    advised = advice(forecast, sum(fixed.values()), device, checkpointing=checkpointing)
+    advised = advice(forecast, always, device, checkpointing=module.student_options.gradient_checkpointing)
     return [saved, f"expected at these settings: {told}", *advised]
-
-
-def first_batch(data: AVDataModule, policy: Policy, count: int) -> OmniBatch:
-    """The first readable samples of the training shards, or of the others where those are not given.
-
-    Raises:
-        AvrtError: If there are none.
-    """
-    locations = [*(source.shards for source in data.sources), *(f for f in data.folders.values() if f is not None)]
-    if not locations:
-        raise AvrtError("no shards given", where="data.train", remedy="add --data.train DIR")
-    shards = data.open(locations[0])
-    preprocessor = Preprocessor(policy.inputs, data.prompt)
-    rows: list[OmniBatch] = []
-    for index in range(len(shards)):
-        try:
-            rows.append(preprocessor.row(*decode_members(shards.read(index))))
-        except BadSampleError as error:
-            print(f"left out: {error}")
-        if len(rows) == count:
-            break
-    if not rows:
-        raise AvrtError("no sample could be read", where=locations[0])
-    return collate(rows)
 
 
 def examine(module: GRPOModule, policy: Policy, batch: OmniBatch, answer_tokens: int, tolerance: float) -> Findings:
@@ -156,9 +140,12 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     own: list[str] = []
     rest: list[str] = []
     waiting = False
-    for argument in arguments:
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         name = argument.partition("=")[0]
-        mine = waiting or name in ("--samples", "--answer_tokens", "--tolerance")
+        if argument == "--plan" and following.startswith("-"):
+            own.append(f"--plan={DEFAULT_CARD}")
+            continue
+        mine = waiting or name in ("--samples", "--answer_tokens", "--tolerance", "--plan")
         (own if mine else rest).append(argument)
         waiting = mine and not waiting and "=" not in argument
     return own, rest

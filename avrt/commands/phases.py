@@ -18,6 +18,7 @@ from avrt.policy.policy import Policy
 from avrt.rollout.sampling import SamplingOptions
 
 GB = 1e9
+M_MMAP_THRESHOLD, MAPPED_BYTES = -3, 2**18  # glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,14 @@ class Phase:
 
 def shape_of(policy: Policy) -> Shape:
     """The policy's shape."""
-    config = policy.decoder.language_model.config
-    return Shape.of(config, element_size(policy), checkpointing=policy.options.gradient_checkpointing)
-
-
-def element_size(policy: Policy) -> int:
-    """Bytes of one of its weights."""
-    return next(policy.decoder.lm_head.parameters()).element_size()
+    options, config = policy.options, policy.decoder.language_model.config
+    return Shape.of(
+        config,
+        next(policy.decoder.lm_head.parameters()).element_size(),
+        checkpointing=options.gradient_checkpointing,
+        frozen=options.lora is not None,
+        adapter_dropout=options.lora is not None and options.lora.dropout > 0,
+    )
 
 
 def run_phases(policy: Policy, batch: OmniBatch, group_size: int, length: int) -> list[Phase]:
@@ -135,10 +137,16 @@ def _measure(phase: Callable[[], None], device: torch.device) -> tuple[float, in
 
 
 def _give_back_free_memory() -> None:
-    """Have glibc return what earlier phases freed; it would be used again without showing as growth."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    """Have glibc return what earlier phases freed, and what this one will; else it would be kept for later use.
+
+    Freed memory that is used again does not show as growth, and freed memory that is kept shows as growth that a GPU
+    would not have. Blocks that are mapped one by one go back at once; by itself glibc raises the size from which it
+    does so to 32 MB.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim") and hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        libc.malloc_trim(0)
 
 
 def _resident(field: str) -> int:

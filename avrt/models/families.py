@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from transformers import PretrainedConfig
 
@@ -34,6 +35,32 @@ def find_family(source: str) -> Family:
             return family
     known = ", ".join(f"{family.name} ({', '.join(family.model_types)})" for family in FAMILIES)
     raise AvrtError(f"is of type {model_type}, which is not supported", where=source, remedy=f"use one of {known}")
+
+
+def find_config(source: str) -> tuple[Family, Any, bool]:
+    """The family and configuration of a model, and whether the source was read for it.
+
+    Of a released model that is not on this machine the dimensions are known: no network is asked for them.
+
+    Raises:
+        AvrtError: If the source cannot be found, or belongs to no family that is known.
+    """
+    for family in FAMILIES:
+        if (config := family.released_config(source)) is not None and not _is_cached(source):
+            return family, config, False
+    family = find_family(source)
+    try:
+        return family, family.config(source), True
+    except (OSError, ValueError) as error:
+        raise cannot_load(source, error) from None
+
+
+def _is_cached(source: str) -> bool:
+    try:
+        PretrainedConfig.get_config_dict(source, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def cannot_load(source: str, error: Exception) -> AvrtError:

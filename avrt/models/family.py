@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,21 @@ from avrt.data.inputs.batch import OmniBatch
 from avrt.data.inputs.media_inputs import MediaInputs
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
+
+
+@dataclass(frozen=True)
+class EncodingCost:
+    """What it costs to encode some clips.
+
+    Attributes:
+        features: Bytes of what comes out, which stays for the step.
+        working: Bytes beside that at the widest moment.
+        operations: Multiplications and additions.
+    """
+
+    features: int
+    working: int
+    operations: int
 
 
 class Family(ABC):
@@ -52,6 +68,31 @@ class Family(ABC):
         Returns:
             Model, processor, and the names of parameters that the source has no weights for.
         """
+
+    @abstractmethod
+    def config(self, source: str) -> Any:
+        """A model's configuration, without its weights.
+
+        Raises:
+            OSError: If the source cannot be reached.
+            ValueError: If it is no such configuration.
+        """
+
+    @abstractmethod
+    def released_config(self, source: str) -> Any | None:
+        """The configuration of a released model whose dimensions are known by heart; None for other sources."""
+
+    @abstractmethod
+    def empty_model(self, config: Any) -> nn.Module:
+        """The model of a configuration on the meta device: names and shapes, and no weights."""
+
+    @abstractmethod
+    def processor(self, source: str) -> Any:
+        """A model's processor without the model."""
+
+    @abstractmethod
+    def encoding_cost(self, model: Any, vision_tokens: int, audio_tokens: int, element_size: int) -> EncodingCost:
+        """What it costs to encode clips that become so many tokens; of the model sizes are read alone."""
 
     @abstractmethod
     def inputs(self, model: Any, processor: Any) -> MediaInputs:

@@ -8,16 +8,20 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.data.inputs.batch import OmniBatch
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
-from avrt.models.family import Family
+from avrt.models.family import EncodingCost, Family
 from avrt.models.qwen2_5_omni import released_layout, stock, towers
+from avrt.models.qwen2_5_omni.encoding_estimate import encoding_cost
 from avrt.models.qwen2_5_omni.media_inputs import QwenOmniInputs
-from avrt.models.qwen2_5_omni.nano import nano_thinker
+from avrt.models.qwen2_5_omni.nano import nano_config, nano_processor, nano_thinker
 from avrt.models.qwen2_5_omni.positions import SpecialTokens
+from avrt.models.qwen2_5_omni.released_sizes import RELEASED_SIZES, released_config
+
+RELEASED = "Qwen/Qwen2.5-Omni-"
 
 
 class QwenOmni(Family):
@@ -39,6 +43,31 @@ class QwenOmni(Family):
             source, dtype=dtype, attn_implementation=attention, output_loading_info=True
         )
         return thinker, processor, sorted(report["missing_keys"])
+
+    def config(self, source: str) -> Qwen2_5OmniThinkerConfig:
+        """The thinker's, from its own folder or from a whole omni model's."""
+        if source == self.nano:
+            return nano_config(nano_processor())
+        return Qwen2_5OmniThinkerConfig.from_pretrained(source)
+
+    def released_config(self, source: str) -> Qwen2_5OmniThinkerConfig | None:
+        """That of `Qwen/Qwen2.5-Omni-3B` or `-7B`."""
+        size = source.removeprefix(RELEASED)
+        return released_config(size) if source.startswith(RELEASED) and size in RELEASED_SIZES else None
+
+    def empty_model(self, config: Any) -> nn.Module:
+        """The thinker without weights."""
+        with torch.device("meta"):
+            thinker: nn.Module = Qwen2_5OmniThinkerForConditionalGeneration(config)
+        return thinker
+
+    def processor(self, source: str) -> Qwen2_5OmniProcessor:
+        """The processor beside the model."""
+        return nano_processor() if source == self.nano else Qwen2_5OmniProcessor.from_pretrained(source)
+
+    def encoding_cost(self, model: Any, vision_tokens: int, audio_tokens: int, element_size: int) -> EncodingCost:
+        """Of both towers."""
+        return encoding_cost(model, vision_tokens, audio_tokens, element_size)
 
     def inputs(self, model: Any, processor: Any) -> QwenOmniInputs:
         """Patches, log-mel and TMRoPE positions."""

@@ -1,0 +1,217 @@
+"""Seconds of a GRPO or SFT step on a named card, by arithmetic alone; every assumption stands in `Card` or `Assumed`.
+
+A phase that computes takes its operations over the share of the card's peak that such a phase reaches. Decoding takes,
+per token, the longer of reading weights and caches from memory and of launching its kernels one by one. What crosses
+PCIe or the links between cards takes its bytes over their rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from avrt.errors import AvrtError
+from avrt.models.memory_estimate.shape import FLOAT32, Shape
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a data sheet says of a card.
+
+    Attributes:
+        name: What it goes by.
+        memory: Bytes, as the driver reports them.
+        operations: Dense bfloat16 operations per second, accumulated in float32.
+        bandwidth: Bytes per second from its memory.
+        host: Bytes per second and direction to the host's memory.
+        link: Bytes per second and direction to its neighbours.
+    """
+
+    name: str
+    memory: float
+    operations: float
+    bandwidth: float
+    host: float
+    link: float
+
+
+CARDS = {
+    card.name: card
+    for card in (
+        Card("H100", 79.1 * GIB, 989e12, 3.35e12, 64e9, 450e9),  # SXM, 80 GB
+        Card("H100-PCIe", 79.1 * GIB, 756e12, 2.0e12, 64e9, 64e9),
+        Card("H200", 139.8 * GIB, 989e12, 4.8e12, 64e9, 450e9),
+        Card("B200", 178.3 * GIB, 2250e12, 7.7e12, 64e9, 900e9),
+        Card("A100-80GB", 79.1 * GIB, 312e12, 2.04e12, 32e9, 300e9),  # SXM
+        Card("A100-40GB", 39.4 * GIB, 312e12, 1.56e12, 32e9, 300e9),
+        Card("L40S", 44.4 * GIB, 362e12, 0.864e12, 32e9, 32e9),
+        Card("A6000", 47.4 * GIB, 155e12, 0.768e12, 32e9, 32e9),
+        Card("RTX4090", 23.5 * GIB, 165e12, 1.008e12, 32e9, 32e9),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """Shares of what a data sheet promises, and the costs that no data sheet has. None of them was measured here.
+
+    Attributes:
+        matmul: Share of peak operations in scoring, update and prefill.
+        towers: The same in the towers, whose matrices are narrower.
+        bandwidth: Share of memory bandwidth, in decoding and in the optimizer.
+        pinned: Share of the host link that copies from pinned memory reach.
+        pageable: The same from pageable memory.
+        links: Share of the links between cards.
+        kernel: Seconds to launch one kernel where decoding replays no graph.
+        kernels: Kernels of a decoder layer and token.
+        host_bandwidth: Bytes per second from the host's memory, all ranks together.
+        own_memory: Bytes of CUDA's context, libraries and NCCL, outside PyTorch's account.
+        answer: Tokens of a completion on average, where nothing else is said (AVRT's answers).
+        longest: Tokens of a batch's longest completion, over the average.
+    """
+
+    matmul: float = 0.4
+    towers: float = 0.3
+    bandwidth: float = 0.5
+    pinned: float = 0.8
+    pageable: float = 0.2
+    links: float = 0.6
+    kernel: float = 6e-6
+    kernels: int = 56
+    host_bandwidth: float = 200e9
+    own_memory: float = 1.5e9
+    answer: int = 165
+    longest: float = 1.5
+
+
+ASSUMED = Assumed()
+
+
+@dataclass(frozen=True)
+class Work:
+    """One rank's work in a step.
+
+    Attributes:
+        prompts: Tokens of each prompt.
+        group_size: G; 1 in fine-tuning.
+        answer: Tokens of a completion on average.
+        longest: Tokens of the longest one, until which a batch decodes.
+        trained: Parameters that are trained.
+        encoding: Operations of the towers.
+        micro_batch_size: Groups per forward and backward pass.
+        samples: Whether completions are sampled; otherwise they are given.
+        recorded: Whether decoding replays a graph instead of launching kernels.
+        reference: Whether a reference scores too.
+        moved: Bytes of the reference that come from the host's page-locked memory each step.
+        gathered: Bytes of weights that ZeRO-3 gathers for one pass over the model; 0 elsewhere.
+        gathers_each_token: Whether it does so for every token that is decoded, instead of once.
+        ranks: Number of devices.
+        stage: ZeRO stage.
+        offload: Whether the optimizer is on the host.
+        pinned: Whether its memory is pinned.
+        accumulates_on_host: Whether each backward pass moves gradients to the host, and but the first has them back.
+    """
+
+    prompts: Sequence[int]
+    group_size: int
+    answer: int
+    longest: int
+    trained: int
+    encoding: int
+    micro_batch_size: int
+    samples: bool
+    recorded: bool
+    reference: bool
+    moved: float
+    gathered: float
+    gathers_each_token: bool
+    ranks: int
+    stage: int
+    offload: bool
+    pinned: bool
+    accumulates_on_host: bool
+
+
+def find_card(name: str) -> Card:
+    """A card by its name, in any case.
+
+    Raises:
+        AvrtError: If it is not known; the message names those that are.
+    """
+    for card in CARDS.values():
+        if card.name.lower() == name.lower().replace(" ", "-"):
+            return card
+    raise AvrtError("no such card", where=name, remedy=f"--plan takes {', '.join(CARDS)}")
+
+
+def seconds_per_phase(shape: Shape, card: Card, work: Work, assumed: Assumed = ASSUMED) -> dict[str, float]:
+    """Seconds of `encode`, `rollout`, `reference`, `update` and `optimizer`; what a step does not have is left out."""
+    compute = card.operations * assumed.matmul
+    count, rows = len(work.prompts), len(work.prompts) * work.group_size
+    passes = -(-count // work.micro_batch_size)
+    links = card.link * assumed.links
+    gathering = work.gathered / links  # one pass over the model under ZeRO-3
+    seconds = {"encode": work.encoding / (card.operations * assumed.towers)}
+    if work.samples:
+        prefill = _forward_operations(shape, work.prompts, 0, 0) + 2 * shape.hidden * shape.vocabulary * count
+        seconds["rollout"] = prefill / compute + work.longest * token_seconds(shape, card, work, assumed)
+        seconds["rollout"] += gathering * (work.longest if work.gathers_each_token else 1)
+    scored = _forward_operations(shape, work.prompts, work.group_size, work.answer)
+    logits = 2 * shape.hidden * shape.vocabulary * rows * work.answer
+    if work.reference:
+        moved = work.moved / (card.host * assumed.pinned)
+        seconds["reference"] = (scored + logits) / compute + moved + passes * gathering
+    # Backward costs twice the forward pass, or once where the weights are frozen; layers under checkpointing, and the
+    # logits always, are computed once more.
+    backward = 1 if shape.frozen else 2
+    operations = scored * (1 + backward + shape.checkpointing) + logits * (2 + backward)
+    # Each backward pass reduces the gradients of all ranks; behind its own computing unless that is shorter.
+    reducing = passes * work.trained * shape.bytes * (work.ranks - 1) / work.ranks / links
+    gathers = passes * gathering * (2 + shape.checkpointing)
+    seconds["update"] = max(operations / compute, reducing) + gathers
+    if work.accumulates_on_host:
+        share = work.trained * shape.bytes / work.ranks
+        seconds["update"] += share * (2 * passes - 1) / _host_rate(card, work, assumed)
+    seconds["optimizer"] = _optimizer_seconds(shape, card, work, assumed)
+    return seconds
+
+
+def token_seconds(shape: Shape, card: Card, work: Work, assumed: Assumed = ASSUMED) -> float:
+    """Seconds of one decoding step of all rows."""
+    rows = len(work.prompts) * work.group_size
+    weights = (shape.layers * shape.layer_weights + shape.hidden * shape.vocabulary) * shape.bytes
+    caches = (sum(work.prompts) + rows * work.longest / 2) * shape.cache_bytes  # own caches are half full on average
+    drawn = 10 * rows * shape.vocabulary * FLOAT32  # softmax, cumulative sum and search read and write the logits
+    reading = (weights + caches + drawn) / (card.bandwidth * assumed.bandwidth)
+    launching = 0.0 if work.recorded else assumed.kernel * assumed.kernels * shape.layers
+    return max(reading, launching)
+
+
+def _forward_operations(shape: Shape, prompts: Sequence[int], group_size: int, answer: int) -> float:
+    """Operations of the layers over packed rows: two per weight and token, and attention's two products."""
+    own = max(0, answer - 1)
+    tokens = sum(prompts) + len(prompts) * group_size * own
+    linear = 2.0 * shape.layers * shape.layer_weights * tokens
+    pairs = sum(p * p / 2 + group_size * own * (p + own / 2) for p in prompts)
+    return linear + 4.0 * shape.layers * shape.query * pairs
+
+
+def _optimizer_seconds(shape: Shape, card: Card, work: Work, assumed: Assumed) -> float:
+    """AdamW over one rank's share of the parameters, and sharing the updated weights.
+
+    It reads gradient, master weight and two moments, and writes the latter three and the weight.
+    """
+    share = work.trained / (work.ranks if work.stage else 1)
+    touched = share * (7 * FLOAT32 + shape.bytes)
+    shared = work.trained * shape.bytes * (work.ranks - 1) / work.ranks / (card.link * assumed.links)
+    if not work.offload:
+        return touched / (card.bandwidth * assumed.bandwidth) + shared
+    crossing = share * (FLOAT32 + shape.bytes) / _host_rate(card, work, assumed)
+    return crossing + touched / (assumed.host_bandwidth / work.ranks) + shared
+
+
+def _host_rate(card: Card, work: Work, assumed: Assumed) -> float:
+    """Bytes per second to or from the host's memory."""
+    return card.host * (assumed.pinned if work.pinned else assumed.pageable)

@@ -55,7 +55,10 @@ CARDS = {
 
 @dataclass(frozen=True)
 class Assumed:
-    """Shares of what a data sheet promises, and the costs that no data sheet has. None of them was measured here.
+    """Shares of what a data sheet promises, and the costs that no data sheet has.
+
+    `matmul`, `bandwidth`, `pinned`, `pageable` and `kernel` were read off one H200 (docs/gpu.md), on code that since then
+    launches fewer kernels; so they are more likely too low than too high. The others are guesses.
 
     Attributes:
         matmul: Share of peak operations in scoring, update and prefill.
@@ -72,13 +75,13 @@ class Assumed:
         longest: Tokens of a batch's longest completion, over the average.
     """
 
-    matmul: float = 0.4
+    matmul: float = 0.3
     towers: float = 0.3
-    bandwidth: float = 0.5
+    bandwidth: float = 0.2
     pinned: float = 0.8
-    pageable: float = 0.2
+    pageable: float = 0.28
     links: float = 0.6
-    kernel: float = 6e-6
+    kernel: float = 22e-6
     kernels: int = 56
     host_bandwidth: float = 200e9
     own_memory: float = 1.5e9

@@ -122,6 +122,7 @@ class EvaluationModule(pl.LightningModule):
         self.shards = None if data.folders[split] is None else data.shards(split)
         self.question_types = data.question_types(split)
         self.prompt_options = data.prompt
+        self.policy.prompt_room = data.prompt.max_prompt_tokens
 
     def requirements(self) -> BatchRequirements:
         """What the data module needs to know of this module."""

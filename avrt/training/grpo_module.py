@@ -11,6 +11,7 @@ from avrt.algorithms.groups import GroupQueue
 from avrt.algorithms.grpo import GRPOOptions, grpo_step
 from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import gather_objects
+from avrt.errors import AvrtError
 from avrt.objectives.advantages import STD_EPSILON
 from avrt.objectives.policy_loss import PolicyLoss
 from avrt.objectives.rewards import RewardOptions

@@ -57,8 +57,8 @@ CARDS = {
 class Assumed:
     """Shares of what a data sheet promises, and the costs that no data sheet has.
 
-    `matmul`, `bandwidth`, `pinned`, `pageable` and `kernel` were read off one H200 (docs/gpu.md), on code that since then
-    launches fewer kernels; so they are more likely too low than too high. The others are guesses.
+    `matmul`, `bandwidth`, `pinned`, `pageable` and `kernel` were read off one H200 (docs/gpu.md), on code that launched
+    more kernels than today's, so that its shares were lower if anything. The others are guesses.
 
     Attributes:
         matmul: Share of peak operations in scoring, update and prefill.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from avrt.rollout import static as static_module
 from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions
 from avrt.rollout.static import StaticDecoder
@@ -104,3 +105,17 @@ def test_buffers_have_room_for_the_longest_prompt_from_the_start_where_it_is_kno
 def test_prompts_at_once_is_refused_with_growing_caches():
     with pytest.raises(ValueError, match="prompts_at_once"):
         SamplingOptions(decoding="dynamic", prompts_at_once=2)
+
+
+def test_growing_prompts_are_compiled_for_twice_at_most(nano, uneven, monkeypatch):
+    """The second time with lengths that may change, and then never again."""
+    monkeypatch.setattr(static_module, "PROMPT_MULTIPLE", 16)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    decoder = StaticDecoder(compiled=True)
+    rooms = set()
+    for row in sorted(range(4), key=lambda row: uneven.lengths[row]):
+        answers(nano, uneven.rows([row]), decoder, [0, 1], 2)
+        rooms.add(decoder._context._room)
+    assert len(rooms) == 4
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

@@ -27,7 +27,7 @@ from avrt.models.memory_estimate.held import Place
 from avrt.models.memory_estimate.shape import FLOAT32
 from avrt.models.time_estimate import ASSUMED, Card, Work, seconds_per_phase
 from avrt.policy.student_options import LoraOptions, StudentOptions
-from avrt.rollout.sampling import SamplingOptions
+from avrt.rollout.sampling import decoding_for
 from avrt.rollout.static import PROMPT_MULTIPLE
 from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.grpo_module import GRPOModule
@@ -270,7 +270,9 @@ def settings_of(
     count = len(prompts.lengths)
     sampling = module.options.sampling if isinstance(module, GRPOModule) else None
     longest = 2 * ASSUMED.answer if sampling is None else sampling.max_new_tokens
-    slots = count if sampling is None or how.stage == 3 else min(count, sampling.prompts_at_once or count)
+    gathers_once = getattr(trainer.strategy, "gather_for_generation", True)
+    in_step = how.stage == 3 and not gathers_once  # ranks then decode all prompts at once
+    slots = count if sampling is None or in_step else min(count, sampling.prompts_at_once or count)
     return Settings(
         shape=shape_of(options, decoder),
         parameters=count_parameters(family, model, decoder, options.lora),
@@ -282,22 +284,15 @@ def settings_of(
         longest_prompt=data.prompt.max_prompt_tokens or -(-max(prompts.lengths) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE,
         micro_batch_size=min(module.micro_batch_size, count),
         samples=isinstance(module, GRPOModule) and module.vllm_options is None,
-        decoding="dynamic" if sampling is None else _decoding(sampling, how, on_gpu=on_gpu),
+        decoding="dynamic"
+        if sampling is None
+        else decoding_for(sampling, on_gpu=on_gpu, scattered=how.stage == 3, gathered=gathers_once),
         slots=slots,
         how=how,
-        gathers_once=getattr(trainer.strategy, "gather_for_generation", True),
+        gathers_once=gathers_once,
         pinned=pinned,
         lora=options.lora,
     )
-
-
-def _decoding(sampling: SamplingOptions, how: Partitioning, *, on_gpu: bool) -> str:
-    """What `auto` stands for; `Policy` decides alike."""
-    if sampling.decoding != "auto":
-        return sampling.decoding
-    if not (on_gpu or sampling.prompts_at_once):
-        return "dynamic"
-    return "compiled" if on_gpu and how.stage < 3 else "static"
 
 
 def shape_of(options: StudentOptions, decoder: Decoder) -> Shape:

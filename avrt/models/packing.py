@@ -144,6 +144,7 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, 
     """
     if not supports_varlen(query):
         return _attend_by_group(query, key, value, row, scale)
+    # A prompt's keys are read by its completions too: their gradients are added up in the keys' own type.
     query_ThD, key_TgD, value_TgD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     keys, values = (tensor.index_select(0, row.key_index) for tensor in (key_TgD, value_TgD))
     attended_ThD, _ = varlen_attention(query_ThD, keys, values, row.sequences, scale, causal=True)

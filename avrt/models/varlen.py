@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -50,8 +51,13 @@ class Sequences:
 
 
 def supports_varlen(query: Tensor) -> bool:
-    """Whether the fused kernel takes tensors like this one: half precision on a GPU."""
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    """Whether the fused kernel takes tensors like this one: half precision on a GPU from the Ampere generation on."""
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _has_kernel(query.device.index)
+
+
+@cache
+def _has_kernel(device: int) -> bool:
+    return torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def varlen_attention(

@@ -32,7 +32,7 @@ from avrt.policy.adapters import add_adapters
 from avrt.policy.student_options import StudentOptions
 from avrt.rollout.completion import Completion
 from avrt.rollout.native import generate
-from avrt.rollout.sampling import SamplingOptions
+from avrt.rollout.sampling import SamplingOptions, decoding_for
 from avrt.rollout.static import StaticDecoder
 
 
@@ -194,12 +194,11 @@ class Policy(nn.Module):
 
     def decoding_of(self, sampling: SamplingOptions) -> str:
         """How the native engine decodes: as the options say, or for `auto` what is fastest here."""
-        if sampling.decoding != "auto":
-            return sampling.decoding
+        if sampling.decoding == "auto" and not (self.share_prefix and self.decoder.supports_packing):
+            return "dynamic"
         on_gpu = next(self.decoder.lm_head.parameters()).is_cuda
-        wanted = bool(sampling.prompts_at_once) or (on_gpu and not self.is_partitioned)
-        possible = self.share_prefix and self.decoder.supports_packing
-        return "dynamic" if not (wanted and possible) else "compiled" if on_gpu else "static"
+        gathered = self.whole_weights is not None
+        return decoding_for(sampling, on_gpu=on_gpu, scattered=self.is_partitioned, gathered=gathered)
 
     def _static_decoder(self, sampling: SamplingOptions, group_size: int) -> StaticDecoder | None:
         """Buffers of fixed shape, where the sampling options ask for them, or they are what is fastest here."""
@@ -212,11 +211,14 @@ class Policy(nn.Module):
                 where="decoding",
                 remedy="set model.share_prefix: true and model.student.attention: sdpa, or decoding: dynamic",
             )
-        if self.is_partitioned and decoding == "compiled":
+        on_gpu = next(self.decoder.lm_head.parameters()).is_cuda
+        gathers = self.is_partitioned and self.whole_weights is None
+        if (self.is_partitioned and decoding == "compiled") or (gathers and on_gpu):
             raise AvrtError(
-                "a compiled step cannot gather the weights that ZeRO-3 scatters",
+                f"a {'compiled' if decoding == 'compiled' else 'recorded'} step cannot gather the weights that ZeRO-3 "
+                "scatters",
                 where="decoding",
-                remedy="use stage 2, or decoding: static",
+                remedy=f"use stage 2, or decoding: {'dynamic' if gathers and on_gpu else 'static'}",
             )
         key = decoding, group_size
         if key not in self._static:

@@ -37,9 +37,14 @@ class Reference(nn.Module):
             language_model.activation_checkpointing_disable()
             self._copy = (language_model, lm_head)
             if place == "host":
-                for module in (module for part in self._copy for module in part.modules()):
-                    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-                    self._home += [(module, name, _page_locked(tensor.detach())) for name, tensor in own]
+                own = [
+                    (module, name, tensor.detach())
+                    for part in self._copy
+                    for module in part.modules()
+                    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+                ]
+                homes = _page_locked([tensor for _, _, tensor in own])
+                self._home = [(module, name, home) for (module, name, _), home in zip(own, homes, strict=True)]
                 self._leave()
             else:
                 self.language_model, self.lm_head = self._copy
@@ -96,6 +101,21 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module, name, nn.Parameter(tensor, requires_grad=False) if is_weight else tensor)
 
 
-def _page_locked(tensor: Tensor) -> Tensor:
-    """A tensor that a GPU can copy without the processor's help, where there is a GPU."""
-    return tensor.pin_memory() if torch.cuda.is_available() else tensor
+def _page_locked(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors that a GPU can copy without the processor's help, where there is a GPU.
+
+    All of a type lie in one block: PyTorch rounds page-locked blocks up to a power of two, which would double many.
+    """
+    if not torch.cuda.is_available():
+        return list(tensors)
+    totals: dict[torch.dtype, int] = {}
+    for tensor in tensors:
+        totals[tensor.dtype] = totals.get(tensor.dtype, 0) + tensor.numel()
+    blocks = {dtype: torch.empty(total, dtype=dtype, pin_memory=True) for dtype, total in totals.items()}
+    homes: list[Tensor] = []
+    used = dict.fromkeys(totals, 0)
+    for tensor in tensors:
+        start = used[tensor.dtype]
+        used[tensor.dtype] += tensor.numel()
+        homes.append(blocks[tensor.dtype][start : used[tensor.dtype]].view(tensor.shape).copy_(tensor))
+    return homes

@@ -85,7 +85,9 @@ def generate(
     questions = _Questions(prompts, group_size, uniforms(seeds, sampling.max_new_tokens))
     shared = share_prefix and decoder.supports_packing
     if static is not None and shared:
-        return _in_fixed_buffers(decoder, questions, sampling, eos_token_id, static, any_rank_running)
+        # Buffers outlive this call, and what is made in inference mode cannot be written to outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            return _in_fixed_buffers(decoder, questions, sampling, eos_token_id, static, any_rank_running)
     return _in_growing_caches(decoder, questions, sampling, eos_token_id, shared, any_rank_running)
 
 

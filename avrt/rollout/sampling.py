@@ -54,6 +54,25 @@ class SamplingOptions:
         return self.temperature == 1 and self.top_k == 0 and self.top_p == 1
 
 
+def decoding_for(sampling: SamplingOptions, *, on_gpu: bool, scattered: bool, gathered: bool) -> str:
+    """What `auto` stands for; other ways are taken as they are.
+
+    Args:
+        sampling: How completions are drawn.
+        on_gpu: Whether the policy is on a GPU.
+        scattered: Whether ranks hold parts of the weights (ZeRO-3).
+        gathered: Whether these are whole while it generates. Their addresses change, so a compiled step would be
+            compiled anew each time; a recorded one is soon recorded.
+    """
+    if sampling.decoding != "auto":
+        return sampling.decoding
+    if scattered and not gathered:
+        return "dynamic"
+    if on_gpu:
+        return "static" if scattered else "compiled"
+    return "static" if sampling.prompts_at_once else "dynamic"
+
+
 def completion_seed(*parts: object) -> int:
     """A 63-bit seed from anything with a stable text, e.g. (run seed, step, sample id, completion number)."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()

@@ -6,6 +6,7 @@ until all rows of their prompt have finished; then a waiting prompt can take the
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from avrt.rollout.rows import Rows
 from avrt.rollout.sampling import SamplingOptions
 from avrt.transfer import tensor_on
 
+_RECORDING = threading.Lock()
 PROMPT_MULTIPLE = 512
 """Where the longest prompt is not known beforehand, rooms are rounded up to this."""
 
@@ -59,15 +61,16 @@ class StaticDecoder:
             slots: How many prompts are decoded at once; the first so many are taken up.
         """
         needed = max(prompts.lengths)
-        context = self._context
-        if context is None or not context.fits(decoder, slots, needed, group_size, sampling, eos_token_id):
+        held = self._context
+        if held is None or not held.fits(decoder, slots, needed, group_size, sampling, eos_token_id):
+            if held is not None:
+                held.close()  # the old buffers go before the new ones come
             known = self._prompt_room or 0
             room = known if needed <= known else -(-needed // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
-            self._context = None  # the old buffers go before the new ones come
-            context = StaticContext(decoder, slots, room, group_size, sampling, eos_token_id, compiled=self._compiled)
-            self._context = context
-        context.rows.finished.fill_(True)
-        return context
+            held = StaticContext(decoder, slots, room, group_size, sampling, eos_token_id, compiled=self._compiled)
+            self._context = held
+        held.rows.finished.fill_(True)
+        return held
 
 
 class StaticContext:
@@ -112,10 +115,14 @@ class StaticContext:
         """Whether another batch can use the buffers and the recorded step."""
         return (
             (self._group_size, self.rows.sampling, self.rows.eos_token_id) == (group_size, sampling, eos_token_id)
-            and self._slots >= slots > self._slots // 2
+            and self._slots >= slots
             and self._room >= room
             and self._weights == _addresses(decoder)
         )
+
+    def close(self) -> None:
+        """Give the buffers and the recorded step back."""
+        del self._step, self._caches, self.rows  # the step refers to the others, which refer to it
 
     def take(self, slots: Sequence[int], prompts: EncodedPrompts) -> Tensor:
         """Run prompts and put their caches into slots, in place of what was there; returns logits (n, V)."""
@@ -225,7 +232,7 @@ class Recorded:
     def __init__(self, step: Callable[[], None], device: torch.device) -> None:
         self._step = step
         self._calls = 0
-        self._records = device.type == "cuda"
+        self._device = device
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
@@ -235,21 +242,28 @@ class Recorded:
             AvrtError: If it cannot be recorded.
         """
         self._calls += 1
-        if not self._records or self._calls == 1:  # the first call compiles kernels and loads libraries
+        if self._device.type != "cuda" or self._calls == 1:  # the first call compiles kernels and loads libraries
             self._step()
             return
         if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            try:
-                with torch.cuda.graph(self._graph):
-                    self._step()
-            except RuntimeError as error:
-                raise AvrtError(
-                    f"a decoding step cannot be recorded as a CUDA graph: {str(error).splitlines()[0]}",
-                    where="decoding",
-                    remedy="set decoding: dynamic",
-                ) from error
+            self._graph = self._record()
         self._graph.replay()
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        """Record the step, on the device's own stream; other threads may use the device meanwhile, but not record."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with _RECORDING, torch.cuda.device(self._device):
+                stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    self._step()
+        except RuntimeError as error:
+            raise AvrtError(
+                f"a decoding step cannot be recorded as a CUDA graph: {str(error).splitlines()[0]}",
+                where="decoding",
+                remedy="set decoding: dynamic",
+            ) from error
+        return graph
 
 
 def _addresses(decoder: Decoder) -> tuple[int, ...]:

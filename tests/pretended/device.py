@@ -64,6 +64,9 @@ class PretendedDevice(TorchDispatchMode):
         self._patches.enter_context(mock.patch.object(torch.cuda, "_lazy_init"))
         self._patches.enter_context(mock.patch.object(torch.cuda, "CUDAGraph", partial(PretendedGraph, self)))
         self._patches.enter_context(mock.patch.object(torch.cuda, "graph", PretendedGraph.recording))
+        self._patches.enter_context(mock.patch.object(torch.cuda, "Stream"))
+        self._patches.enter_context(mock.patch.object(torch.cuda, "device", contextlib.nullcontext))
+        self._patches.enter_context(mock.patch.object(torch.cuda, "get_device_capability", return_value=(9, 0)))
         self._patches.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
         # Then `torch.tensor(list, device="cuda")` makes a tensor of the host and copies it, where the copy can be seen.
         torch._C._set_only_lift_cpu_tensors(True)

@@ -31,8 +31,9 @@ class PretendedGraph:
         self._device = device
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record what is run inside."""
+    def recording(self, stream: object, capture_error_mode: str) -> Iterator[None]:
+        """Record what is run inside, as `torch.cuda.graph` does."""
+        assert capture_error_mode == "thread_local"
         device, memory = self._device, self._device.memory
         start, peak = memory.live, memory.peak
         memory.peak = start

@@ -249,7 +249,7 @@ def test_a_graph_is_one_kernel_that_does_the_same_again(device):
         counter.add_(torch.where(counter < 4, drawn, 0))
 
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=None, capture_error_mode="thread_local"):
         step()
     assert counter.tolist() == [0, 0]  # recorded, not run
     with device.counting() as account:
@@ -263,6 +263,6 @@ def test_a_graph_is_one_kernel_that_does_the_same_again(device):
     for waiting in (lambda: counter.tolist(), lambda: torch.tensor([1]).to("cuda")):
         with (
             pytest.raises(RuntimeError, match="while a CUDA graph is recorded"),
-            torch.cuda.graph(torch.cuda.CUDAGraph()),
+            torch.cuda.graph(torch.cuda.CUDAGraph(), stream=None, capture_error_mode="thread_local"),
         ):
             waiting()

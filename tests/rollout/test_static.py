@@ -1,5 +1,8 @@
 """Decoding in buffers of fixed shape gives what growing caches give, batch after batch, compiled or not."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -42,8 +45,16 @@ def test_buffers_are_kept_from_batch_to_batch_and_replaced_when_they_do_not_fit(
     first = decoder._context
     answers(nano, prompts, decoder, list(range(8)), 2)
     assert decoder._context is first
-    answers(nano, prompts.rows([0, 1]), decoder, list(range(4)), 2)
-    assert decoder._context is not first
+    answers(nano, prompts.rows([0, 1]), decoder, list(range(4)), 2)  # the other slots stay empty
+    assert decoder._context is first
+    kept = weakref.ref(first)
+    del first
+    gc.disable()
+    try:
+        answers(nano, prompts.rows([0, 1]), decoder, list(range(6)), 3)
+        assert kept() is None or not hasattr(kept(), "_caches")  # its memory has gone, without the collector
+    finally:
+        gc.enable()
 
 
 def test_a_step_is_compiled_once(nano, prompts):

@@ -7,6 +7,7 @@ these files. Padding of partitions is left out.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -107,8 +108,9 @@ def held_bytes(
     size, split = element_size, how.ranks
     weights = float((trained + frozen) * size)
     reference = (trained if copied is None else copied) * size if how.reference != "none" else 0.0
-    copy_on_host = reference if how.reference == "host" else 0.0
-    reference -= copy_on_host
+    # page-locked memory comes in blocks of a power of two
+    copy_on_host = 2.0 ** math.ceil(math.log2(reference)) if how.reference == "host" and reference else 0.0
+    reference = 0.0 if how.reference == "host" else reference
     gathered = 0.0
     if how.stage == 3:
         # `partition_parameters.py` splits frozen parameters too; a module's weights are whole while it runs.

@@ -49,7 +49,6 @@ class SFTModule(TrainingModule):
         """One optimizer step over the batch's micro-batches."""
         started = time.perf_counter()
         step = sft_step(self.policy, batch, self.step_optimizer, micro_batch_size=self.micro_batch_size)
-        seconds = time.perf_counter() - started
         sums = all_reduce_sum(
             {
                 "loss": step.loss,
@@ -61,6 +60,7 @@ class SFTModule(TrainingModule):
             },
             self.device,
         )
+        seconds = time.perf_counter() - started  # reading the sums has waited for the device
         self.log("train/loss", sums["loss"], prog_bar=True)
         self.log("train/token_accuracy", sums["correct"] / step.total_targets, prog_bar=True)
         self.log("train/lr", self.step_optimizer.schedule.get_last_lr()[0])

@@ -14,9 +14,14 @@ def test_towers_attend_once_per_layer_and_wait_for_nobody(size):
     """One call per window and second of sound were 23,808 attention calls, 25,812 kernels and 209 synchronizations."""
     with PretendedDevice() as device:
         policy = policy_of(released_model(size))
-        batch = clip_batch(policy, 8).to("cuda")
+        batch = clip_batch(policy, 8)
+        with device.counting() as moving:
+            batch = batch.to("cuda")
         with device.counting() as account:
             prompts = policy.encode(batch)
+        assert not moving.synchronizations
+        assert not moving.blocking_copies
+        assert not account.blocking_copies
         print(f"{size} towers, 8 clips: {account}")
         assert account.attention.total() == LAYERS
         assert account.kernels.total() <= 1800

@@ -18,6 +18,7 @@ from avrt.commands import shards as shards_command
 from avrt.data.inputs.batch import OmniBatch, collate
 from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.inputs.prompt_options import PromptOptions
+from avrt.data.media.clip import Clip
 from avrt.data.media.encode import write_clip
 from avrt.data.sample import Sample
 from avrt.data.shards.members import decode_members
@@ -123,6 +124,17 @@ def batch(builder: Preprocessor, world: Path):
     """Four real samples of nano_world as one batch."""
     shards = ShardSet(world / "train")
     return collate([builder.row(*decode_members(shards.read(i))) for i in (0, 5, 11, 20)])
+
+
+@pytest.fixture
+def mixed(builder: Preprocessor, batch: OmniBatch) -> OmniBatch:
+    """Text, video with sound, a picture, and sound: the longest prompt is neither first nor last."""
+    clip = batch.clips[0]
+    media = [((), Clip()), (("video", "audio"), clip), (("image",), Clip(image=clip.frames[2])),
+             (("audio",), Clip(audio=clip.audio[:24_000]))]  # fmt: skip
+    rows = collate([builder.row(make_sample(str(i), media=m), c) for i, (m, c) in enumerate(media)])
+    assert len({len(ids) for ids in rows.prompt_ids}) == 4
+    return rows
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import BadSampleError
 from avrt.evaluation.predictions import Prediction
-from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.objectives.rewards import RewardSum
 from avrt.policy.policy import Policy
 from avrt.rollout.sampling import SamplingOptions, completion_seeds
@@ -45,8 +42,7 @@ def answer(
         the rows.
     """
     seeds = completion_seeds([sample.id for sample in batch.samples], samples, *seed)
-    prompts = policy.encode(batch) if policy.engine is None else unencoded(batch)
-    completions = policy.generate(prompts, sampling, seeds=seeds, group_size=samples)
+    completions = policy.generate(policy.encode_to_generate(batch), sampling, seeds=seeds, group_size=samples)
     texts = policy.decode_all([completion.token_ids for completion in completions])
     predictions = []
     for row, (sample, index, valid) in enumerate(zip(batch.samples, batch.indices, batch.valid.tolist(), strict=True)):
@@ -61,12 +57,6 @@ def answer(
         elif index >= 0 and shards is not None:
             predictions.append(failed_prediction(shards, index, batch.skipped[shards.name(index)]))
     return predictions
-
-
-def unencoded(batch: OmniBatch) -> EncodedPrompts:
-    """A batch's prompts for an engine that prepares clips by itself: the towers need not run."""
-    nothing: list[Tensor | None] = [None] * len(batch)
-    return EncodedPrompts.of(batch, ClipFeatures(nothing, nothing))
 
 
 def failed_prediction(shards: ShardSet, index: int, error: str) -> Prediction:

@@ -19,7 +19,7 @@ from avrt.distributed import all_reduce_max
 from avrt.errors import AvrtError
 from avrt.models.attention import ATTENTION_IMPLEMENTATIONS, TOWER_ATTENTION
 from avrt.models.decoder import Decoder
-from avrt.models.encoded_prompts import EncodedPrompts
+from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.models.families import cannot_load, find_family
 from avrt.models.family import Family
 from avrt.models.feature_cache import FeatureCache, weights_hash
@@ -120,6 +120,13 @@ class Policy(nn.Module):
 
         features = run_towers(batch) if self.cache is None else self.cache.encode(batch, run_towers)
         return EncodedPrompts.of(batch, features)
+
+    def encode_to_generate(self, batch: OmniBatch) -> EncodedPrompts:
+        """A batch's prompts for `generate` alone: the towers need not run where another engine prepares the clips."""
+        if self.engine is None:
+            return self.encode(batch)
+        nothing: list[Tensor | None] = [None] * len(batch)
+        return EncodedPrompts.of(batch, ClipFeatures(nothing, nothing))
 
     def generate(
         self,

@@ -89,7 +89,6 @@ class StudentBackend(BatchingBackend):
     def answer(self, requests: list[Request]) -> list[Reply | CallFailedError]:
         """Answer a batch. The seeds are each request's own, all other sampling parameters are the first one's."""
         from avrt.data.inputs.batch import collate
-        from avrt.evaluation.runner import unencoded
         from avrt.rollout.sampling import SamplingOptions, completion_seed
 
         inputs = [self._preprocess(request) for request in requests]
@@ -102,8 +101,7 @@ class StudentBackend(BatchingBackend):
         tokenizer = self._policy.inputs.tokenizer
         seeds = [completion_seed(r.sampling.seed or 0, r.role, r.sample_id, r.number) for r in requests]
         seeds = [seed for seed, row in zip(seeds, inputs, strict=True) if not isinstance(row, CallFailedError)]
-        prompts = self._policy.encode(batch) if self._engine is None else unencoded(batch)
-        completions = self._policy.generate(prompts, options, seeds=seeds)
+        completions = self._policy.generate(self._policy.encode_to_generate(batch), options, seeds=seeds)
         replies: list[Reply | CallFailedError] = []
         for prompt, completion in zip(batch.prompt_ids, completions, strict=True):
             text = decode_reply(tokenizer, completion.token_ids.tolist())

@@ -3,25 +3,13 @@
 import pytest
 import torch
 
-from avrt.data.inputs.batch import collate
-from avrt.data.media.clip import Clip
 from avrt.models.prefix import rooms
 from avrt.models.teacher_forcing import completion_states
 from avrt.objectives.token_scores import score_tokens
 from avrt.policy.policy import load_policy
 from avrt.policy.student_options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
-from tests.conftest import make_sample
 from tests.models.varlen_on_cpu import varlen_on_cpu
-
-
-@pytest.fixture
-def mixed(builder, batch):
-    """Text, video with sound, a picture, and sound: the longest prompt is neither first nor last."""
-    clip = batch.clips[0]
-    media = [((), Clip()), (("video", "audio"), clip), (("image",), Clip(image=clip.frames[2])),
-             (("audio",), Clip(audio=clip.audio[:24_000]))]  # fmt: skip
-    return collate([builder.row(make_sample(str(i), media=m), c) for i, (m, c) in enumerate(media)])
 
 
 def test_rooms_by_hand():

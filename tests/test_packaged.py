@@ -1,5 +1,6 @@
 """Files that are meant by a path or by the name of a packaged one."""
 
+from configparser import ConfigParser
 from pathlib import Path
 
 from avrt.packaged import find_packaged, packaged
@@ -24,3 +25,17 @@ def test_files_and_folders_are_looked_up_apart(tmp_path, monkeypatch):
 
 def test_a_packaged_file_below_a_folder():
     assert packaged("avrt.traces", "templates", "visual.txt").read_text().startswith("[system]")
+
+
+def test_every_package_is_installed():
+    """An editable install, as these tests have it, does not notice one that `setup.cfg` leaves out."""
+    root = Path(__file__).parents[1]
+    parser = ConfigParser()
+    parser.read(root / "setup.cfg")
+    listed = set(parser["options"]["packages"].split())
+    found = {
+        ".".join(path.parent.relative_to(root).parts)
+        for top in ("avrt", "data_recipes")
+        for path in (root / top).rglob("__init__.py")
+    }
+    assert found | {"avrt_configs"} == listed

@@ -91,7 +91,7 @@ def find_config(name: str) -> Path:
     Raises:
         AvrtError: If there is none.
     """
-    configs = packaged("avrt_configs")
+    configs = packaged("avrt.configs")
     if found := find_packaged(name, configs):
         return found
     folder = next(path for path in ((configs / name).parent, configs) if path.is_dir())

@@ -60,3 +60,16 @@ def _repr(value: object) -> str:
 
 def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def print_results(what: str, where: object, next_step: str | None = None) -> None:
+    """The last lines of a command: where its results are, and what one would do next.
+
+    Args:
+        what: What the results are, such as `checkpoint`.
+        where: Their file or folder.
+        next_step: A command that can be typed as it stands, or a short sentence.
+    """
+    print(f"{what}: {where}", flush=True)
+    if next_step is not None:
+        print(f"next: {next_step}", flush=True)

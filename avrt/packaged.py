@@ -11,7 +11,7 @@ def packaged(package: str, *parts: str) -> Path:
     """The path of a file or folder inside a package, whether or not it exists.
 
     Args:
-        package: The package's name, such as `avrt_configs`.
+        package: The package's name, such as `avrt.configs`.
         *parts: The path below the package.
     """
     return Path(str(importlib.resources.files(package).joinpath(*parts)))

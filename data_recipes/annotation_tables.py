@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from avrt.data_recipes.options import unrepeated
 from avrt.errors import AvrtError, BadSampleError
-from data_recipes.options import unrepeated
 
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv")

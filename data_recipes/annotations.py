@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.options import Repeated
 from avrt.errors import BadSampleError
 from avrt.messages import LONGEST, printable, short
 from avrt.text import clean_all
-from data_recipes.options import Repeated
 
 Row = Mapping[str, Any]
 _PLAIN_NAME = re.compile(r"[\w-]+")

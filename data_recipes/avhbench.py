@@ -23,11 +23,11 @@ from typing import ClassVar
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.annotations import Row, media_file, plain_name
+from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.recipe import TableRecipe
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotations import Row, media_file, plain_name
-from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import TableRecipe
 
 TASKS = {
     "Video-driven Audio Hallucination": Relation.AUDIO,

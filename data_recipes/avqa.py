@@ -16,9 +16,9 @@ from typing import ClassVar, Literal
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
-from data_recipes.annotations import Row, media_file, plain_name, row_id
-from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import TableRecipe
+from avrt.data_recipes.annotations import Row, media_file, plain_name, row_id
+from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.recipe import TableRecipe
 
 _RELATIONS = {"Both": Relation.BOTH, "Sound": Relation.AUDIO, "View": Relation.VISION}
 

@@ -18,11 +18,11 @@ from typing import ClassVar, Literal
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.annotations import Row, media_file, row_id
+from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.recipe import TableRecipe
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotations import Row, media_file, row_id
-from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import TableRecipe
 
 _SOLUTION = re.compile(r"\s*<answer>.*</answer>\s*", re.DOTALL)
 

@@ -31,13 +31,13 @@ from avrt.choices import read_choice
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.annotation_tables import read_rows
+from avrt.data_recipes.annotations import Row, items, media_file, plain_name, row_id
+from avrt.data_recipes.labels import Answers, Labels, counts_from_one, index_in, read_labels
+from avrt.data_recipes.recipe import Recipe
 from avrt.errors import AvrtError, BadSampleError
 from avrt.messages import short
 from avrt.response import format_response, parse_response
-from data_recipes.annotation_tables import read_rows
-from data_recipes.annotations import Row, items, media_file, plain_name, row_id
-from data_recipes.labels import Answers, Labels, counts_from_one, index_in, read_labels
-from data_recipes.recipe import Recipe
 
 _RELATIONS = {"both": Relation.BOTH, "sound": Relation.AUDIO, "view": Relation.VISION}
 _TAG = re.compile(r"<\s*(/?)\s*(think|answer)\s*>|◁\s*(/?)\s*(think)\s*▷", re.IGNORECASE)

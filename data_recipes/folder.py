@@ -18,12 +18,12 @@ from typing import Any, ClassVar, Literal
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import LETTERS, Modality, Sample
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.annotation_tables import TABLES, read_rows
+from avrt.data_recipes.annotations import Row, items, media_file, plain_metadata, row_id
+from avrt.data_recipes.labels import Answers, counts_from_one, index_in, read_labels
+from avrt.data_recipes.recipe import Recipe
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotation_tables import TABLES, read_rows
-from data_recipes.annotations import Row, items, media_file, plain_metadata, row_id
-from data_recipes.labels import Answers, counts_from_one, index_in, read_labels
-from data_recipes.recipe import Recipe
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _OWN = {"id", "question", "choices", "answer", "several", "relation", "question_type", "trace", "media", *Modality}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.annotations import Row, first_file, plain_metadata
+from avrt.data_recipes.labels import Answers, Labels, read_labels
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotations import Row, first_file, plain_metadata
-from data_recipes.labels import Answers, Labels, read_labels
 
 ONE, SEVERAL, JUDGE = "multiple choice", "emer_ov_mc", "judge"
 KINDS = (ONE, SEVERAL, JUDGE)

@@ -22,9 +22,9 @@ from typing import ClassVar
 
 from avrt.data.media.clip import ClipSpec
 from avrt.data.shards.conversion import SourceItem
-from data_recipes.annotations import Row
-from data_recipes.humanomni import convert_row
-from data_recipes.recipe import OneFileRecipe
+from avrt.data_recipes.annotations import Row
+from avrt.data_recipes.humanomni import convert_row
+from avrt.data_recipes.recipe import OneFileRecipe
 
 
 @dataclass

@@ -21,9 +21,9 @@ from typing import ClassVar, Literal
 
 from avrt.data.media.clip import ClipSpec
 from avrt.data.shards.conversion import SourceItem
-from data_recipes.annotations import Row
-from data_recipes.humanomni import KINDS, convert_row
-from data_recipes.recipe import TableRecipe
+from avrt.data_recipes.annotations import Row
+from avrt.data_recipes.humanomni import KINDS, convert_row
+from avrt.data_recipes.recipe import TableRecipe
 
 FILES = ("emer_rewrite.json", "social_iq_v2_rewrite.json")
 

@@ -15,10 +15,10 @@ from enum import StrEnum
 from typing import Any
 
 from avrt.data.sample import LETTERS
+from avrt.data_recipes.options import Options, read_options
 from avrt.errors import BadSampleError
 from avrt.messages import short
 from avrt.response import read_letters
-from data_recipes.options import Options, read_options
 
 
 class Answers(StrEnum):

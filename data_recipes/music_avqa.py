@@ -21,12 +21,12 @@ import numpy as np
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.annotation_tables import read_rows
+from avrt.data_recipes.annotations import Row, items, json_field, media_file, plain_name, row_id
+from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.recipe import Recipe
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotation_tables import read_rows
-from data_recipes.annotations import Row, items, json_field, media_file, plain_name, row_id
-from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import Recipe
 
 _BLANK = re.compile(r"<\w+>")
 _RELATIONS = {"Audio": Relation.AUDIO, "Visual": Relation.VISION, "Audio-Visual": Relation.BOTH}

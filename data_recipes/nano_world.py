@@ -18,10 +18,10 @@ from avrt.data.media.clip import ClipSpec, FrameBudget
 from avrt.data.media.encode import write_clip
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.recipe import Recipe
 from avrt.errors import BadSampleError
 from avrt.files import write_whole
 from avrt.response import format_response
-from data_recipes.recipe import Recipe
 
 THINGS = {
     "red ball": (220, 40, 40),

@@ -17,9 +17,9 @@ from typing import ClassVar
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
-from data_recipes.annotations import Row, media_file
-from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import OneFileRecipe
+from avrt.data_recipes.annotations import Row, media_file
+from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.recipe import OneFileRecipe
 
 
 @dataclass

@@ -29,11 +29,11 @@ from typing import Any, ClassVar
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Evidence, Modality, Relation, Sample
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.annotations import Row, media_file, plain_name
+from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.recipe import OneFileRecipe
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotations import Row, media_file, plain_name
-from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import OneFileRecipe
 
 _TIME = re.compile(r"(?:(\d{1,2}):)?(\d{1,3}):(\d{2})")
 _VISION, _AUDIO = re.compile(r"visi|visual|video|image", re.IGNORECASE), re.compile(r"audi|sound|speech|music", re.I)

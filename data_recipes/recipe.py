@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from avrt.data.media.clip import ClipSpec
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.annotation_tables import read_rows
+from avrt.data_recipes.annotations import Row, items
 from avrt.errors import BadSampleError
-from data_recipes.annotation_tables import read_rows
-from data_recipes.annotations import Row, items
 
 
 @dataclass

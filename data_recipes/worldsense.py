@@ -26,12 +26,12 @@ from typing import Any, ClassVar
 from avrt.data.media.clip import ClipSpec
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.annotation_tables import read_object, read_rows
+from avrt.data_recipes.annotations import Row, media_file, plain_name
+from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.recipe import OneFileRecipe
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from data_recipes.annotation_tables import read_object, read_rows
-from data_recipes.annotations import Row, media_file, plain_name
-from data_recipes.labels import Answers, read_labels
-from data_recipes.recipe import OneFileRecipe
 
 _TASK = re.compile(r"task\d+")
 

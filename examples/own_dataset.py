@@ -12,8 +12,8 @@ from pathlib import Path
 
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.recipe import Recipe
 from avrt.errors import BadSampleError
-from data_recipes.recipe import Recipe
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Foreign texts on a terminal: no character acts on it, and lines stay where they may."""
 
-from avrt.messages import printable
+from avrt.messages import print_results, printable
 
 
 def test_control_characters_are_escaped():
@@ -9,3 +9,10 @@ def test_control_characters_are_escaped():
 
 def test_lines_and_tabs_may_stay():
     assert printable("a\tb\r\nc\x07\u2028d\n", keep_lines=True) == "a\tb\nc\\x07\\u2028d\n"
+
+
+def test_results_are_two_lines(capsys):
+    print_results("checkpoint", "runs/sft", "avrt export --ckpt_path runs/sft --out model")
+    assert capsys.readouterr().out == "checkpoint: runs/sft\nnext: avrt export --ckpt_path runs/sft --out model\n"
+    print_results("report", "r.html")
+    assert capsys.readouterr().out == "report: r.html\n"

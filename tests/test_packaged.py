@@ -8,7 +8,7 @@ from avrt.packaged import find_packaged, packaged
 
 def test_a_path_comes_before_a_packaged_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    configs = packaged("avrt_configs")
+    configs = packaged("avrt.configs")
     assert find_packaged("nano/grpo.yaml", configs) == configs / "nano" / "grpo.yaml"
     (tmp_path / "nano").mkdir()
     (tmp_path / "nano" / "grpo.yaml").write_text("mine: 1")
@@ -17,7 +17,7 @@ def test_a_path_comes_before_a_packaged_name(tmp_path, monkeypatch):
 
 def test_files_and_folders_are_looked_up_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    configs = packaged("avrt_configs")
+    configs = packaged("avrt.configs")
     assert find_packaged("nano", configs) is None
     assert find_packaged("nano", configs, Path.is_dir) == configs / "nano"
     assert find_packaged("nowhere", configs, Path.is_dir) is None
@@ -35,7 +35,7 @@ def test_every_package_is_installed():
     listed = set(parser["options"]["packages"].split())
     found = {
         ".".join(path.parent.relative_to(root).parts)
-        for top in ("avrt", "data_recipes")
-        for path in (root / top).rglob("__init__.py")
+        for package in (root / "avrt", root / "avrt" / "configs", root / "avrt" / "data_recipes")
+        for path in package.rglob("__init__.py")
     }
-    assert found | {"avrt_configs"} == listed
+    assert found == listed

@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 
-import data_recipes
+from avrt import data_recipes
 from avrt.arguments import OneLineErrors
 from avrt.commands import shard_tools
 from avrt.commands.clip_options import add_clip_options, clip_spec
@@ -26,10 +26,10 @@ from avrt.commands.progress import ProgressDisplay
 from avrt.data.media.isolation import Limits
 from avrt.data.shards.conversion import SourceItem, write_shards
 from avrt.data.shards.manifest import MANIFEST, UNTYPED, Manifest
+from avrt.data_recipes.recipe import Recipe
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
 from avrt.files import sha256
 from avrt.messages import LONGEST, printable
-from data_recipes.recipe import Recipe
 
 _LINE = 300
 _QUOTED = re.compile(r"(?<= is )(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\")")
@@ -37,9 +37,9 @@ _REMEDY = re.compile(r"\([^()]*: [^()]*\)$|\([^()]*\)$")
 
 
 def recipes() -> dict[str, type[Recipe]]:
-    """The recipes by name: every module of `data_recipes` that has a `recipe`."""
+    """The recipes by name: every module of `avrt.data_recipes` that has a `recipe`."""
     modules = {
-        info.name: importlib.import_module(f"data_recipes.{info.name}")
+        info.name: importlib.import_module(f"avrt.data_recipes.{info.name}")
         for info in pkgutil.iter_modules(data_recipes.__path__)
     }
     return {name: module.recipe for name, module in modules.items() if hasattr(module, "recipe")}

@@ -185,7 +185,7 @@ def _counter(tokenizer: str | None) -> tuple[str, Count]:
         return "words", lambda text: len(text.split())
     from transformers import AutoTokenizer
 
-    folder = find_packaged(tokenizer, packaged("avrt_configs"), Path.is_dir)
+    folder = find_packaged(tokenizer, packaged("avrt.configs"), Path.is_dir)
     try:
         loaded = AutoTokenizer.from_pretrained(tokenizer if folder is None else str(folder))
     except Exception as error:  # transformers raises many kinds of errors for a folder without a tokenizer

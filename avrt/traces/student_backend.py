@@ -132,7 +132,7 @@ def find_model(name: str) -> Path:
     Raises:
         AvrtError: If there is none.
     """
-    found = find_packaged(name, packaged("avrt_configs"), Path.is_dir)
+    found = find_packaged(name, packaged("avrt.configs"), Path.is_dir)
     if found is None:
         raise AvrtError("no such folder", where=name, remedy="set source to an exported student")
     return found

@@ -12,10 +12,10 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from avrt.data_recipes.nano_world import SOUNDS, THINGS, Scene, render
 from avrt.policy.policy import load_policy
 from avrt.policy.saving import export_policy
 from avrt.policy.student_options import StudentOptions
-from data_recipes.nano_world import SOUNDS, THINGS, Scene, render
 
 CHOICES = ("the true one", "another one", "a third one", "none of them")
 """What the tests' teachers know how to answer."""

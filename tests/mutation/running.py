@@ -20,7 +20,7 @@ from types import CodeType
 from tests.mutation.modules import SLOW
 
 ROOT = Path(__file__).parents[2]
-OURS = ("avrt", "tests", "data_recipes", "avrt_configs", "benchmarks")
+OURS = ("avrt", "tests", "benchmarks")
 MEMORY = 8 << 30
 NO_VERDICT = (4, 5)  # pytest: wrong arguments; no tests
 

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from avrt.data.shards.reader import ShardSet
+from avrt.data_recipes.avrt_20k import AVRT20K
 from avrt.errors import BadSampleError
-from data_recipes.avrt_20k import AVRT20K
 from tests.conftest import avrt, make_clip
 
 THINK = "A motor hums while a boat leaves the pier."

@@ -12,9 +12,9 @@ from avrt.data.media.codecs import to_jpeg
 from avrt.data.sample import Modality, Relation
 from avrt.data.shards.conversion import SourceItem
 from avrt.data.shards.reader import ShardSet
+from avrt.data_recipes.avqa import AVQA
+from avrt.data_recipes.mmar import MMAR
 from avrt.errors import BadSampleError, NothingUsableError
-from data_recipes.avqa import AVQA
-from data_recipes.mmar import MMAR
 from tests.conftest import make_clip
 
 

@@ -9,8 +9,8 @@ from avrt.commands import shards as shards_command
 from avrt.data.sample import Modality
 from avrt.data.shards.conversion import SourceItem
 from avrt.data.shards.reader import ShardSet
+from avrt.data_recipes.dailyomni import DailyOmni
 from avrt.errors import AvrtError, BadSampleError
-from data_recipes.dailyomni import DailyOmni
 from tests.conftest import make_clip
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from avrt.data_recipes.intentbench import IntentBench
+from avrt.data_recipes.intenttrain import IntentTrain
 from avrt.errors import AvrtError
-from data_recipes.intentbench import IntentBench
-from data_recipes.intenttrain import IntentTrain
 from tests.recipes.converting import convert, parts, put
 
 

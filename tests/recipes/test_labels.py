@@ -6,21 +6,21 @@ from collections import Counter
 import pytest
 
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.avqa import AVQA
+from avrt.data_recipes.avqa_r1 import AVQAR1
+from avrt.data_recipes.dailyomni import DailyOmni
+from avrt.data_recipes.folder import Folder
+from avrt.data_recipes.intentbench import IntentBench
+from avrt.data_recipes.intenttrain import IntentTrain
+from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.mmar import MMAR
+from avrt.data_recipes.mmau import MMAU
+from avrt.data_recipes.music_avqa import MusicAVQA
+from avrt.data_recipes.omnibench import OmniBench
+from avrt.data_recipes.omnivideobench import OmniVideoBench
+from avrt.data_recipes.videomme import VideoMME
+from avrt.data_recipes.worldsense import WorldSense
 from avrt.errors import BadSampleError
-from data_recipes.avqa import AVQA
-from data_recipes.avqa_r1 import AVQAR1
-from data_recipes.dailyomni import DailyOmni
-from data_recipes.folder import Folder
-from data_recipes.intentbench import IntentBench
-from data_recipes.intenttrain import IntentTrain
-from data_recipes.labels import Answers, read_labels
-from data_recipes.mmar import MMAR
-from data_recipes.mmau import MMAU
-from data_recipes.music_avqa import MusicAVQA
-from data_recipes.omnibench import OmniBench
-from data_recipes.omnivideobench import OmniVideoBench
-from data_recipes.videomme import VideoMME
-from data_recipes.worldsense import WorldSense
 
 D = ["a dog", "a cat", "a car", "rain"]
 REFUSED = None

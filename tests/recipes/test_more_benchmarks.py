@@ -12,14 +12,14 @@ import soundfile
 
 from avrt.data.sample import Modality, Relation
 from avrt.data.shards.conversion import SourceItem
+from avrt.data_recipes.avhbench import AVHBench
+from avrt.data_recipes.intentbench import IntentBench
+from avrt.data_recipes.intenttrain import IntentTrain
+from avrt.data_recipes.mmau import MMAU
+from avrt.data_recipes.omnivideobench import OmniVideoBench
+from avrt.data_recipes.videomme import VideoMME
+from avrt.data_recipes.worldsense import WorldSense
 from avrt.errors import AvrtError
-from data_recipes.avhbench import AVHBench
-from data_recipes.intentbench import IntentBench
-from data_recipes.intenttrain import IntentTrain
-from data_recipes.mmau import MMAU
-from data_recipes.omnivideobench import OmniVideoBench
-from data_recipes.videomme import VideoMME
-from data_recipes.worldsense import WorldSense
 from tests.recipes.converting import convert, parts, put
 
 MMAU_ROW = {

@@ -6,9 +6,9 @@ import av
 import pytest
 
 from avrt.data.sample import Modality, Relation
+from avrt.data_recipes.nano_world import NanoWorld
 from avrt.response import parse_response
 from avrt.traces.analysis import read_analysis, split_analysis
-from data_recipes.nano_world import NanoWorld
 
 
 @pytest.fixture(scope="module")

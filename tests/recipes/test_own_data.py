@@ -10,9 +10,9 @@ from avrt.commands import shards as shards_command
 from avrt.data.sample import Modality, Relation
 from avrt.data.shards.conversion import SourceItem
 from avrt.data.shards.reader import ShardSet
+from avrt.data_recipes.folder import Folder
+from avrt.data_recipes.music_avqa import MusicAVQA
 from avrt.errors import AvrtError, BadSampleError
-from data_recipes.folder import Folder
-from data_recipes.music_avqa import MusicAVQA
 from tests.conftest import make_clip
 from tests.recipes.test_benchmarks import convert, picture, sound
 

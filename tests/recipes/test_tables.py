@@ -12,10 +12,10 @@ from avrt.commands import shards as shards_command
 from avrt.data.shards.conversion import SourceItem
 from avrt.data.shards.manifest import Manifest
 from avrt.data.shards.reader import ShardSet
+from avrt.data_recipes.folder import Folder
+from avrt.data_recipes.mmar import MMAR
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
 from avrt.messages import printable, short
-from data_recipes.folder import Folder
-from data_recipes.mmar import MMAR
 from tests.recipes.test_benchmarks import sound
 from tests.recipes.test_own_data import music
 

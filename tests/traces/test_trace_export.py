@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from avrt.data_recipes.folder import Folder
 from avrt.traces.stats import _split
 from avrt.traces.trace_export import TRACES, read_traces, write_parquet
-from data_recipes.folder import Folder
 
 TRACE = {
     "id": "q1", "question": "Which are heard?", "choices": ["a dog", "a cat", "rain"], "answer": "A,C", "several": True,

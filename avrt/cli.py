@@ -14,7 +14,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("avrt.training.launch", "train a student: --config sft.yaml or grpo.yaml"),
     "validate": ("avrt.training.launch", "evaluate on the validation shards"),
     "test": ("avrt.training.launch", "evaluate on the test shards and write the predictions"),
-    "predict": ("avrt.training.launch", "answer questions about clips"),
+    "ask": ("avrt.commands.ask", "one question about one clip: avrt ask MODEL CLIP QUESTION CHOICE..."),
+    "predict": ("avrt.training.launch", "answer the questions of shards, or one about a clip"),
     "shards": (
         "avrt.commands.shards",
         "make shards from a dataset, or check them: avrt shards RECIPE --root DIR --out DIR",

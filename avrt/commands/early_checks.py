@@ -5,11 +5,12 @@ Only what is certainly wrong is refused: what has to be imported to be judged is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from avrt.commands.option_table import MODULES, Choice, Option, chosen, option_table, unknown_in, unknown_in_file
+from avrt.commands.option_table import MODULES, Choice, Option, chosen, find, option_table, unknown_in, unknown_in_file
 from avrt.data.shards.manifest import Manifest
 from avrt.data.shards.remote import is_remote
 from avrt.errors import AvrtError
@@ -18,6 +19,7 @@ from avrt.signatures import module
 from avrt.text import did_you_mean
 
 _SPLITS = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
+_OURS = re.compile(r"(?:avrt|lightning)(?:\.\w+)*\.[A-Z]\w*")
 _BARE = {path.rpartition(".")[2]: path for path in MODULES}
 
 
@@ -46,8 +48,8 @@ def check_early(command: str | None, arguments: Sequence[str]) -> None:
         AvrtError: Naming option or field, and the nearest one that there is.
     """
     choice = chosen(command, arguments)
-    _check_class_paths(choice)
     table = option_table(choice)
+    _check_class_paths(choice, table)
     _check_names(choice, table)
     only_asks = any(name in ("print_config", "help", "h") or name.endswith(".help") for name, _ in choice.typed)
     if command is not None and not only_asks:
@@ -60,20 +62,27 @@ def _check_names(choice: Choice, table: dict[str, Option]) -> None:
     help_of = f"avrt {choice.command or 'fit'} --help all lists them"
     for name, _ in choice.typed:
         if unknown := unknown_in(table, name):
-            remedy = did_you_mean(unknown[0], unknown[1])
-            raise AvrtError("no such option", where=f"--{name}", remedy=_dashed(remedy) or help_of)
+            remedy = did_you_mean(f"--{name}", [f"--{known}" for known in _whole(table, name, unknown)])
+            raise AvrtError("no such option", where=f"--{name}", remedy=remedy or help_of)
     for path, content in choice.files:
         if unknown := unknown_in_file(table, content):
             remedy = did_you_mean(unknown[0], unknown[1])
             raise AvrtError(f"{unknown[0]} is not a field", where=path, remedy=remedy or help_of)
 
 
-def _dashed(question: str | None) -> str | None:
-    return None if question is None else question.replace("did you mean ", "did you mean --")
+def _whole(table: dict[str, Option], name: str, unknown: tuple[str, list[str]]) -> list[str]:
+    """The names beside an unknown part, each with what was typed behind that part where there is such an option."""
+    rest = name.removeprefix(unknown[0])
+    return [f"{known}{rest}" if unknown_in(table, f"{known}{rest}") is None else known for known in unknown[1]]
 
 
-def _check_class_paths(choice: Choice) -> None:
-    for field, path in _class_paths(choice.values, ""):
+def _check_class_paths(choice: Choice, table: dict[str, Option]) -> None:
+    typed = [
+        (name.removesuffix("+"), value)
+        for name, value in choice.typed
+        if value is not None and _OURS.fullmatch(value) and not ((option := find(table, name)) and option.scalar)
+    ]
+    for field, path in [*_class_paths(choice.values, ""), *typed]:
         home, _, name = path.rpartition(".")
         if not home and field == "model":
             raise AvrtError(f"no such class: {path}", where=field, remedy=did_you_mean(path, _BARE) or _choose_model())

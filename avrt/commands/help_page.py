@@ -7,6 +7,7 @@ import importlib
 import re
 import shutil
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from avrt.commands.option_table import MODULES, Choice, Option, chosen, find, leaves, option_table, shown
@@ -16,6 +17,7 @@ WIDEST = 100
 NARROWEST = 60
 _LONGEST_NAME = 46
 _LONGEST_VALUE = 24
+_MANY = 4
 ABOUT = {
     "fit": "train a student",
     "validate": "evaluate a student on validation shards",
@@ -171,7 +173,7 @@ def _every(tables: Sequence[Mapping[str, Option]]) -> list[Option]:
 
 
 def _rows(options: Sequence[Option], width: int) -> list[str]:
-    lefts = [f"--{option.name} {_cut(shown(option.value), _LONGEST_VALUE)}" for option in options]
+    lefts = [f"--{option.name} {textwrap.shorten(shown(option.value), _LONGEST_VALUE, placeholder="...")}" for option in options]
     column = min(_LONGEST_NAME, max(map(len, lefts), default=0))
     starts = [f"  {left:<{column}}  " for left in lefts]
     return [
@@ -205,7 +207,11 @@ def _configurations(command: str, width: int) -> list[str]:
     """The packaged configurations that a command takes, as lines: those that name it in their first comments."""
     configs, trained = packaged("avrt.configs"), "test" if command == "test" else "fit"
     files = [path for path in configs.rglob("*.yaml") if f"avrt {trained} " in path.read_text(encoding="utf-8")]
-    names = sorted((path.relative_to(configs).as_posix() for path in files), key=lambda name: ("/" in name, name))
+    here = Counter(path.parent for path in files)
+    # Of a folder with many only the folder.
+    found = {path if path.parent == configs or here[path.parent] < _MANY else path.parent for path in files}
+    names = sorted(f"{path.relative_to(configs).as_posix()}{'/' * path.is_dir()}" for path in found)
+    names.sort(key=lambda name: "/" in name)
     text = f"--config FILE  a file, or one of these; several are merged: {', '.join(names)}"
     return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent=" " * 17, break_on_hyphens=False)
 

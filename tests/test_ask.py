@@ -22,7 +22,7 @@ def test_the_packaged_student_hears_and_says_so(world, capsys):
 
 
 def test_what_cannot_be_asked_is_named_before_a_model_is_loaded(world):
-    with pytest.raises(AvrtError, match="nowhere.mp4: no such file"):
+    with pytest.raises(AvrtError, match=r"nowhere\.mp4: no such file"):
         ask.main(["nano/student", "nowhere.mp4", *QUESTION])
     clip = next((world / "clips" / "train").glob("*.mp4"))
     with pytest.raises(AvrtError, match="choices: needs two or more"):

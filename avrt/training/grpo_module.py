@@ -67,9 +67,6 @@ class GRPOModule(TrainingModule):
     """
 
     needs_answers = True
-    headline = (
-        "rewards/total/mean", "rewards/accuracy/mean", "completions/tokens", "policy/kl", *TrainingModule.headline
-    )  # fmt: skip
 
     def __init__(
         self,

@@ -34,7 +34,6 @@ class SFTModule(TrainingModule):
     """
 
     needs_traces = True
-    headline = ("train/loss", "train/token_accuracy", "val/loss", *TrainingModule.headline)
 
     def __init__(
         self,

@@ -45,7 +45,6 @@ class TrainingModule(EvaluationModule):
     """
 
     num_iterations = 1
-    headline: tuple[str, ...] = ("val/accuracy", "val/format", "val/reward")
     run_log: RunLog
     resume_data: Callable[[dict[str, Any]], None]
     rewards: RewardSum
@@ -119,7 +118,7 @@ class TrainingModule(EvaluationModule):
         super().on_fit_start()
         self.run_log = RunLog(self.trainer)
         if self.run_options:
-            self.run_log.options(self.run_options, self.headline)
+            self.run_log.options(self.run_options)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Note at which step the batch is measured."""

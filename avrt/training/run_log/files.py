@@ -41,7 +41,7 @@ class FileWriter(Writer):
         """Rows of `TAG.csv`: the step and one value each."""
         self._append(tag, ["value"], [[value] for value in values], step)
 
-    def options(self, options: Mapping[str, Option], headline: Sequence[str]) -> None:
+    def options(self, options: Mapping[str, Option]) -> None:
         """`hparams.yaml`."""
         self._logger.log_hyperparams(dict(options))
 

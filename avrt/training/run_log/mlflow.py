@@ -48,7 +48,7 @@ class MLFlowWriter(Writer):
         names = [f"{tag}/p{quantile:02d}" for quantile in QUANTILES]
         self._logger.log_metrics(dict(zip(names, found.tolist(), strict=True)), step)
 
-    def options(self, options: Mapping[str, Option], headline: Sequence[str]) -> None:
+    def options(self, options: Mapping[str, Option]) -> None:
         """The run's parameters."""
         self._logger.log_hyperparams(dict(options))
 

@@ -89,10 +89,10 @@ class RunLog:
                 logger.save()
         self._waiting = {}
 
-    def options(self, options: Mapping[str, Option], headline: Sequence[str]) -> None:
-        """Write the run's options; `headline` are the scalars that runs are compared by."""
+    def options(self, options: Mapping[str, Option]) -> None:
+        """Write the run's options."""
         for writer in self._writers:
-            writer.options(options, headline)
+            writer.options(options)
         for logger in self._others:
             logger.log_hyperparams(dict(options))
 

@@ -36,14 +36,15 @@ class TensorBoardWriter(Writer):
         """A histogram."""
         self._logger.experiment.add_histogram(tag, torch.tensor(values), step)
 
-    def options(self, options: Mapping[str, Option], headline: Sequence[str]) -> None:
-        """A session of the HPARAMS tab, which shows the newest values of the headline scalars."""
+    def options(self, options: Mapping[str, Option]) -> None:
+        """A session of the HPARAMS tab, which shows the newest values of the run's scalars beside them."""
         from torch.utils.tensorboard.summary import hparams
 
         self._logger.hparams.update(options)  # for its own hparams.yaml
-        # The logger's own method would write a value of each metric before any was measured.
-        experiment, session, end = hparams(dict(options), dict.fromkeys(headline, 0.0))  # type: ignore[no-untyped-call]
-        for summary in (experiment, session, end):
+        # The logger's own method would write a value of each metric before any was measured. What is called
+        # experiment would have the tab show this run's options alone, not those in which it differs from others.
+        _, session, end = hparams(dict(options), {})  # type: ignore[no-untyped-call]
+        for summary in (session, end):
             self._logger.experiment.file_writer.add_summary(summary)
 
 
@@ -52,17 +53,22 @@ def markdown(table: Table) -> str:
 
     TensorBoard breaks the words of a column that stands beside a wide one, so that texts are kept out of the table.
     """
-    lines = [f"**{_escaped(name)}:** {_escaped(text)}  " for name, text in table.about.items()]
-    *columns, text_column = table.columns
-    lines += ["", "| " + " | ".join(_unbroken(name) for name in columns) + " |", "|" + "---:|" * len(columns)]
-    lines += ["| " + " | ".join(_unbroken(_number(cell)) for cell in row[:-1]) + " |" for row in table.rows]
+    *columns, texts = (_unbroken(name) for name in table.columns)
+    lines = [
+        "<br>".join(f"**{_escaped(name)}:** {_escaped(text)}" for name, text in table.about.items()),
+        "",
+        f"| {' | '.join([texts, *columns])} |",
+        "|" + "---|" * len(table.columns),
+    ]
     for number, row in enumerate(table.rows, 1):
-        lines += ["", f"**{_escaped(text_column)} {number}**", "", _quoted(str(row[-1]))]
+        lines.append(f"| {' | '.join([str(number), *(_unbroken(_number(cell)) for cell in row[:-1])])} |")
+    for number, row in enumerate(table.rows, 1):
+        lines += ["", f"**{texts} {number}**", "", f"> {_paragraph(str(row[-1]))}"]
     return "\n".join(lines)
 
 
-def _quoted(text: str) -> str:
-    return "\n".join(f"> {_escaped(line)}<br>" for line in clean(text).splitlines() or [""])
+def _paragraph(text: str) -> str:
+    return "<br>".join(_escaped(line) for line in clean(text).splitlines()) or "(empty)"
 
 
 def _number(cell: Cell) -> str:

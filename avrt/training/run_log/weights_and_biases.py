@@ -38,6 +38,6 @@ class WandbWriter(Writer):
         counts = np.histogram(np.asarray(values), bins=32)
         self._logger.log_metrics({tag: wandb.Histogram(np_histogram=counts)}, step)  # type: ignore[dict-item]
 
-    def options(self, options: Mapping[str, Option], headline: Sequence[str]) -> None:
+    def options(self, options: Mapping[str, Option]) -> None:
         """The run's config."""
         self._logger.log_hyperparams(dict(options))

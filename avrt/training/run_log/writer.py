@@ -53,13 +53,8 @@ class Writer(ABC):
         """Write how some values are distributed; there is at least one."""
 
     @abstractmethod
-    def options(self, options: Mapping[str, Option], headline: Sequence[str]) -> None:
-        """Write the run's options, once.
-
-        Args:
-            options: Name -> value.
-            headline: The scalars that runs are compared by.
-        """
+    def options(self, options: Mapping[str, Option]) -> None:
+        """Write the run's options, once."""
 
 
 def on_host(picture: Tensor) -> np.ndarray:

@@ -23,7 +23,9 @@ def _log() -> Log:
 
 def read_tensorboard(root: Path) -> Log:
     [events] = root.rglob("events.out.tfevents.*")
-    board = EventAccumulator(str(events), size_guidance={"images": 0, "audio": 0, "tensors": 0, "scalars": 0})
+    board = EventAccumulator(
+        str(events), size_guidance={"images": 0, "audio": 0, "tensors": 0, "scalars": 0, "histograms": 0}
+    )
     board.Reload()
     tags, found = board.Tags(), _log()
     for kind, name, values in (
@@ -79,7 +81,7 @@ def opened(path: Path) -> None:
 
 def read_wandb(root: Path) -> tuple[Log, dict[str, object]]:
     """The history and the config of an offline run."""
-    kinds = {"table-file": "text", "images/separated": "picture", "audio": "sound", "histogram": "histogram"}
+    kinds = {"table-file": "text", "images/separated": "picture", "audio-file": "sound", "histogram": "histogram"}
     [path] = root.rglob("*.wandb")
     found, config = _log(), {}
     for record in wandb_records(path):
@@ -93,7 +95,7 @@ def read_wandb(root: Path) -> tuple[Log, dict[str, object]]:
             if name.startswith("_"):
                 continue
             value = value[0] if isinstance(value, list) else value
-            kind = kinds[value["_type"].removesuffix("s")] if isinstance(value, dict) else "scalar"
+            kind = kinds[value["_type"]] if isinstance(value, dict) else "scalar"
             found[kind][name].add(step)
             if isinstance(value, dict) and "path" in value:
                 assert (path.parent / "files" / value["path"]).is_file()

@@ -27,7 +27,16 @@ STEPS = {
     "GRPO": {"step": {0, 2, 4}, "validation": {4}, "shown": {0, 4}},
 }
 # Everything that is logged under a condition, but for what `train/updated` stands for in GRPO alone.
-CONDITIONS = ("--model.student.feature_cache", "cache", "--data.dropout.audio", 0.0, "--data.dropout.vision", 0.0)
+CONDITIONS = (
+    "--model.student.feature_cache.gigabytes",
+    1,
+    "--model.student.feature_cache.folder",
+    "cache",
+    "--data.dropout.audio",
+    0.0,
+    "--data.dropout.vision",
+    0.0,
+)
 GRPO = (
     "--model.group_size", 2, "--model.rollout.max_new_tokens", 5, "--model.num_iterations", 2, "--trainer.max_steps", 6,
     "--model.dynamic_sampling", 1, "--model.loss.importance_sampling_cap", 2, "--show_rollouts.every_n_steps", 3,

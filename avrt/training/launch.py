@@ -38,9 +38,11 @@ from avrt.training.evaluation_strategy import use_plain_strategy
 from avrt.training.lightning_internals import parser_of
 from avrt.training.quiet import be_quiet
 from avrt.training.run_lines import WarnUnrewarded, end_of_evaluation, end_of_fit, versions_and_devices
+from avrt.training.run_log.options import flat_options
 from avrt.training.run_progress import RunProgress
 from avrt.training.strategy import OmniDeepSpeedStrategy
 from avrt.training.texts import texts_kept
+from avrt.training.training_module import TrainingModule
 from avrt.training.unsupported import check_trainer_options, plain_error
 
 STOP_WITH_PARENT = "AVRT_STOP_WITH_PARENT"
@@ -60,6 +62,11 @@ class SaveConfig(SaveConfigCallback):
         """Write the file."""
         if not is_trial(trainer):
             super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have the loggers of a training run keep its options."""
+        if isinstance(pl_module, TrainingModule) and stage == "fit":
+            pl_module.run_options = flat_options(self.config.as_dict())
 
 
 class AvrtCLI(LightningCLI):

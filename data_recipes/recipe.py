@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from avrt.data.media.clip import ClipSpec
-from avrt.data.shards.conversion import SourceItem
+from avrt.data.media.clip_spec import ClipSpec
+from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.annotation_tables import read_rows
 from avrt.data_recipes.annotations import Row, items
+from avrt.data_recipes.media_paths import check_media_root
 from avrt.errors import BadSampleError
 
 
@@ -45,7 +46,23 @@ class Recipe:
 
 
 @dataclass
-class TableRecipe(Recipe):
+class FileRecipe(Recipe):
+    """Base of recipes that read media files which annotations name.
+
+    Attributes:
+        media_root: A further folder that media may be in: paths are looked up there too, and links that lead into it
+            are followed.
+    """
+
+    media_root: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse a folder that is not there."""
+        check_media_root(self.media_root)
+
+
+@dataclass
+class TableRecipe(FileRecipe):
     """Base of recipes whose annotation files hold a row for each question.
 
     Attributes:

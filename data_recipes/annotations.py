@@ -49,7 +49,7 @@ def items(
     contested: dict[str, str] = {}
     for number, row in sorted(enumerate(rows), key=clip):
         name = f"{prefix}-{number:05d}" if names is None else names[number]
-        made = _one(name, row, convert)
+        made = one_item(name, row, convert)
         found.append((name, made))
         if isinstance(made, SourceItem):
             before = first.setdefault(made.sample.id, (name, made))
@@ -69,15 +69,21 @@ def items(
             yield made
 
 
-def _one(name: str, row: Any, convert: Callable[[str, Row], SourceItem]) -> SourceItem | BadSampleError:
-    """Convert one row, or say why it cannot be used."""
+def one_item(name: str, row: Any, convert: Callable[[str, Row], SourceItem]) -> SourceItem | BadSampleError:
+    """Convert one row, or say why it cannot be used.
+
+    Args:
+        name: The row's name.
+        row: The row.
+        convert: Makes an item from a name and a row; may raise the errors that rows of another shape cause.
+    """
     try:
         if isinstance(row, BadSampleError):
             raise row
         if not isinstance(row, Mapping):
-            raise BadSampleError(f"is a {type(row).__name__}, not an object")
+            raise BadSampleError(f"is a {type(row).__name__}, not an object", remedy="write a row as {field: value}")
         if isinstance(row, Repeated):
-            raise BadSampleError(f"has the field {short(row.repeated)} twice")
+            raise BadSampleError(f"has the field {short(row.repeated)} twice", remedy="remove one")
         if not _odd(row):
             return convert(name, row)
         made = convert(name, clean_all(row))

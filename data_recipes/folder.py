@@ -17,14 +17,14 @@ from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards.source import SourceItem
 from avrt.data_recipes import cells
-from avrt.data_recipes.annotations import Row, items, plain_metadata, row_id
+from avrt.data_recipes.annotations import Row, items, one_item, plain_metadata, row_id
 from avrt.data_recipes.columns import MEDIA, Columns, recognise, told
 from avrt.data_recipes.labels import Answers, counts_from_one, index_in, read_labels
 from avrt.data_recipes.media_paths import media_file
 from avrt.data_recipes.question_files import Questions, find_questions, media_below
-from avrt.data_recipes.recipe import FileRecipe
+from avrt.data_recipes.recipe import FileRecipe, Meaning
 from avrt.errors import AvrtError, BadSampleError
-from avrt.messages import short
+from avrt.messages import printable, short
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
 YES_NO = ("Yes", "No")
@@ -64,6 +64,33 @@ class Folder(FileRecipe):
         table = OwnTable.read(self, root)
         by = next((table.columns.taken[kind] for kind in MEDIA if kind in table.columns.taken), "media")
         yield from items(table.rows, self.prefix, table.convert, by, table.source.names)
+
+    def meanings(self, root: Path) -> list[Meaning]:
+        """What each column was taken for, with what the first row has there."""
+        table = OwnTable.read(self, root)
+        columns, row = table.columns, next((row for row in table.rows if isinstance(row, Mapping)), {})
+        found = [Meaning(name, meaning, shown(row.get(name))) for meaning, name in columns.taken.items()]
+        if columns.choices:
+            texts = " | ".join(shown(row.get(name)) for name in columns.choices)
+            found.append(Meaning(", ".join(columns.choices), "choices", texts))
+        kept = plain_metadata({name: row[name] for name in columns.rest if name in row})
+        for name in columns.rest:
+            lost = name in row and name not in kept
+            found.append(Meaning(name, "nothing: not a plain value" if lost else "metadata", shown(row.get(name))))
+        return found
+
+    def first(self, root: Path) -> SourceItem | BadSampleError | None:
+        """The question of the first row."""
+        table = OwnTable.read(self, root)
+        if not table.rows:
+            return None
+        name = f"{self.prefix}-00000" if table.source.names is None else table.source.names[0]
+        return one_item(name, table.rows[0], table.convert)
+
+
+def shown(value: Any) -> str:
+    """A cell for the terminal."""
+    return "" if value is None else printable(value) if isinstance(value, str) else short(value, 200)
 
 
 @dataclass

@@ -16,6 +16,21 @@ from avrt.data_recipes.media_paths import check_media_root
 from avrt.errors import BadSampleError
 
 
+@dataclass(frozen=True)
+class Meaning:
+    """What a column of a file of questions was taken for.
+
+    Attributes:
+        column: Its name, or the names of several.
+        taken_as: The field of a question; `metadata` if it is only kept.
+        value: What the first row has there.
+    """
+
+    column: str
+    taken_as: str
+    value: str
+
+
 @dataclass
 class Recipe:
     """Base of all recipes: a dataclass whose fields are the recipe's options on the command line.
@@ -43,6 +58,14 @@ class Recipe:
             AvrtError: If the folder does not have the dataset's layout.
         """
         raise NotImplementedError
+
+    def meanings(self, root: Path) -> list[Meaning]:
+        """What each column of the questions was taken for; empty if the data set's own layout decides it."""
+        return []
+
+    def first(self, root: Path) -> SourceItem | BadSampleError | None:
+        """The first question, or why it cannot be used; None if there are no questions."""
+        return next(iter(self.items(root)), None)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,11 @@ class EvaluationModule(pl.LightningModule):
     def _log_metrics(self, prefix: str) -> None:
         """Log the metrics over all ranks, and start a new count."""
         metrics = self._metrics[0].to(self.device)
-        for name, value in metrics.compute().items():
-            self.log(f"{prefix}/{name}", value, prog_bar=name in ("accuracy", "format"))
+        values = {f"{prefix}/{name}": value for name, value in metrics.compute().items()}
+        self.log_values(values, on_bar=(f"{prefix}/accuracy", f"{prefix}/format"))
         metrics.reset()
+
+    def log_values(self, values: Mapping[str, float], *, on_bar: Container[str] = ()) -> None:
+        """Log scalars; those in `on_bar` stand on the progress bar too."""
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in on_bar)

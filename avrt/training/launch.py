@@ -29,17 +29,20 @@ from lightning.pytorch.utilities import rank_zero_info
 from avrt.arguments import OneLineErrors
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
+from avrt.run_folder import LAST, LAST_OR_NEW, check_new_run, find_checkpoint
 from avrt.training.benchmark_module import BenchmarkModule
 from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, ShowRollouts
-from avrt.training.checkpoints import RunCheckpoint, find_checkpoint, is_trial
+from avrt.training.checkpoints import RunCheckpoint, is_trial
 from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.evaluation_strategy import use_plain_strategy
 from avrt.training.lightning_internals import parser_of
 from avrt.training.quiet import be_quiet
 from avrt.training.run_lines import WarnUnrewarded, end_of_evaluation, end_of_fit, versions_and_devices
+from avrt.training.run_log.options import flat_options
 from avrt.training.run_progress import RunProgress
 from avrt.training.strategy import OmniDeepSpeedStrategy
 from avrt.training.texts import texts_kept
+from avrt.training.training_module import TrainingModule
 from avrt.training.unsupported import check_trainer_options, plain_error
 
 STOP_WITH_PARENT = "AVRT_STOP_WITH_PARENT"
@@ -59,6 +62,11 @@ class SaveConfig(SaveConfigCallback):
         """Write the file."""
         if not is_trial(trainer):
             super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have the loggers of a training run keep its options."""
+        if isinstance(pl_module, TrainingModule) and stage == "fit":
+            pl_module.run_options = flat_options(self.config.as_dict())
 
 
 class AvrtCLI(LightningCLI):
@@ -115,8 +123,10 @@ class AvrtCLI(LightningCLI):
             rank_zero_info(versions_and_devices(self.trainer))
 
     def before_fit(self) -> None:
-        """Find the checkpoint to go on from, and what the strategy compiles with."""
+        """Find the checkpoint to go on from, or see that a new run has a folder of its own; and find compilers."""
         self._find_checkpoint()
+        if self.config_init["fit"].get("ckpt_path") is None and not is_trial(self.trainer):
+            check_new_run(Path(self.trainer.default_root_dir))
         if isinstance(self.trainer.strategy, OmniDeepSpeedStrategy):
             self.trainer.strategy.check_compilers()
 
@@ -156,9 +166,12 @@ class AvrtCLI(LightningCLI):
 
     def _find_checkpoint(self) -> None:
         command = str(self.subcommand)
-        settings = self.config_init[command]
+        settings, run = self.config_init[command], Path(self.trainer.default_root_dir)
         if (given := settings.get("ckpt_path")) is not None:
-            settings["ckpt_path"] = find_checkpoint(str(given), Path(self.trainer.default_root_dir), command)
+            found = find_checkpoint(str(given), run, command)
+            settings["ckpt_path"] = found
+            if given in (LAST, LAST_OR_NEW):
+                rank_zero_info(f"checkpoint: {found or f'none in {run}: a new run begins'}")
 
     def _let_module_load(self) -> None:
         """Let the module read its checkpoint itself, whatever strategy wrote it.

@@ -21,7 +21,7 @@ def policy_from_checkpoint(path: Path, source: str | None = None) -> Policy:
     """Rebuild a student from a training checkpoint: its source's weights with the trained ones put over them.
 
     Works for every ZeRO stage and whatever number of processes wrote the checkpoint, and for the single file that other
-    strategies write. Both are read by unpickling: open only checkpoints whose origin you trust.
+    strategies write. DeepSpeed's is read by unpickling: open only checkpoints whose origin you trust.
 
     Args:
         path: A checkpoint folder of DeepSpeed, or the file of another strategy.
@@ -48,7 +48,7 @@ def put_trained(policy: Policy, path: Path) -> None:
     Raises:
         AvrtError: If it is no such checkpoint, or of another student.
     """
-    record = _record(path)
+    record = checkpoint_record(path)
     saved = record["state_dict"] if path.is_file() else deepspeed_internals.trained_weights(path)
     # With tied embeddings one tensor goes by two names, and both are written.
     parameters = dict(policy.model.named_parameters(remove_duplicate=False))
@@ -76,29 +76,34 @@ def put_trained(policy: Policy, path: Path) -> None:
             parameters[name].copy_(tensor)
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds beside DeepSpeed's own part; a single file holds the weights too."""
-    if path.is_file():
-        try:
-            record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError):
-            record = {}
-    elif deepspeed_internals.is_complete(path):
-        record = deepspeed_internals.saved_record(path)
-    else:
-        record = {}
-    if "student" not in record or "trained" not in record:
-        raise AvrtError(
-            "not a complete checkpoint of a training run", where=path, remedy="set --ckpt_path to a step-*.ckpt"
-        )
-    return record
-
-
 def checkpoint_options(path: Path) -> dict[str, Any]:
     """The options of the student that a checkpoint was made with."""
-    options = dict(_record(path)["student"])
+    options = dict(checkpoint_record(path)["student"])
     # How it was trained, not what: it may be read on another machine.
     options |= {"gradient_checkpointing": False, "fused_layers": "auto"}
     if options["lora"] is not None:
         options["lora"] = LoraOptions(**options["lora"])
     return options
+
+
+def checkpoint_record(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside DeepSpeed's own part; the file of another strategy holds the weights too.
+
+    Raises:
+        AvrtError: If it is no complete checkpoint of a student.
+    """
+    if path.is_file():
+        try:
+            record = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+            first = str(error).splitlines()[0] if str(error) else repr(error)
+            raise AvrtError(f"not a checkpoint of Lightning: {first}", where=path) from None
+    elif deepspeed_internals.is_complete(path):
+        record = deepspeed_internals.saved_record(path)
+    else:
+        record = None
+    if not isinstance(record, dict) or "student" not in record or "trained" not in record:
+        raise AvrtError(
+            "not a complete checkpoint of a training run", where=path, remedy="set --ckpt_path to a step-*.ckpt"
+        )
+    return record

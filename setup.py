@@ -31,6 +31,8 @@ def _kind(link: re.Match[str]) -> str:
 if __name__ == "__main__":
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     setup(
-        long_description=absolute_links((ROOT / "README.md").read_text(encoding="utf-8"), project["urls"]["Repository"]),
+        long_description=absolute_links(
+            (ROOT / "README.md").read_text(encoding="utf-8"), project["urls"]["Repository"]
+        ),
         long_description_content_type="text/markdown",
     )

@@ -6,7 +6,7 @@
 #SBATCH --job-name=avrt-benchmarks
 #SBATCH --array=0-2                  # as many as there are students below
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
+#SBATCH --ntasks=1
 #SBATCH --gpus-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=08:00:00

@@ -2,9 +2,9 @@
 # Stage 1 on one node with four GPUs: sbatch examples/slurm/sft.sh [any option of `avrt fit`]
 #SBATCH --job-name=avrt-sft
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=4          # a process per GPU: as many as trainer.devices
+#SBATCH --ntasks=1                   # avrt starts its other processes itself
 #SBATCH --gpus-per-node=4
-#SBATCH --cpus-per-task=8            # the process, data.num_workers, and the optimizer's host threads
+#SBATCH --cpus-per-task=32           # per GPU the process, data.num_workers, and the optimizer's host threads
 #SBATCH --mem=0
 #SBATCH --time=12:00:00
 #SBATCH --output=%x-%j.log
@@ -12,9 +12,9 @@ set -euo pipefail
 
 # shellcheck source=/dev/null
 source "${VENV:-.venv}/bin/activate"
-export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"     # srun does not take it from the job
+export SLURM_JOB_NAME=interactive    # or Lightning would expect to be started once per GPU, by srun
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"         # compute nodes seldom reach the hub: fetch the student before
 
-srun avrt fit --config sft.yaml --data.train traces/shards/train --data.val traces/shards/val \
+avrt fit --config sft.yaml --data.train traces/shards/train --data.val traces/shards/val \
     "$@" --trainer.default_root_dir runs/sft
-srun --ntasks=1 avrt export --ckpt_path runs/sft --out models/sft
+avrt export --ckpt_path runs/sft --out models/sft

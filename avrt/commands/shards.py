@@ -22,7 +22,6 @@ from avrt import data_recipes
 from avrt.arguments import OneLineErrors
 from avrt.commands import shard_tools
 from avrt.commands.clip_options import add_clip_options, clip_spec
-from avrt.commands.progress import ProgressDisplay
 from avrt.data.media.isolation import Limits
 from avrt.data.shards.conversion import SourceItem, write_shards
 from avrt.data.shards.manifest import MANIFEST, UNTYPED, Manifest
@@ -30,6 +29,7 @@ from avrt.data_recipes.recipe import Recipe
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
 from avrt.files import sha256
 from avrt.messages import LONGEST, printable
+from avrt.progress import ProgressDisplay
 
 _LINE = 300
 _QUOTED = re.compile(r"(?<= is )(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\")")

@@ -14,11 +14,11 @@ from typing import Any, Literal
 from rich.console import Console
 
 from avrt.arguments import OneLineErrors
-from avrt.commands.progress import ProgressDisplay
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.files import write_whole
 from avrt.messages import printable
+from avrt.progress import ProgressDisplay
 from avrt.text import clean, to_json
 from avrt.traces.pipeline import RunStats, TracePipeline
 from avrt.traces.requests import is_cut_off

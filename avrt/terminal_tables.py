@@ -53,9 +53,8 @@ def _widths(head: Sequence[str], rows: Sequence[Sequence[str]], most: int) -> li
         found.append(max(1, named, *(cell_len(row[i]) for row in rows)))
     if sum(found) + _BORDER * (len(found) - 1) <= most:
         return found
-    return [
-        min(width, min(FIRST, most * 2 // 5) if i == 0 else FOLDED, most - _BORDER) for i, width in enumerate(found)
-    ]
+    first = min(FIRST, most * 2 // 5)
+    return [min(width, first if i == 0 else FOLDED, most - _BORDER) for i, width in enumerate(found)]
 
 
 def _parts(widths: Sequence[int], most: int) -> Iterator[list[int]]:

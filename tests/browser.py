@@ -75,9 +75,7 @@ def assert_readable(browser: Any, page: Path) -> None:
             papers.add(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
             ink = browser.execute_script("return getComputedStyle(document.body).color")
             inks = "return [...new Set([...document.querySelectorAll('svg text')].map(e => getComputedStyle(e).fill))]"
-            assert browser.execute_script(inks) == [
-                browser.execute_script("return getComputedStyle(document.body).color")
-            ]
+            assert browser.execute_script(inks) == [ink]
     assert len(papers) == 2
 
 

@@ -165,7 +165,14 @@ def curves(name: str, title: str, lines: Mapping[str, Sequence[tuple[int, float]
         values = [value for points in lines.values() for _, value in points]
         low, high = min(0.0, *values), max(0.0, *values)
         for (label, points), colour in zip(lines.items(), SERIES * len(lines), strict=False):
-            axes.plot([p[0] for p in points], [p[1] for p in points], color=colour, label=shortened(label, 24))
+            axes.plot(
+                [p[0] for p in points],
+                [p[1] for p in points],
+                color=colour,
+                label=shortened(label, 24),
+                zorder=3,
+                clip_on=False,
+            )
         # never a scale that blows up the noise of a constant
         axes.set(xlabel="optimizer step", ylabel=unit, ylim=(low * 1.08, max(high * 1.08, low + 1)))
         _whole_numbers(axes.xaxis)

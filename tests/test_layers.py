@@ -20,6 +20,7 @@ RANKS = {
     "avrt.files": 0,
     "avrt.transfer": 0,
     "avrt.html": 0,
+    "avrt.terminal_tables": 0,
     "avrt.distributed": 0,
     "avrt.wordings": 0,
     "avrt.data": 1,

@@ -6,24 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-import torch
-
-from avrt.data.inputs.preprocessor import Preprocessor
-from avrt.data.inputs.prompt_options import PromptOptions
-from avrt.data.media.clip import Clip, ClipSpec
-from avrt.data.sample import Sample
-from avrt.data.shards.members import clip_media
+from avrt.data.media.clip import Clip
 from avrt.errors import BadSampleError
 from avrt.evaluation.runner import answer
 from avrt.evaluation.scorers import lenient
-from avrt.library import load_clip, load_policy
+from avrt.library import Senses, load
 from avrt.response import Response, parse_response
-from avrt.rollout.sampling import SamplingOptions
-
-Senses = Literal["both", "vision", "audio", "none"]
-GREEDY = SamplingOptions(temperature=0.0)
 
 
 @dataclass(frozen=True)
@@ -48,39 +37,24 @@ class Answer:
 
 
 class Asker:
-    """A student, loaded once, and how it is asked.
+    """A student, loaded once and asked as it was trained.
 
     Args:
-        source: A folder, a packaged name such as `nano/student`, or a model id.
-        device: Where it runs.
-        prompt: How questions are put; None for the student's own way.
-        clip: What is taken from a clip; None for the student's own way.
+        source: What `avrt.load` takes: a folder, a packaged name such as `nano/student`, or a model id.
+        device: Where it runs; None takes a GPU where there is one.
 
     Attributes:
         name: The source as it was given.
-        spec: What it takes from a clip.
-        senses: The senses that it was trained with.
-        generation: How it answers unless it is told otherwise.
+        settings: How it was trained to be asked.
 
     Raises:
         AvrtError: If it cannot be loaded.
     """
 
-    def __init__(
-        self,
-        source: str,
-        device: str | torch.device = "cpu",
-        *,
-        prompt: PromptOptions | None = None,
-        clip: ClipSpec | None = None,
-    ) -> None:
+    def __init__(self, source: str, device: str | None = None) -> None:
         self.name = source
-        self.spec = clip or ClipSpec(audio_seconds=None)
-        self.generation = GREEDY
-        self._prompt = prompt or PromptOptions(audio_in_video=True)
-        self.senses: Senses = self._prompt.senses
-        self._policy = load_policy(source, device)
-        self._device = device
+        self._student = load(source, device)
+        self.settings = self._student.settings
 
     def open(self, path: Path) -> Clip:
         """Decode a file as this student gets it.
@@ -88,7 +62,7 @@ class Asker:
         Raises:
             BadSampleError: If it cannot be decoded.
         """
-        return load_clip(path, self.spec)
+        return self._student.open(path)
 
     def ask(
         self,
@@ -96,9 +70,10 @@ class Asker:
         question: str,
         choices: Sequence[str],
         *,
-        senses: Senses = "both",
-        sampling: SamplingOptions = GREEDY,
-        seed: int = 0,
+        senses: Senses,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
     ) -> Answer:
         """Ask one question.
 
@@ -107,19 +82,19 @@ class Asker:
             question: The question.
             choices: 2 to 26 options.
             senses: Which senses the student is asked with.
-            sampling: How the answer is drawn.
+            temperature: 0 takes the likeliest token each time.
+            max_new_tokens: Longest answer.
             seed: Decides the answer where it is drawn at a temperature above 0.
 
         Raises:
             BadSampleError: If the question cannot be put to the student, for example because it is too long.
         """
-        options = replace(self._prompt, senses=senses)
-        sample = Sample(id="question", question=question, choices=tuple(choices), answer=None, media=clip_media(clip))
+        sampling = replace(self.settings.generation, temperature=temperature, max_new_tokens=max_new_tokens)
         started = time.perf_counter()
-        batch = Preprocessor(self._policy.inputs, options).row(sample, clip).to(self._device)
-        [prediction] = answer(self._policy, batch, sampling, seed=(seed,))
+        batch = self._student.batch(clip, question, choices, senses=senses)
+        [prediction] = answer(self._student.policy, batch, sampling, seed=(seed,))
         seconds = time.perf_counter() - started
-        text = prediction.responses[0]
+        text, [sample] = prediction.responses[0], batch.samples
         letter = lenient(text, sample).choice
         return Answer(
             response=parse_response(text, sample.letters),

@@ -17,7 +17,6 @@ from avrt.chat.examples import EXAMPLES, make_example
 from avrt.chat.shown import MASKS, Asked
 from avrt.data.media.clip import Clip
 from avrt.errors import AvrtError, BadSampleError
-from avrt.rollout.sampling import SamplingOptions
 
 # The system's own fonts: the theme's would come from a server.
 SANS, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
@@ -31,7 +30,7 @@ def make_page(students: Sequence[Asker], folder: Path) -> gr.Blocks:
         students: Who is asked.
         folder: For the files of examples, frames and sound; the server has to be allowed to hand them out.
     """
-    generation = students[0].generation
+    generations = [student.settings.generation for student in students]
     page: gr.Blocks
     with gr.Blocks(title="avrt chat", analytics_enabled=False) as page:
         gr.Markdown(f"# Talk to {_names(students)}")
@@ -47,21 +46,23 @@ def make_page(students: Sequence[Asker], folder: Path) -> gr.Blocks:
         with gr.Row():
             senses = gr.CheckboxGroup(
                 [(label, name) for name, label in MASKS.items()],
-                value=list(dict.fromkeys(student.senses for student in students)),
+                value=list(dict.fromkeys(student.settings.prompt.senses for student in students)),
                 label="Ask with these senses, side by side",
                 elem_id="senses",
                 min_width=300,
             )
-        with gr.Accordion("How answers are drawn", open=False), gr.Row():
-            temperature = gr.Number(
-                generation.temperature, label="Temperature", info="0: the likeliest token", minimum=0, step=0.1,
-                min_width=140,
-            )  # fmt: skip
-            tokens = gr.Number(
-                generation.max_new_tokens, label="Most tokens", info="longest answer", minimum=1, precision=0,
-                min_width=140,
-            )  # fmt: skip
-            seed = gr.Number(0, label="Seed", info="counts above temperature 0", precision=0, min_width=140)
+        with gr.Accordion("How it is asked", open=False):
+            with gr.Row():
+                temperature = gr.Number(
+                    generations[0].temperature, label="Temperature", info="0: the likeliest token", minimum=0,
+                    step=0.1, min_width=140,
+                )  # fmt: skip
+                tokens = gr.Number(
+                    max(g.max_new_tokens for g in generations), label="Most tokens", info="of an answer", minimum=1,
+                    precision=0, min_width=140,
+                )  # fmt: skip
+                seed = gr.Number(0, label="Seed", info="counts above temperature 0", precision=0, min_width=140)
+            gr.HTML(shown.manners([(student.name, student.settings) for student in students]), elem_id="manners")
         ask = gr.Button("Ask", variant="primary", elem_id="ask")
         got = gr.HTML(elem_id="got")
         answers = gr.HTML(elem_id="answers")
@@ -93,6 +94,7 @@ def serve(page: gr.Blocks, folder: Path, host: str, port: int | None) -> str:
         OSError: If the port is taken.
     """
     theme = gr.themes.Default(primary_hue="blue", font=SANS, font_mono=MONO).set(
+        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
         button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_600",
     )  # fmt: skip
@@ -128,7 +130,7 @@ def show_answers(
     """The answers of each student with each choice of senses; the whole of them again after each one."""
     try:
         choices = check_question(path, question, options)
-        sampling = SamplingOptions(max_new_tokens=int(tokens or 0), temperature=float(temperature or 0))
+        drawn = {"temperature": float(temperature or 0), "max_new_tokens": int(tokens or 0), "seed": int(seed or 0)}
         masks = [name for name in MASKS if name in senses]
         if not masks:
             raise BadSampleError("No senses are ticked: tick at least one box.")
@@ -138,9 +140,7 @@ def show_answers(
         yield shown.answers(cells)
         for i, (cell, student) in enumerate(zip(cells, list(students) * len(masks), strict=True)):
             try:
-                answer = student.ask(
-                    clips[student.name], question, choices, senses=cell.senses, sampling=sampling, seed=int(seed or 0)
-                )
+                answer = student.ask(clips[student.name], question, choices, senses=cell.senses, **drawn)
                 cells[i] = replace(cell, answer=answer)
             except Exception as error:
                 cells[i] = replace(cell, error=_sentence(error, file))
@@ -153,7 +153,7 @@ def _decoded(students: Sequence[Asker], path: Path) -> list[tuple[list[Asker], C
     """The clip as each student gets it, decoded once for students that get the same."""
     groups: list[tuple[list[Asker], Clip]] = []
     for student in students:
-        alike = next((names for names, _ in groups if names[0].spec == student.spec), None)
+        alike = next((names for names, _ in groups if names[0].settings.clip == student.settings.clip), None)
         if alike is None:
             groups.append(([student], student.open(path)))
         else:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from torchvision.io import encode_png
 
-from avrt.chat.asker import Answer, Senses
-from avrt.data.media.clip import SAMPLE_RATE, Clip
+from avrt.chat.asker import Answer
+from avrt.data.media.clip import SAMPLE_RATE, Clip, ClipSpec
 from avrt.data.media.codecs import to_flac
 from avrt.files import write_whole
 from avrt.html import render_template
+from avrt.library import Senses
 from avrt.messages import printable
+from avrt.policy.input_settings import InputSettings
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILES = "gradio_api/file="
@@ -53,6 +55,11 @@ class Asked:
 def problem(text: str) -> str:
     """One sentence about what went wrong."""
     return _fill("problem.html", text=text)
+
+
+def manners(students: Sequence[tuple[str, InputSettings]]) -> str:
+    """How each student was trained to be asked, in words."""
+    return _fill("manners.html", students=[(name, settings, _taken(settings.clip)) for name, settings in students])
 
 
 def clips(decoded: Sequence[tuple[str, Clip]], folder: Path) -> str:
@@ -96,6 +103,13 @@ def amount(clip: Clip) -> str:
         pictures = "1 picture"
     sound = "no sound" if clip.audio is None else f"{len(clip.audio) / SAMPLE_RATE:.1f} s of sound"
     return f"{pictures}, {sound}"
+
+
+def _taken(spec: ClipSpec) -> str:
+    """What is taken from a clip, in words."""
+    frames = f"{spec.frames} frames" if spec.fps is None else f"{spec.fps:g} frames a second"
+    sound = "all of its sound" if spec.audio_seconds is None else f"its first {spec.audio_seconds:g} s of sound"
+    return f"{frames} of a video, each of at most {spec.budget.max_pixels:,} pixels, and {sound}"
 
 
 def _url(data: bytes, suffix: str, folder: Path) -> str:

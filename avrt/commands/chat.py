@@ -47,20 +47,13 @@ def serve(options: Any, folder: Path) -> None:
         options: The parsed options.
         folder: For files that the page shows.
     """
-    import torch
-    import transformers
-
     from avrt.chat import page
     from avrt.chat.asker import Asker
 
-    transformers.utils.logging.disable_progress_bar()
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     students = []
     for name in filter(None, (options.model, options.second)):
-        print(f"loading {name} on {device}", flush=True)
-        students.append(Asker(name, device))
+        print(f"loading {name}", flush=True)
+        students.append(Asker(name, options.device))
     folder.mkdir()
     try:
         address = page.serve(page.make_page(students, folder), folder, options.host, options.port)
@@ -80,5 +73,7 @@ def _parser() -> OneLineErrors:
     add("second", type=str | None, nargs="?", default=None, help="another student, to ask side by side")
     add("--host", type=str, default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines ask, too")
     add("--port", type=int | None, default=None, help="the first free one from 7860 on by default")
-    add("--device", type=str, default="auto", help="where the students run: cpu, cuda, cuda:1, ...; auto takes a GPU")
+    add(
+        "--device", type=str | None, default=None, help="where students run, such as cuda:1; by default on a GPU if any"
+    )
     return parser

@@ -123,5 +123,6 @@ def check_question(path: str | None, question: str, options: str) -> list[str]:
     if not question.strip():
         raise BadSampleError("There is no question yet: type one.")
     if not 2 <= len(choices) <= 26:
-        raise BadSampleError(f"There have to be 2 to 26 options, one per line, and there are {len(choices)}.")
+        number = "there is 1" if len(choices) == 1 else f"there are {len(choices) or 'none'}"
+        raise BadSampleError(f"There have to be 2 to 26 options, one per line, and {number}.")
     return choices

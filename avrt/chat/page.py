@@ -54,14 +54,16 @@ def make_page(students: Sequence[Asker], folder: Path) -> gr.Blocks:
         with gr.Accordion("How it is asked", open=False):
             with gr.Row():
                 temperature = gr.Number(
-                    generations[0].temperature, label="Temperature", info="0: the likeliest token", minimum=0,
-                    step=0.1, min_width=140,
+                    generations[0].temperature, label="Temperature", info="0: the likeliest token", step=0.1,
+                    min_width=140, elem_id="temperature",
                 )  # fmt: skip
                 tokens = gr.Number(
-                    max(g.max_new_tokens for g in generations), label="Most tokens", info="of an answer", minimum=1,
-                    precision=0, min_width=140,
+                    max(g.max_new_tokens for g in generations), label="Most tokens", info="of an answer", precision=0,
+                    min_width=140, elem_id="tokens",
                 )  # fmt: skip
-                seed = gr.Number(0, label="Seed", info="counts above temperature 0", precision=0, min_width=140)
+                seed = gr.Number(
+                    0, label="Seed", info="counts above temperature 0", precision=0, min_width=140, elem_id="seed"
+                )
             gr.HTML(shown.manners([(student.name, student.settings) for student in students]), elem_id="manners")
         ask = gr.Button("Ask", variant="primary", elem_id="ask")
         got = gr.HTML(elem_id="got")

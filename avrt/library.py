@@ -17,9 +17,8 @@ from avrt.data.sample import LETTERS, Modality, Sample
 from avrt.data.shards import conversion
 from avrt.data.shards.members import clip_media
 from avrt.errors import AvrtError
-from avrt.models.families import FAMILIES
 from avrt.objectives.rewards import RewardOptions, RewardSum
-from avrt.packaged import find_packaged, packaged
+from avrt.packaged import model_source
 from avrt.policy.input_settings import InputSettings, settings_of
 from avrt.policy.policy import Policy, load_policy
 from avrt.policy.saving import export_policy
@@ -289,12 +288,8 @@ def _load_trained(path: Path) -> tuple[Policy, InputSettings]:
 
 def _folder(source: str) -> str:
     """The folder of a packaged model or of one on the Hub, which is copied to its cache; other names as they are."""
-    if any(source == family.nano for family in FAMILIES):
-        return source
-    found = find_packaged(source, packaged("avrt.configs"), lambda path: (path / "config.json").is_file())
-    if found is None:
-        return _from_the_hub(source) if source.count("/") == 1 and not Path(source).exists() else source
-    return str(found)
+    found = model_source(source)
+    return _from_the_hub(source) if found.count("/") == 1 and not Path(found).exists() else found
 
 
 def _from_the_hub(source: str) -> str:

@@ -27,6 +27,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from avrt.arguments import OneLineErrors
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
+from avrt.training.as_trained import SPLITS, parse_as_trained
 from avrt.training.benchmark_module import BenchmarkModule
 from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, ShowRollouts
 from avrt.training.checkpoints import RunCheckpoint, find_checkpoint, is_trial
@@ -71,9 +72,10 @@ class AvrtCLI(LightningCLI):
         parser.add_lightning_class_args(ShowRollouts, "show_rollouts")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line with its texts kept."""
+        """Parse the command line with its texts kept, and what nobody set as in the student's training."""
         with texts_kept(sys.argv[1:] if args is None else args) as arguments:
-            self.config = parser.parse_args(arguments)
+            command = arguments[0] if arguments and arguments[0] in SPLITS else None
+            self.config = parse_as_trained(parser.parse_args, arguments, command)
 
     def instantiate_classes(self) -> None:
         """Make everything that the configuration describes.

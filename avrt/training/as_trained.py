@@ -12,19 +12,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from avrt.data.shards.manifest import MANIFEST, Manifest
 from avrt.messages import short
 from avrt.policy.input_settings import SETTINGS, InputSettings, clip_spec, read_settings
-from avrt.training.checkpoints import find_checkpoint
+from avrt.run_folder import find_checkpoint
 from avrt.training.input_record import settings_of_checkpoint
 
 ASKED = (
     "system_prompt", "instruction", "several_instruction", "template", "choice", "senses", "masked", "audio_in_video",
 )  # fmt: skip
 """The fields of the prompt that say how a question is put; the others are limits of a run."""
+FIT = "fit"
 MASK = ("senses", "masked")
 BENCHMARK = "BenchmarkModule"
 SHOWN = ("frames", "fps", "max_frames", "audio_seconds", "budget", "still_budget", "total_pixels")
@@ -48,11 +48,11 @@ def parse_as_trained(parse: Callable[[list[str]], Any], arguments: Sequence[str]
     """
     plain = parse(list(arguments))
     options = plain if command is None else plain[command]
-    stage = command or str(TrainerFn.FITTING)
+    stage = command or FIT
     settings, where = _trained(options, stage)
     if settings is None:
         return plain
-    layer = _layer(settings, options, fits=stage == TrainerFn.FITTING)
+    layer = _layer(settings, options, fits=stage == FIT)
     begin = 0 if command is None else 1
     config = parse([*arguments[:begin], "--config", json.dumps(layer), *arguments[begin:]])
     _tell(settings, options, config if command is None else config[command], stage, where)
@@ -62,7 +62,7 @@ def parse_as_trained(parse: Callable[[list[str]], Any], arguments: Sequence[str]
 def _trained(options: Any, stage: str) -> tuple[InputSettings | None, str]:
     """How the student was trained to be asked, and where that stands."""
     given = options.get("ckpt_path")
-    if given is not None and stage != TrainerFn.FITTING and "://" not in str(given):
+    if given is not None and stage != FIT and "://" not in str(given):
         path = find_checkpoint(str(given), Path(options.trainer.default_root_dir or "."), stage)
         return settings_of_checkpoint(Path(str(path))), str(path)
     source = options.get("model.init_args.student.source")
@@ -122,7 +122,7 @@ def _compared(settings: InputSettings, before: Any, after: Any, stage: str) -> I
         made = asdict(clip_spec(Manifest.load(Path(location)).spec))
         yield from ((f"{name} of {location}", made[name], made[name], clip[name]) for name in SHOWN)
     longest, trained = after.get("model.init_args.generation.max_new_tokens"), settings.generation.max_new_tokens
-    if stage != TrainerFn.FITTING and longest is not None and longest < trained:
+    if stage != FIT and longest is not None and longest < trained:
         yield "model.generation.max_new_tokens", longest, longest, trained
 
 

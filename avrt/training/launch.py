@@ -23,14 +23,16 @@ if os.access(sys.prefix, os.W_OK):
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 
 from avrt.arguments import OneLineErrors
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
+from avrt.run_folder import LAST, LAST_OR_NEW, check_new_run, find_checkpoint
 from avrt.training.as_trained import SPLITS, parse_as_trained
 from avrt.training.benchmark_module import BenchmarkModule
 from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, ShowRollouts
-from avrt.training.checkpoints import RunCheckpoint, find_checkpoint, is_trial
+from avrt.training.checkpoints import RunCheckpoint, is_trial
 from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.lightning_internals import parser_of
 from avrt.training.texts import texts_kept
@@ -98,8 +100,10 @@ class AvrtCLI(LightningCLI):
             raise
 
     def before_fit(self) -> None:
-        """Find the checkpoint to go on from."""
+        """Find the checkpoint to go on from, or see that a new run does not begin in the folder of another."""
         self._find_checkpoint()
+        if self.config_init["fit"].get("ckpt_path") is None and not is_trial(self.trainer):
+            check_new_run(Path(self.trainer.default_root_dir))
 
     def before_validate(self) -> None:
         """Find the checkpoint to evaluate."""
@@ -111,9 +115,12 @@ class AvrtCLI(LightningCLI):
 
     def _find_checkpoint(self) -> None:
         command = str(self.subcommand)
-        settings = self.config_init[command]
+        settings, run = self.config_init[command], Path(self.trainer.default_root_dir)
         if (given := settings.get("ckpt_path")) is not None:
-            settings["ckpt_path"] = find_checkpoint(str(given), Path(self.trainer.default_root_dir), command)
+            found = find_checkpoint(str(given), run, command)
+            settings["ckpt_path"] = found
+            if given in (LAST, LAST_OR_NEW):
+                rank_zero_info(f"checkpoint: {found or f'none in {run}: a new run begins'}")
 
     def before_test(self) -> None:
         """Let a benchmark load its checkpoint itself, and record the configuration that repeats it.

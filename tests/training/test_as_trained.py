@@ -33,7 +33,9 @@ def test_a_student_asked_by_the_packaged_settings_answers_as_trained(world, tmp_
     done = avrt(
         "predict", "--config", "sft.yaml", *ON_CPU, "--model.student.source", STUDENT, "--trainer.default_root_dir",
         tmp_path, "--data.ask.clip", clip, "--data.ask.question", "Which option matches the clip?",
-        "--data.ask.choices", '["red ball with low hum", "green box with low hum"]', "--trainer.logger", "false",
+        "--data.ask.choices",
+        '["red ball with low hum", "green box with low hum", "red ball with steady hiss", "white ring with low hum"]',
+        "--trainer.logger", "false",
     )  # fmt: skip
     [record] = map(json.loads, (tmp_path / "predictions.jsonl").read_text().splitlines())
     assert record["well_formed"]

@@ -15,6 +15,7 @@ from torchvision.io import write_png
 
 from avrt.arguments import OneLineErrors
 from avrt.commands.progress import ProgressDisplay
+from avrt.commands.shard_parquet import from_parquet, to_parquet
 from avrt.data.media.clip import Clip
 from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Sample
@@ -125,7 +126,9 @@ def overlap(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-TOOLS = {"verify": verify, "show": show, "overlap": overlap}
+TOOLS = {
+    "verify": verify, "show": show, "overlap": overlap, "to_parquet": to_parquet, "from_parquet": from_parquet
+}  # fmt: skip
 
 
 def contact_sheet(pictures: torch.Tensor) -> torch.Tensor:

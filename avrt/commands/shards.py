@@ -60,7 +60,8 @@ def main(arguments: list[str]) -> None:
             "usage: avrt shards RECIPE --root DIR --out DIR [options]\n"
             "       avrt shards verify DIR\n"
             "       avrt shards show DIR --id ID --out DIR\n"
-            "       avrt shards overlap TRAIN TEST\n\n"
+            "       avrt shards overlap TRAIN TEST\n"
+            "       avrt shards to_parquet DIR --out FILE    and    avrt shards from_parquet FILE --out DIR\n\n"
             f"recipes: {', '.join(known)}"
         )
         return

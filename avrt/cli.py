@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "traces": ("avrt.commands.traces", "make reasoning traces with teachers: avrt traces run --config traces.yaml"),
     "export": ("avrt.commands.export", "turn a checkpoint into a folder that transformers and vLLM load"),
+    "push": ("avrt.commands.push", "upload an exported student with its card: avrt push MODEL user/name"),
     "benchmark": ("avrt.commands.benchmark", "students x benchmarks x modality masks: --config GRID"),
     "report": (
         "avrt.commands.report",

@@ -105,6 +105,11 @@ class Module:
         """The names of its own classes."""
         return [name for name, node in self._definitions.items() if isinstance(node, ast.ClassDef)]
 
+    @property
+    def functions(self) -> list[str]:
+        """The names of its own functions."""
+        return [name for name, node in self._definitions.items() if isinstance(node, ast.FunctionDef)]
+
     def text_of(self, name: str) -> str:
         """First sentence of the docstring of a function or class of its own; empty if there is none."""
         node = self._definitions.get(name)

@@ -85,9 +85,13 @@ def _cuda() -> str | None:
     if path is None or not path.is_file():
         return None
     for node in ast.parse(path.read_text()).body:
-        names = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        names = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         if any(isinstance(name, ast.Name) and name.id == "cuda" for name in names):
-            value = ast.literal_eval(node.value) if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value else None
+            value = (
+                ast.literal_eval(node.value) if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value else None
+            )
             return None if value is None else str(value)
     return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from avrt.arguments import OneLineErrors
-from avrt.run_folder import checkpoint_at
+from avrt.run_folder import find_checkpoint
 
 
 def main(arguments: list[str]) -> None:
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
         "--ckpt_path",
         type=str,
         required=True,
-        help="a checkpoint, e.g. step-000100.ckpt, or a run's folder: its newest one",
+        help="a checkpoint, e.g. step-000100.ckpt; a run's folder: its newest one; last: that of the newest run below runs/",
     )
     parser.add_argument("--out", type=str, required=True, help="new folder for the model")
     parser.add_argument(
@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--source", type=str | None, default=None, help="the student's source, if it has moved")
     options = parser.parse_args(arguments)
+    checkpoint = Path(str(find_checkpoint(options.ckpt_path, None, "export")))
+    print(f"checkpoint: {checkpoint}", flush=True)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
     import torch
@@ -45,7 +47,7 @@ def main(arguments: list[str]) -> None:
     from avrt.policy.saving import export_policy
     from avrt.training.trained_policy import policy_from_checkpoint
 
-    policy = policy_from_checkpoint(checkpoint_at(Path(options.ckpt_path)), options.source)
+    policy = policy_from_checkpoint(checkpoint, options.source)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     export_policy(policy, Path(options.out), full_layout=options.layout == "full", dtype=dtype)
     print(f"exported: {options.out}")

@@ -104,7 +104,10 @@ def page(command: str, arguments: Sequence[str], width: int = WIDEST) -> list[st
     choices, example = [choice], _example(command, names[::-1])
     if choice.model is None and not names:
         names = list(DEFAULTS[command])
-        choices, example = [chosen(command, ["--config", _path_of(name), *arguments]) for name in names], EXAMPLES[command]
+        choices, example = (
+            [chosen(command, ["--config", _path_of(name), *arguments]) for name in names],
+            EXAMPLES[command],
+        )
     tables = [option_table(each) for each in choices]
     lines = [f"avrt {command}: {ABOUT[command]}", *_usage(example, width), "", *_configurations(command, width)]
     shown_names: list[str] = []
@@ -160,7 +163,9 @@ def _about_model(choice: Choice, table: Mapping[str, Option]) -> str:
     if choice.model is None:
         return "none is chosen; add --config sft.yaml or grpo.yaml, or --model CLASS"
     name = choice.model.rpartition(".")[2]
-    return f"{name}: {_sentence(table['model'].text)}" if table["model"].text else f"{name} (--model.help {choice.model})"
+    return (
+        f"{name}: {_sentence(table['model'].text)}" if table["model"].text else f"{name} (--model.help {choice.model})"
+    )
 
 
 def _found(table: Mapping[str, Option], names: Sequence[str]) -> list[Option]:
@@ -173,7 +178,10 @@ def _every(tables: Sequence[Mapping[str, Option]]) -> list[Option]:
 
 
 def _rows(options: Sequence[Option], width: int) -> list[str]:
-    lefts = [f"--{option.name} {textwrap.shorten(shown(option.value), _LONGEST_VALUE, placeholder="...")}" for option in options]
+    lefts = [
+        f"--{option.name} {textwrap.shorten(shown(option.value), _LONGEST_VALUE, placeholder='...')}"
+        for option in options
+    ]
     column = min(_LONGEST_NAME, max(map(len, lefts), default=0))
     starts = [f"  {left:<{column}}  " for left in lefts]
     return [
@@ -210,8 +218,8 @@ def _configurations(command: str, width: int) -> list[str]:
     here = Counter(path.parent for path in files)
     # Of a folder with many only the folder.
     found = {path if path.parent == configs or here[path.parent] < _MANY else path.parent for path in files}
-    names = sorted(f"{path.relative_to(configs).as_posix()}{'/' * path.is_dir()}" for path in found)
-    names.sort(key=lambda name: "/" in name)
+    names = [f"{path.relative_to(configs).as_posix()}{'/' * path.is_dir()}" for path in found]
+    names.sort(key=lambda name: ("/" in name, name))
     text = f"--config FILE  a file, or one of these; several are merged: {', '.join(names)}"
     return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent=" " * 17, break_on_hyphens=False)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from avrt.models.cards import Card
 from avrt.models.memory_estimate.shape import FLOAT32, Shape
 
+
 @dataclass(frozen=True)
 class Assumed:
     """Shares of what a data sheet promises, and the costs that no data sheet has.

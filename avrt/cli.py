@@ -17,7 +17,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": (LAUNCH, "train a student: --config sft.yaml or grpo.yaml"),
     "validate": (LAUNCH, "evaluate on the validation shards"),
     "test": (LAUNCH, "evaluate on the test shards and write the predictions"),
-    "predict": (LAUNCH, "answer questions about clips"),
+    "ask": ("avrt.commands.ask", "one question about one clip: avrt ask MODEL CLIP QUESTION CHOICE..."),
+    "predict": (LAUNCH, "answer the questions of shards, or one about a clip"),
     "shards": (
         "avrt.commands.shards",
         "make shards from a dataset, or check them: avrt shards RECIPE --root DIR --out DIR",

@@ -26,3 +26,9 @@ def find_packaged(name: str, folder: Path, exists: Callable[[Path], bool] = Path
         exists: `Path.is_dir` to look for a folder instead.
     """
     return next((path for path in (Path(name), folder / name) if exists(path)), None)
+
+
+def model_source(name: str) -> str:
+    """A model by path or id as it is, and one that comes with the package, such as `nano/student`, as its path."""
+    ours = packaged("avrt.configs", name)
+    return str(ours) if not Path(name).exists() and (ours / "config.json").is_file() else name

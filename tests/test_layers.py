@@ -28,7 +28,7 @@ RANKS = {
     "avrt.models": 3,
     "avrt.rollout": 4,
     "avrt.policy": 5,
-    "avrt.library": 7,
+    "avrt.library": 7.5,
     "avrt.algorithms": 6,
     "avrt.evaluation": 6,
     "avrt.training": 7,

@@ -3,7 +3,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from avrt.packaged import find_packaged, packaged
+from avrt.packaged import find_packaged, model_source, packaged
 
 
 def test_a_path_comes_before_a_packaged_name(tmp_path, monkeypatch):
@@ -39,3 +39,13 @@ def test_every_package_is_installed():
         for path in package.rglob("__init__.py")
     }
     assert found == listed
+
+
+def test_a_model_that_comes_with_the_package_goes_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert model_source("nano/student") == str(packaged("avrt.configs", "nano", "student"))
+    assert [model_source(name) for name in ("nano", "Qwen/Qwen2.5-Omni-3B", "./models/sft")] == [
+        "nano", "Qwen/Qwen2.5-Omni-3B", "./models/sft"
+    ]  # fmt: skip
+    (tmp_path / "nano" / "student").mkdir(parents=True)
+    assert model_source("nano/student") == "nano/student"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -178,10 +179,8 @@ def _with_paths(words: Sequence[str]) -> list[str]:
     found: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
         if before in ("--config", "-c"):
-            try:
+            with contextlib.suppress(AvrtError):
                 word = str(find_config(word))
-            except AvrtError:
-                pass
         found.append(word)
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from avrt.arguments import OneLineErrors
+from avrt.messages import print_results
 from avrt.run_folder import find_checkpoint
 
 
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> None:
         "--ckpt_path",
         type=str,
         required=True,
-        help="a checkpoint, e.g. step-000100.ckpt; a run's folder: its newest one; last: that of the newest run below runs/",
+        help="a checkpoint, e.g. step-000100.ckpt; a run's folder: its newest; last: of the newest run below runs/",
     )
     parser.add_argument("--out", type=str, required=True, help="new folder for the model")
     parser.add_argument(
@@ -44,10 +45,20 @@ def main(arguments: list[str]) -> None:
 
     import torch
 
+    from avrt.policy.input_settings import SETTINGS
     from avrt.policy.saving import export_policy
+    from avrt.training.input_record import settings_of_checkpoint
     from avrt.training.trained_policy import policy_from_checkpoint
 
     policy = policy_from_checkpoint(checkpoint, options.source)
+    settings = settings_of_checkpoint(checkpoint)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
-    export_policy(policy, Path(options.out), full_layout=options.layout == "full", dtype=dtype)
-    print(f"exported: {options.out}")
+    export_policy(policy, Path(options.out), settings=settings, full_layout=options.layout == "full", dtype=dtype)
+    if settings is None:
+        print(f"{checkpoint} is of an earlier avrt and says not how its student is asked: {SETTINGS} is left out")
+    print_results(
+        "model",
+        options.out,
+        f"avrt predict --config sft.yaml --model.student.source {options.out} --data.ask.clip CLIP "
+        '--data.ask.question QUESTION --data.ask.choices \'["one", "another"]\'',
+    )

@@ -1,4 +1,4 @@
-"""The options of `avrt fit`, `validate`, `test` and `predict` with their values, read from source and configurations."""
+"""The options of `avrt fit` and its like with their values, read from source text and configurations."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from avrt.commands.samples import first_batch
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
-from avrt.models.cards import CARDS, DEFAULT_CARD, Card, find_card
+from avrt.models.cards import CARDS, Card, find_card
 from avrt.models.families import find_config
 from avrt.models.family import Family
 from avrt.models.memory_estimate import checkpoint_bytes

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from avrt.errors import AvrtError
 from avrt.models.family import Family
 from avrt.models.qwen2_5_omni.family import QwenOmni
+from avrt.packaged import model_source
 
 FAMILIES: tuple[Family, ...] = (QwenOmni(),)
 
@@ -23,6 +24,7 @@ def find_family(source: str) -> Family:
     for family in FAMILIES:
         if source == family.nano:
             return family
+    source = model_source(source)
     if _looks_like_path(source) and not Path(source).is_dir():
         raise AvrtError("no such folder", where=source, remedy="set model.student.source to a model")
     try:
@@ -50,7 +52,7 @@ def find_config(source: str) -> tuple[Family, Any, bool]:
             return family, config, False
     family = find_family(source)
     try:
-        return family, family.config(source), True
+        return family, family.config(model_source(source)), True
     except (OSError, ValueError) as error:
         raise cannot_load(source, error) from None
 

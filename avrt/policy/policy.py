@@ -28,6 +28,7 @@ from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
 from avrt.models.transformers_internals import use_attention
 from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
+from avrt.packaged import model_source
 from avrt.policy.adapters import add_adapters
 from avrt.policy.student_options import StudentOptions
 from avrt.rollout.completion import Completion
@@ -275,7 +276,7 @@ def load_policy(options: StudentOptions) -> Policy:
         return Policy(family, model, processor, options)
     stock = "sdpa" if options.attention in ATTENTION_IMPLEMENTATIONS else options.attention
     try:
-        model, processor, missing = family.load(options.source, dtype, stock)
+        model, processor, missing = family.load(model_source(options.source), dtype, stock)
     except (OSError, ValueError) as error:
         raise cannot_load(options.source, error) from None
     if missing:

@@ -28,7 +28,8 @@ class StudentOptions:
     """Which student, and how it is loaded.
 
     Attributes:
-        source: A folder, a model id, or `nano` for the preset that needs no download.
+        source: A folder, a model id, `nano` for the untrained preset that needs no download, or `nano/student` for a
+            trained one of its size.
         dtype: Type of the weights.
         gradient_checkpointing: Recompute each layer in the backward pass instead of keeping its activations.
         attention: `sdpa`; `flex`, which scores packed groups with FlexAttention (to be trained on a GPU only); or one

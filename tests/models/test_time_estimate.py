@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from avrt.errors import AvrtError
-from avrt.models.memory_estimate import Shape
 from avrt.models.cards import CARDS, Card, find_card
+from avrt.models.memory_estimate import Shape
 from avrt.models.time_estimate import Assumed, Work, seconds_per_phase, token_seconds
 
 SHAPE = Shape(

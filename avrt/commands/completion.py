@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
         raise AvrtError("no such shell", where=shell, remedy=f"one of: {', '.join(SHELLS)}")
     if importlib.util.find_spec("argcomplete") is None:
         raise AvrtError("needs the package argcomplete", where="completion", remedy="pip install argcomplete")
-    from argcomplete import shellcode
+    from argcomplete.shell_integration import shellcode
 
     print(shellcode(["avrt"], shell=shell))
 

@@ -14,6 +14,11 @@ SHORT = 26
 """A table's cell of at most so many characters is kept on one line."""
 
 
+def render_template(source: str, **values: object) -> str:
+    """Fill in a template of its own, for a part of another program's page; every value is escaped."""
+    return jinja2.Environment(autoescape=True, trim_blocks=True).from_string(source).render(**values)
+
+
 def render_page(package: str, template: str, **values: object) -> str:
     """Fill in a page's template, which extends `base.html`.
 

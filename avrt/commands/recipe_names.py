@@ -22,14 +22,10 @@ def recipe_summaries() -> dict[str, str]:
         if spec is None or spec.origin is None:
             continue
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-        names = {t.id for node in tree.body if isinstance(node, ast.Assign) for t in node.targets if _is_name(t)}
-        if "recipe" in names:
+        targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        if any(isinstance(target, ast.Name) and target.id == "recipe" for target in targets):
             found[info.name] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
-
-
-def _is_name(target: ast.expr) -> bool:
-    return isinstance(target, ast.Name)
 
 
 def recipes() -> dict[str, type[Recipe]]:

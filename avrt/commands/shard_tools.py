@@ -14,7 +14,6 @@ from rich.console import Console
 from torchvision.io import write_png
 
 from avrt.arguments import OneLineErrors
-from avrt.commands.progress import ProgressDisplay
 from avrt.data.media.clip import Clip
 from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Sample
@@ -25,6 +24,7 @@ from avrt.data.shards.reader import ShardSet, index_path, index_tar, load_index
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
 from avrt.messages import print_results, printable, short
+from avrt.progress import ProgressDisplay
 from avrt.text import clean, to_json
 
 _COLUMNS = 4

@@ -17,7 +17,6 @@ from jsonargparse.typing import PositiveInt
 from avrt.arguments import OneLineErrors
 from avrt.commands.clip_options import add_clip_options, clip_spec
 from avrt.commands.explain import explain
-from avrt.commands.progress import ProgressDisplay
 from avrt.commands.recipe_names import find_recipe, recipe_summaries
 from avrt.commands.shard_reports import Outside, finish, look_at_one, quoted, survey
 from avrt.data.media.clip_spec import ClipSpec
@@ -28,12 +27,19 @@ from avrt.data_recipes.parts import Division, read_shares
 from avrt.data_recipes.recipe import Recipe
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
+from avrt.progress import ProgressDisplay
 
 # name: (module with a function of this name, usage, what it does)
 TOOLS = {
     "verify": ("avrt.commands.shard_tools", "verify DIR", "check every checksum, record and clip"),
     "show": ("avrt.commands.shard_tools", "show DIR --id ID --out DIR", "a contact sheet, the sound, the record"),
     "overlap": ("avrt.commands.shard_tools", "overlap TRAIN TEST", "find clips that two sets share"),
+    "to_parquet": (
+        "avrt.commands.shard_parquet",
+        "to_parquet DIR --out FILE",
+        "one Parquet file, for data sets and pandas",
+    ),
+    "from_parquet": ("avrt.commands.shard_parquet", "from_parquet FILE --out DIR", "and shards of one"),
 }
 _WHERE_ONLY = ("media_root",)
 """Options of recipes that say where files are, and nothing about what is taken: not recorded in the manifest."""

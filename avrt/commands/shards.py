@@ -32,12 +32,12 @@ from avrt.progress import ProgressDisplay
 # name: (module with a function of this name, usage, what it does)
 TOOLS = {
     "verify": ("avrt.commands.shard_tools", "verify DIR", "check every checksum, record and clip"),
-    "show": ("avrt.commands.shard_tools", "show DIR --id ID --out DIR", "a contact sheet, the sound, the record"),
+    "show": ("avrt.commands.shard_tools", "show DIR --id ID --out DIR", "a contact sheet, sound, record"),
     "overlap": ("avrt.commands.shard_tools", "overlap TRAIN TEST", "find clips that two sets share"),
     "to_parquet": (
         "avrt.commands.shard_parquet",
         "to_parquet DIR --out FILE",
-        "one Parquet file, for data sets and pandas",
+        "one Parquet file, for pandas",
     ),
     "from_parquet": ("avrt.commands.shard_parquet", "from_parquet FILE --out DIR", "and shards of one"),
 }
@@ -47,13 +47,13 @@ _WHERE_ONLY = ("media_root",)
 
 def usage() -> str:
     """What `avrt shards --help` prints."""
-    tools = "".join(f"  avrt shards {how:<29} {what}\n" for _, how, what in TOOLS.values())
+    tools = "".join(f"  avrt shards {how:<29}{what}\n" for _, how, what in TOOLS.values())
     found = recipe_summaries()
     width = max(map(len, found)) + 1
     rows = "".join(f"  {name:<{width}} {_first_words(told, 76 - width)}\n" for name, told in found.items())
     return (
         "usage: avrt shards RECIPE --root DIR --out DIR [options]\n\n"
-        "Reads a dataset, decodes each clip once, and writes shards for training and tests.\n"
+        "Reads a dataset, decodes each clip once, and writes shards.\n"
         "  avrt shards folder --root DIR --explain   your own data: what each field means\n"
         "  avrt shards RECIPE --root DIR --dry_run   what would be used, what is missing\n"
         "  avrt shards RECIPE --help                 all options of a recipe\n\n"

@@ -18,7 +18,7 @@ TABLES = (".csv", ".tsv")
 _NAMED = {".json": "a JSON list", ".jsonl": "JSON lines", ".csv": "CSV", ".tsv": "a table with tabs"}
 _BINARY = {
     b"PAR1": ("a Parquet table", "name the file .parquet"),
-    b"PK\x03\x04": ("an Excel workbook or a zip", "save it as CSV (UTF-8)"),
+    b"PK\x03\x04": ("an Excel workbook or a zip", "save it as CSV in UTF-8"),
     b"\x1f\x8b": ("compressed", "unpack it"),
 }
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}

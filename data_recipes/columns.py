@@ -36,6 +36,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "trace": ("reasoning rationale chain_of_thought cot thinking",),
     "several": ("multi_select multiple_answers multi_answer",),
 }
+_ALL_NAMES = frozenset(word for groups in USUAL_NAMES.values() for group in groups for word in group.split())
 # `A`, `option_a`, `option1`, `opa`, `a0`: one column for each choice
 _FAMILY = re.compile(
     r"(?P<kind>|a(?=_?\d)|option|choice|candidate|alternative|opt|answer|ans|op)_?(?P<mark>[a-z]|\d{1,2})", re.ASCII
@@ -127,7 +128,8 @@ def _only(meaning: str, found: list[str], filled: Mapping[str, bool], where: Pat
         found = [name for name in found if filled[name]] or found[:1]
     if len(found) > 1:
         shown = " and ".join(short(name, 40) for name in found)
-        options = " or ".join(f"--columns.{meaning} {_word(name)}" for name in (*found, NO_COLUMN))
+        optional = () if meaning in ("question", "choices", "answer", "media") else (NO_COLUMN,)
+        options = " or ".join(f"--columns.{meaning} {_word(name)}" for name in (*found, *optional))
         raise AvrtError(f"the columns {shown} may both be the {meaning}", where=where, remedy=f"add {options}")
     return found[0] if found else None
 
@@ -160,8 +162,8 @@ def _families(names: Sequence[str], where: Path) -> tuple[str, tuple[str, ...], 
     """
     found: dict[tuple[str, bool], dict[str, str]] = {}
     for name in names:
-        match = _FAMILY.fullmatch(name.strip().lower() if len(name.strip()) == 1 else _plain(name))
-        if match is None:
+        match = _FAMILY.fullmatch(_plain(name))
+        if match is None or _plain(name) in _ALL_NAMES:
             continue
         kind, mark = match["kind"], match["mark"]
         if kind or mark.isalpha():

@@ -185,14 +185,20 @@ class OwnTable:
             return row
         return {**row, name: int(answer) if self.options.answers != "text" else answer}
 
-    def choices(self, row: Row) -> Any:
+    def choices(self, row: Row, name: str) -> Any:
         """A row's choices, as `read_labels` takes them.
 
         Raises:
-            KeyError: If it has none.
+            BadSampleError: If it has none, or they are in one cell without a separator that is known.
         """
-        options = self._choices(row)
-        return row[self.columns.name("choices")] if options is None else options
+        options, column = self._choices(row), self.columns.name("choices")
+        if options is None:
+            remedy = "give 2 to 26 texts" if column in row or self.columns.choices else "give them in every row"
+            raise BadSampleError(f"field '{column}' is missing or empty", where=name, remedy=remedy)
+        if isinstance(options, str) and "," in options and options.strip()[:1] not in ("[", "{"):
+            remedy = "put | or ; between the choices, or add --separator ,"
+            raise BadSampleError(f"field '{column}' is {short(options)}, needs a list", where=name, remedy=remedy)
+        return options
 
     def _choices(self, row: Row) -> Any:
         whole = self.columns.value(row, "choices")
@@ -216,7 +222,7 @@ class OwnTable:
         """Make a question of a row."""
         value, column = self.columns.value, self.columns.name
         several = self.several(row, name)
-        options = self.choices(row)
+        options = self.choices(row, name)
         answer = value(row, "answer")
         if self.unsure and any(index_in(options, entry) is not None for entry in _entries(answer)):
             raise BadSampleError(

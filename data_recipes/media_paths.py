@@ -44,7 +44,8 @@ def outside_hint(folders: Iterable[Path], rows: int) -> str:
     """
     common = os.path.commonpath([str(folder) for folder in folders])
     whose = f"--media_root {common}" if common != os.sep else "--media_root with the folder that holds them all"
-    return f"{rows} rows name media outside of --root; if you trust these annotations, allow it with {whose}"
+    told = f"{rows} rows name" if rows > 1 else "a row names"
+    return f"{told} media outside of --root; if you trust these annotations, allow it with {whose}"
 
 
 def media_file(

@@ -209,8 +209,8 @@ def _from_block(lines: list[str]) -> dict[str, Any]:
 def _nothing_found(root: Path, clips: int) -> AvrtError:
     books = sorted(path.name for path in root.iterdir() if path.suffix.lower() in (".xlsx", ".xls", ".ods"))
     if books:
-        remedy = f"save {short(books[0])} as CSV (UTF-8), and name a column for the clip, the question and each choice"
+        remedy = f"save {short(books[0])} as CSV in UTF-8, with columns for the clip, the question and each choice"
         return AvrtError("holds its questions in a spreadsheet", where=root, remedy=remedy)
-    remedy = "put a table there (.csv, .tsv, .jsonl, .json or .parquet), or a .json or .txt beside each clip"
+    remedy = "put a .csv, .tsv, .jsonl, .json or .parquet there, or a .json or .txt beside each clip"
     there = f"{clips} clips but no questions" if clips else "neither questions nor clips"
     return AvrtError(f"holds {there}", where=root, remedy=remedy)

@@ -14,7 +14,8 @@ from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.media.containers import announced_end, open_media
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards.source import SourceItem
-from avrt.data_recipes.recipe import FileRecipe, Recipe
+from avrt.data_recipes.media_paths import OutsideRootError
+from avrt.data_recipes.recipe import FileRecipe, Meaning, Recipe
 from avrt.errors import BadSampleError, NothingUsableError
 from avrt.messages import print_results, printable
 
@@ -44,26 +45,18 @@ def explain(name: str, recipe: Recipe, root: Path, spec: ClipSpec) -> None:
         BadSampleError: If the first one cannot be used.
     """
     console = Console(highlight=False, markup=False)
-    files = recipe.annotations(root)
+    meanings, files = recipe.meanings(root), recipe.annotations(root)
     if files:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         console.print(f"questions: {printable(str(files[0]))}{more}\n", soft_wrap=True)
-    found = sorted(recipe.meanings(root), key=lambda m: (*_ORDER, m.taken_as).index(m.taken_as))
-    found.sort(key=lambda meaning: meaning.taken_as == "metadata")
-    if found:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for title in ("column", "taken as", "in the first row"):
-            table.add_column(title, overflow="fold")
-        for meaning in found:
-            table.add_row(printable(meaning.column), meaning.taken_as, _cut(meaning.value))
-        console.print(table)
-        absent = {field: why for field, why in _OPTIONAL.items() if field not in {m.taken_as for m in found}}
-        if absent:
-            console.print("\nnot given: " + ", ".join(f"{field} ({why})" for field, why in absent.items()))
-        console.print()
+    if meanings:
+        _print_columns(console, meanings)
     first = recipe.first(root)
     if first is None:
         raise NothingUsableError("there are no questions", where=root)
+    if isinstance(first, OutsideRootError):
+        remedy = f"if you trust these annotations, add --media_root {first.folder}"
+        raise BadSampleError(first.what, where=first.where, remedy=remedy)
     if isinstance(first, BadSampleError):
         raise first
     _print_sample(console, first.sample)
@@ -80,6 +73,23 @@ def explain(name: str, recipe: Recipe, root: Path, spec: ClipSpec) -> None:
         used = sum(isinstance(item, SourceItem) for item in results)
         told = f"{used} of {len(results)} can be read"
         print_results("questions", told, f"{command} --dry_run" if used < len(results) else f"{command} --out shards")
+
+
+def _print_columns(console: Console, meanings: list[Meaning]) -> None:
+    """Print what each column was taken for, and which fields no column gives."""
+    found = sorted(meanings, key=lambda meaning: (*_ORDER, meaning.taken_as).index(meaning.taken_as))
+    found.sort(key=lambda meaning: meaning.taken_as == "metadata")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("column", "taken as", "in the first row"):
+        table.add_column(title, overflow="fold")
+    for meaning in found:
+        table.add_row(printable(meaning.column), meaning.taken_as, _cut(meaning.value))
+    console.print(table)
+    taken = {meaning.taken_as for meaning in found}
+    absent = [f"{field} ({why})" for field, why in _OPTIONAL.items() if field not in taken]
+    if absent:
+        console.print(f"\nnot given: {', '.join(absent)}")
+    console.print()
 
 
 def _print_sample(console: Console, sample: Sample) -> None:

@@ -6,12 +6,12 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
-from difflib import get_close_matches
 from pathlib import Path
 
 from avrt import data_recipes
 from avrt.data_recipes.recipe import Recipe
 from avrt.errors import AvrtError
+from avrt.text import did_you_mean
 
 
 def recipe_summaries() -> dict[str, str]:
@@ -22,14 +22,10 @@ def recipe_summaries() -> dict[str, str]:
         if spec is None or spec.origin is None:
             continue
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-        names = {t.id for node in tree.body if isinstance(node, ast.Assign) for t in node.targets if _is_name(t)}
-        if "recipe" in names:
+        targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        if any(isinstance(target, ast.Name) and target.id == "recipe" for target in targets):
             found[info.name] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
-
-
-def _is_name(target: ast.expr) -> bool:
-    return isinstance(target, ast.Name)
 
 
 def recipes() -> dict[str, type[Recipe]]:
@@ -58,7 +54,6 @@ def find_recipe(name: str, others: tuple[str, ...] = ()) -> type[Recipe]:
         own = None
     if isinstance(own, type) and issubclass(own, Recipe):
         return own
-    near = get_close_matches(name, [*known, *others], 1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    remedy = f"{meant}use one of {', '.join([*known, *others])}, or the import path of your own"
+    meant = did_you_mean(name, [*known, *others])
+    remedy = f"{meant + ' ' if meant else ''}use one of {', '.join([*known, *others])}, or the import path of your own"
     raise AvrtError("no such recipe", where=name, remedy=remedy)

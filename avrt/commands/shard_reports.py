@@ -97,7 +97,7 @@ def survey(items: Iterable[SourceItem | BadSampleError], outside: Outside) -> No
             console.print(f"  {printable(reason)[:_LINE]}")
     outside.tell()
     if len(missing) == kinds.total():
-        raise nothing_usable(kinds.total() + len(bad))
+        raise nothing_usable(kinds.total() + len(bad), remedy="the reasons are above")
 
 
 def _examples(reasons: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`avrt shards verify | show | overlap`: tools for existing shards."""
+"""`avrt shards verify | show | overlap`: tools for existing shards; `shards.TOOLS` lists them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from avrt.data.shards.overlap import Overlap, find_overlap, fingerprints
 from avrt.data.shards.reader import ShardSet, index_path, index_tar, load_index
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
-from avrt.messages import printable, short
+from avrt.messages import print_results, printable, short
 from avrt.progress import ProgressDisplay
 from avrt.text import clean, to_json
 
@@ -67,6 +67,7 @@ def verify(arguments: list[str]) -> None:
     console.print(f"{len(seen)} of {len(shards)} samples are intact ({found.media}), {len(faults)} faults")
     if faults:
         sys.exit(1)
+    print_results("verified", printable(str(folder)))
 
 
 def show(arguments: list[str]) -> None:
@@ -121,6 +122,8 @@ def overlap(arguments: list[str]) -> None:
         lines = [to_json({"train": p.train, "test": p.test, "by": list(p.by)}) for p in pairs]
         Path(options.out).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     _print_overlap(pairs, len(prints[1].samples))
+    if options.out is not None:
+        print_results("pairs", printable(options.out))
     if pairs:
         sys.exit(1)
 
@@ -153,7 +156,7 @@ def _print_sample(sample: Sample, clip: Clip, name: str, written: list[Path]) ->
         console.print(f"  {printable(str(fact))}: {printable(str(value))}")
     if sample.trace:
         console.print(_lines(sample.trace))
-    console.print(f"written: {', '.join(map(str, written)) or 'nothing, since it has no media'}")
+    print_results("written", ", ".join(printable(str(path)) for path in written) or "nothing, since it has no media")
 
 
 def _lines(text: str) -> str:

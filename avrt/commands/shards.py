@@ -32,12 +32,12 @@ from avrt.progress import ProgressDisplay
 # name: (module with a function of this name, usage, what it does)
 TOOLS = {
     "verify": ("avrt.commands.shard_tools", "verify DIR", "check every checksum, record and clip"),
-    "show": ("avrt.commands.shard_tools", "show DIR --id ID --out DIR", "a contact sheet, the sound, the record"),
+    "show": ("avrt.commands.shard_tools", "show DIR --id ID --out DIR", "a contact sheet, sound, record"),
     "overlap": ("avrt.commands.shard_tools", "overlap TRAIN TEST", "find clips that two sets share"),
     "to_parquet": (
         "avrt.commands.shard_parquet",
         "to_parquet DIR --out FILE",
-        "one Parquet file, for data sets and pandas",
+        "one Parquet file, for pandas",
     ),
     "from_parquet": ("avrt.commands.shard_parquet", "from_parquet FILE --out DIR", "and shards of one"),
 }
@@ -47,16 +47,16 @@ _WHERE_ONLY = ("media_root",)
 
 def usage() -> str:
     """What `avrt shards --help` prints."""
-    tools = "".join(f"  avrt shards {how:<28} {what}\n" for _, how, what in TOOLS.values())
+    tools = "".join(f"  avrt shards {how:<29}{what}\n" for _, how, what in TOOLS.values())
     found = recipe_summaries()
     width = max(map(len, found)) + 1
     rows = "".join(f"  {name:<{width}} {_first_words(told, 76 - width)}\n" for name, told in found.items())
     return (
         "usage: avrt shards RECIPE --root DIR --out DIR [options]\n\n"
-        "Reads a dataset, decodes each clip once, and writes shards for training and tests.\n"
-        "  avrt shards folder --root DIR --explain           your own data: what each field was taken for\n"
-        "  avrt shards RECIPE --root DIR --dry_run           what would be used, what is missing\n"
-        "  avrt shards RECIPE --help                         all options of a recipe\n\n"
+        "Reads a dataset, decodes each clip once, and writes shards.\n"
+        "  avrt shards folder --root DIR --explain   your own data: what each field means\n"
+        "  avrt shards RECIPE --root DIR --dry_run   what would be used, what is missing\n"
+        "  avrt shards RECIPE --help                 all options of a recipe\n\n"
         f"checks of shards:\n{tools}\nrecipes:\n{rows}\n"
         "Your own clips and questions: docs/own_data.md\n"
         "A layout of its own, in Python: examples/own_dataset.py"
@@ -201,7 +201,7 @@ def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
     """The parser of a recipe's command: common options, options of the clip, and the recipe's own fields."""
     flag: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser = OneLineErrors(prog=f"avrt shards {name}", description=recipe.__doc__)
+    parser = OneLineErrors(prog=f"avrt shards {name}", description=(recipe.__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--root", type=str, required=True, help="the dataset's folder")
     parser.add_argument("--out", type=str | None, default=None, help="new folder for the shards")
     parser.add_argument("--explain", **flag, help="only show what each field of the first question was taken for")

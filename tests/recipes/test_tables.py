@@ -252,15 +252,31 @@ def test_a_trace_goes_where_its_letters_are_wrong(root):
     assert second.sample.trace == trace
 
 
-def test_a_link_out_of_the_folder_is_refused_with_one_remedy_for_all(root, tmp_path_factory, capsys):
+def test_a_link_out_of_the_folder_is_one_hint_for_all_and_followed_where_it_is_allowed(root, tmp_path_factory, capsys):
     outside = tmp_path_factory.mktemp("outside")
-    sound(outside / "s.wav")
+    for i in range(4):
+        sound(outside / f"{i}.wav")
     (root / "linked").symlink_to(outside)
-    write(root, [ROW, *({**ROW, "media": f"linked/{i}.wav"} for i in range(4))])
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    media = [*(f"linked/{i}.wav" for i in range(3)), str(outside / "3.wav"), f"../{outside.name}/3.wav"]
+    write(root, [ROW, *({**ROW, "media": name} for name in media)])
     convert(root)
     printed = capsys.readouterr().out
-    assert printed.count("through a link") == printed.count("mount the media below it") == 1
-    assert "       4  field 'media' leads out" in printed
+    assert printed.count("through a link") == printed.count("--media_root") == 1
+    assert (
+        f"5 rows name media outside of --root; if you trust these annotations, allow it with --media_root {outside}"
+        in (printed)
+    )
+    assert len(used(Folder(media_root=str(outside)).items(root))) == 6
+    assert len(used(Folder(media_root=str(elsewhere)).items(root))) == 1
+    with pytest.raises(AvrtError, match="no such folder"):
+        Folder(media_root=str(outside / "gone"))
+    # a data set of another layout, whose folder of media is a link
+    (elsewhere / "audio").symlink_to(outside)
+    row = {"id": "1", "audio_path": "audio/0.wav", "question": "?", "choices": ["x", "y"], "answer": "x"}
+    (elsewhere / "MMAR-meta.jsonl").write_text(json.dumps({**row, "category": "c"}))
+    assert "through a link" in reasons(MMAR().items(elsewhere))[0]
+    assert len(used(MMAR(media_root=str(outside)).items(elsewhere))) == 1
 
 
 def test_paths_that_no_file_system_takes_cost_their_row(root):

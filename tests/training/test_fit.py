@@ -7,7 +7,6 @@ import pytest
 from tests.training.runs import SMALL, fit
 from tests.training.test_shared_prompts import TALKATIVE
 
-
 UNLOADED = ("--trainer.strategy.offload_optimizer", "false")
 
 

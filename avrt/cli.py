@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from pathlib import Path
+import time
 
 import avrt
+from avrt.configurations import resolve_configs
 from avrt.errors import AvrtError
-from avrt.packaged import find_packaged, packaged
+from avrt.text import did_you_mean
 
+LAUNCH = "avrt.training.launch"
 COMMANDS: dict[str, tuple[str, str]] = {
-    "fit": ("avrt.training.launch", "train a student: --config sft.yaml or grpo.yaml"),
-    "validate": ("avrt.training.launch", "evaluate on the validation shards"),
-    "test": ("avrt.training.launch", "evaluate on the test shards and write the predictions"),
-    "predict": ("avrt.training.launch", "answer questions about clips"),
+    "fit": (LAUNCH, "train a student: --config sft.yaml or grpo.yaml"),
+    "validate": (LAUNCH, "evaluate on the validation shards"),
+    "test": (LAUNCH, "evaluate on the test shards and write the predictions"),
+    "ask": ("avrt.commands.ask", "one question about one clip: avrt ask MODEL CLIP QUESTION CHOICE..."),
+    "predict": (LAUNCH, "answer the questions of shards, or one about a clip"),
     "shards": (
         "avrt.commands.shards",
         "make shards from a dataset, or check them: avrt shards RECIPE --root DIR --out DIR",
     ),
     "traces": ("avrt.commands.traces", "make reasoning traces with teachers: avrt traces run --config traces.yaml"),
     "export": ("avrt.commands.export", "turn a checkpoint into a folder that transformers and vLLM load"),
+    "push": ("avrt.commands.push", "upload an exported student with its card: avrt push MODEL user/name"),
     "benchmark": ("avrt.commands.benchmark", "students x benchmarks x modality masks: --config GRID"),
     "report": (
         "avrt.commands.report",
         "the paper's tables and one page of benchmark results: avrt report RUNS --out DIR",
     ),
+    "chat": ("avrt.commands.chat", "talk to a student on a local web page: avrt chat MODEL [MODEL2]"),
     "doctor": ("avrt.commands.doctor", "check that sampling agrees with scoring: --config grpo.yaml --data.train DIR"),
     "demo": ("avrt.commands.demo", "run the whole pipeline in miniature on this machine"),
+    "env": ("avrt.commands.environment", "versions and devices, for a report of a problem"),
+    "completion": ("avrt.commands.completion", 'tab completion: eval "$(avrt completion bash)", or zsh or fish'),
 }
+_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+FIRST_RANK = "AVRT_FIRST_RANK"
+"""In the environment: the number of the process that is the first rank, for those that it starts."""
+_SILENT_SECONDS = 10
+"""How long a further rank waits for the first one to report the same error."""
 
 
 def main() -> None:
     """Run one subcommand; an `AvrtError` or `OSError` ends as one line, an interrupt as status 130."""
-    arguments = sys.argv[1:]
+    try:
+        _run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough, as in `avrt --help | head`. Nothing may be flushed at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: list[str]) -> None:
+    if "_ARGCOMPLETE" in os.environ:
+        importlib.import_module("avrt.commands.completion").complete(
+            {name: path for name, (path, _) in COMMANDS.items()}
+        )
+        return
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return
@@ -42,13 +68,15 @@ def main() -> None:
         return
     name, *rest = arguments
     if name not in COMMANDS:
-        _fail(f"no such command: {name} (one of {', '.join(COMMANDS)})")
+        _fail(f"no such command: {name} ({did_you_mean(name, COMMANDS) or 'one of ' + ', '.join(COMMANDS)})")
     try:
-        rest = resolve_configs(rest)
-        module = importlib.import_module(COMMANDS[name][0])
-        module.main([name, *rest] if COMMANDS[name][0] == "avrt.training.launch" else rest)
+        run_command(name, rest)
     except AvrtError as error:
+        if COMMANDS[name][0] == LAUNCH and _first_rank_reports():
+            sys.exit(error.status)
         _fail(str(error), error.status)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         # A full disk, a folder that may not be written: the user's to mend, and nothing that a traceback explains.
         _fail(f"{error.filename or name}: {error.strerror or error}")
@@ -57,9 +85,40 @@ def main() -> None:
         sys.exit(130)
 
 
+def run_command(name: str, arguments: list[str]) -> None:
+    """Run a command of the table.
+
+    Raises:
+        AvrtError: If it cannot be done.
+    """
+    path = COMMANDS[name][0]
+    arguments = resolve_configs(arguments)
+    if path != LAUNCH:
+        importlib.import_module(path).main(_one_help(arguments))
+        return
+    pages = importlib.import_module("avrt.commands.help_page")
+    checks = importlib.import_module("avrt.commands.early_checks")
+    if pages.asked_for(arguments):
+        pages.print_page(name, arguments)
+        return
+    arguments = checks.with_whole_class_paths(arguments)
+    if pages.all_asked_for(arguments):
+        pages.print_everything(name, arguments)
+        return
+    checks.check_early(name, arguments)
+    if not rank():
+        os.environ[FIRST_RANK] = str(os.getpid())
+    importlib.import_module(path).main([name, *arguments])
+
+
+def _one_help(arguments: list[str]) -> list[str]:
+    """The arguments without the word behind `--help all`, which makes no difference to commands with few options."""
+    return [word for i, word in enumerate(arguments) if word != "all" or not i or arguments[i - 1] != "--help"]
+
+
 def usage() -> str:
     """The table of commands."""
-    rows = "\n".join(f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items())
     return (
         f"avrt {avrt.__version__}: audio-visual reasoning transfer\n\nusage: avrt COMMAND [options]\n\n{rows}\n\n"
         "A configuration is a path or the bare name of a packaged one (--config sft.yaml); several are merged.\n"
@@ -67,38 +126,29 @@ def usage() -> str:
     )
 
 
-def resolve_configs(arguments: list[str]) -> list[str]:
-    """Turn the bare name after each --config into the path of a packaged configuration, unless such a file is here.
+def rank() -> int:
+    """The number of this process among those of its run, as the one that started it has told."""
+    given = next((os.environ[name] for name in _RANKS if os.environ.get(name)), "0")
+    return int(given) if given.isdecimal() else 0
 
-    Raises:
-        AvrtError: If there is neither.
+
+def _first_rank_reports() -> bool:
+    """Whether the first rank ends too, and so has printed the error that this one has met; waits for that.
+
+    It is the parent of the others where Lightning starts them; `torchrun` ends the others itself meanwhile. An error on
+    this rank alone is reported after the wait.
     """
-    resolved: list[str] = []
-    for i, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if i and arguments[i - 1] in ("--config", "-c"):
-            resolved.append(str(find_config(argument)))
-        elif option in ("--config", "-c") and equals:
-            resolved.append(f"{option}={find_config(value)}")
-        else:
-            resolved.append(argument)
-    return resolved
-
-
-def find_config(name: str) -> Path:
-    """A configuration by path, or by its name among the packaged ones.
-
-    Raises:
-        AvrtError: If there is none.
-    """
-    configs = packaged("avrt.configs")
-    if found := find_packaged(name, configs):
-        return found
-    folder = next(path for path in ((configs / name).parent, configs) if path.is_dir())
-    known = ", ".join(sorted(path.name for path in folder.glob("*.yaml")))
-    raise AvrtError("no such configuration", where=name, remedy=f"packaged ones: {known}")
+    if not rank():
+        return False
+    first, until = os.environ.get(FIRST_RANK), time.monotonic() + _SILENT_SECONDS
+    while time.monotonic() < until:
+        if first is not None and str(os.getppid()) != first:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _fail(message: str, status: int = 2) -> None:
-    sys.stderr.write(f"avrt: error: {message}\n")
+    of_rank = f" on rank {rank()}" if rank() else ""
+    sys.stderr.write(f"avrt: error{of_rank}: {message}\n")
     sys.exit(status)

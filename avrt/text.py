@@ -6,8 +6,9 @@ U+2028, U+2029 and U+0085 end a line for `str.splitlines`, but not in JSON lines
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,15 @@ def read_json_lines(path: Path) -> list[Any]:
         ValueError: If it is not UTF-8, or a line is not JSON.
     """
     return [value for _, value in json_lines(path.read_bytes())]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A question for a remedy, such as "did you mean grpo.yaml?", or None if no known name is like this one.
+
+    Args:
+        name: What was written.
+        known: The names that there are.
+    """
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return f"did you mean {by_lower[close[0]]}?" if close else None

@@ -2,10 +2,10 @@
 
 import sys
 
-from avrt import ask, load_clip, load_policy
+import avrt
 
-student, clip, question, *choices = sys.argv[1:]
-policy = load_policy(student)
-response = ask(policy, load_clip(clip), question, choices)
+model, clip, question, *choices = sys.argv[1:]
+student = avrt.load(model)
+response = student.ask(clip, question, choices)
 print(response.text)
 print("choice:", response.letter or "none can be read")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from avrt import load_policy
+import avrt
 from avrt.algorithms.grpo import GRPOOptions, grpo_step
 from avrt.algorithms.optimizer import PlainOptimizer
 from avrt.data.inputs.batch import collate
@@ -36,7 +36,7 @@ parser.add_argument("--steps", type=int, default=3)
 parser.add_argument("--questions", type=int, default=4, help="per step")
 arguments = parser.parse_args()
 
-policy = load_policy(arguments.student).train()
+policy = avrt.load(arguments.student).policy.train()
 reference = Reference(policy)
 shards = ShardSet(arguments.shards)
 preprocessor = Preprocessor(policy.inputs, PromptOptions(audio_in_video=True), answers=True)

@@ -66,6 +66,7 @@ def test_plan_loads_no_weights():
     script = (
         "import resource, sys\n"
         "import avrt.commands.doctor as doctor\n"
+        "import avrt.commands.plan\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "before = peak()\n"
         "arguments = ['--plan', 'H200', '--config', 'configs/grpo.yaml', '--model.student.source']\n"

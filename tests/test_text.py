@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from avrt.text import clean, clean_all, json_lines, read_json_lines, to_json
+from avrt.text import clean, clean_all, did_you_mean, json_lines, read_json_lines, to_json
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,11 @@ def test_lines_end_at_newlines_only(tmp_path):
 def test_a_broken_line_is_named(data):
     with pytest.raises(ValueError, match="line 2 is not JSON"):
         list(json_lines(data))
+
+
+def test_the_nearest_known_name_is_offered_and_none_that_is_far():
+    known = ["fit", "validate", "sft.yaml", "nano/sft.yaml", "model.student.source"]
+    assert did_you_mean("fti", known) == "did you mean fit?"
+    assert did_you_mean("SFFT.yaml", known) == "did you mean sft.yaml?"
+    assert did_you_mean("modle.student.sourc", known) == "did you mean model.student.source?"
+    assert did_you_mean("qqq", known) is None

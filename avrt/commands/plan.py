@@ -14,15 +14,15 @@ from avrt.commands.samples import first_batch
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
+from avrt.models.cards import CARDS, Card, find_card
 from avrt.models.families import find_config
 from avrt.models.family import Family
 from avrt.models.memory_estimate import checkpoint_bytes
-from avrt.models.time_estimate import ASSUMED, CARDS, Card, find_card
+from avrt.models.time_estimate import ASSUMED
 from avrt.training.grpo_module import GRPOModule
 from avrt.training.launch import read_config
 from avrt.training.training_module import TrainingModule
 
-DEFAULT_CARD = "H100"
 TYPICAL = {"prompt": 2000, "vision": 1200, "audio": 250}
 """A question of AVQA about ten seconds of sound and eight frames, in tokens."""
 READ_SAMPLES = 8

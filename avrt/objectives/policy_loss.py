@@ -50,7 +50,7 @@ class PolicyLoss:
             mean over all tokens (MiniMax-M1, arXiv 2506.13585, eq. 4-5).
 
     Attributes:
-        loss_type: One of the above.
+        loss_type: Which variant, as above.
         epsilon: The ratio is clipped from below at 1 - epsilon (not in cispo).
         epsilon_high: And from above at 1 + epsilon_high; the same as `epsilon` if not given.
         beta: Weight of the KL penalty.

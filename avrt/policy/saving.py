@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
 
 from avrt.errors import AvrtError
 from avrt.models.parameter_types import convert_parameters
+from avrt.policy.input_settings import InputSettings
 from avrt.policy.policy import Policy
 
 
-def export_policy(policy: Policy, folder: Path, *, full_layout: bool = False, dtype: torch.dtype | None = None) -> None:
-    """Write weights (safetensors), configuration and processor.
+def export_policy(
+    policy: Policy,
+    folder: Path,
+    *,
+    settings: InputSettings | None = None,
+    full_layout: bool = False,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write weights (safetensors), configuration, processor, and how the student is asked.
 
     Args:
         policy: What to write; adapters are merged, after which it cannot be trained further.
         folder: Where to; created if missing.
+        settings: How it was trained to be asked; None where that is not known.
         full_layout: Write the layout of the released checkpoints, which vLLM expects, instead of the model alone.
         dtype: Round the weights, also those of `policy`, to this type; None keeps them as they are.
 
@@ -32,3 +42,14 @@ def export_policy(policy: Policy, folder: Path, *, full_layout: bool = False, dt
     policy.inputs.processor.save_pretrained(folder)
     if full_layout:
         policy.family.to_released_layout(folder)
+    if settings is not None:
+        settings.save(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o666 & ~_umask())  # safetensors lets nobody else read them
+
+
+def _umask() -> int:
+    """The bits that this process' files lack; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

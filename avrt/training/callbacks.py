@@ -15,9 +15,7 @@ from avrt.data.inputs.batch import OmniBatch
 from avrt.data.sample import LETTERS
 from avrt.distributed import all_reduce_sum
 from avrt.errors import NothingUsableError
-from avrt.training.checkpoints import is_trial
 from avrt.training.connect import data_of
-from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.run_log.shown import rollout_table, show_clip, target_table
 
 
@@ -142,7 +140,7 @@ class ReportSkipped(pl.Callback):
 
 
 class PrintAnswers(pl.Callback):
-    """Print each answer of `avrt predict`, and the path of the predictions of `avrt predict` and `avrt test`."""
+    """Print each answer of `avrt predict`."""
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: list[dict[str, Any]] | None, *_: Any
@@ -162,15 +160,3 @@ class PrintAnswers(pl.Callback):
             else:
                 table.add_row("error", record["error"])
             console.print(table, markup=False)
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the path of the predictions."""
-        self._print_path(trainer, pl_module)
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the path of the predictions."""
-        self._print_path(trainer, pl_module)
-
-    def _print_path(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and not is_trial(trainer) and isinstance(module, EvaluationModule):
-            print(f"predictions: {module.writer.path}")

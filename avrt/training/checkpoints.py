@@ -1,4 +1,4 @@
-"""When a run is saved: at intervals, at its end, when a signal asks it to stop; and which checkpoint is the last."""
+"""When a run is saved: at intervals, at its end, and when a signal asks it to stop."""
 
 from __future__ import annotations
 
@@ -13,45 +13,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from avrt.errors import AvrtError
-from avrt.run_folder import checkpoint_at, checkpoint_folder, complete_checkpoints
+from avrt.messages import print_results
+from avrt.run_folder import LAST, checkpoint_folder, complete_checkpoints
 from avrt.training.lightning_internals import OpenModelCheckpoint, progress
-
-LAST, LAST_OR_NEW = "last", "last_or_new"
-
-
-def find_checkpoint(given: str, run: Path, command: str) -> str | None:
-    """What `--ckpt_path` means: a checkpoint, a run's folder, `last`, or for a fit `last_or_new`.
-
-    Args:
-        given: What was given.
-        run: The run's folder.
-        command: `fit`, `validate`, `test` or `predict`.
-
-    Returns:
-        The path; None for a new run.
-
-    Raises:
-        AvrtError: If there is no such checkpoint.
-    """
-    fits = command == TrainerFn.FITTING
-    if given == LAST_OR_NEW and not fits:
-        raise AvrtError(f"{LAST_OR_NEW} is for `avrt fit` alone", where="ckpt_path", remedy=f"use {LAST}, or a path")
-    if given in (LAST, LAST_OR_NEW):
-        if found := complete_checkpoints(run):
-            return str(found[-1])
-        if given == LAST_OR_NEW:
-            rank_zero_info(f"{checkpoint_folder(run)} holds no complete checkpoint: a new run begins")
-            return None
-        remedy = "set --trainer.default_root_dir to the run's folder, or --ckpt_path to a checkpoint"
-        if fits:
-            remedy += f"; --ckpt_path {LAST_OR_NEW} begins a new run where there is none"
-        raise AvrtError("there is no complete checkpoint", where=checkpoint_folder(run), remedy=remedy)
-    if "://" not in given and not Path(given).exists():
-        raise AvrtError(
-            "no such checkpoint", where=given, remedy=f"set --ckpt_path to one, to a run's folder, or to {LAST}"
-        )
-    return given if "://" in given else str(checkpoint_at(Path(given)))
 
 
 class RunCheckpoint(OpenModelCheckpoint):
@@ -130,9 +94,16 @@ class RunCheckpoint(OpenModelCheckpoint):
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
         if not (number := int(asked)):
             return
-        rank_zero_info(f"{signal.Signals(number).name}: saving after step {trainer.global_step}")
+        name = signal.Signals(number).name
+        if is_trial(trainer):
+            rank_zero_info(f"{name}: stopped after step {trainer.global_step}; a trial run saves nothing")
+        else:
+            rank_zero_info(f"{name}: saving after step {trainer.global_step}")
         self._save(trainer)
         trainer.strategy.barrier("stop")
+        found = complete_checkpoints(Path(trainer.default_root_dir))
+        if trainer.is_global_zero and found and not is_trial(trainer):
+            print_results("checkpoint", found[-1], f"go on by the same command with --ckpt_path {LAST}")
         self._release()
         raise KeyboardInterrupt if number == signal.SIGINT else SIGTERMException(128 + number)
 

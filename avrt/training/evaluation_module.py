@@ -27,7 +27,8 @@ from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import is_trial
 from avrt.training.connect import ConnectData
 from avrt.training.loaded_types import LoadedTypes
-from avrt.training.strategy import OmniDeepSpeedStrategy
+from avrt.training.strategy import OmniDeepSpeedStrategy, limit_threads
+from avrt.training.trained_policy import put_trained
 
 SPLITS = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
 """Stage of the trainer -> the split that its evaluation asks."""
@@ -49,11 +50,13 @@ class EvaluationModule(pl.LightningModule):
         question_types: The split's question types, whose accuracy is reported separately.
         vllm: The vLLM engine, while a stage runs that needs it.
         vllm_in_validation: Whether it answers in validation while training too.
+        checkpoint: A training run's, whose trained parameters are put over those of the student's source.
     """
 
     needs_traces = False
     needs_answers = False
     vllm_in_validation = False
+    checkpoint: Path | None = None
     policy: Policy
     shards: ShardSet | None
     prompt_options: PromptOptions
@@ -87,9 +90,13 @@ class EvaluationModule(pl.LightningModule):
 
     def load(self) -> None:
         """Load the policy, once."""
+        strategy = self.trainer.strategy
+        if strategy.root_device.type == "cpu":
+            limit_threads()
         if not hasattr(self, "policy"):
             self.policy = load_policy(self.student_options)
-        strategy = self.trainer.strategy
+            if self.checkpoint is not None:
+                put_trained(self.policy, self.checkpoint)
         self.policy.is_partitioned = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
         self.policy.whole_weights = None
         if isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3 and strategy.gather_for_generation:

@@ -13,10 +13,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
 from avrt.objectives.rewards import RewardOptions, RewardSum
+from avrt.policy.input_settings import InputSettings
 from avrt.policy.student_options import StudentOptions
 from avrt.policy.vllm_engine import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.evaluation_module import EvaluationModule
+from avrt.training.input_record import settings_of_run
 from avrt.training.optimizers import ModuleOptimizer, OptimizerOptions
 from avrt.training.run_log.run_log import RunLog
 from avrt.training.run_log.writer import Option
@@ -70,13 +72,15 @@ class TrainingModule(EvaluationModule):
         self.step_optimizer = ModuleOptimizer(self)
         self.micro_batch_size = micro_batch_size
         self.batches_per_epoch = 0
+        self.input_settings: InputSettings | None = None
         self.run_options: dict[str, Option] = {}
 
     def connect_data(self, data: AVDataModule, stage: str) -> None:
-        """Also the length of an epoch."""
+        """Also the length of an epoch, and how the student is being trained to be asked."""
         super().connect_data(data, stage)
         if stage == "fit":
             self.batches_per_epoch = data.train_plan.steps
+            self.input_settings = settings_of_run(self, data)
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot be trained here."""
@@ -163,6 +167,8 @@ class TrainingModule(EvaluationModule):
         """Record what is needed to put the trained parameters back into a student."""
         checkpoint["student"] = asdict(replace(self.student_options, feature_cache=None))
         checkpoint["trained"] = self._trained_names()
+        if self.input_settings is not None:
+            checkpoint["input_settings"] = self.input_settings.to_record()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also have a resumed run go on where its training data were left, before Lightning restores its loops."""

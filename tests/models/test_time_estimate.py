@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from avrt.errors import AvrtError
+from avrt.models.cards import CARDS, Card, find_card
 from avrt.models.memory_estimate import Shape
-from avrt.models.time_estimate import CARDS, Assumed, Card, Work, find_card, seconds_per_phase, token_seconds
+from avrt.models.time_estimate import Assumed, Work, seconds_per_phase, token_seconds
 
 SHAPE = Shape(
     hidden=100, intermediate=300, layers=4, heads=2, query=100, key_value=50, vocabulary=1000, bytes=2,

@@ -88,12 +88,21 @@ class Manifest:
         Raises:
             AvrtError: If there is none, or it cannot be read.
         """
+        cls.check_folder(folder)
         path = folder / MANIFEST
-        if not path.is_file():
+        return cls.parse(path.read_bytes(), path)
+
+    @staticmethod
+    def check_folder(folder: Path) -> None:
+        """See that a folder has a manifest.
+
+        Raises:
+            AvrtError: If it has none.
+        """
+        if not (folder / MANIFEST).is_file():
             unfinished = (folder / JOURNAL).exists()
             remedy = "finish them with --resume" if unfinished else "make them with: avrt shards RECIPE --out DIR"
             raise AvrtError("unfinished shards" if unfinished else "no shards here", where=folder, remedy=remedy)
-        return cls.parse(path.read_bytes(), path)
 
     @classmethod
     def parse(cls, data: bytes, where: object) -> Manifest:

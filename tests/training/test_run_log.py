@@ -89,7 +89,8 @@ def runs(world, tmp_path_factory):
         loggers = [{"class_path": f"{LOGGERS}.{kind}", "init_args": settings} for kind, settings in kinds.items()]
         stage = f"{run.lower()}.yaml"
         avrt(
-            "fit", "--config", stage, "--config", f"nano/{stage}", *SMALL, "--trainer.strategy", "auto", "--data.train", json.dumps(sources),
+            "fit", "--config", stage, "--config", f"nano/{stage}", *SMALL, "--data.train", json.dumps(sources),
+            "--trainer.strategy", "auto",
             "--data.val", world / "val", "--data.batch_size", 4, "--model.generation.max_new_tokens", 4,
             "--trainer.limit_val_batches", 1, "--trainer.val_check_interval", 2, *CONDITIONS, *options,
             "--trainer.logger", json.dumps(loggers), "--trainer.default_root_dir", root, cwd=root,

@@ -8,6 +8,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import soundfile
 from PIL import Image
@@ -81,7 +82,13 @@ def opened(path: Path) -> None:
 
 def read_wandb(root: Path) -> tuple[Log, dict[str, object]]:
     """The history and the config of an offline run."""
-    kinds = {"table-file": "text", "images/separated": "picture", "audio-file": "sound", "histogram": "histogram"}
+    kinds = {
+        "table-file": "text",
+        "images/separated": "picture",
+        "audio": "sound",
+        "audio-file": "sound",
+        "histogram": "histogram",
+    }
     [path] = root.rglob("*.wandb")
     found, config = _log(), {}
     for record in wandb_records(path):
@@ -89,7 +96,7 @@ def read_wandb(root: Path) -> tuple[Log, dict[str, object]]:
             config[".".join(update.nested_key) or update.key] = json.loads(update.value_json)
         if record.WhichOneof("record_type") != "history":
             continue
-        row = {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        row = history(record)
         step = row.pop("trainer/global_step")
         for name, value in row.items():
             if name.startswith("_"):
@@ -100,6 +107,19 @@ def read_wandb(root: Path) -> tuple[Log, dict[str, object]]:
             if isinstance(value, dict) and "path" in value:
                 assert (path.parent / "files" / value["path"]).is_file()
     return found, config
+
+
+def history(record: Any) -> dict[str, Any]:
+    """One record of the history; what stands under a media object's name comes in parts."""
+    row: dict[str, Any] = {}
+    for item in record.history.item:
+        name, *part = item.nested_key or [item.key]
+        value = json.loads(item.value_json)
+        if part:
+            row.setdefault(name, {})[part[0]] = value
+        else:
+            row[name] = value
+    return row
 
 
 def wandb_records(path: Path) -> Iterator:

@@ -23,7 +23,7 @@ MODULES = (
     "avrt.training.grpo_module.GRPOModule",
     "avrt.training.benchmark_module.BenchmarkModule",
 )
-_GIVEN_BY_US = ("model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders")
+_GIVEN_BY_US = ("model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "verbose")
 _OF_EVERY_PARSER = ("config", "print_config", "help", "seed_everything")
 _BY_CLASS = frozenset(("class_path", "init_args", "dict_kwargs"))
 
@@ -183,6 +183,7 @@ def _own_options() -> dict[str, str]:
         "print_config": "Print the configuration with every field, and end.",
         "help": "This page; `--help all` has every option.",
         "seed_everything": "Seed of everything random.",
+        "verbose": "Show also what Lightning, PyTorch and DeepSpeed say at every start.",
     }
 
 

@@ -34,7 +34,8 @@ _CHATTER = re.compile(
     r"Seed set to|[GTH]PU available|HPU available|💡|"
     r"initializing (deepspeed )?distributed: |Initializing distributed: |distributed_backend=|-{50}|"
     r"All distributed processes registered|LOCAL_RANK: |`Trainer\.fit` stopped: |"
-    r"`Trainer\(\w+=1(\.0)?\)` was configured|Restor(ing|ed) (states|all states)|Loaded model weights|Detected KeyboardInterrupt|"
+    r"`Trainer\(\w+=1(\.0)?\)` was configured|"
+    r"Restor(ing|ed) (states|all states)|Loaded model weights|Detected KeyboardInterrupt|"
     r"Using (bfloat16|16bit|bf16).*(AMP|[Pp]recision)|Enabling DeepSpeed |"
     r"No CUDA runtime is found, using CUDA_HOME|DeepSpeed \S+ built successfully"
 )

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "avrt.commands.report",
         "the paper's tables and one page of benchmark results: avrt report RUNS --out DIR",
     ),
+    "chat": ("avrt.commands.chat", "talk to a student on a local web page: avrt chat MODEL [MODEL2]"),
     "doctor": ("avrt.commands.doctor", "check that sampling agrees with scoring: --config grpo.yaml --data.train DIR"),
     "demo": ("avrt.commands.demo", "run the whole pipeline in miniature on this machine"),
     "env": ("avrt.commands.environment", "versions and devices, for a report of a problem"),

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
         "--ckpt_path",
         type=str,
         required=True,
-        help="a checkpoint, e.g. step-000100.ckpt, a run's folder, or last: the newest one",
+        help="a checkpoint, e.g. step-000100.ckpt; a run's folder: its newest; last: of the newest run below runs/",
     )
     parser.add_argument("--out", type=str, required=True, help="new folder for the model")
     parser.add_argument(
@@ -39,6 +39,8 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--source", type=str | None, default=None, help="the student's source, if it has moved")
     options = parser.parse_args(arguments)
+    checkpoint = Path(str(find_checkpoint(options.ckpt_path, None, "export")))
+    print(f"checkpoint: {checkpoint}", flush=True)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
     import torch
@@ -49,7 +51,6 @@ def main(arguments: list[str]) -> None:
     from avrt.training.input_record import settings_of_checkpoint
     from avrt.training.trained_policy import policy_from_checkpoint
 
-    checkpoint = Path(str(find_checkpoint(options.ckpt_path, None, "export")))
     policy = policy_from_checkpoint(checkpoint, options.source)
     settings = settings_of_checkpoint(checkpoint)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)

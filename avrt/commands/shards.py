@@ -34,8 +34,12 @@ TOOLS = {
     "verify": ("avrt.commands.shard_tools", "verify DIR", "check every checksum, record and clip"),
     "show": ("avrt.commands.shard_tools", "show DIR --id ID --out DIR", "a contact sheet, the sound, the record"),
     "overlap": ("avrt.commands.shard_tools", "overlap TRAIN TEST", "find clips that two sets share"),
-    "to_parquet": ("avrt.commands.shard_parquet", "to_parquet DIR --out FILE", "one row a sample"),
-    "from_parquet": ("avrt.commands.shard_parquet", "from_parquet FILE --out DIR", "shards made of such rows"),
+    "to_parquet": (
+        "avrt.commands.shard_parquet",
+        "to_parquet DIR --out FILE",
+        "one Parquet file, for data sets and pandas",
+    ),
+    "from_parquet": ("avrt.commands.shard_parquet", "from_parquet FILE --out DIR", "and shards of one"),
 }
 _WHERE_ONLY = ("media_root",)
 """Options of recipes that say where files are, and nothing about what is taken: not recorded in the manifest."""

@@ -90,8 +90,8 @@ class AvrtCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line with its texts kept, and what nobody set as in the student's training."""
         with texts_kept(sys.argv[1:] if args is None else args) as arguments:
-            given = arguments[0] if arguments and arguments[0] in SPLITS else None
-            self.config = parse_as_trained(parser.parse_args, arguments, given)
+            command = arguments[0] if arguments and arguments[0] in SPLITS else None
+            self.config = parse_as_trained(parser.parse_args, arguments, command)
         command = self.config.get("subcommand")
         settings = self.config[command] if command else self.config
         be_quiet(verbose=settings.verbose)

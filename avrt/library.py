@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.media.clip import Clip
 from avrt.data.sample import LETTERS, Modality, Sample
 from avrt.data.shards import conversion
+from avrt.data.shards.manifest import MANIFEST, Manifest
 from avrt.data.shards.members import clip_media
 from avrt.errors import AvrtError
 from avrt.evaluation.model_card import LICENSE, write_card
@@ -233,12 +235,20 @@ class Student:
     def data_module(self, **options: Any) -> AVDataModule:
         """A data module of shards whose questions are put as in this student's training.
 
+        Local shards with other frames, sizes or seconds than in the training are warned of.
+
         Args:
             **options: Arguments of `AVDataModule`, such as `train="shards/train"` and `batch_size=8`.
         """
         from avrt.data.loading.datamodule import AVDataModule
 
-        return AVDataModule(**{"prompt": self.settings.prompt, **options})
+        data = AVDataModule(**{"prompt": self.settings.prompt, **options})
+        for location in [*(source.shards for source in data.sources), *data.folders.values()]:
+            if location is not None and (Path(location) / MANIFEST).is_file():
+                spec = Manifest.load(Path(location)).spec
+                if told := self.settings.warn_of_shards(location, spec):
+                    warnings.warn(told, stacklevel=2)
+        return data
 
     def save(self, folder: str | Path, *, full_layout: bool = False) -> None:
         """Write weights, processor and settings as a folder that `avrt.load`, transformers and vLLM load.

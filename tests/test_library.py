@@ -98,6 +98,11 @@ def test_a_checkpoint_of_a_plain_trainer_is_exported_and_asked(world, tmp_path, 
     assert [(s.stage, s.source, dict(s.data)) for s in settings.training] == [("sft", "nano", {"train": 48})]
     assert avrt.load(checkpoint, "cpu").settings == settings
     assert student.data_module(train="x").prompt == prompt
+    manifest = json.loads((world / "val" / "manifest.json").read_text())
+    manifest["spec"]["audio_seconds"] = None
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.warns(UserWarning, match=r"other clips .*: audio_seconds is None, in training 10.0$"):
+        student.data_module(train=str(world / "train"), val=str(tmp_path))
 
 
 def test_settings_are_read_whole_or_refused(tmp_path):

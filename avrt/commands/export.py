@@ -58,9 +58,4 @@ def main(arguments: list[str]) -> None:
     write_card(Path(options.out), settings)
     if settings is None:
         print(f"{checkpoint} is of an earlier avrt and says not how its student is asked: {SETTINGS} is left out")
-    print_results(
-        "model",
-        options.out,
-        f"avrt predict --config sft.yaml --model.student.source {options.out} --data.ask.clip CLIP "
-        '--data.ask.question QUESTION --data.ask.choices \'["one", "another"]\'',
-    )
+    print_results("model", options.out, f'avrt ask {options.out} clip.mp4 "What makes the sound?" "a dog" "a door"')

@@ -64,6 +64,10 @@ def run(arguments: list[str]) -> None:
     parsed = parser.parse_args(arguments)
     options = TraceOptions(**{k: v for k, v in vars(parser.instantiate_classes(parsed)).items() if k != "config"})
     shards, folder = ShardSet(options.data), options.folder
+    spec = shards.manifest.spec
+    for told in [teacher.backend.warn_of_shards(options.data, spec) for _, teacher, _ in options.teachers()]:
+        if told is not None:
+            sys.stderr.write(f"avrt: warning: {printable(told)}\n")
     folder.path.mkdir(parents=True, exist_ok=True)
     wanted = None
     if options.as_many_as is not None:

@@ -13,6 +13,7 @@ from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import ClipSpec, FrameBudget
 from avrt.errors import AvrtError
 from avrt.files import write_whole
+from avrt.messages import short
 from avrt.models.families import FAMILIES
 from avrt.packaged import model_source
 from avrt.rollout.sampling import SamplingOptions
@@ -20,6 +21,8 @@ from avrt.text import to_json
 
 SETTINGS = "avrt_config.json"
 FORMAT_VERSION = 1
+SHOWN = ("frames", "fps", "max_frames", "audio_seconds", "budget", "still_budget", "total_pixels")
+"""The fields of a `ClipSpec` that say what a student is shown."""
 BUDGETS = ("budget", "still_budget", "teacher_budget")
 Options = TypeVar("Options", PromptOptions, SamplingOptions, FrameBudget)
 
@@ -93,6 +96,21 @@ class InputSettings:
     def save(self, folder: Path) -> None:
         """Write the file into a model's folder."""
         write_whole(folder / SETTINGS, to_json(self.to_record(), indent=1).encode())
+
+    def warn_of_shards(self, where: object, spec: Mapping[str, Any]) -> str | None:
+        """How the clips of some shards differ from those of the training, in words; None if they do not.
+
+        Args:
+            where: The shards' folder.
+            spec: Their manifest's spec.
+        """
+        made = clip_spec(spec)
+        found = [
+            f"{name} is {short(getattr(made, name))}, in training {short(getattr(self.clip, name))}"
+            for name in SHOWN
+            if getattr(made, name) != getattr(self.clip, name)
+        ]
+        return f"{where} holds other clips than the student was trained with: {'; '.join(found)}" if found else None
 
     def after(self, stage: TrainingStage, prompt: PromptOptions, clip: ClipSpec) -> InputSettings:
         """The settings of a student that comes out of one further training run."""

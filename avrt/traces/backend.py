@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 from avrt.traces.requests import Reply, Request
 from avrt.traces.templates import Template
@@ -23,6 +25,15 @@ class Backend(ABC):
 
     def own_template(self) -> Template | None:
         """The prompt that the model was trained with, where that is known."""
+        return None
+
+    def warn_of_shards(self, where: str, spec: Mapping[str, Any]) -> str | None:
+        """How the clips of some shards differ from those that the model was trained on, in words, where that is known.
+
+        Args:
+            where: The shards' folder.
+            spec: Their manifest's spec.
+        """
         return None
 
     def share_among(self, processes: int) -> None:  # noqa: B027

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from avrt.data.sample import Modality, Sample
 from avrt.errors import AvrtError, BadSampleError
@@ -73,6 +74,13 @@ class StudentBackend(BatchingBackend):
             question="{question}", choices="{formatted_choices}", instruction=prompt.instruction
         )
         return Template(prompt.system_prompt, user)
+
+    def warn_of_shards(self, where: str, spec: Mapping[str, Any]) -> str | None:
+        """How the clips of some shards differ from those of its training, in words."""
+        from avrt.policy.input_settings import read_settings
+
+        settings = read_settings(self._source)
+        return None if settings is None else settings.warn_of_shards(where, spec)
 
     def load(self) -> None:
         """Load the policy and its processor, and vLLM where it is to answer."""

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from avrt.data.shards.manifest import MANIFEST, Manifest
 from avrt.messages import short
-from avrt.policy.input_settings import SETTINGS, InputSettings, clip_spec, read_settings
+from avrt.policy.input_settings import SETTINGS, SHOWN, InputSettings, clip_spec, read_settings
 from avrt.run_folder import find_checkpoint
 from avrt.training.input_record import settings_of_checkpoint
 
@@ -27,8 +27,6 @@ ASKED = (
 FIT = "fit"
 MASK = ("senses", "masked")
 BENCHMARK = "BenchmarkModule"
-SHOWN = ("frames", "fps", "max_frames", "audio_seconds", "budget", "still_budget", "total_pixels")
-"""The fields of a `ClipSpec` that say what a student is shown."""
 SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 

@@ -230,3 +230,5 @@ def test_a_student_is_asked_as_it_was_trained_unless_a_template_is_named(tmp_pat
     assert "visual.template: visual.txt asks otherwise than visual@" in capsys.readouterr().err
     with pytest.raises(AvrtError, match=r"visual.template: is not set"):
         template_of("visual", TeacherOptions(TransformersBackend(str(tmp_path), "text")))
+    assert backend.warn_of_shards("shards", {}) is not None
+    assert TransformersBackend(str(tmp_path), "text").warn_of_shards("shards", {}) is None

@@ -6,11 +6,10 @@ import importlib
 import os
 import sys
 import time
-from pathlib import Path
 
 import avrt
+from avrt.configurations import resolve_configs
 from avrt.errors import AvrtError
-from avrt.packaged import find_packaged, packaged
 from avrt.text import did_you_mean
 
 LAUNCH = "avrt.training.launch"
@@ -26,11 +25,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "traces": ("avrt.commands.traces", "make reasoning traces with teachers: avrt traces run --config traces.yaml"),
     "export": ("avrt.commands.export", "turn a checkpoint into a folder that transformers and vLLM load"),
+    "push": ("avrt.commands.push", "upload an exported student with its card: avrt push MODEL user/name"),
     "benchmark": ("avrt.commands.benchmark", "students x benchmarks x modality masks: --config GRID"),
     "report": (
         "avrt.commands.report",
         "the paper's tables and one page of benchmark results: avrt report RUNS --out DIR",
     ),
+    "chat": ("avrt.commands.chat", "talk to a student on a local web page: avrt chat MODEL [MODEL2]"),
     "doctor": ("avrt.commands.doctor", "check that sampling agrees with scoring: --config grpo.yaml --data.train DIR"),
     "demo": ("avrt.commands.demo", "run the whole pipeline in miniature on this machine"),
     "env": ("avrt.commands.environment", "versions and devices, for a report of a problem"),
@@ -55,7 +56,9 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> None:
     if "_ARGCOMPLETE" in os.environ:
-        importlib.import_module("avrt.commands.completion").complete()
+        importlib.import_module("avrt.commands.completion").complete(
+            {name: path for name, (path, _) in COMMANDS.items()}
+        )
         return
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -121,45 +124,6 @@ def usage() -> str:
         "A configuration is a path or the bare name of a packaged one (--config sft.yaml); several are merged.\n"
         "Every field can be overridden: --model.optimizer.lr 1e-5. See: avrt COMMAND --help"
     )
-
-
-def resolve_configs(arguments: list[str]) -> list[str]:
-    """Turn the bare name after each --config into the path of a packaged configuration, unless such a file is here.
-
-    Raises:
-        AvrtError: If there is neither.
-    """
-    resolved: list[str] = []
-    for i, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if i and arguments[i - 1] in ("--config", "-c"):
-            resolved.append(str(find_config(argument)))
-        elif option in ("--config", "-c") and equals:
-            resolved.append(f"{option}={find_config(value)}")
-        else:
-            resolved.append(argument)
-    return resolved
-
-
-def find_config(name: str) -> Path:
-    """A configuration by path, or by its name among the packaged ones.
-
-    Raises:
-        AvrtError: If there is none.
-    """
-    configs = packaged("avrt.configs")
-    if found := find_packaged(name, configs):
-        return found
-    folder = next(path for path in ((configs / name).parent, configs) if path.is_dir())
-    known = ", ".join(sorted(path.name for path in folder.glob("*.yaml")))
-    remedy = did_you_mean(name, packaged_configs()) or f"packaged ones: {known}"
-    raise AvrtError("no such configuration", where=name, remedy=remedy)
-
-
-def packaged_configs() -> list[str]:
-    """The names of all packaged configurations, such as `nano/sft.yaml`."""
-    configs = packaged("avrt.configs")
-    return sorted(path.relative_to(configs).as_posix() for path in configs.rglob("*.yaml"))
 
 
 def rank() -> int:

@@ -68,8 +68,8 @@ def newest_run(below: Path = RUNS) -> Path | None:
 def find_checkpoint(given: str, run: Path | None, command: str) -> str | None:
     """What `--ckpt_path` means: a checkpoint, a run's folder, `last`, or for a fit `last_or_new`.
 
-    `last` is the newest checkpoint of the configured run. Where that has none, and nothing is trained, it is that of the
-    newest run below `runs`.
+    `last` is the newest checkpoint of the configured run. Where that has none, and nothing is trained, it is that of
+    the newest run below `runs`.
 
     Args:
         given: What was given.

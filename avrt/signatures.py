@@ -38,6 +38,7 @@ class Parameter:
         nested: The dataclass that it is, whose fields can be set one by one.
         scalar: Whether it is a plain value, that has no fields below it.
         choices: The values that its type allows, if it names them.
+        optional: Whether it may be None.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Parameter:
     nested: Signature | None = None
     scalar: bool = False
     choices: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ class Module:
         """The names of its own classes."""
         return [name for name, node in self._definitions.items() if isinstance(node, ast.ClassDef)]
 
+    @property
+    def functions(self) -> list[str]:
+        """The names of its own functions."""
+        return [name for name, node in self._definitions.items() if isinstance(node, ast.FunctionDef)]
+
     def text_of(self, name: str) -> str:
         """First sentence of the docstring of a function or class of its own; empty if there is none."""
         node = self._definitions.get(name)
@@ -127,9 +134,11 @@ def module(name: str) -> Module | None:
         spec = importlib.util.find_spec(top)
         if spec is None or spec.origin is None:
             return None
+        if not rest:
+            return Module(name, Path(spec.origin))
         folder = Path(spec.origin).parent
     path = folder.joinpath(*rest)
-    for candidate in (path / "__init__.py", path.with_suffix(".py") if rest else path / "__init__.py"):
+    for candidate in (path / "__init__.py", path.with_suffix(".py")):
         if candidate.is_file():
             return Module(name, candidate)
     return None
@@ -215,7 +224,7 @@ def _parameter(
     scalar = bool(names) and set(names) <= _SCALARS
     default = Expression("") if value is None else _evaluate(source, value)
     choices = () if annotation is None else _choices(source, annotation)
-    return Parameter(name, texts.get(name, ""), default, nested, scalar, choices)
+    return Parameter(name, texts.get(name, ""), default, nested, scalar, choices, optional="None" in names)
 
 
 def _choices(source: Module, annotation: ast.expr) -> tuple[str, ...]:
@@ -279,9 +288,11 @@ def _call(source: Module, node: ast.Call) -> Any:
             return empty.get(factory.id, {})
         return None
     found = source.find(name)
-    if found is not None and isinstance(found[1], ast.ClassDef) and _is_dataclass(found[1]) and not node.args:
-        return {keyword.arg: _evaluate(source, keyword.value) for keyword in node.keywords}
-    return None
+    if found is None or not isinstance(found[1], ast.ClassDef) or not _is_dataclass(found[1]):
+        return None
+    in_order = zip(_class_signature(found[0], found[1]).parameters, node.args, strict=False)
+    given = {**dict(in_order), **{keyword.arg: keyword.value for keyword in node.keywords}}
+    return {name: _evaluate(source, value) for name, value in given.items()}
 
 
 def _is_dataclass(node: ast.ClassDef) -> bool:

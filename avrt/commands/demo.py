@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from avrt.arguments import OneLineErrors
 from avrt.commands.demo_stages import Stage, stages
 from avrt.data.sample import LETTERS
 from avrt.errors import AvrtError
+from avrt.messages import print_results
 from avrt.response import parse_response
 
 DONE = ".done"
@@ -43,9 +45,15 @@ def main(arguments: list[str]) -> None:
         _run(stage, out, console)
     if not options.study:
         console.print(result_table(out))
-    console.print(
-        f"this run took {time.perf_counter() - begun:.0f} s; curves: tensorboard --logdir {out}", highlight=False
-    )
+    console.print(f"this run took {time.perf_counter() - begun:.0f} s", highlight=False)
+    if options.study:
+        print_results("report", out / "report", f"tensorboard --logdir {shlex.quote(str(out))}")
+    else:
+        print_results(
+            "students",
+            f"{out / 'sft' / 'model'}, {out / 'grpo' / 'model'}",
+            f"tensorboard --logdir {shlex.quote(str(out))}",
+        )
 
 
 def result_table(out: Path) -> Table:

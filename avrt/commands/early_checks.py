@@ -133,9 +133,9 @@ def _check_shards(command: str, choice: Choice) -> None:
         _check_folder_of_shards(given[split])
     elif command != "fit" and not asks:
         raise AvrtError("no shards given", where=f"data.{split}", remedy=f"add --data.{split} DIR")
-    if asks and isinstance(given["ask"], dict) and isinstance(clip := given["ask"].get("clip"), str):
-        if not Path(clip).is_file():
-            raise AvrtError("no such file", where=clip, remedy="set data.ask.clip to a video, picture or sound")
+    clip = given["ask"].get("clip") if asks and isinstance(given["ask"], dict) else None
+    if isinstance(clip, str) and not Path(clip).is_file():
+        raise AvrtError("no such file", where=clip, remedy="set data.ask.clip to a video, picture or sound")
 
 
 def _check_folder_of_shards(location: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from avrt.arguments import OneLineErrors
 from avrt.messages import print_results
-from avrt.run_folder import checkpoint_at
+from avrt.run_folder import find_checkpoint
 
 
 def main(arguments: list[str]) -> None:
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
         "--ckpt_path",
         type=str,
         required=True,
-        help="a checkpoint, e.g. step-000100.ckpt, or a run's folder: its newest one",
+        help="a checkpoint, e.g. step-000100.ckpt; a run's folder: its newest; last: of the newest run below runs/",
     )
     parser.add_argument("--out", type=str, required=True, help="new folder for the model")
     parser.add_argument(
@@ -39,20 +39,23 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--source", type=str | None, default=None, help="the student's source, if it has moved")
     options = parser.parse_args(arguments)
+    checkpoint = Path(str(find_checkpoint(options.ckpt_path, None, "export")))
+    print(f"checkpoint: {checkpoint}", flush=True)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
     import torch
 
+    from avrt.evaluation.model_card import write_card
     from avrt.policy.input_settings import SETTINGS
     from avrt.policy.saving import export_policy
     from avrt.training.input_record import settings_of_checkpoint
     from avrt.training.trained_policy import policy_from_checkpoint
 
-    checkpoint = checkpoint_at(Path(options.ckpt_path))
     policy = policy_from_checkpoint(checkpoint, options.source)
     settings = settings_of_checkpoint(checkpoint)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     export_policy(policy, Path(options.out), settings=settings, full_layout=options.layout == "full", dtype=dtype)
+    write_card(Path(options.out), settings)
     if settings is None:
         print(f"{checkpoint} is of an earlier avrt and says not how its student is asked: {SETTINGS} is left out")
     print_results(

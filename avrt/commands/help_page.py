@@ -10,14 +10,24 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from avrt.commands.option_table import MODULES, Choice, Option, chosen, find, leaves, option_table, shown
+from avrt.commands.option_table import (
+    MODULES,
+    Choice,
+    Option,
+    chosen,
+    find,
+    leaves,
+    option_table,
+    optional_groups,
+    shown,
+)
 from avrt.packaged import packaged
 
 WIDEST = 100
 NARROWEST = 60
 _LONGEST_NAME = 46
 _LONGEST_VALUE = 24
-_MANY = 4
+_MANY = 3
 ABOUT = {
     "fit": "train a student",
     "validate": "evaluate a student on validation shards",
@@ -44,9 +54,8 @@ _TRAINED = (*_STUDENT, "student.gradient_checkpointing", "student.lora", "optimi
 LISTED: dict[str, tuple[str, ...]] = {
     "SFTModule": (*_TRAINED, "micro_batch_size"),
     "GRPOModule": (
-        *_TRAINED, "micro_batch_size", "group_size", "rollout.max_new_tokens", "rollout.temperature", "loss.loss_type",
-        "loss.epsilon", "loss.beta", "rewards.format", "rewards.accuracy", "rewards.length", "num_iterations",
-        "dynamic_sampling", "reference", "vllm",
+        *_TRAINED, "micro_batch_size", "group_size", "rollout.max_new_tokens", "loss.loss_type", "loss.epsilon",
+        "loss.beta", "rewards.accuracy", "rewards.length", "dynamic_sampling", "reference", "vllm",
     ),
     "BenchmarkModule": (
         *_STUDENT, "label", "benchmark.name", "benchmark.official", "benchmark.protocol", "benchmark.samples",
@@ -58,10 +67,10 @@ _PROMPT = ("prompt.system_prompt", "prompt.instruction", "prompt.senses", "promp
 _LOADED = ("eval_batch_size", "num_workers", *_PROMPT)
 REST: dict[str, dict[str, tuple[str, ...]]] = {
     "fit": {
-        "data": ("train", "val", "batch_size", "eval_batch_size", "num_workers", *_PROMPT[2:]),
+        "data": ("train", "val", "batch_size", "num_workers", *_PROMPT[2:]),
         "trainer": (
-            "accelerator", "devices", "precision", "max_epochs", "max_steps", "limit_val_batches",
-            "val_check_interval", "logger", "fast_dev_run", "default_root_dir",
+            "accelerator", "devices", "precision", "max_epochs", "max_steps", "limit_val_batches", "logger",
+            "fast_dev_run", "default_root_dir",
         ),
     },
     "validate": {"data": ("val", *_LOADED), "trainer": _EVALUATED},
@@ -117,12 +126,13 @@ def page(command: str, arguments: Sequence[str], width: int = WIDEST) -> list[st
         of = f" ({name})" if len(choices) > 1 else ""
         lines += ["", _cut(f"model{of}: {_about_model(each, table)}", width), *_rows(options, width)]
     of = f" ({names[0]})" if len(choices) > 1 else ""
-    last = CHECKPOINTS if command == "fit" else CHECKPOINTS[:1]
-    sections = {name: [f"{name}.{part}" for part in parts] for name, parts in REST[command].items()}
-    for section, parts in {**sections, "checkpoint": list(last)}.items():
-        options = _found(tables[0], parts)
-        shown_names += parts
-        lines += ["", f"{section}{of}:", *_rows(options, width)]
+    for section, parts in REST[command].items():
+        names_here = [f"{section}.{part}" for part in parts]
+        if section == "trainer":
+            section = "trainer and checkpoints"
+            names_here += CHECKPOINTS if command == "fit" else CHECKPOINTS[:1]
+        shown_names += names_here
+        lines += ["", f"{section}{of}:", *_rows(_found(tables[0], names_here), width)]
     more = sum(1 for option in _every(tables) if option.name not in shown_names)
     return [
         *lines,
@@ -140,6 +150,15 @@ def print_everything(command: str, arguments: Sequence[str]) -> None:
     for option in ("--help", *(f"--model.help={path}" for path in classes)):
         with contextlib.suppress(SystemExit):  # the parser ends so when it has printed its help
             launch.main([command, option])
+        print()
+    # The parser lists a group that may be left out by its name alone.
+    tables = [option_table(chosen(command, ["--model", path, *arguments])) for path in classes]
+    groups = {found.name: found for table in tables for option in table.values() for found in optional_groups(option)}
+    for group in groups.values():
+        print(f"--{group.name}: {group.text}")
+        for leaf in leaves(group):
+            print(f"  --{leaf.name} {shown(leaf.value)}")
+            print(textwrap.fill(leaf.text, WIDEST, initial_indent=" " * 8, subsequent_indent=" " * 8))
         print()
 
 
@@ -218,8 +237,8 @@ def _configurations(command: str, width: int) -> list[str]:
     here = Counter(path.parent for path in files)
     # Of a folder with many only the folder.
     found = {path if path.parent == configs or here[path.parent] < _MANY else path.parent for path in files}
-    names = sorted(f"{path.relative_to(configs).as_posix()}{'/' * path.is_dir()}" for path in found)
-    names.sort(key=lambda name: "/" in name)
+    names = [f"{path.relative_to(configs).as_posix()}{'/' * path.is_dir()}" for path in found]
+    names.sort(key=lambda name: ("/" in name, name))
     text = f"--config FILE  a file, or one of these; several are merged: {', '.join(names)}"
     return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent=" " * 17, break_on_hyphens=False)
 

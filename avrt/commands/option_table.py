@@ -1,4 +1,4 @@
-"""The options of `avrt fit`, `validate`, `test` and `predict` with their values, read from source and configurations."""
+"""The options of `avrt fit` and its like with their values, read from source text and configurations."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Option:
         children: The fields below it that there are; None if they are not known here, or there are none.
         scalar: Whether it is a plain value.
         choices: The values that it may have, if there are few.
+        optional: Whether it is a group of fields that may be left out as a whole.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Option:
     children: dict[str, Option] | None = None
     scalar: bool = False
     choices: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass
@@ -148,6 +150,15 @@ def leaves(option: Option) -> Iterator[Option]:
         yield from leaves(child)
 
 
+def optional_groups(option: Option) -> Iterator[Option]:
+    """The groups of fields, at or below an option, that may be left out as a whole."""
+    if option.optional:
+        yield option
+        return
+    for child in (option.children or {}).values():
+        yield from optional_groups(child)
+
+
 def _group(name: str, found: Signature, values: Any) -> Option:
     given = values if isinstance(values, dict) else {}
     children = {key: _option(f"{name}.{key}", p, given.get(key, p.default)) for key, p in found.parameters.items()}
@@ -161,7 +172,7 @@ def _option(name: str, parameter: Parameter, value: Any) -> Option:
     if isinstance(value, dict):
         given |= value
     group = _group(name, parameter.nested, given)
-    return Option(name, parameter.text, value, group.children)
+    return Option(name, parameter.text, value, group.children, optional=parameter.optional)
 
 
 @cache
@@ -268,7 +279,8 @@ def _init_args(value: Any) -> dict[str, Any]:
 
 def _load(path: str | None) -> Any:
     try:
-        return yaml.safe_load(Path(path or "").read_text(encoding="utf-8"))
+        text = Path(path or "").read_text(encoding="utf-8")
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # ten times as fast
     except (OSError, ValueError, yaml.YAMLError):
         return None
 

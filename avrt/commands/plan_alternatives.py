@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import product
 
 from avrt.commands.plan_settings import Settings
+from avrt.models.cards import Card
 from avrt.models.memory_estimate.held import Place
-from avrt.models.time_estimate import Card
 
 MICRO_BATCHES = (1, 2, 4, 8)
 ALIKE = 1.03

@@ -11,6 +11,7 @@ from torch import nn
 
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
+from avrt.models.cards import Card
 from avrt.models.decoder import Decoder
 from avrt.models.family import EncodingCost, Family
 from avrt.models.memory_estimate import (
@@ -25,7 +26,7 @@ from avrt.models.memory_estimate import (
 from avrt.models.memory_estimate.activations import buffer_bytes, decoding_bytes, prefill_bytes
 from avrt.models.memory_estimate.held import Place
 from avrt.models.memory_estimate.shape import FLOAT32
-from avrt.models.time_estimate import ASSUMED, Card, Work, seconds_per_phase
+from avrt.models.time_estimate import ASSUMED, Work, seconds_per_phase
 from avrt.policy.student_options import LoraOptions, StudentOptions
 from avrt.rollout.sampling import decoding_for
 from avrt.rollout.static import PROMPT_MULTIPLE

@@ -125,9 +125,6 @@ def overlap(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-TOOLS = {"verify": verify, "show": show, "overlap": overlap}
-
-
 def contact_sheet(pictures: torch.Tensor) -> torch.Tensor:
     """All of (F, 3, H, W) uint8 pictures in one of (3, H, W), in rows of four, or of more from 17 pictures on."""
     count, _, height, width = pictures.shape

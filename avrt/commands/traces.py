@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -17,9 +18,9 @@ from avrt.arguments import OneLineErrors
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.files import write_whole
-from avrt.messages import printable
+from avrt.messages import print_results, printable
 from avrt.progress import ProgressDisplay
-from avrt.text import clean, to_json
+from avrt.text import clean, did_you_mean, to_json
 from avrt.traces.pipeline import RunStats, TracePipeline
 from avrt.traces.requests import is_cut_off
 from avrt.traces.run_summary import main_reasons, summarize
@@ -39,9 +40,6 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: What follows `avrt traces`.
     """
-    commands: dict[str, Callable[[list[str]], None]] = {
-        "run": run, "stats": stats, "show": show, "export": export, "merge_adapter": merge,
-    }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
             "usage: avrt traces COMMAND [options]\n\n"
@@ -52,9 +50,10 @@ def main(arguments: list[str]) -> None:
             "  merge_adapter  merge a model's adapter into its weights: avrt traces merge_adapter MODEL --out DIR"
         )
         return
-    if arguments[0] not in commands:
-        raise AvrtError("no such command", where=f"traces {arguments[0]}", remedy=f"use one of {', '.join(commands)}")
-    commands[arguments[0]](arguments[1:])
+    if arguments[0] not in TOOLS:
+        remedy = did_you_mean(arguments[0], TOOLS) or f"use one of {', '.join(TOOLS)}"
+        raise AvrtError("no such command", where=f"traces {arguments[0]}", remedy=remedy)
+    TOOLS[arguments[0]](arguments[1:])
 
 
 def run(arguments: list[str]) -> None:
@@ -97,6 +96,7 @@ def run(arguments: list[str]) -> None:
     for warning in (*summary.warnings, *fewer):
         sys.stderr.write(f"avrt: warning: {printable(warning)}\n")
     summary.raise_if_nothing_usable(folder.path)
+    print_results("trace folder", folder.path, f"avrt traces stats {shlex.quote(str(folder.path))}")
 
 
 def _work(options: TraceOptions, shards: ShardSet, worker: int) -> str:
@@ -172,11 +172,15 @@ def stats(arguments: list[str]) -> None:
     show_tables(found, Console() if sys.stdout.isatty() else Console(width=WIDTH))
     if options.tokenizer is None and found["splits"]:
         print("lengths are in words; AVRT's are in tokens of the student: --tokenizer MODEL measures in tokens")
-    if not data.is_dir():
+    if "clips" not in found:
         sys.stderr.write(f"avrt: warning: {data}: the shards are missing, so durations and resolutions are left out\n")
     write_whole(folder / "stats.json", to_json(found, indent=1).encode())
     write_whole(folder / "stats.html", page(found).encode())
-    print(f"written: {folder / 'stats.json'}, {folder / 'stats.html'}")
+    home = TraceFolder.find(folder)
+    query = "SELECT sample FROM outcomes WHERE folder = ? ORDER BY status = 'kept' DESC LIMIT 1"
+    first = next(rows(home.store, query, (home.name,)), None)
+    look = None if first is None else f"avrt traces show {shlex.quote(str(folder))} --id {shlex.quote(first['sample'])}"
+    print_results("statistics", f"{folder / 'stats.html'}, {folder / 'stats.json'}", look)
 
 
 def show(arguments: list[str]) -> None:
@@ -219,6 +223,7 @@ def show(arguments: list[str]) -> None:
         console.rule("outcome")
         reason = f": {outcome['reason']}" if outcome["reason"] else ""
         tell(f"{outcome['status']}{reason}; difficulty {outcome['difficulty']}", "bold")
+    print_results("trace folder", folder.path, None if options.prompts else "--prompts true prints whole prompts")
 
 
 def export(arguments: list[str]) -> None:
@@ -228,7 +233,7 @@ def export(arguments: list[str]) -> None:
     others = "shards and JSON lines are always written"
     parser.add_argument("--format", type=Literal["parquet"], default="parquet", help=others)
     options = parser.parse_args(arguments)
-    print(f"written: {write_parquet(Path(options.folder))}")
+    print_results("parquet", write_parquet(Path(options.folder)))
 
 
 def merge(arguments: list[str]) -> None:
@@ -242,4 +247,15 @@ def merge(arguments: list[str]) -> None:
     parser.add_argument("--adapter", type=str, default="think", help=where)
     options = parser.parse_args(arguments)
     counts = merge_adapter(Path(options.model), Path(options.out), options.adapter)
-    print(f"{counts.changed} weights changed, {counts.replaced} replaced, {counts.kept} unchanged: {options.out}")
+    print(f"{counts.changed} weights changed, {counts.replaced} replaced, {counts.kept} unchanged")
+    serve = "serve it, and name it as a teacher's model in a configuration of avrt traces run"
+    print_results("model", options.out, serve)
+
+
+TOOLS: dict[str, Callable[[list[str]], None]] = {
+    "run": run,
+    "stats": stats,
+    "show": show,
+    "export": export,
+    "merge_adapter": merge,
+}

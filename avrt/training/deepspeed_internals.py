@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.utils import cpp_extension
 
 from avrt.errors import AvrtError
 
@@ -45,6 +44,8 @@ def import_deferred() -> Iterator[None]:
 
 def is_built(name: str) -> bool:
     """Whether one of the two has been compiled in this environment."""
+    from torch.utils import cpp_extension  # which looks for CUDA, and says so
+
     return (Path(cpp_extension._get_build_directory(name, verbose=False)) / f"{name}.so").is_file()
 
 

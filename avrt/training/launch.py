@@ -30,6 +30,7 @@ from avrt.arguments import OneLineErrors
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
 from avrt.run_folder import LAST, LAST_OR_NEW, check_new_run, find_checkpoint
+from avrt.training.as_trained import SPLITS, parse_as_trained
 from avrt.training.benchmark_module import BenchmarkModule
 from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, ShowRollouts
 from avrt.training.checkpoints import RunCheckpoint, is_trial
@@ -87,9 +88,10 @@ class AvrtCLI(LightningCLI):
         return {name: skipped | {"verbose"} for name, skipped in ours.items()}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line with its texts kept."""
+        """Parse the command line with its texts kept, and what nobody set as in the student's training."""
         with texts_kept(sys.argv[1:] if args is None else args) as arguments:
-            self.config = parser.parse_args(arguments)
+            command = arguments[0] if arguments and arguments[0] in SPLITS else None
+            self.config = parse_as_trained(parser.parse_args, arguments, command)
         command = self.config.get("subcommand")
         settings = self.config[command] if command else self.config
         be_quiet(verbose=settings.verbose)

@@ -23,6 +23,7 @@ _ALWAYS_OFF = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*sync_dist=True.*when logging on epoch level.*",
+    ".*Total length of .* across ranks is zero.*",  # a run without validation; a split without samples is refused
     ".*The `srun` command is available.*",
     ".*Using ModelCheckpoint with manual optimization.*",  # the state after the step is the one to resume from
     ".*in eval mode at the start of training.*",  # the frozen towers and the reference, as they should be
@@ -33,7 +34,7 @@ _CHATTER = re.compile(
     r"Seed set to|[GTH]PU available|HPU available|💡|"
     r"initializing (deepspeed )?distributed: |Initializing distributed: |distributed_backend=|-{50}|"
     r"All distributed processes registered|LOCAL_RANK: |`Trainer\.fit` stopped: |"
-    r"Restor(ing|ed) (states|all states)|Loaded model weights|Detected KeyboardInterrupt|"
+    r"`Trainer\(\w+=1(\.0)?\)` was configured|Restor(ing|ed) (states|all states)|Loaded model weights|Detected KeyboardInterrupt|"
     r"Using (bfloat16|16bit|bf16).*(AMP|[Pp]recision)|Enabling DeepSpeed |"
     r"No CUDA runtime is found, using CUDA_HOME|DeepSpeed \S+ built successfully"
 )

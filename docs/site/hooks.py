@@ -26,6 +26,7 @@ TAKEN_IN = {
 _PAGES = {source: page for page, source in TAKEN_IN.items()}
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)(?=[)#])")
 _SOURCE = re.compile(r'(?<=\ssrc=")(?!\w+:|/)([^"\s]+)')
+_FENCE = re.compile(r"^```(\w+) (\w[^\n`]*)$", re.MULTILINE)
 _CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`(?!\]))", re.MULTILINE | re.DOTALL)
 
 
@@ -50,7 +51,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return link[1]  # for the strict build to complain about
         return f"{config.repo_url}/{'tree' if (ROOT / target).is_dir() else 'blob'}/main/{target}"
 
-    # A link inside code is code.
-    parts = _CODE.split(markdown)
+    # What a block's commands need, such as "bash needs vLLM", stands above it; and a link inside code is code.
+    parts = _CODE.split(_FENCE.sub(r'```\1 title="\2"', markdown))
     parts[::2] = [_SOURCE.sub(moved, _LINK.sub(moved, part)) for part in parts[::2]]
     return "".join(parts)

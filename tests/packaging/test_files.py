@@ -1,9 +1,11 @@
 """Files about the project: that they say the same, and that scripts can be read by what runs them."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,20 @@ def test_make_says_when_python_is_too_old(tmp_path):
     assert "is Python 3.9" in done.stderr
     assert "make PYTHON=" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_whatever_the_package_imports_is_a_dependency_or_in_an_extra():
+    """An environment for development has more than a user's: what only it has would be missed nowhere but there."""
+    of = metadata.packages_distributions()
+    lines = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
+    named = {re.sub("[-_.]+", "-", re.split(r"[\[<>=!; ]", line)[0].lower()) for line in lines}
+    imported: set[str] = set()
+    for file in [*ROOT.glob("avrt/**/*.py"), *ROOT.glob("data_recipes/*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.split(".")[0])
+    # vLLM is built for its machine, by hand; what is not installed here at all is its own or such a one.
+    others = {name for name in imported - set(sys.stdlib_module_names) - {"avrt", "vllm"} if name in of}
+    assert {n for n in others if not {re.sub("[-_.]+", "-", d.lower()) for d in of[n]} & named} == set()

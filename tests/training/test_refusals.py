@@ -13,8 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from avrt.data.shards.manifest import Manifest
 from avrt.data.shards.writer import ShardWriter
 from avrt.errors import AvrtError
-from avrt.run_folder import complete_checkpoints
-from avrt.training.checkpoints import LAST, LAST_OR_NEW, find_checkpoint
+from avrt.run_folder import LAST, LAST_OR_NEW, complete_checkpoints, find_checkpoint
 from avrt.training.unsupported import check_trainer_options, plain_error
 from tests.conftest import avrt
 from tests.training.runs import SMALL, fit, fit_arguments, logged

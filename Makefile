@@ -6,11 +6,13 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: install demo study test lint teachers server gpu clean
+.PHONY: install demo study test lint docs build teachers server gpu clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml setup.cfg constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "$(PYTHON) is Python %d.%d, and avrt needs 3.11 or newer: make PYTHON=/path/to/python3.12 ..." % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
@@ -28,6 +30,15 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation's site, in site/; a warning is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# sdist and wheel, in dist/. What an earlier build left in build/ would go into the wheel.
+build: $(STAMP)
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
 
 # How the shipped nano teachers were made: each is trained by our own SFT on what it alone can see or hear.
 teachers: $(STAMP)
@@ -52,4 +63,4 @@ gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py --out gpu-check
 
 clean:
-	rm -rf $(VENV) .venv-server demo study runs gpu-check build *.egg-info
+	rm -rf $(VENV) .venv-server demo study runs gpu-check build dist site *.egg-info

@@ -29,11 +29,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "traces": ("avrt.commands.traces", "make reasoning traces with teachers: avrt traces run --config traces.yaml"),
     "export": ("avrt.commands.export", "turn a checkpoint into a folder that transformers and vLLM load"),
+    "push": ("avrt.commands.push", "upload an exported student with its card: avrt push MODEL user/name"),
     "benchmark": ("avrt.commands.benchmark", "students x benchmarks x modality masks: --config GRID"),
     "report": (
         "avrt.commands.report",
         "the paper's tables and one page of benchmark results: avrt report RUNS --out DIR",
     ),
+    "chat": ("avrt.commands.chat", "talk to a student on a local web page: avrt chat MODEL [MODEL2]"),
     "doctor": ("avrt.commands.doctor", "check that sampling agrees with scoring: --config grpo.yaml --data.train DIR"),
     "demo": ("avrt.commands.demo", "run the whole pipeline in miniature on this machine"),
     "env": ("avrt.commands.environment", "versions and devices, for a report of a problem"),

@@ -43,6 +43,15 @@ def _all_reduce(value: int, device: torch.device, op: distributed.ReduceOp.RedOp
     return int(reduced)
 
 
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows (n, ...) of every rank, which has as many, as (ranks * n, ...) on all of them; every rank has to call it."""
+    if world_size() == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    distributed.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
 def gather_objects(value: T) -> list[T]:
     """One value of each rank, in their order, on all of them; every rank has to call it."""
     if world_size() == 1:

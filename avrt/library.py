@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from avrt.data.sample import LETTERS, Modality, Sample
 from avrt.data.shards import conversion
 from avrt.data.shards.members import clip_media
 from avrt.errors import AvrtError
-from avrt.models.families import FAMILIES
+from avrt.evaluation.model_card import LICENSE, write_card
 from avrt.objectives.rewards import RewardOptions, RewardSum
-from avrt.packaged import find_packaged, packaged
+from avrt.packaged import model_source
+from avrt.policy.hub import fetch, push_folder
 from avrt.policy.input_settings import InputSettings, settings_of
 from avrt.policy.policy import Policy, load_policy
 from avrt.policy.saving import export_policy
@@ -249,6 +251,27 @@ class Student:
             AvrtError: If the folder already holds a model.
         """
         export_policy(self.policy, Path(folder), settings=self.settings, full_layout=full_layout)
+        write_card(Path(folder), self.settings)
+
+    def push(self, name: str, *, private: bool = False, license_name: str = LICENSE, full_layout: bool = False) -> str:
+        """Upload the student to the Hub, with its settings and a model card; `avrt push` also shows scores in it.
+
+        Args:
+            name: Where to: `user/name`; made if it is not there.
+            private: Make it private, if it is new.
+            license_name: Its licence, by its id on the Hub.
+            full_layout: Write the layout of the released checkpoints, which vLLM expects.
+
+        Returns:
+            The model's address.
+
+        Raises:
+            AvrtError: If the Hub refuses it.
+        """
+        with tempfile.TemporaryDirectory(prefix="avrt-push-") as folder:
+            export_policy(self.policy, Path(folder), settings=self.settings, full_layout=full_layout)
+            write_card(Path(folder), self.settings, name, license_name=license_name)
+            return push_folder(Path(folder), name, private=private)
 
 
 def load(source: str | Path | StudentOptions, device: str | torch.device | None = None) -> Student:
@@ -289,22 +312,5 @@ def _load_trained(path: Path) -> tuple[Policy, InputSettings]:
 
 def _folder(source: str) -> str:
     """The folder of a packaged model or of one on the Hub, which is copied to its cache; other names as they are."""
-    if any(source == family.nano for family in FAMILIES):
-        return source
-    found = find_packaged(source, packaged("avrt.configs"), lambda path: (path / "config.json").is_file())
-    if found is None:
-        return _from_the_hub(source) if source.count("/") == 1 and not Path(source).exists() else source
-    return str(found)
-
-
-def _from_the_hub(source: str) -> str:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return snapshot_download(source)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise AvrtError(
-            f"is no folder, and not to be had from the Hub: {first}", where=source, remedy="check the name"
-        ) from None
+    found = model_source(source)
+    return str(fetch(source)) if found.count("/") == 1 and not Path(found).exists() else found

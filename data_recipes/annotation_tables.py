@@ -11,9 +11,16 @@ from typing import Any
 
 from avrt.data_recipes.options import unrepeated
 from avrt.errors import AvrtError, BadSampleError
+from avrt.messages import short
 
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv")
+_NAMED = {".json": "a JSON list", ".jsonl": "JSON lines", ".csv": "CSV", ".tsv": "a table with tabs"}
+_BINARY = {
+    b"PAR1": ("a Parquet table", "name the file .parquet"),
+    b"PK\x03\x04": ("an Excel workbook or a zip", "save it as CSV (UTF-8)"),
+    b"\x1f\x8b": ("compressed", "unpack it"),
+}
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -31,6 +38,8 @@ def read_rows(path: Path) -> list[Any]:
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
     data = path.read_bytes()
+    if kind := next((kind for magic, kind in _BINARY.items() if data.startswith(magic)), None):
+        raise AvrtError(f"is {kind[0]}, not {path.suffix[1:] or 'JSON'}", where=path, remedy=kind[1])
     if data[:2] in _MARKS or b"\0" in data[:64]:
         raise AvrtError("is UTF-16, or not a text file", where=path, remedy="save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -46,12 +55,25 @@ def read_rows(path: Path) -> list[Any]:
     try:
         rows = json.loads(text, object_pairs_hook=unrepeated)
     except (ValueError, RecursionError) as error:
+        looks = _looks_like(text)
+        what = f"not JSON: {error}" if looks in (None, ".json") else f"not JSON, it looks like {_NAMED[looks]}"
+        remedy = "mend that place, or if each line is a row, name the file .jsonl"
         raise AvrtError(
-            f"not JSON: {error}", where=path, remedy="if each line is a row, name the file .jsonl"
+            what, where=path, remedy=f"name the file {looks}" if looks not in (None, ".json") else remedy
         ) from None
     if not isinstance(rows, list):
         raise AvrtError("is not a list of questions", where=path, remedy="write the rows as one JSON list")
     return rows
+
+
+def _looks_like(text: str) -> str | None:
+    """The suffix that fits a text: a JSON list, JSON lines, or a table with a header; None if none does."""
+    lines = [line for line in text.lstrip().split("\n", 8)[:8] if line.strip()]
+    if not lines or lines[0][0] == "[":
+        return ".json" if lines else None
+    if lines[0][0] == "{":
+        return ".jsonl" if lines[0].rstrip().endswith("}") else ".json"
+    return ".tsv" if "\t" in lines[0] else ".csv" if "," in lines[0] or ";" in lines[0] else None
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
@@ -67,6 +89,8 @@ def _json_lines(data: bytes, path: Path) -> list[Any]:
     """Rows of JSON lines, and an error in place of each bad line."""
     rows: list[Any] = []
     good = 0
+    if data.lstrip().startswith(b"[") and (listed := _whole_list(data)) is not None:
+        return listed
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
@@ -76,33 +100,47 @@ def _json_lines(data: bytes, path: Path) -> list[Any]:
         except UnicodeDecodeError:
             rows.append(BadSampleError(f"line {number} is not UTF-8", remedy="save the file as UTF-8"))
         except (ValueError, RecursionError) as error:
-            rows.append(BadSampleError(f"line {number} is not JSON: {error}"))
+            rows.append(BadSampleError(f"line {number} is not JSON: {error}", remedy="mend or remove it"))
     if rows and not good:
+        looks = _looks_like(data.decode(errors="replace"))
+        if looks in TABLES:
+            raise AvrtError(f"not JSON lines, it looks like {_NAMED[looks]}", where=path, remedy=f"name it {looks}")
         raise AvrtError(f"not JSON lines: {rows[0].what}", where=path, remedy="write one row on each line")
-    if len(rows) == 1 and isinstance(rows[0], list):
-        return rows[0]  # a JSON list on one line
     return rows
+
+
+def _whole_list(data: bytes) -> list[Any] | None:
+    """A JSON list, on one line or on many, in a file that is named as JSON lines."""
+    try:
+        found = json.loads(data.decode(), object_pairs_hook=unrepeated)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _table(text: str, path: Path) -> list[Any]:
     """Rows of a table with a header; empty cells are null, the header's most frequent delimiter is used."""
     header = text.partition("\n")[0]
+    if (looks := _looks_like(text)) in (".json", ".jsonl"):
+        raise AvrtError(f"not a table, it looks like {_NAMED[looks]}", where=path, remedy=f"name the file {looks}")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     try:
         return list(
             _cells(csv.DictReader(io.StringIO(text.replace("\0", "\N{REPLACEMENT CHARACTER}")), delimiter=delimiter))
         )
     except csv.Error as error:
-        raise AvrtError(f"not a table: {error}", where=path) from None
+        raise AvrtError(f"not a table: {error}", where=path, remedy="mend it in the program that wrote it") from None
 
 
 def _cells(reader: csv.DictReader[str]) -> Iterator[Any]:
     names = reader.fieldnames or []
     if len(set(names)) != len(names):
-        raise csv.Error("two columns have the same name")
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise csv.Error(f"two columns have the same name {short(repeated, 40)}")
     for row in reader:
         if None in row:
-            yield BadSampleError(f"line {reader.line_num} has more cells than the header")
+            remedy = "put quotes around texts with commas"
+            yield BadSampleError(f"line {reader.line_num} has more cells than the header", remedy=remedy)
         else:
             yield {name.strip(): value if value and value.strip() else None for name, value in row.items()}
 
@@ -116,4 +154,6 @@ def _parquet(path: Path) -> list[Any]:
     try:
         return list(pyarrow.parquet.read_table(path).to_pylist())
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise AvrtError(f"not a Parquet table: {str(error)[:200]}", where=path) from None
+        raise AvrtError(
+            f"not a Parquet table: {str(error)[:200]}", where=path, remedy="copy or write it again"
+        ) from None

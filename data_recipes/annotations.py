@@ -1,4 +1,4 @@
-"""Shared parts of recipes: rows become questions or errors that name them; ids; safe paths of media."""
+"""Shared parts of recipes: rows become questions or errors that name them; ids; their plain values."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
 from typing import Any
 
-from avrt.data.shards.conversion import SourceItem
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.media_paths import OutsideRootError, outside
 from avrt.data_recipes.options import Repeated
 from avrt.errors import BadSampleError
 from avrt.messages import LONGEST, printable, short
@@ -22,7 +22,11 @@ CLEANED = "half a surrogate pair or NUL in its texts became U+FFFD"
 
 
 def items(
-    rows: Sequence[Any], prefix: str, convert: Callable[[str, Row], SourceItem], by: str
+    rows: Sequence[Any],
+    prefix: str,
+    convert: Callable[[str, Row], SourceItem],
+    by: str,
+    names: Sequence[str] | None = None,
 ) -> Iterator[SourceItem | BadSampleError]:
     """Convert each row; rows about one clip follow each other, so that it is decoded once.
 
@@ -33,6 +37,7 @@ def items(
         prefix: A row's name is this prefix and its number.
         convert: Makes an item from a name and a row; may raise the errors that rows of another shape cause.
         by: The field that names the clip.
+        names: Names of the rows in place of prefix and number.
     """
 
     def clip(pair: tuple[int, Any]) -> tuple[str, int]:
@@ -43,8 +48,8 @@ def items(
     first: dict[str, tuple[str, SourceItem]] = {}
     contested: dict[str, str] = {}
     for number, row in sorted(enumerate(rows), key=clip):
-        name = f"{prefix}-{number:05d}"
-        made = _one(name, row, convert)
+        name = f"{prefix}-{number:05d}" if names is None else names[number]
+        made = one_item(name, row, convert)
         found.append((name, made))
         if isinstance(made, SourceItem):
             before = first.setdefault(made.sample.id, (name, made))
@@ -64,19 +69,27 @@ def items(
             yield made
 
 
-def _one(name: str, row: Any, convert: Callable[[str, Row], SourceItem]) -> SourceItem | BadSampleError:
-    """Convert one row, or say why it cannot be used."""
+def one_item(name: str, row: Any, convert: Callable[[str, Row], SourceItem]) -> SourceItem | BadSampleError:
+    """Convert one row, or say why it cannot be used.
+
+    Args:
+        name: The row's name.
+        row: The row.
+        convert: Makes an item from a name and a row; may raise the errors that rows of another shape cause.
+    """
     try:
         if isinstance(row, BadSampleError):
             raise row
         if not isinstance(row, Mapping):
-            raise BadSampleError(f"is a {type(row).__name__}, not an object")
+            raise BadSampleError(f"is a {type(row).__name__}, not an object", remedy="write a row as {field: value}")
         if isinstance(row, Repeated):
-            raise BadSampleError(f"has the field {short(row.repeated)} twice")
+            raise BadSampleError(f"has the field {short(row.repeated)} twice", remedy="remove one")
         if not _odd(row):
             return convert(name, row)
         made = convert(name, clean_all(row))
         return replace(made, notes=(CLEANED, *made.notes))
+    except OutsideRootError as error:
+        return outside(error.what, name, error.folder)
     except BadSampleError as error:
         return BadSampleError(error.what, where=name, remedy=error.remedy)
     except KeyError as error:
@@ -138,51 +151,6 @@ def json_field(row: Row, field: str, name: str) -> Any:
         return json.loads(row[field])
     except (TypeError, ValueError, RecursionError):
         raise BadSampleError(f"field '{field}' is {short(row[field])}, not JSON", where=name) from None
-
-
-def media_file(root: Path, relative: Any, name: str, field: str) -> Path:
-    """The path of a media file that an annotation names; conversion checks whether the file exists.
-
-    Raises:
-        BadSampleError: If it is not a relative path, or leads out of the root.
-    """
-    if isinstance(relative, Mapping) and set(relative) == {"bytes", "path"}:
-        # the `datasets` library saves media as bytes or as a path
-        relative = relative["path"] if relative["bytes"] is None else relative["bytes"]
-    if isinstance(relative, (bytes, bytearray)):
-        remedy = "save the media as files and give their paths"
-        raise BadSampleError(f"field '{field}' holds bytes; recipes read files by path", where=name, remedy=remedy)
-    if not isinstance(relative, str) or not relative.strip():
-        raise BadSampleError(f"field '{field}' is {short(relative)}, needs a path", where=name)
-    parts = PurePosixPath(relative)
-    if parts.is_absolute() or ".." in parts.parts or "\\" in relative or "\0" in relative:
-        raise BadSampleError(f"field '{field}' leads out of the dataset: {short(relative)}", where=name)
-    if any(len(part.encode()) > 255 for part in parts.parts) or len(relative) > 4000:
-        raise BadSampleError(f"field '{field}' is too long for a path: {short(relative)}", where=name)
-    path = root / parts
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError):  # a name too long, links in a circle
-        raise BadSampleError(
-            f"field '{field}' is a path that cannot be opened: {short(relative)}", where=name
-        ) from None
-    if not inside:
-        raise BadSampleError(
-            f"field '{field}' leads out of the dataset through a link: {short(relative)}",
-            where=name,
-            remedy="links out of --root are not followed: move or mount the media below it, or set --root higher",
-        )
-    return path
-
-
-def first_file(root: Path, places: Sequence[Any], name: str, field: str) -> Path:
-    """The first of several paths below the root that exists, or else the last of them.
-
-    Raises:
-        BadSampleError: If one is not a relative path, or leads out of the root.
-    """
-    paths = [media_file(root, place, name, field) for place in places]
-    return next((path for path in paths if path.is_file()), paths[-1])
 
 
 def plain_name(value: Any, name: str, field: str) -> str:

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
-from avrt.data.shards.conversion import SourceItem
-from avrt.data_recipes.annotations import Row, media_file, plain_name
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.annotations import Row, plain_name
 from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.media_paths import media_file
 from avrt.data_recipes.recipe import TableRecipe
 from avrt.errors import BadSampleError
 from avrt.messages import short
@@ -74,7 +75,7 @@ class AVHBench(TableRecipe):
             question_type=task,
             metadata={"video_id": video_id, "swapped": video_id.endswith("_swap")},
         )
-        video = media_file(root, f"video/{video_id}.mp4", name, "video_id")
+        video = media_file(root, f"video/{video_id}.mp4", name, "video_id", media_root=self.media_root)
         return SourceItem(sample, {Modality.VIDEO: video}, labels.notes)
 
 

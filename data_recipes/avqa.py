@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
-from avrt.data.shards.conversion import SourceItem
-from avrt.data_recipes.annotations import Row, media_file, plain_name, row_id
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.annotations import Row, plain_name, row_id
 from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.media_paths import media_file
 from avrt.data_recipes.recipe import TableRecipe
 
 _RELATIONS = {"Both": Relation.BOTH, "Sound": Relation.AUDIO, "View": Relation.VISION}
@@ -65,7 +66,7 @@ class AVQA(TableRecipe):
             question_type=row["question_type"],
             metadata={"video_name": video, "video_id": row.get("video_id")},
         )
-        path = media_file(root, f"{self.clips}/{video}.mp4", name, "video_name")
+        path = media_file(root, f"{self.clips}/{video}.mp4", name, "video_name", media_root=self.media_root)
         return SourceItem(sample, {Modality.VIDEO: path}, labels.notes)
 
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
-from avrt.data.shards.conversion import SourceItem
-from avrt.data_recipes.annotations import Row, media_file, row_id
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.annotations import Row, row_id
 from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.media_paths import media_file
 from avrt.data_recipes.recipe import TableRecipe
 from avrt.errors import BadSampleError
 from avrt.messages import short
@@ -65,8 +66,8 @@ class AVQAR1(TableRecipe):
             metadata={"source": row.get("data_source")},
         )
         files = {
-            Modality.IMAGE: media_file(root, row["path"]["image"], name, "path.image"),
-            Modality.AUDIO: media_file(root, row["path"]["audio"], name, "path.audio"),
+            Modality.IMAGE: media_file(root, row["path"]["image"], name, "path.image", media_root=self.media_root),
+            Modality.AUDIO: media_file(root, row["path"]["audio"], name, "path.audio", media_root=self.media_root),
         }
         return SourceItem(sample, files, labels.notes)
 

@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from avrt.choices import read_choice
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
-from avrt.data.shards.conversion import SourceItem
+from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.annotation_tables import read_rows
-from avrt.data_recipes.annotations import Row, items, media_file, plain_name, row_id
+from avrt.data_recipes.annotations import Row, items, plain_name, row_id
 from avrt.data_recipes.labels import Answers, Labels, counts_from_one, index_in, read_labels
-from avrt.data_recipes.recipe import Recipe
+from avrt.data_recipes.media_paths import media_file
+from avrt.data_recipes.recipe import FileRecipe
 from avrt.errors import AvrtError, BadSampleError
 from avrt.messages import short
 from avrt.response import format_response, parse_response
@@ -49,7 +50,7 @@ _LABELLED = re.compile(
 
 
 @dataclass
-class AVRT20K(Recipe):
+class AVRT20K(FileRecipe):
     """AVRT-20K: reasoning traces for AVQA's training questions.
 
     Attributes:
@@ -103,7 +104,7 @@ class AVRT20K(Recipe):
                 trace=_trace(row.get("av_reasoning"), labels, name),
                 metadata={"video_name": video, "video_id": row.get("video_id")},
             )
-            path = media_file(root, f"{self.clips}/{video}.mp4", name, "video_name")
+            path = media_file(root, f"{self.clips}/{video}.mp4", name, "video_name", media_root=self.media_root)
             return SourceItem(sample, {Modality.VIDEO: path}, labels.notes)
 
         yield from items(rows, "avrt_20k", convert, by="video_name")

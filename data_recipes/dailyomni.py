@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
-from avrt.data.shards.conversion import SourceItem
-from avrt.data_recipes.annotations import Row, media_file, plain_name
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.annotations import Row, plain_name
 from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.media_paths import media_file
 from avrt.data_recipes.recipe import OneFileRecipe
 
 
@@ -55,7 +56,9 @@ class DailyOmni(OneFileRecipe):
                 "content_fine_category": row.get("content_fine_category"),
             },
         )
-        video = media_file(root, f"Videos/{video_id}/{video_id}_video.mp4", name, "video_id")
+        video = media_file(
+            root, f"Videos/{video_id}/{video_id}_video.mp4", name, "video_id", media_root=self.media_root
+        )
         return SourceItem(sample, {Modality.VIDEO: video}, labels.notes)
 
 

@@ -1,128 +1,310 @@
-"""folder: your own questions, one per row of a JSON, JSON-lines, Parquet or CSV file, and a folder of media.
+"""folder: your own clips and questions: a CSV, TSV, JSON, JSON-lines or Parquet table, or a file beside each clip.
 
-A row has `question`, `choices` (2 to 26 texts, as a list, an object, either of them as JSON, or columns `A`, `B`, ...),
-`answer` (index, letter or text; may be missing for prediction), and media as paths below the root: `video`, `image`,
-`audio`, or `media` for one file whose suffix tells its kind. It may have `id`, `relation` (both, audio, vision),
-`question_type`, `trace`, and `several`: true if several choices may be right, so that `answer` is a list, or a text of
-letters such as `A,C`. Other fields become metadata if they are texts, numbers or booleans.
+docs/own_data.md tells which columns are recognised, how choices and answers may be written, and what is refused.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from avrt.data.media.clip import ClipSpec
-from avrt.data.sample import LETTERS, Modality, Sample
-from avrt.data.shards.conversion import SourceItem
-from avrt.data_recipes.annotation_tables import TABLES, read_rows
-from avrt.data_recipes.annotations import Row, items, media_file, plain_metadata, row_id
+from avrt.data.media.clip_spec import ClipSpec
+from avrt.data.sample import Modality, Sample
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes import cells
+from avrt.data_recipes.annotations import Row, items, one_item, plain_metadata, row_id
+from avrt.data_recipes.columns import MEDIA, Columns, recognise, told
 from avrt.data_recipes.labels import Answers, counts_from_one, index_in, read_labels
-from avrt.data_recipes.recipe import Recipe
-from avrt.errors import BadSampleError
-from avrt.messages import short
+from avrt.data_recipes.media_paths import media_file
+from avrt.data_recipes.question_files import Questions, find_questions, media_below
+from avrt.data_recipes.recipe import FileRecipe, Meaning
+from avrt.errors import AvrtError, BadSampleError
+from avrt.messages import printable, short
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
-_OWN = {"id", "question", "choices", "answer", "several", "relation", "question_type", "trace", "media", *Modality}
-_TRUTHS = {"true": True, "false": False, "": False}
+YES_NO = ("Yes", "No")
 
 
 @dataclass
-class Folder(Recipe):
-    """Your own data.
+class Folder(FileRecipe):
+    """Your own data: a table of questions beside a folder of clips, or a file of questions beside each clip.
 
     Attributes:
-        questions: The file of questions, below the root: .json, .jsonl, .parquet, .csv or .tsv.
+        questions: The file of questions, below the root: .json, .jsonl, .parquet, .csv or .tsv; by default the one
+            that is there, or the .json or .txt beside each clip.
         prefix: A row without an id is named by this prefix and its number.
         answers: What the answers are. This decides if an answer has two readings, such as `A` if a choice is "A".
         count_from: Index of the first choice; by default 0, and refused if the file seems to count from 1.
+        columns: Which column holds what, where its name does not tell: --columns.question Frage. `none` ignores one.
+        separator: What stands between choices in one cell; by default a new line, | or ;
+        several: Whether several choices may be right in all rows; by default as the column `several` says, or where
+            answers are lists.
     """
 
-    questions: str = "questions.jsonl"
+    questions: str | None = None
     prefix: str = "q"
     answers: Literal["auto", "index", "letter", "text"] = "auto"
     count_from: Literal[0, 1] | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    separator: str | None = None
+    several: bool | None = None
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
     def annotations(self, root: Path) -> tuple[Path, ...]:
-        """The file of questions."""
-        return (root / self.questions,)
+        """The file of questions, or the files beside the clips."""
+        return find_questions(root, self.questions).files
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """Every row as a question or an error."""
-        rows = [self._row(row) for row in read_rows(*self.annotations(root))]
+        table = OwnTable.read(self, root)
+        by = next((table.columns.taken[kind] for kind in MEDIA if kind in table.columns.taken), "media")
+        yield from items(table.rows, self.prefix, table.convert, by, table.source.names)
+
+    def meanings(self, root: Path) -> list[Meaning]:
+        """What each column was taken for, with what the first row has there."""
+        table = OwnTable.read(self, root)
+        columns, row = table.columns, next((row for row in table.rows if isinstance(row, Mapping)), {})
+        found = [Meaning(name, meaning, shown(row.get(name))) for meaning, name in columns.taken.items()]
+        if columns.choices:
+            texts = " | ".join(shown(row.get(name)) for name in columns.choices)
+            found.append(Meaning(", ".join(columns.choices), "choices", texts))
+        kept = plain_metadata({name: row[name] for name in columns.rest if name in row})
+        for name in columns.rest:
+            lost = name in row and name not in kept
+            found.append(Meaning(name, "nothing: not a plain value" if lost else "metadata", shown(row.get(name))))
+        return found
+
+    def first(self, root: Path) -> SourceItem | BadSampleError | None:
+        """The question of the first row."""
+        table = OwnTable.read(self, root)
+        if not table.rows:
+            return None
+        name = f"{self.prefix}-00000" if table.source.names is None else table.source.names[0]
+        return one_item(name, table.rows[0], table.convert)
+
+
+def shown(value: Any) -> str:
+    """A cell for the terminal."""
+    return "" if value is None else printable(value) if isinstance(value, str) else short(value, 200)
+
+
+@dataclass
+class OwnTable:
+    """A folder's rows with the meaning of their columns.
+
+    Attributes:
+        options: The recipe with its options.
+        root: The folder.
+        source: The questions as they were found.
+        columns: What each column means.
+    """
+
+    options: Folder
+    root: Path
+    source: Questions
+    columns: Columns
+
+    @classmethod
+    def read(cls, options: Folder, root: Path) -> OwnTable:
+        """Read a folder's questions and recognise their columns.
+
+        Raises:
+            AvrtError: If there are none, two columns may mean the same, or no column is the question or the media.
+        """
+        source = find_questions(root, options.questions)
+        where = source.files[0] if len(source.files) == 1 else root
+        columns = recognise(source.rows, options.columns, where)
+        table = cls(options, root, source, columns)
+        if any(isinstance(row, Mapping) for row in source.rows):
+            table._require(where)
+        return table
+
+    def _require(self, where: Path) -> None:
+        taken = self.columns.taken
+        names = told([*taken.values(), *self.columns.choices, *self.columns.rest])
+        lacking = [name for name in ("question",) if name not in taken]
+        lacking += [] if any(kind in taken for kind in MEDIA) else ["media"]
+        lacking += [] if "choices" in taken or self.columns.choices or self.yes_no else ["choices"]
+        if lacking:
+            what = "clips" if lacking[0] == "media" else lacking[0]
+            remedy = f"add --columns.{lacking[0]} NAME; its columns are {names}"
+            if lacking[0] == "choices":
+                remedy = f"name the columns of the choices A, B, ..., or {remedy}"
+            raise AvrtError(f"no column is known to hold the {what}", where=where, remedy=remedy)
+
+    @cached_property
+    def rows(self) -> list[Any]:
+        """The rows; whole numbers among a table's answers are numbers."""
+        return [self._with_number(row) for row in self.source.rows]
+
+    @cached_property
+    def yes_no(self) -> bool:
+        """Whether there are no choices because all answers are yes or no."""
+        answers = [a for row in self.rows if isinstance(row, Mapping) and (a := self.columns.value(row, "answer"))]
+        return bool(answers) and all(map(cells.is_yes_or_no, answers))
+
+    @cached_property
+    def has_lists(self) -> bool:
+        """Whether some answer is a list of several."""
+        return any(
+            isinstance(answer, list) and len(answer) > 1
+            for row in self.rows
+            if isinstance(row, Mapping)
+            for answer in [cells.listed(self.columns.value(row, "answer"))]
+        )
+
+    @cached_property
+    def base(self) -> int:
+        """Number of the first choice among answers that are numbers."""
+        return self.columns.first or 0 if self.options.count_from is None else self.options.count_from
+
+    @cached_property
+    def unsure(self) -> bool:
+        """Whether answers that are numbers seem to count from another number than `base`."""
+        if self.options.count_from is not None:
+            return False
         pairs = [
-            (row.get("choices"), entry)
-            for row in rows
-            if isinstance(row, dict)
-            for entry in _entries(row.get("answer"))
+            (options, entry)
+            for row in self.rows
+            if isinstance(row, Mapping) and (options := self._choices(row)) is not None
+            for entry in _entries(self.columns.value(row, "answer"))
         ]
-        unsure = self.count_from is None and counts_from_one(pairs)
+        if self.base == 0:
+            return counts_from_one(pairs)
+        return any(found is not None and found[0] == 0 for found in (index_in(*pair) for pair in pairs))
 
-        def convert(name: str, row: Row) -> SourceItem:
-            answer = row.get("answer")
-            if unsure and any(index_in(row["choices"], entry) is not None for entry in _entries(answer)):
-                raise BadSampleError(
-                    f"field 'answer' is {short(answer)}; indexes of this file seem to count from 1",
-                    where=name,
-                    remedy="add --count_from 1 or --count_from 0",
-                )
-            kind, base = Answers(self.answers), self.count_from or 0
-            several = _TRUTHS.get(str(row.get("several") or "").strip().lower())
-            if several is None:
-                raise BadSampleError(f"field 'several' is {short(row['several'])}, needs true or false", where=name)
-            labels = read_labels(row["choices"], answer, where=name, kind=kind, base=base, several=several)
-            files: dict[Modality, Path] = {
-                kind: media_file(root, row[kind], name, kind) for kind in Modality if row.get(kind) is not None
-            }
-            if row.get("media") is not None:
-                path = media_file(root, row["media"], name, "media")
-                files.setdefault(Modality.named(path.name), path)
-            if not files:
-                raise BadSampleError("has no media: needs a field 'video', 'image', 'audio' or 'media'", where=name)
-            trace = row.get("trace")
-            trace = None if isinstance(trace, str) and not trace.strip() else trace
-            sample = Sample(
-                id=row_id(row, "id", name) if row.get("id") is not None else name,
-                question=row["question"],
-                choices=labels.choices,
-                answer=labels.answer,
-                several=several,
-                relation=row.get("relation"),
-                question_type=row.get("question_type"),
-                # its letters are those of the file, which are wrong now
-                trace=None if labels.moved else trace,
-                metadata=plain_metadata({key: value for key, value in row.items() if key not in _OWN}),
-            )
-            left = ("its trace is left out, since its choices have other letters now",)
-            return SourceItem(sample, files, labels.notes + (left if labels.moved and trace else ()))
-
-        named = rows[0] if rows and isinstance(rows[0], dict) else {}
-        yield from items(rows, self.prefix, convert, by=next((k for k in Modality if named.get(k)), "media"))
-
-    def _row(self, row: Any) -> Any:
-        """A row with columns of choices joined to an object, and with whole numbers of a table as numbers."""
-        if not isinstance(row, dict):
+    def _with_number(self, row: Any) -> Any:
+        name = self.columns.taken.get("answer")
+        answer = row.get(name) if isinstance(row, Mapping) and name else None
+        if not self.source.table or not isinstance(answer, str) or not _WHOLE.fullmatch(answer.strip()):
             return row
-        if row.get("choices") is None and "A" in row and "B" in row:
-            letters = [letter for letter in LETTERS if letter in row]
-            row = {**{key: value for key, value in row.items() if key not in letters},
-                   "choices": {letter: row[letter] for letter in letters}}  # fmt: skip
-        answer = row.get("answer")
-        if (
-            Path(self.questions).suffix.lower() in TABLES
-            and isinstance(answer, str)
-            and _WHOLE.fullmatch(answer.strip())
-        ):
-            row = {**row, "answer": int(answer) if self.answers != "text" else answer}
-        return row
+        return {**row, name: int(answer) if self.options.answers != "text" else answer}
+
+    def choices(self, row: Row) -> Any:
+        """A row's choices, as `read_labels` takes them.
+
+        Raises:
+            KeyError: If it has none.
+        """
+        options = self._choices(row)
+        return row[self.columns.name("choices")] if options is None else options
+
+    def _choices(self, row: Row) -> Any:
+        whole = self.columns.value(row, "choices")
+        if whole is not None:
+            return cells.split_choices(whole, self.options.separator)
+        texts = {name: row[name] for name in self.columns.choices if name in row}
+        if len(texts) > 1:
+            numbered = self.columns.first is not None
+            return list(texts.values()) if numbered else {name.strip()[-1]: text for name, text in texts.items()}
+        return list(YES_NO) if self.yes_no and "choices" not in self.columns.taken else None
+
+    def several(self, row: Row, name: str) -> bool:
+        """Whether several choices of a row may be right."""
+        if self.options.several is not None:
+            return self.options.several
+        if "several" in self.columns.taken:
+            return cells.truth(self.columns.value(row, "several"), name, self.columns.name("several"))
+        return self.has_lists and isinstance(cells.listed(self.columns.value(row, "answer")), list)
+
+    def convert(self, name: str, row: Row) -> SourceItem:
+        """Make a question of a row."""
+        value, column = self.columns.value, self.columns.name
+        several = self.several(row, name)
+        options = self.choices(row)
+        answer = value(row, "answer")
+        if self.unsure and any(index_in(options, entry) is not None for entry in _entries(answer)):
+            raise BadSampleError(
+                f"field '{column('answer')}' is {short(answer)}; indexes of this file seem to count from "
+                f"{1 - self.base}",
+                where=name,
+                remedy="add --count_from 1 or --count_from 0",
+            )
+        labels = read_labels(
+            options,
+            cells.chosen(cells.listed(answer), options, self.columns.choices),
+            where=name,
+            fields=(column("choices"), column("answer")),
+            kind=Answers(self.options.answers),
+            base=self.base,
+            several=several,
+        )
+        files = self.files(row, name)
+        sample = Sample(
+            id=row_id(row, column("id"), name) if value(row, "id") is not None else name,
+            question=row[column("question")],
+            choices=labels.choices,
+            answer=labels.answer,
+            several=several,
+            relation=cells.relation(value(row, "relation"), name, column("relation")),
+            question_type=value(row, "question_type"),
+            metadata=plain_metadata({key: row[key] for key in self.columns.rest if key in row}),
+        )
+        trace = cells.trace(value(row, "trace"), sample.answer_letter, name, column("trace"))
+        if trace and labels.moved:  # its letters are those of the file, which are wrong now
+            left = "its trace is left out, since its choices have other letters now"
+            return SourceItem(sample, files, (*labels.notes, left))
+        return SourceItem(replace(sample, trace=trace), files, labels.notes)
+
+    def files(self, row: Row, name: str) -> dict[Modality, Path]:
+        """A row's media files.
+
+        Raises:
+            BadSampleError: If it names none, or leads out of the folders that media may be in.
+        """
+        files: dict[Modality, Path] = {}
+        for kind in MEDIA:
+            if (named := self.columns.value(row, kind)) is None:
+                continue
+            field_name = self.columns.name(kind)
+            path = media_file(self.root, named, name, field_name, media_root=self.options.media_root)
+            if not path.is_file() and isinstance(named, str):
+                path = self._by_name(named, name, field_name) or path
+            files.setdefault(Modality.named(path.name) if kind == "media" else Modality(kind), path)
+        if not files:
+            columns = [self.columns.taken[kind] for kind in MEDIA if kind in self.columns.taken]
+            which = ", ".join(f"'{column}'" for column in columns) or "'video', 'image', 'audio' or 'media'"
+            raise BadSampleError(
+                f"has no media: needs a field {which}", where=name, remedy="give the clip's path below --root"
+            )
+        return files
+
+    @cached_property
+    def _media(self) -> dict[str, list[Path]]:
+        """File name, and name without suffix -> the files below the root and the media root."""
+        roots = [self.root, *([Path(self.options.media_root)] if self.options.media_root else [])]
+        found: dict[str, list[Path]] = {}
+        for folder in roots:
+            for path in media_below(folder, tuple(root.resolve() for root in roots)):
+                for name in {path.name, path.stem}:
+                    known = found.setdefault(name, [])
+                    if all(path.resolve() != other.resolve() for other in known):
+                        known.append(path)
+        return found
+
+    def _by_name(self, named: str, name: str, field_name: str) -> Path | None:
+        """The one file with a bare name, wherever it is below the roots; None if there is none."""
+        if "/" in named or "\\" in named:
+            return None
+        found = self._media.get(named.strip(), [])
+        if len(found) > 1:
+            shown = " or ".join(short(os.path.relpath(path, self.root)) for path in found[:2])
+            raise BadSampleError(
+                f"field '{field_name}' is {short(named)}, which may be {shown}",
+                where=name,
+                remedy="give the path below --root",
+            )
+        return found[0] if found else None
 
 
 def _entries(answer: Any) -> list[Any]:
     """The right answers: the entries of a list, or the one answer."""
+    answer = cells.listed(answer)
     return answer if isinstance(answer, list) else [answer]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from avrt.data.sample import Modality, Sample
-from avrt.data.shards.conversion import SourceItem
-from avrt.data_recipes.annotations import Row, first_file, plain_metadata
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.annotations import Row, plain_metadata
 from avrt.data_recipes.labels import Answers, Labels, read_labels
+from avrt.data_recipes.media_paths import first_file
 from avrt.errors import BadSampleError
 from avrt.messages import short
 
@@ -16,7 +17,9 @@ KINDS = (ONE, SEVERAL, JUDGE)
 _FACTS = ("qid", "Type", "type", "source", "data_source")
 
 
-def convert_row(root: Path, name: str, row: Row, kinds: tuple[str, ...] = KINDS) -> SourceItem:
+def convert_row(
+    root: Path, name: str, row: Row, kinds: tuple[str, ...] = KINDS, media_root: str | None = None
+) -> SourceItem:
     """Make a question of a row.
 
     Args:
@@ -24,6 +27,7 @@ def convert_row(root: Path, name: str, row: Row, kinds: tuple[str, ...] = KINDS)
         name: The row's name.
         row: The row.
         kinds: The values of `problem_type` that are used.
+        media_root: A further folder that media may be in.
 
     Raises:
         BadSampleError: If the row has another `problem_type`, or cannot be used.
@@ -50,7 +54,9 @@ def convert_row(root: Path, name: str, row: Row, kinds: tuple[str, ...] = KINDS)
         },
         several=kind == SEVERAL,
     )
-    return SourceItem(sample, {Modality.VIDEO: first_file(root, places, name, file)}, labels.notes)
+    return SourceItem(
+        sample, {Modality.VIDEO: first_file(root, places, name, file, media_root=media_root)}, labels.notes
+    )
 
 
 def _labels(name: str, row: Row, kind: str) -> Labels:

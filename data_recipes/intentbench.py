@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from avrt.data.media.clip import ClipSpec
-from avrt.data.shards.conversion import SourceItem
+from avrt.data.media.clip_spec import ClipSpec
+from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.annotations import Row
 from avrt.data_recipes.humanomni import convert_row
 from avrt.data_recipes.recipe import OneFileRecipe
@@ -43,7 +43,7 @@ class IntentBench(OneFileRecipe):
 
     def convert(self, root: Path, name: str, row: Row) -> SourceItem:
         """Make a question about a video with sound."""
-        return convert_row(root, name, row)
+        return convert_row(root, name, row, media_root=self.media_root)
 
 
 recipe = IntentBench

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from avrt.data.media.clip import ClipSpec
-from avrt.data.shards.conversion import SourceItem
+from avrt.data.media.clip_spec import ClipSpec
+from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.annotations import Row
 from avrt.data_recipes.humanomni import KINDS, convert_row
 from avrt.data_recipes.recipe import TableRecipe
@@ -51,7 +51,7 @@ class IntentTrain(TableRecipe):
 
     def convert(self, root: Path, name: str, row: Row) -> SourceItem:
         """Make a question about a video with sound."""
-        return convert_row(root, name, row, KINDS if self.only is None else (self.only,))
+        return convert_row(root, name, row, KINDS if self.only is None else (self.only,), media_root=self.media_root)
 
 
 recipe = IntentTrain

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
-from avrt.data.shards.conversion import SourceItem
-from avrt.data_recipes.annotations import Row, media_file
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.annotations import Row
 from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.media_paths import media_file
 from avrt.data_recipes.recipe import OneFileRecipe
 
 
@@ -51,7 +52,7 @@ class MMAR(OneFileRecipe):
                 "language": row.get("language"),
             },
         )
-        heard = media_file(root, row["audio_path"], name, "audio_path")
+        heard = media_file(root, row["audio_path"], name, "audio_path", media_root=self.media_root)
         return SourceItem(sample, {Modality.AUDIO: heard}, labels.notes)
 
 

@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
-from avrt.data.shards.conversion import SourceItem
-from avrt.data_recipes.annotations import Row, json_field, media_file, plain_name
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.annotations import Row, json_field, plain_name
 from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.media_paths import media_file
 from avrt.data_recipes.recipe import OneFileRecipe
 
 
@@ -64,7 +65,7 @@ class MMAU(OneFileRecipe):
                 "dataset": row.get("dataset"),
             },
         )
-        heard = media_file(root, row["audio_id"], name, "audio_id")
+        heard = media_file(root, row["audio_id"], name, "audio_id", media_root=self.media_root)
         return SourceItem(sample, {Modality.AUDIO: heard}, labels.notes)
 
 

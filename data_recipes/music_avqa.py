@@ -18,13 +18,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
-from avrt.data.shards.conversion import SourceItem
+from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.annotation_tables import read_rows
-from avrt.data_recipes.annotations import Row, items, json_field, media_file, plain_name, row_id
+from avrt.data_recipes.annotations import Row, items, json_field, plain_name, row_id
 from avrt.data_recipes.labels import Answers, read_labels
-from avrt.data_recipes.recipe import Recipe
+from avrt.data_recipes.media_paths import media_file
+from avrt.data_recipes.recipe import FileRecipe
 from avrt.errors import BadSampleError
 from avrt.messages import short
 
@@ -34,7 +35,7 @@ _YES_NO = ("no", "yes")
 
 
 @dataclass
-class MusicAVQA(Recipe):
+class MusicAVQA(FileRecipe):
     """MUSIC-AVQA (31,927 training, 4,568 validation and 9,129 test questions when complete).
 
     Its questions are open. Here they get choices: the right answer, and other answers to the same question in this
@@ -84,7 +85,7 @@ class MusicAVQA(Recipe):
                 question_type=kind,
                 metadata={"video_id": video, "sense": sense},
             )
-            path = media_file(root, f"{self.clips}/{video}.mp4", name, "video_id")
+            path = media_file(root, f"{self.clips}/{video}.mp4", name, "video_id", media_root=self.media_root)
             return SourceItem(sample, {Modality.VIDEO: path}, labels.notes)
 
         yield from items(rows, f"music_avqa-{self.split}", convert, by="video_id")

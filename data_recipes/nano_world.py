@@ -14,10 +14,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.clip_spec import ClipSpec, FrameBudget
 from avrt.data.media.encode import write_clip
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
-from avrt.data.shards.conversion import SourceItem
+from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.recipe import Recipe
 from avrt.errors import BadSampleError
 from avrt.files import write_whole

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
-from avrt.data.shards.conversion import SourceItem
-from avrt.data_recipes.annotations import Row, media_file
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.annotations import Row
 from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.media_paths import media_file
 from avrt.data_recipes.recipe import OneFileRecipe
 
 
@@ -51,8 +52,12 @@ class OmniBench(OneFileRecipe):
                 "audio_content": row.get("audio content"),
             },
         )
-        picture = media_file(root / "mm_data/image", row["image_path"], name, "image_path")
-        sound = media_file(root / "mm_data/audio", row["audio_path"], name, "audio_path")
+        picture = media_file(
+            root, row["image_path"], name, "image_path", media_root=self.media_root, below="mm_data/image"
+        )
+        sound = media_file(
+            root, row["audio_path"], name, "audio_path", media_root=self.media_root, below="mm_data/audio"
+        )
         return SourceItem(sample, {Modality.IMAGE: picture, Modality.AUDIO: sound}, labels.notes)
 
 

@@ -26,11 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Evidence, Modality, Relation, Sample
-from avrt.data.shards.conversion import SourceItem
-from avrt.data_recipes.annotations import Row, media_file, plain_name
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.annotations import Row, plain_name
 from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.media_paths import media_file
 from avrt.data_recipes.recipe import OneFileRecipe
 from avrt.errors import BadSampleError
 from avrt.messages import short
@@ -91,7 +92,7 @@ class OmniVideoBench(OneFileRecipe):
         said = row.get("answer")
         if isinstance(said, str) and labels.answer is not None and not _alike(said, sample.choices[sample.right[0]]):
             notes.append(f"field 'answer' is {short(said, 40)}, its option {short(row['correct_option'])} another text")
-        file = media_file(root, f"videos/{video}.mp4", name, "video")
+        file = media_file(root, f"videos/{video}.mp4", name, "video", media_root=self.media_root)
         return SourceItem(sample, {Modality.VIDEO: file}, (*labels.notes, *notes))
 
 

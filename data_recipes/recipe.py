@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from avrt.data.media.clip import ClipSpec
-from avrt.data.shards.conversion import SourceItem
+from avrt.data.media.clip_spec import ClipSpec
+from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.annotation_tables import read_rows
 from avrt.data_recipes.annotations import Row, items
+from avrt.data_recipes.media_paths import check_media_root
 from avrt.errors import BadSampleError
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a column of a file of questions was taken for.
+
+    Attributes:
+        column: Its name, or the names of several.
+        taken_as: The field of a question; `metadata` if it is only kept.
+        value: What the first row has there.
+    """
+
+    column: str
+    taken_as: str
+    value: str
 
 
 @dataclass
@@ -43,9 +59,33 @@ class Recipe:
         """
         raise NotImplementedError
 
+    def meanings(self, root: Path) -> list[Meaning]:
+        """What each column of the questions was taken for; empty if the data set's own layout decides it."""
+        return []
+
+    def first(self, root: Path) -> SourceItem | BadSampleError | None:
+        """The first question, or why it cannot be used; None if there are no questions."""
+        return next(iter(self.items(root)), None)
+
 
 @dataclass
-class TableRecipe(Recipe):
+class FileRecipe(Recipe):
+    """Base of recipes that read media files which annotations name.
+
+    Attributes:
+        media_root: A further folder that media may be in: paths are looked up there too, and links that lead into it
+            are followed.
+    """
+
+    media_root: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse a folder that is not there."""
+        check_media_root(self.media_root)
+
+
+@dataclass
+class TableRecipe(FileRecipe):
     """Base of recipes whose annotation files hold a row for each question.
 
     Attributes:

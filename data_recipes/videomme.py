@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Sample
-from avrt.data.shards.conversion import SourceItem
-from avrt.data_recipes.annotations import Row, first_file, plain_name
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.annotations import Row, plain_name
 from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.media_paths import first_file
 from avrt.data_recipes.recipe import OneFileRecipe
 
 
@@ -65,7 +66,13 @@ class VideoMME(OneFileRecipe):
                 "sub_category": row.get("sub_category"),
             },
         )
-        video = first_file(root, [f"data/{video_id}{end}" for end in (".mp4", ".MP4", ".mkv")], name, "videoID")
+        video = first_file(
+            root,
+            [f"data/{video_id}{end}" for end in (".mp4", ".MP4", ".mkv")],
+            name,
+            "videoID",
+            media_root=self.media_root,
+        )
         return SourceItem(sample, {Modality.VIDEO: video}, labels.notes)
 
 

@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from avrt.data.media.clip import ClipSpec
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Sample
-from avrt.data.shards.conversion import SourceItem
+from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.annotation_tables import read_object, read_rows
-from avrt.data_recipes.annotations import Row, media_file, plain_name
+from avrt.data_recipes.annotations import Row, plain_name
 from avrt.data_recipes.labels import Answers, read_labels
+from avrt.data_recipes.media_paths import media_file
 from avrt.data_recipes.recipe import OneFileRecipe
 from avrt.errors import BadSampleError
 from avrt.messages import short
@@ -76,7 +77,7 @@ class WorldSense(OneFileRecipe):
                 "audio_class": row.get("audio_class"),
             },
         )
-        file = media_file(root, f"videos/{video}.mp4", name, "video")
+        file = media_file(root, f"videos/{video}.mp4", name, "video", media_root=self.media_root)
         return SourceItem(sample, {Modality.VIDEO: file}, labels.notes)
 
 

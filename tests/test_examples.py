@@ -5,9 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+from nbclient import NotebookClient
+
+import avrt
 from avrt.data.media.clip import Clip
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.reader import ShardSet
+from avrt.data_recipes.nano_world import SOUNDS
 from avrt.objectives.rewards import find_reward
 from avrt.response import parse_response
 from tests.conftest import make_clip
@@ -25,11 +30,41 @@ def run(*arguments: object, **environment: str) -> str:
     return done.stdout
 
 
-def test_ask_in_ten_lines(tmp_path):
-    code = [line for line in (EXAMPLES / "ask.py").read_text().splitlines()[1:] if line.strip()]
-    assert len(code) <= 10
-    told = run(EXAMPLES / "ask.py", "nano", make_clip(tmp_path / "a.mp4"), "What is seen?", "a ball", "a box")
-    assert "choice:" in told
+def test_one_task_in_ten_lines_each(world, tmp_path):
+    for name in ("ask", "score", "rollout", "data_module"):
+        code = [line for line in (EXAMPLES / f"{name}.py").read_text().splitlines()[1:] if line.strip()]
+        assert len(code) <= 12, name
+    clip = next((world / "clips" / "val").glob("*.mp4"))
+    told = run(EXAMPLES / "ask.py", "nano/student", clip, "Which sound is heard?", *SOUNDS[:4])
+    assert "<answer>" in told
+    assert "choice: " in told
+    told = run(EXAMPLES / "score.py", "nano/student", clip).splitlines()
+    bare, reasoned = [float(line.split()[0]) for line in told[:4]], float(told[4].split()[0])
+    assert max(bare) < reasoned <= 0, "it was trained to reason first"
+    told = run(EXAMPLES / "rollout.py", "nano/student", clip).splitlines()
+    assert len(told) == 4
+    assert [float(line.split()[0]) for line in told] == sorted((float(line.split()[0]) for line in told), reverse=True)
+    run(EXAMPLES / "data_module.py", "nano/student", world / "train", tmp_path / "a.ckpt")
+    again = avrt.load(tmp_path / "a.ckpt", "cpu")
+    assert again.settings.prompt == avrt.load("nano/student", "cpu").settings.prompt
+    assert [stage.stage for stage in again.settings.training] == ["sft", "grpo", "sft"]
+
+
+def test_the_notebook_runs_and_ends_with_what_it_shows():
+    notebook = nbformat.read(EXAMPLES / "first_answer.ipynb", as_version=4)
+    shown = texts(notebook)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
+    ran = texts(notebook)
+    assert len(ran) == len(shown)
+    assert any("| right: A" in text and "answer: A" in text for text in ran)
+    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(pictures) == 1
+
+
+def texts(notebook) -> list[str]:
+    """What the cells printed."""
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    return [o["text"] for o in outputs if o.get("name") == "stdout"]
 
 
 def test_grpo_in_plain_pytorch(world):

@@ -20,6 +20,7 @@ RANKS = {
     "avrt.files": 0,
     "avrt.transfer": 0,
     "avrt.html": 0,
+    "avrt.terminal_tables": 0,
     "avrt.distributed": 0,
     "avrt.wordings": 0,
     "avrt.data": 1,
@@ -34,9 +35,10 @@ RANKS = {
     "avrt.training": 7,
     "avrt.traces": 7,
     "avrt.data_recipes": 7,
-    "avrt.commands": 8,
-    "avrt.cli": 9,
-    "avrt.__main__": 10,
+    "avrt.chat": 8,
+    "avrt.commands": 9,
+    "avrt.cli": 10,
+    "avrt.__main__": 11,
 }
 # Neither link is followed from above; see setup.cfg.
 FILES = sorted([*(ROOT / "avrt").rglob("*.py"), *(ROOT / "avrt" / "data_recipes").glob("*.py")])

@@ -84,7 +84,7 @@ def test_a_checkpoint_of_a_plain_trainer_is_exported_and_asked(world, tmp_path, 
     trainer.fit(module, data)
     [checkpoint] = (tmp_path / "checkpoints").glob("*.ckpt")
     export.main(["--ckpt_path", str(checkpoint), "--out", str(tmp_path / "model")])
-    assert f"model: {tmp_path / 'model'}\nnext: avrt predict" in capsys.readouterr().out
+    assert f"model: {tmp_path / 'model'}\nnext: avrt ask" in capsys.readouterr().out
     weights = tmp_path / "model" / "model.safetensors"
     assert stat.S_IMODE(weights.stat().st_mode) == stat.S_IMODE((tmp_path / "model" / SETTINGS).stat().st_mode)
 

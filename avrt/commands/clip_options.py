@@ -8,7 +8,7 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-from avrt.data.media.clip import STILLS, ClipSpec, FrameBudget
+from avrt.data.media.clip_spec import STILLS, ClipSpec, FrameBudget
 from avrt.errors import AvrtError
 
 WHOLE = "whole"

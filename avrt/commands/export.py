@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> None:
 
     import torch
 
+    from avrt.evaluation.model_card import write_card
     from avrt.policy.input_settings import SETTINGS
     from avrt.policy.saving import export_policy
     from avrt.training.input_record import settings_of_checkpoint
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> None:
     settings = settings_of_checkpoint(checkpoint)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     export_policy(policy, Path(options.out), settings=settings, full_layout=options.layout == "full", dtype=dtype)
+    write_card(Path(options.out), settings)
     if settings is None:
         print(f"{checkpoint} is of an earlier avrt and says not how its student is asked: {SETTINGS} is left out")
     print_results(

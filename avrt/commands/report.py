@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.markdown import Markdown
 
 from avrt.arguments import OneLineErrors
 from avrt.commands.judge import judge_hallucination
@@ -15,15 +14,21 @@ from avrt.commands.teachers import teacher_runs
 from avrt.errors import AvrtError, NothingUsableError
 from avrt.evaluation.benchmark_runs import BenchmarkRun, read_runs
 from avrt.evaluation.comparison_tables import comparison_tables
-from avrt.evaluation.html_report import render
+from avrt.evaluation.html_report import Curve, render
 from avrt.evaluation.paper import paper_tables, published
 from avrt.evaluation.questions import side_by_side
 from avrt.evaluation.result import DIFFICULTY, group_records, mean_credits
 from avrt.files import write_whole
+from avrt.messages import print_results, printable
+from avrt.terminal_tables import print_table
 from avrt.text import clean, read_json_lines
 from avrt.traces.backend import Backend
 
-CURVES = {"reward per answer": "rewards/total/mean", "tokens per answer": "completions/tokens"}
+CURVES = {
+    "rewards/total/mean": ("Reward per answer in training", "reward"),
+    "completions/tokens": ("Length of answers in training", "tokens"),
+}
+"""Scalar of a training run -> title and unit of its plot."""
 
 
 def main(arguments: list[str]) -> None:
@@ -54,17 +59,21 @@ def main(arguments: list[str]) -> None:
     text = "\n".join([*(table.markdown() for table in tables), *(question.markdown() for question in questions)])
     write_whole(out / "report.md", f"# Evaluation of {len(runs)} runs\n\n{clean(text)}".encode())
     curves = training_curves({name: Path(folder) for name, folder in options.training.items()})
-    write_whole(out / "report.html", clean(render(runs, tables, curves, options.examples, questions)).encode())
-    console = Console()
+    headed = {"The paper's tables": of_paper, "Further tables": further}
+    write_whole(out / "report.html", render(runs, headed, curves, options.examples, questions).encode())
+    console = Console(highlight=False)
     for table in of_paper:
-        console.print(Markdown(table.markdown()))
+        print_table(console, table.title, table.head, table.rows)
+        console.print(printable(table.note), style="dim", markup=False)
+        console.print()
     if all(run.result.counts["failed"] >= run.result.counts["questions"] for run in runs):
         raise NothingUsableError(
             "no run has a question with a known answer that could be asked, so there is nothing to report",
             where=options.runs,
             remedy="see the error of each line of predictions.jsonl",
         )
-    console.print(f"{len(tables)} tables as Markdown, CSV and LaTeX, and report.html: {out}", highlight=False)
+    what = f"{len(tables)} tables as Markdown, CSV and LaTeX, and a page"
+    print_results(what, out, f"open {out / 'report.html'} in a browser")
 
 
 def _parser() -> OneLineErrors:
@@ -87,7 +96,7 @@ def _parser() -> OneLineErrors:
     add("--teachers", type=str, nargs="+", default=[], help="trace folders of benchmarks, for rows of the teachers")
     add("--figure3", type=str, nargs="+", default=[], help="ids of questions to show under every mask side by side")
     add("--training", type=dict[str, str], default={}, help="name -> folder of a training run, for its curves")
-    add("--examples", type=int, default=4, help="how many questions of each benchmark to show with their clip")
+    add("--examples", type=int, default=8, help="how many questions of each benchmark to show with their clip")
     add("--judge", type=Backend | None, default=None, help="a language model that judges modality hallucination")
     return parser
 
@@ -116,7 +125,7 @@ def with_difficulty(runs: Sequence[BenchmarkRun], path: Path) -> list[BenchmarkR
     return labelled
 
 
-def training_curves(folders: Mapping[str, Path]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def training_curves(folders: Mapping[str, Path]) -> list[Curve]:
     """Reward and length curves from the TensorBoard logs of training runs."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -128,8 +137,8 @@ def training_curves(folders: Mapping[str, Path]) -> dict[str, dict[str, list[tup
         for log in logs:
             events = EventAccumulator(str(log.parent))
             events.Reload()
-            for title, tag in CURVES.items():
+            for tag in CURVES:
                 if tag in events.Tags()["scalars"]:
                     points = [(e.step, e.value) for e in events.Scalars(tag)]
-                    found.setdefault(title, {})[name] = points
-    return found
+                    found.setdefault(tag, {})[name] = points
+    return [Curve(*CURVES[tag], found[tag]) for tag in CURVES if tag in found]

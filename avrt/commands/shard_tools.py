@@ -14,7 +14,6 @@ from rich.console import Console
 from torchvision.io import write_png
 
 from avrt.arguments import OneLineErrors
-from avrt.commands.progress import ProgressDisplay
 from avrt.data.media.clip import Clip
 from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Sample
@@ -25,6 +24,7 @@ from avrt.data.shards.reader import ShardSet, index_path, index_tar, load_index
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
 from avrt.messages import printable, short
+from avrt.progress import ProgressDisplay
 from avrt.text import clean, to_json
 
 _COLUMNS = 4
@@ -123,9 +123,6 @@ def overlap(arguments: list[str]) -> None:
     _print_overlap(pairs, len(prints[1].samples))
     if pairs:
         sys.exit(1)
-
-
-TOOLS = {"verify": verify, "show": show, "overlap": overlap}
 
 
 def contact_sheet(pictures: torch.Tensor) -> torch.Tensor:

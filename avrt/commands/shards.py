@@ -1,48 +1,74 @@
-"""`avrt shards RECIPE`: decode a dataset once and pack it into shards; `shard_tools` has the other subcommands."""
+"""`avrt shards RECIPE`: decode a dataset once and pack it into shards; `TOOLS` names the other subcommands."""
 
 from __future__ import annotations
 
 import importlib
 import os
-import pkgutil
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import av
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
-from rich.console import Console
 
-from avrt import data_recipes
 from avrt.arguments import OneLineErrors
-from avrt.commands import shard_tools
 from avrt.commands.clip_options import add_clip_options, clip_spec
-from avrt.commands.progress import ProgressDisplay
+from avrt.commands.explain import explain
+from avrt.commands.recipe_names import find_recipe, recipe_summaries
+from avrt.commands.shard_reports import Outside, finish, look_at_one, quoted, survey
+from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.media.isolation import Limits
-from avrt.data.shards.conversion import SourceItem, write_shards
-from avrt.data.shards.manifest import MANIFEST, UNTYPED, Manifest
+from avrt.data.shards.manifest import MANIFEST, Manifest
+from avrt.data.shards.source import SourceItem
+from avrt.data_recipes.parts import Division, read_shares
 from avrt.data_recipes.recipe import Recipe
-from avrt.errors import AvrtError, BadSampleError, NothingUsableError
+from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
-from avrt.messages import LONGEST, printable
+from avrt.progress import ProgressDisplay
 
-_LINE = 300
-_QUOTED = re.compile(r"(?<= is )(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\")")
-_REMEDY = re.compile(r"\([^()]*: [^()]*\)$|\([^()]*\)$")
+# name: (module with a function of this name, usage, what it does)
+TOOLS = {
+    "verify": ("avrt.commands.shard_tools", "verify DIR", "check every checksum, record and clip"),
+    "show": ("avrt.commands.shard_tools", "show DIR --id ID --out DIR", "a contact sheet, the sound, the record"),
+    "overlap": ("avrt.commands.shard_tools", "overlap TRAIN TEST", "find clips that two sets share"),
+    "to_parquet": (
+        "avrt.commands.shard_parquet",
+        "to_parquet DIR --out FILE",
+        "one Parquet file, for data sets and pandas",
+    ),
+    "from_parquet": ("avrt.commands.shard_parquet", "from_parquet FILE --out DIR", "and shards of one"),
+}
+_WHERE_ONLY = ("media_root",)
+"""Options of recipes that say where files are, and nothing about what is taken: not recorded in the manifest."""
 
 
-def recipes() -> dict[str, type[Recipe]]:
-    """The recipes by name: every module of `avrt.data_recipes` that has a `recipe`."""
-    modules = {
-        info.name: importlib.import_module(f"avrt.data_recipes.{info.name}")
-        for info in pkgutil.iter_modules(data_recipes.__path__)
-    }
-    return {name: module.recipe for name, module in modules.items() if hasattr(module, "recipe")}
+def usage() -> str:
+    """What `avrt shards --help` prints."""
+    tools = "".join(f"  avrt shards {how:<28} {what}\n" for _, how, what in TOOLS.values())
+    found = recipe_summaries()
+    width = max(map(len, found)) + 1
+    rows = "".join(f"  {name:<{width}} {_first_words(told, 76 - width)}\n" for name, told in found.items())
+    return (
+        "usage: avrt shards RECIPE --root DIR --out DIR [options]\n\n"
+        "Reads a dataset, decodes each clip once, and writes shards for training and tests.\n"
+        "  avrt shards folder --root DIR --explain           your own data: what each field was taken for\n"
+        "  avrt shards RECIPE --root DIR --dry_run           what would be used, what is missing\n"
+        "  avrt shards RECIPE --help                         all options of a recipe\n\n"
+        f"checks of shards:\n{tools}\nrecipes:\n{rows}\n"
+        "Your own clips and questions: docs/own_data.md\n"
+        "A layout of its own, in Python: examples/own_dataset.py"
+    )
+
+
+def _first_words(text: str, longest: int) -> str:
+    """A summary without its recipe's name before the colon, cut after a whole word."""
+    text = text.partition(": ")[2] or text
+    if len(text) <= longest:
+        return text
+    return text[: longest - 3].rpartition(" ")[0].rstrip(",;:") + "..."
 
 
 def main(arguments: list[str]) -> None:
@@ -54,162 +80,121 @@ def main(arguments: list[str]) -> None:
     Raises:
         AvrtError: If the recipe is unknown, or its dataset or the output folder cannot be used.
     """
-    known = recipes()
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            "usage: avrt shards RECIPE --root DIR --out DIR [options]\n"
-            "       avrt shards verify DIR\n"
-            "       avrt shards show DIR --id ID --out DIR\n"
-            "       avrt shards overlap TRAIN TEST\n\n"
-            f"recipes: {', '.join(known)}"
-        )
+        print(usage())
         return
     name, *rest = arguments
     # options may be written with dashes
     rest = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in rest]
-    if name in shard_tools.TOOLS:
-        shard_tools.TOOLS[name](rest)
+    if name in TOOLS:
+        getattr(importlib.import_module(TOOLS[name][0]), name)(rest)
         return
-    kind = known.get(name) or _own_recipe(name, list(known))
+    kind = find_recipe(name, tuple(TOOLS))
     convert(name, kind, _parser(name, kind).parse_args(rest))
 
 
-def _own_recipe(path: str, known: list[str]) -> type[Recipe]:
-    """A recipe by its import path, such as `mymodule.MyRecipe`.
+@dataclass(frozen=True)
+class Conversion:
+    """A recipe with its options, and what is taken from each clip.
 
-    Raises:
-        AvrtError: If there is no such recipe.
+    Attributes:
+        name: The recipe's name.
+        recipe: The recipe.
+        root: The dataset's folder.
+        spec: What is taken from each clip.
+        options: The options of the command.
+        outside: Rows whose media are outside of the root, as far as the questions have been read.
     """
-    module, _, name = path.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        kind = None
-    if not (isinstance(kind, type) and issubclass(kind, Recipe)):
-        remedy = f"use one of {', '.join(known)}, or the import path of your own"
-        raise AvrtError("no such recipe", where=path, remedy=remedy)
-    return kind
+
+    name: str
+    recipe: Recipe
+    root: Path
+    spec: ClipSpec
+    options: Namespace
+    outside: Outside = field(default_factory=Outside)
+
+    def items(self) -> Iterator[SourceItem | BadSampleError]:
+        """The questions, as many as are wanted."""
+        return self.outside.watch(islice(self.recipe.items(self.root), self.options.limit))
+
+    def origin(self) -> dict[str, Any]:
+        """What the manifest records of where the questions are from."""
+        import av
+
+        chosen = {part.name: getattr(self.recipe, part.name) for part in fields(self.recipe)}
+        files = [path for path in self.recipe.annotations(self.root) if path.is_file()]
+        return {
+            "name": self.name,
+            **{name: value for name, value in chosen.items() if name not in _WHERE_ONLY},
+            "limit": self.options.limit,
+            "annotations": {_below(path, self.root): sha256(path) for path in files},
+            "decoder": f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}",
+        }
+
+    def write(self, out: Path, division: Division | None = None, part: str | None = None) -> Manifest:
+        """Write the questions, or those of one part, and return their manifest."""
+        from avrt.data.shards.conversion import write_shards
+
+        options = self.options
+
+        def items() -> Iterator[SourceItem | BadSampleError]:
+            return (item for item in self.items() if division is None or division.part(item) == part)
+
+        origin = self.origin()
+        if division is not None:
+            origin |= {"parts": options.parts, "part": part, "together": options.together}
+        with ProgressDisplay(
+            sum(1 for _ in items()), "questions" if part is None else f"questions, {part}"
+        ) as progress:
+            return write_shards(
+                items(),
+                out,
+                self.spec,
+                recipe=origin,
+                samples_per_shard=options.samples_per_shard,
+                keep_original=options.keep_original,
+                workers=options.workers,
+                limits=Limits(options.seconds_per_clip, options.gigabytes_per_clip),
+                resume=options.resume,
+                progress=progress.update,
+            )
+
+
+def _below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def convert(name: str, kind: type[Recipe], options: Namespace) -> None:
-    """Write a recipe's questions to shards, or with `--dry_run` only report on them."""
-    chosen = {field.name: options[field.name] for field in fields(kind)}
-    spec = clip_spec(options, kind.clip)
-    recipe, root, out = kind(**chosen), Path(options.root), Path(options.out)
-
-    def items() -> Iterator[SourceItem | BadSampleError]:
-        return islice(recipe.items(root), options.limit)
-
+    """Write a recipe's questions to shards, or only report on them (`--dry_run`) or on the first (`--explain`)."""
+    recipe = kind(**{part.name: options[part.name] for part in fields(kind)})
+    run = Conversion(name, recipe, Path(options.root), clip_spec(options, kind.clip), options)
+    if options.explain:
+        explain(name, recipe, run.root, run.spec)
+        return
     if options.dry_run:
-        survey(items())
+        survey(run.items(), run.outside)
         return
-    if options.resume and (out / MANIFEST).is_file():
-        _finish(Manifest.load(out), out)
+    if options.out is None:
+        raise AvrtError("is needed", where="--out", remedy="name a new folder for the shards, or add --dry_run")
+    out = Path(options.out)
+    if options.together is not None and options.parts is None:
+        raise AvrtError("is for --parts", where="--together", remedy="add --parts 80/10/10, or leave it out")
+    if options.parts is None:
+        manifest = _finished(out, options.resume) or run.write(out)
+        finish(manifest, out, run.outside, look_at_one(out) if manifest.samples else None)
         return
-    origin = {
-        "name": name,
-        **chosen,
-        "limit": options.limit,
-        "annotations": {path.name: sha256(path) for path in recipe.annotations(root) if path.is_file()},
-        "decoder": f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}",
-    }
-    with ProgressDisplay(sum(1 for _ in items()), "questions") as progress:
-        manifest = write_shards(
-            items(),
-            out,
-            spec,
-            recipe=origin,
-            samples_per_shard=options.samples_per_shard,
-            keep_original=options.keep_original,
-            workers=options.workers,
-            limits=Limits(options.seconds_per_clip, options.gigabytes_per_clip),
-            resume=options.resume,
-            progress=progress.update,
-        )
-    _finish(manifest, out)
+    division = Division(run.items(), read_shares(options.parts), run.root, options.together)
+    for part in division.clips:
+        manifest = _finished(out / part, options.resume) or run.write(out / part, division, part)
+        finish(manifest, out / part, Outside())
+    run.outside.tell()
+    if {"train", "test"} <= set(division.clips):
+        print(f"next: avrt shards overlap {quoted(out / 'train')} {quoted(out / 'test')}")
 
 
-def _finish(manifest: Manifest, folder: Path) -> None:
-    report(manifest, folder)
-    if not manifest.samples:
-        raise _nothing_usable(len(manifest.skipped), where=folder, remedy="see manifest.json there")
-
-
-def _nothing_usable(rows: int, where: Path | None = None, remedy: str | None = None) -> NothingUsableError:
-    """The error for a dataset of which no question can be used."""
-    if not rows:
-        return NothingUsableError("there are no questions", where=where)
-    return NothingUsableError(f"none of {rows} questions can be used", where=where, remedy=remedy)
-
-
-def survey(items: Iterable[SourceItem | BadSampleError]) -> None:
-    """Print what would be converted: questions of each type, missing media, and unusable rows.
-
-    Raises:
-        NothingUsableError: If no question can be used.
-    """
-    kinds: Counter[str] = Counter()
-    missing: list[str] = []
-    answered = noted = 0
-    bad: dict[str, str] = {}
-    for item in items:
-        if isinstance(item, BadSampleError):
-            bad[f"{item.where} {len(bad)}"] = str(item)
-            continue
-        kinds[item.sample.question_type or UNTYPED] += 1
-        answered += item.sample.answer is not None
-        noted += bool(item.notes)
-        if gone := [path.name for path in item.files.values() if not path.is_file()]:
-            missing.append(gone[0])
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{kinds.total()} questions, {kinds.total() - len(missing)} of them with their media")
-    for kind, count in kinds.most_common():
-        console.print(f"  {count:6d}  {printable(kind)[:LONGEST]}")
-    if answered < kinds.total():
-        console.print(f"{kinds.total() - answered} questions have no answer: usable for prediction, not for training")
-    if noted:
-        console.print(f"{noted} rows are repaired; the manifest will say how")
-    if missing:
-        gone = sorted(set(missing))
-        shown = ", ".join(printable(name)[:LONGEST] for name in gone[:5])
-        console.print(f"{len(missing)} questions lack {len(gone)} media files: {shown}{', ...' if gone[5:] else ''}")
-    if bad:
-        console.print(f"{len(bad)} rows cannot be used, for example:")
-        for reason in list(bad.values())[:10]:
-            console.print(f"  {printable(reason)[:_LINE]}")
-    if len(missing) == kinds.total():
-        raise _nothing_usable(kinds.total() + len(bad))
-
-
-def report(manifest: Manifest, folder: Path) -> None:
-    """Print what was written and what was left out."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"{manifest.samples} samples ({manifest.media}) in {len(manifest.shards)} shards: {printable(str(folder))}"
-    )
-    if manifest.labels and manifest.labels["answer"] < manifest.samples:
-        without = manifest.samples - manifest.labels["answer"]
-        console.print(f"{without} of them have no answer: usable for prediction, not for training")
-    if manifest.audio_cut:
-        advice = " (take all of it with --audio_seconds whole)" if manifest.spec.get("audio_seconds") else ""
-        console.print(f"the sound of {manifest.audio_cut} samples is cut{advice}")
-    if manifest.notes:
-        console.print(f"{len(manifest.notes)} samples were repaired (see notes in manifest.json)")
-    if manifest.skipped:
-        reasons = Counter(_kind_of(reason) for reason in manifest.skipped.values())
-        console.print(f"{len(manifest.skipped)} left out (see skipped in manifest.json):")
-        for reason, count in reasons.most_common(10):
-            console.print(f"  {count:6d}  {printable(reason)[:_LINE]}")
-        if len(reasons) > 10:
-            console.print(f"          and {len(reasons) - 10} other reasons")
-
-
-def _kind_of(reason: str) -> str:
-    """A reason without the parts that differ from row to row: the row's name, quoted values, the text after a colon."""
-    what = reason.split(": ", 1)[-1]
-    shortened = _QUOTED.sub("...", what)
-    remedy = _REMEDY.search(shortened)
-    return shortened.split(":")[0] + (f" {remedy[0]}" if remedy and ":" in shortened else "")
+def _finished(folder: Path, resume: bool) -> Manifest | None:
+    """The manifest of an earlier run that is complete, with `--resume`."""
+    return Manifest.load(folder) if resume and (folder / MANIFEST).is_file() else None
 
 
 def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
@@ -218,10 +203,23 @@ def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = OneLineErrors(prog=f"avrt shards {name}", description=recipe.__doc__)
     parser.add_argument("--root", type=str, required=True, help="the dataset's folder")
-    parser.add_argument("--out", type=str, required=True, help="new folder for the shards")
+    parser.add_argument("--out", type=str | None, default=None, help="new folder for the shards")
+    parser.add_argument("--explain", **flag, help="only show what each field of the first question was taken for")
+    parser.add_argument("--dry_run", **flag, help="only report what would be used and what is missing")
+    parser.add_argument(
+        "--parts",
+        type=str | None,
+        default=None,
+        help="shares of the clips, such as 80/10/10, for OUT/train, OUT/val and OUT/test; no clip is in two of them",
+    )
+    parser.add_argument(
+        "--together",
+        type=str | None,
+        default=None,
+        help="with --parts: a field of the metadata; clips with the same value stay in one part",
+    )
     parser.add_argument("--workers", type=PositiveInt, default=cores, help="processes that decode")
     parser.add_argument("--resume", **flag, help="continue a run that was stopped")
-    parser.add_argument("--dry_run", **flag, help="only report what would be used and what is missing")
     parser.add_argument("--limit", type=PositiveInt | None, default=None, help="take only the first questions")
     add_clip_options(parser, recipe.clip)
     parser.add_argument("--samples_per_shard", type=PositiveInt, default=256, help="samples per tar")

@@ -15,11 +15,11 @@ from typing import Any, Literal
 from rich.console import Console
 
 from avrt.arguments import OneLineErrors
-from avrt.commands.progress import ProgressDisplay
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.files import write_whole
 from avrt.messages import print_results, printable
+from avrt.progress import ProgressDisplay
 from avrt.text import clean, did_you_mean, to_json
 from avrt.traces.pipeline import RunStats, TracePipeline
 from avrt.traces.requests import is_cut_off
@@ -172,7 +172,7 @@ def stats(arguments: list[str]) -> None:
     show_tables(found, Console() if sys.stdout.isatty() else Console(width=WIDTH))
     if options.tokenizer is None and found["splits"]:
         print("lengths are in words; AVRT's are in tokens of the student: --tokenizer MODEL measures in tokens")
-    if not data.is_dir():
+    if "clips" not in found:
         sys.stderr.write(f"avrt: warning: {data}: the shards are missing, so durations and resolutions are left out\n")
     write_whole(folder / "stats.json", to_json(found, indent=1).encode())
     write_whole(folder / "stats.html", page(found).encode())

@@ -10,7 +10,7 @@ from pathlib import Path
 from avrt.errors import AvrtError
 from avrt.evaluation.benchmark_options import OURS
 from avrt.evaluation.predictions import PREDICTIONS, Prediction, read_predictions
-from avrt.evaluation.protocol import fingerprint
+from avrt.evaluation.protocol import fingerprint, in_mask_order
 from avrt.evaluation.result import RESULT, Result, mean_credits
 
 MASK_FIELDS = ("prompt.senses", "prompt.masked", "shuffle_audio", "shuffle_seed")
@@ -64,7 +64,7 @@ class BenchmarkRun:
 
 
 def read_runs(root: Path) -> list[BenchmarkRun]:
-    """Every run below a folder; replays are left out.
+    """Every run below a folder, in the order of tables; replays are left out.
 
     Raises:
         AvrtError: If there is none.
@@ -73,7 +73,16 @@ def read_runs(root: Path) -> list[BenchmarkRun]:
     if not paths:
         raise AvrtError(f"no {RESULT} below", where=root, remedy="run: avrt test or avrt benchmark")
     runs = [BenchmarkRun(path.parent, Result.load(path), read_predictions(path.parent / PREDICTIONS)) for path in paths]
-    return with_unique_names(runs, root)
+    return with_unique_names(in_order(runs), root)
+
+
+def in_order(runs: Sequence[BenchmarkRun]) -> list[BenchmarkRun]:
+    """The runs in the order of tables: a student's runs on a benchmark stand together, mask by mask."""
+    places: dict[tuple[str, str], int] = {}
+    for run in runs:
+        places.setdefault((run.subject, run.result.benchmark), len(places))
+    masks = in_mask_order(run.result.mask for run in runs)
+    return sorted(runs, key=lambda run: (places[run.subject, run.result.benchmark], masks.index(run.result.mask)))
 
 
 def with_unique_names(runs: Sequence[BenchmarkRun], root: Path) -> list[BenchmarkRun]:

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from avrt.evaluation.benchmark_runs import MASK_FIELDS, STUDENT_FIELDS, BenchmarkRun, ablation_key, comparison_key
-from avrt.evaluation.protocol import differences
-from avrt.evaluation.result import mean_credit, verdicts
+from avrt.evaluation.protocol import differences, in_mask_order
+from avrt.evaluation.result import in_group_order, mean_credit, verdicts
 from avrt.evaluation.scorers import SCORERS
 from avrt.evaluation.statistics import Estimate, bootstrap, compare, percent
 from avrt.evaluation.tables import Table, with_rule
@@ -98,7 +98,7 @@ def groups(runs: Sequence[BenchmarkRun]) -> Table:
         [run.name, field, value, str(record["count"]), with_rule(Estimate.from_record(record), run.result.headline)]
         for run in runs
         for field, parts in run.result.groups.items()
-        for value, record in parts.items()
+        for value, record in ((value, parts[value]) for value in in_group_order(parts, field))
     ]
     return Table("groups", "By group", ["run", "grouped by", "group", "questions", "accuracy"], rows)
 
@@ -122,7 +122,8 @@ def comparisons(runs: Sequence[BenchmarkRun]) -> Table:
     for run in runs:
         together[run.result.benchmark, run.result.mask].append(run)
     rows, skipped = [], 0
-    for (benchmark, mask), same in together.items():
+    masks = in_mask_order(mask for _, mask in together)
+    for (benchmark, mask), same in sorted(together.items(), key=lambda item: masks.index(item[0][1])):
         for i, first in enumerate(same):
             for second in same[i + 1 :]:
                 one, two = first.correct_by_id(), second.correct_by_id()

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from avrt.data.sample import LETTERS
 from avrt.evaluation.benchmark_runs import BenchmarkRun, by_benchmark
-from avrt.evaluation.questions import Question, answer_of, media_of
+from avrt.evaluation.protocol import in_mask_order
+from avrt.evaluation.questions import SHOWN_MASKS, Question, Side, answer_of, media_of
+from avrt.evaluation.report_plots import accuracy_plots, difficulty_plots
 from avrt.evaluation.tables import Table
-from avrt.html import render_template, svg_plot
-from avrt.packaged import packaged
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from avrt.html.pages import render_page
+from avrt.html.plots import curves as curve_plot
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A plot of training curves.
+
+    Attributes:
+        title: What the values are.
+        unit: Their unit.
+        lines: Name -> (step, value).
+    """
+
+    title: str
+    unit: str
+    lines: Curves
+
+
 def render(
     runs: Sequence[BenchmarkRun],
-    tables: Sequence[Table],
-    curves: Mapping[str, Curves],
+    tables: Mapping[str, Sequence[Table]],
+    curves: Sequence[Curve],
     examples: int,
     questions: Sequence[Question] = (),
 ) -> str:
@@ -31,95 +46,75 @@ def render(
 
     Args:
         runs: The runs.
-        tables: The tables about them.
-        curves: Title -> name -> (step, value) of training runs.
+        tables: Heading -> the tables below it.
+        curves: Training curves.
         examples: How many questions of each benchmark to show with their clip.
         questions: Questions to show under several masks side by side.
     """
-    source = packaged("avrt.evaluation", "html_report.html").read_text(encoding="utf-8")
-    plots = [accuracy_plot(runs_of, name) for name, runs_of in by_benchmark(runs).items()]
-    plots += [svg for svg in (difficulty_plot(runs),) if svg]
-    plots += [curve_plot(title, lines) for title, lines in curves.items()]
+    plots = [*accuracy_plots(runs), *difficulty_plots(runs)]
+    for number, curve in enumerate(curves, 1):
+        plots.append(curve_plot(f"curve-{number}", curve.title, curve.lines, unit=curve.unit))
     shown = [e for same in by_benchmark(runs).values() for e in _examples(same, examples)]
-    return render_template(source, runs=len(runs), plots=plots, tables=tables, examples=shown, questions=questions)
-
-
-def accuracy_plot(runs: Sequence[BenchmarkRun], benchmark: str) -> str:
-    """Accuracy with intervals of each student under each mask, as SVG."""
-    students = list(dict.fromkeys(run.subject for run in runs))
-    masks = list(dict.fromkeys(run.result.mask for run in runs))
-
-    def draw(axes: Axes) -> None:
-        width = 0.8 / len(masks)
-        for m, mask in enumerate(masks):
-            for run in (r for r in runs if r.result.mask == mask):
-                e = run.result.accuracy
-                x = students.index(run.subject) + (m - (len(masks) - 1) / 2) * width
-                error = [[100 * (e.mean - e.low)], [100 * (e.high - e.mean)]]
-                axes.bar(x, 100 * e.mean, width * 0.9, yerr=error, capsize=2, color=f"C{m}", label=mask)
-        handles, labels = axes.get_legend_handles_labels()
-        unique = dict(zip(labels, handles, strict=True))
-        axes.legend(unique.values(), unique.keys(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        axes.set_xticks(range(len(students)), students)
-        axes.set_ylabel("accuracy %, 95 % interval, each by its own rule")
-
-    return svg_plot(benchmark, draw)
-
-
-def difficulty_plot(runs: Sequence[BenchmarkRun]) -> str | None:
-    """Accuracy by difficulty as SVG, where questions have a difficulty."""
-    labelled = [run for run in runs if run.result.groups.get("difficulty")]
-    if not labelled:
-        return None
-
-    def draw(axes: Axes) -> None:
-        levels = ("easy", "medium", "hard")
-        for i, run in enumerate(labelled):
-            parts = run.result.groups["difficulty"]
-            heights = [100 * parts[level]["accuracy"] if level in parts else 0 for level in levels]
-            width = 0.8 / len(labelled)
-            axes.bar([x + i * width for x in range(3)], heights, width * 0.9, label=run.name)
-        axes.set_xticks([x + 0.4 for x in range(3)], levels)
-        axes.set_ylabel("accuracy %")
-        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
-
-    return svg_plot("by difficulty", draw)
-
-
-def curve_plot(title: str, lines: Curves) -> str:
-    """Curves over optimizer steps, as SVG."""
-
-    def draw(axes: Axes) -> None:
-        for name, points in lines.items():
-            axes.plot([p[0] for p in points], [p[1] for p in points], label=name)
-        axes.set_xlabel("step")
-        axes.legend(fontsize=8)
-
-    return svg_plot(title, draw)
+    return render_page(
+        "avrt.evaluation",
+        "html_report.html",
+        runs=len(runs),
+        plots=plots,
+        groups=[(heading, found) for heading, found in tables.items() if found],
+        contents_of=lambda found: [(table.id, table.short or table.title) for table in found],
+        questions=questions,
+        examples=shown,
+        filters=_filters(shown),
+    )
 
 
 def _examples(runs: Sequence[BenchmarkRun], count: int) -> list[dict[str, Any]]:
-    """Some questions of a benchmark, drawn at random, with each student's answer in full."""
-    full = [run for run in runs if run.result.mask == "av"] or list(runs)
-    first = full[0].predictions
+    """Some questions of a benchmark, drawn at random, with each run's answer in full, mask by mask."""
+    masks = in_mask_order({run.result.mask for run in runs})
+    full = next(run for run in runs if run.result.mask == masks[0])
     # A fixed stride could coincide with the order of the questions, such as one question type after another.
-    chosen = np.random.default_rng(0).choice(len(first), min(count, len(first)), replace=False)
-    picked = [first[i] for i in sorted(chosen.tolist())]
-    answers = [(run, {p.id: p for p in run.predictions}) for run in full]
+    chosen = np.random.default_rng(0).choice(len(full.predictions), min(count, len(full.predictions)), replace=False)
+    answers = [(run, {p.id: p for p in run.predictions}) for run in runs]
     shown = []
-    for prediction in picked:
-        media, kind, why = media_of(full[0], prediction)
-        found = [answer_of(run, p) for run, of in answers if (p := of.get(prediction.id)) is not None and p.responses]
+    for prediction in (full.predictions[i] for i in sorted(chosen.tolist())):
+        media, tag, why = media_of(full, prediction)
+        sides = []
+        for mask in masks:
+            found = [
+                answer_of(run, p)
+                for run, of in answers
+                if run.result.mask == mask and (p := of.get(prediction.id)) is not None and p.responses
+            ]
+            if found:
+                sides.append(Side(mask, SHOWN_MASKS.get(mask, mask), found))
         shown.append(
             {
+                "id": prediction.id,
                 "question": prediction.question,
-                "benchmark": full[0].result.benchmark,
+                "question_type": prediction.question_type,
+                "benchmark": full.result.benchmark,
                 "choices": list(zip(LETTERS, prediction.choices, strict=False)),
                 "answer": prediction.answer,
-                "responses": found,
+                "sides": sides,
                 "media": media,
-                "tag": kind,
+                "tag": tag,
                 "why": why,
             }
         )
     return shown
+
+
+def _filters(examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the examples can be filtered by, with the values that occur."""
+    sides = [side for e in examples for side in e["sides"]]
+    verdicts = {f"{a.subject}: {a.outcome}": None for side in sides for a in side.answers}
+    return [
+        {"name": "benchmark", "label": "Benchmark", "options": list(dict.fromkeys(e["benchmark"] for e in examples))},
+        {"name": "verdict", "label": "Answer", "options": sorted(verdicts)},
+        {"name": "mask", "label": "Mask", "options": in_mask_order({side.mask for side in sides})},
+        {
+            "name": "type",
+            "label": "Question type",
+            "options": sorted({e["question_type"] for e in examples if e["question_type"]}),
+        },
+    ]

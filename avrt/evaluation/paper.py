@@ -139,6 +139,7 @@ def _stand_in_table(declared: Declared, runs: Sequence[BenchmarkRun], stand_in: 
         ["", "asked by", *(str(heads[i]) for i in used)],
         rows,
         note,
+        short=f"After {title[0]}: {title[2].partition(' (')[0]}",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from avrt.text import to_json
@@ -27,6 +27,12 @@ MASKS: dict[str, dict[str, str]] = {
 }
 """Modality mask -> the options of `avrt test` that set it: audio-visual; audio only (frames absent, or black); vision
 only (audio absent, or silent); text only; and audio-visual with the audio of another clip."""
+
+
+def in_mask_order(names: Iterable[str]) -> list[str]:
+    """Names of masks, each once, in the order of `MASKS`; others follow in alphabetical order."""
+    order = list(MASKS)
+    return sorted(set(names), key=lambda name: (order.index(name) if name in MASKS else len(order), name))
 
 
 def mask_name(protocol: Mapping[str, Any]) -> str:

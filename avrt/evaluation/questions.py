@@ -13,9 +13,10 @@ from avrt.errors import AvrtError, BadSampleError
 from avrt.evaluation.benchmark_runs import BenchmarkRun
 from avrt.evaluation.hallucination import MASKED_SENSES, perception_claims
 from avrt.evaluation.predictions import Prediction
-from avrt.evaluation.protocol import MASKS
+from avrt.evaluation.protocol import in_mask_order
 from avrt.evaluation.scorers import score
 from avrt.evaluation.tables import cell
+from avrt.html.replies import Piece, pieces
 
 SHOWN_MASKS = {
     "av": "video and audio",
@@ -47,11 +48,20 @@ class Answer:
     hallucinated: tuple[str, ...] = ()
 
     @property
+    def outcome(self) -> str:
+        """`right`, `wrong` or `not asked`."""
+        return {True: "right", False: "wrong", None: "not asked"}[self.right]
+
+    @property
     def verdict(self) -> str:
         """The verdict in a few words."""
-        verdict = {True: "right", False: "wrong", None: "not asked"}[self.right]
         suffix = "; hallucinates a masked sense" if self.hallucinated else ""
-        return f"{verdict} ({self.rule} rule){suffix}"
+        return f"{self.outcome} ({self.rule} rule){suffix}"
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The text in pieces: reasoning, answer, and what is neither."""
+        return pieces(self.text)
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,11 @@ class Side:
     media: str = ""
     tag: str = "video"
     why: str = ""
+
+    @property
+    def right(self) -> int:
+        """How many of the answers are right."""
+        return sum(answer.right is True for answer in self.answers)
 
 
 @dataclass(frozen=True)
@@ -130,9 +145,8 @@ def side_by_side(runs: Sequence[BenchmarkRun], ids: Sequence[str]) -> list[Quest
 def _question(having: Sequence[tuple[BenchmarkRun, Prediction]]) -> Question:
     """One question from its predictions in several runs."""
     run, first = having[0]
-    order = [*MASKS, *(run.result.mask for run, _ in having)]
     sides = []
-    for mask in dict.fromkeys(sorted((r.result.mask for r, _ in having), key=order.index)):
+    for mask in in_mask_order(r.result.mask for r, _ in having):
         same = [(r, p) for r, p in having if r.result.mask == mask]
         media, tag, why = media_of(*same[0], masked=True)
         sides.append(Side(mask, SHOWN_MASKS.get(mask, mask), [answer_of(r, p) for r, p in same], media, tag, why))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ FORMAT = 2
 MINIATURE = 100_000_000
 """A model of fewer parameters is a miniature."""
 DIFFICULTY = "difficulty"
+DIFFICULTIES = ("easy", "medium", "hard")
+"""By the teachers' verdicts: both are right, one is, or none."""
 Record = dict[str, Any]
 
 
@@ -226,7 +228,18 @@ def group_records(predictions: Sequence[Prediction], credit: Sequence[float], na
     for prediction, value in zip(predictions, credit, strict=True):
         for group in group_values(prediction, name):
             groups[group].append(value)
-    return {group: bootstrap(groups[group]).to_record() for group in sorted(groups)}
+    return {group: bootstrap(groups[group]).to_record() for group in in_group_order(groups, name)}
+
+
+def in_group_order(groups: Iterable[str], name: str) -> list[str]:
+    """The values of a field in the order of tables: difficulties from easy to hard, numbers by size, others by name."""
+    order = DIFFICULTIES if name == DIFFICULTY else ()
+
+    def key(value: str) -> tuple[int, int, str]:
+        place = order.index(value) if value in order else len(order)
+        return place, int(value) if value.isascii() and value.isdigit() else 0, value
+
+    return sorted(groups, key=key)
 
 
 def _multi_sample_records(predictions: Sequence[Prediction], benchmark: BenchmarkOptions) -> dict[str, Record]:

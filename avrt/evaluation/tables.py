@@ -28,6 +28,7 @@ class Table:
         head: Column names.
         rows: Cells; as many per row as there are columns.
         note: How to read it.
+        short: A shorter title for lists of contents; empty where the title is short.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    short: str = ""
 
     def markdown(self) -> str:
         """As Markdown, with its title."""

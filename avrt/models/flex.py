@@ -6,6 +6,7 @@ CPU FlexAttention has no backward pass, so that it serves there only to be compa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -16,6 +17,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from avrt.models.packing import PackedGroup, PackedRow
 from avrt.transfer import tensor_on
+
+_LOG = logging.getLogger(__name__)
 
 
 def flex_packed_attention(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float) -> Tensor:
@@ -58,4 +61,5 @@ def _as_is(function: Callable[..., Any]) -> Callable[..., Any]:
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function compiled once for all lengths."""
+    _LOG.info("compiling FlexAttention, about 60 s (model.student.attention: sdpa does without)")
     return torch.compile(function, dynamic=True)

@@ -14,6 +14,7 @@ from avrt.data.media.clip import ClipSpec, FrameBudget
 from avrt.errors import AvrtError
 from avrt.files import write_whole
 from avrt.models.families import FAMILIES
+from avrt.packaged import model_source
 from avrt.rollout.sampling import SamplingOptions
 from avrt.text import to_json
 
@@ -107,9 +108,10 @@ def read_settings(source: str | Path) -> InputSettings | None:
     Raises:
         AvrtError: If there is such a file that cannot be read.
     """
+    source = model_source(str(source))
     path = Path(source) / SETTINGS
     if not Path(source).is_dir():
-        found = _on_the_hub(str(source))
+        found = _on_the_hub(source)
         if found is None:
             return None
         path = found

@@ -6,6 +6,7 @@ until all rows of their prompt have finished; then a waiting prompt can take the
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from avrt.rollout.rows import Rows
 from avrt.rollout.sampling import SamplingOptions
 from avrt.transfer import tensor_on
 
+_LOG = logging.getLogger(__name__)
 _RECORDING = threading.Lock()
 PROMPT_MULTIPLE = 512
 """Where the longest prompt is not known beforehand, rooms are rounded up to this."""
@@ -106,6 +108,8 @@ class StaticContext:
         weight = next(decoder.lm_head.parameters())
         self.rows = Rows(slots * group_size, sampling.max_new_tokens, sampling, eos_token_id, weight.device)
         self._caches = _Caches(decoder.language_model.config, slots, room, len(self.rows), sampling, weight)
+        if compiled and weight.device.type == "cuda":
+            _LOG.info("compiling a decoding step, about 60 s (decoding: static does without)")
         step = torch.compile(self._logits) if compiled else self._logits
         self._step = Recorded(lambda: self.rows.draw(step()), weight.device)
 

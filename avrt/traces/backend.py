@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from avrt.traces.requests import Reply, Request
+from avrt.traces.templates import Template
 
 
 class Backend(ABC):
@@ -19,6 +20,10 @@ class Backend(ABC):
     @abstractmethod
     def max_concurrency(self) -> int:
         """How many requests it works on at a time."""
+
+    def own_template(self) -> Template | None:
+        """The prompt that the model was trained with, where that is known."""
+        return None
 
     def share_among(self, processes: int) -> None:  # noqa: B027
         """Take a part of the server's concurrency only, as several processes use the same server."""

@@ -24,8 +24,8 @@ from avrt.traces.requests import CallFailedError, Media, MergeInputs, Reply, Req
 from avrt.traces.selection import NOT_ASKED_FOR, selected_ids
 from avrt.traces.store import CallStore, Outcome, UnstorableError
 from avrt.traces.teacher_view import teacher_view
-from avrt.traces.templates import Template, merger_template, merger_values, teacher_template, teacher_values
-from avrt.traces.trace_options import MERGER, TeacherOptions, TraceOptions
+from avrt.traces.templates import Template, merger_template, merger_values, teacher_values
+from avrt.traces.trace_options import MERGER, TeacherOptions, TraceOptions, template_of
 
 POLL_SECONDS = 0.5
 
@@ -93,7 +93,7 @@ class TracePipeline:
         self._options = options
         self._store = store
         self._report = report
-        self._templates = {name: teacher_template(t.template) for name, t, _ in options.teachers()}
+        self._templates = {name: template_of(name, teacher) for name, teacher, _ in options.teachers()}
         reads = options.merger.reads
         self._merged_teachers = [name for name in self._templates if reads is None or name in reads]
         self._merger_template: Template = merger_template(options.merger.template, self._merged_teachers)
@@ -314,9 +314,12 @@ def run_name(options: TraceOptions, only: frozenset[str] | None = None) -> str:
     It includes the names of options' classes and fields, so that a run gets another name when these are renamed.
     """
     roles = [
-        [name, t.backend.model, t.template, t.samples, repr(t.sampling), list(senses), repr(options.shown)]
+        [
+            name, t.backend.model, t.template or repr(t.backend.own_template()), t.samples, repr(t.sampling),
+            list(senses), repr(options.shown),
+        ]
         for name, t, senses in options.teachers()
-    ]
+    ]  # fmt: skip
     merger = options.merger
     rest = [merger.backend.model, merger.template, repr(merger.sampling), merger.attempts, merger.reads]
     thinking = [merger.reads_thinking, merger.thinking_words]

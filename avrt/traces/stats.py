@@ -6,24 +6,27 @@ import itertools
 import json
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from avrt.data.sample import LETTERS
+from avrt.data.shards.manifest import MANIFEST
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, NothingUsableError
+from avrt.evaluation.result import DIFFICULTIES
 from avrt.packaged import find_packaged, packaged
 from avrt.response import parse_response
 from avrt.traces.filters import STRATEGIES, TeacherVerdict
 from avrt.traces.requests import CUT_OFF
+from avrt.traces.stats_samples import samples_to_read
 from avrt.traces.store import rows
-from avrt.traces.trace_export import read_traces
+from avrt.traces.trace_export import SHARDS, read_traces
 from avrt.traces.trace_folder import TraceFolder, run_record
 
 Count = Callable[[str], int]
-EXAMPLES = 5
-EXAMPLE_FIELDS = ("id", "question", "choices", "answer", "difficulty", "trace")
+STATUSES = ("kept", "dropped", "failed")
+WRONG = ("same wrong option", "different wrong options")
 
 
 def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None) -> dict[str, Any]:
@@ -31,7 +34,8 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
 
     Args:
         folder: The trace folder.
-        data: The shards of the questions, for durations and resolutions; None leaves these out.
+        data: The shards of the questions, for the wording of dropped ones. Durations and resolutions are read from the
+            exported shards, which are part of the folder, and from these only where nothing is exported.
         tokenizer: Folder or id of a tokenizer, to measure lengths in tokens; None counts words.
 
     Returns:
@@ -50,9 +54,9 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
     result: dict[str, Any] = {
         "run": run,
         "samples": len(outcomes),
-        "outcomes": dict(Counter(o["status"] for o in outcomes)),
+        "outcomes": _ordered(Counter(o["status"] for o in outcomes), STATUSES),
         "reasons": dict(Counter(reason_category(o["reason"]) for o in outcomes if o["reason"]).most_common()),
-        "difficulty": dict(Counter(o["difficulty"] for o in outcomes if o["difficulty"])),
+        "difficulty": _ordered(Counter(o["difficulty"] for o in outcomes if o["difficulty"]), DIFFICULTIES),
         "teachers": _teachers(verdicts),
         "agreement": _agreement(verdicts),
         "keep_rate": {
@@ -61,15 +65,17 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
         },
         "calls": _calls(home.store),
         "splits": _splits(traces, *_counter(tokenizer)),
-        "examples": [{name: record[name] for name in EXAMPLE_FIELDS} for record in traces[:EXAMPLES]],
     }
-    if data is not None:
-        shards = ShardSet(data)
-        result["clips"] = _clips(shards, [o["position"] for o in outcomes if o["status"] == "kept"])
-        positions = {o["sample"]: o["position"] for o in outcomes}
+    shards = None if data is None else ShardSet(data)
+    exported = _exported_clips(folder, list(result["splits"]))
+    if exported:
+        result["clips"] = _clips([info for found in exported.values() for info in found])
         for name, split in result["splits"].items():
-            ids = [record["id"] for record in traces if record["split"] == name]
-            split["clips"] = _clips(shards, [positions[i] for i in ids if i in positions])
+            split["clips"] = _clips(exported.get(name, []))
+    elif shards is not None:
+        result["clips"] = _clips([_clip_info(shards, o["position"]) for o in outcomes if o["status"] == "kept"])
+    categories = {o["reason"]: reason_category(o["reason"]) for o in outcomes if o["reason"]}
+    result["examples"] = samples_to_read(home, outcomes, traces, shards, categories)
     return result
 
 
@@ -116,7 +122,8 @@ def _agreement(verdicts: dict[str, list[TeacherVerdict]]) -> dict[str, dict[str,
     for group in verdicts.values():
         for one, other in itertools.combinations(group, 2):
             table[f"{one.teacher} / {other.teacher}"][_compare(one, other)] += 1
-    return {pair: dict(counts) for pair, counts in table.items()}
+    order = ("both right", *sorted(k for counts in table.values() for k in counts if k.startswith("only")), *WRONG)
+    return {pair: _ordered(counts, order) for pair, counts in table.items()}
 
 
 def _compare(one: TeacherVerdict, other: TeacherVerdict) -> str:
@@ -124,7 +131,7 @@ def _compare(one: TeacherVerdict, other: TeacherVerdict) -> str:
         return "both right"
     if one.correct or other.correct:
         return f"only {one.teacher if one.correct else other.teacher} right"
-    return "same wrong option" if one.letter == other.letter and one.letter else "different wrong options"
+    return WRONG[0] if one.letter == other.letter and one.letter else WRONG[1]
 
 
 def _calls(folder: Path) -> dict[str, dict[str, Any]]:
@@ -166,17 +173,29 @@ def _split(records: list[dict[str, Any]], unit: str, count: Count) -> dict[str, 
     }
 
 
-def _clips(shards: ShardSet, positions: list[int]) -> dict[str, Any]:
-    """Durations in seconds and resolutions of the source clips of some samples."""
-    durations: list[float] = []
-    sizes: list[str] = []
-    for position in positions:
-        info = json.loads(shards.read(position, ("clip.json",))["clip.json"])
-        if (duration := info.get("duration")) is not None:
-            durations.append(float(duration))
-        if "width" in info:
-            sizes.append(f"{info['width']}x{info['height']}")
-    return {"duration": describe(durations), "resolutions": _shares(sizes)}
+def _exported_clips(folder: Path, splits: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """What is known of the source clip of each exported trace, by split; nothing where no shards are exported."""
+    found = {}
+    for name in splits:
+        if (folder / SHARDS / name / MANIFEST).is_file():
+            shards = ShardSet(folder / SHARDS / name)
+            found[name] = [_clip_info(shards, position) for position in range(len(shards))]
+    return found
+
+
+def _clip_info(shards: ShardSet, position: int) -> dict[str, Any]:
+    """What a shard says about the source of one clip."""
+    info: dict[str, Any] = json.loads(shards.read(position, ("clip.json",))["clip.json"])
+    return info
+
+
+def _clips(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Durations in seconds and resolutions of source clips."""
+    durations = [float(info["duration"]) for info in infos if info.get("duration") is not None]
+    return {
+        "duration": describe(durations),
+        "resolutions": _shares(f"{info['width']}x{info['height']}" for info in infos if "width" in info),
+    }
 
 
 def _counter(tokenizer: str | None) -> tuple[str, Count]:
@@ -199,6 +218,11 @@ def _shares(values: Iterable[str]) -> dict[str, float]:
     """The percentage of each value, the most frequent first."""
     counts = Counter(values)
     return {value: _percent(n, counts.total()) for value, n in counts.most_common()}
+
+
+def _ordered(counts: Mapping[str, int], order: Sequence[str]) -> dict[str, int]:
+    """Counts in a given order; keys that it lacks follow."""
+    return {name: counts[name] for name in (*order, *(name for name in counts if name not in order)) if name in counts}
 
 
 def _percent(part: int, whole: int) -> float:

@@ -1,52 +1,20 @@
-"""The statistics of a trace folder as tables on the terminal and as an HTML page with plots."""
+"""The statistics of a trace folder as tables on the terminal and as an HTML page with plots and traces to read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from avrt.data.sample import LETTERS
-from avrt.html import render_template, svg_plot
-from avrt.messages import printable
-from avrt.text import clean
+from avrt.html.pages import render_page
+from avrt.html.plots import Plot, bars, histogram
+from avrt.html.replies import Piece, pieces
+from avrt.terminal_tables import print_table
+from avrt.traces.analysis import split_thinking
 from avrt.traces.published import side_by_side
+from avrt.traces.stats_samples import listed_choices
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Traces: {{ s.samples }} samples</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; } td, th { padding: .2rem .8rem; text-align: right; }
-td:first-child, th:first-child { text-align: left; } tr:nth-child(even) { background: #f4f6f8; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
-.example { border-left: 3px solid #4878a8; padding-left: .8rem; overflow-wrap: anywhere; white-space: pre-line; }
-svg { width: 100%; height: auto; } h2 { margin-top: 2rem; }
-</style></head><body>
-<h1>Reasoning traces</h1>
-<p>{{ s.samples }} samples, run {{ s.run }}.</p>
-<div class="plots">{% for plot in plots %}<div>{{ plot | safe }}</div>{% endfor %}</div>
-{% for title, head, rows in tables %}
-<h2>{{ title }}</h2>
-<table><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table>
-{% endfor %}
-{% if s.examples %}<h2>Examples</h2>{% endif %}
-{% for e in s.examples %}
-<h3>{{ e.id }}</h3>
-<p>{{ e.question }}<br>{% for choice in e.choices %}({{ letters[loop.index0] }}) {{ choice }}<br>{% endfor %}
-right: {{ e.answer }}; difficulty: {{ e.difficulty }}</p>
-<p class="example">{{ e.trace }}</p>
-{% endfor %}
-</body></html>
-"""
 Tables = list[tuple[str, list[str], list[list[str]]]]
 
 
@@ -74,55 +42,64 @@ def tables(stats: Mapping[str, Any]) -> Tables:
 def show(stats: Mapping[str, Any], console: Console) -> None:
     """Print the tables."""
     for title, head, body in tables(stats):
-        table = Table(title=Text(printable(title), "table.title"), title_justify="left")
-        for i, name in enumerate(head):
-            table.add_column(Text(printable(name)), justify="left" if i == 0 else "right")
-        for row in body:
-            # rich takes square brackets in a plain string for markup
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        console.print(table)
+        print_table(console, title, head, body)
 
 
 def page(stats: Mapping[str, Any]) -> str:
     """One HTML page, complete in itself."""
-    return clean(render_template(PAGE, s=stats, plots=_plots(stats), tables=tables(stats), letters=LETTERS))
+    samples = [_readable(sample) for sample in stats["examples"]]
+    return render_page(
+        "avrt.traces",
+        "stats_page.html",
+        s=stats,
+        plots=_plots(stats),
+        tables=[(f"table-{i}", *table) for i, table in enumerate(tables(stats), 1)],
+        names_of=lambda found: [(name, title) for name, title, _, _ in found],
+        samples=samples,
+        filters=[
+            {"name": name, "label": label, "options": list(dict.fromkeys(s[name] for s in samples if s[name]))}
+            for name, label in (("status", "Outcome"), ("category", "Reason"), ("difficulty", "Difficulty"))
+        ],
+    )
 
 
-def _plots(stats: Mapping[str, Any]) -> list[str]:
-    plots = [
-        _bars("Share of questions kept, by strategy (%)", stats["keep_rate"]),
-        _bars("Teachers: right (%)", {name: t["accuracy"] for name, t in stats["teachers"].items()}),
-        _bars("Difficulty (samples)", stats["difficulty"]),
+def _readable(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample with its replies and its trace in pieces to read."""
+    replies = []
+    for reply in sample["replies"]:
+        if reply["role"] == "merger":
+            parts = pieces(reply["text"])
+        else:
+            thinking, text = split_thinking(reply["text"], reply["reasoning"])
+            found = (Piece("reasoning", "Thinking", thinking), Piece("other", "Reply", text))
+            parts = [piece for piece in found if piece.text]
+        verdict = "" if reply["right"] is None else "right" if reply["right"] else "wrong"
+        replies.append(
+            {**reply, "pieces": parts, "verdict": "undecided" if verdict and not reply["letter"] else verdict}
+        )
+    trace = pieces(sample["trace"]) if sample["trace"] else []
+    return {**sample, "listed": listed_choices(sample), "replies": replies, "trace": trace}
+
+
+def _plots(stats: Mapping[str, Any]) -> list[Plot]:
+    """The page's plots, without those that have nothing to show."""
+    teachers = {name: t["accuracy"] for name, t in stats["teachers"].items()}
+    found = [
+        ("Questions kept by each strategy", stats["keep_rate"], "%"),
+        ("Right answers of the teachers", teachers, "%"),
+        ("Difficulty of the questions", stats["difficulty"], "samples"),
     ]
+    plots = [bars(f"bars-{i}", title, values, unit=unit) for i, (title, values, unit) in enumerate(found) if values]
     splits = stats["splits"]
     if splits:
         unit = next(iter(splits.values()))["unit"]
-        plots.append(_histogram(f"Length of the reasoning ({unit})", {n: s["histogram"] for n, s in splits.items()}))
-        biggest = max(splits.values(), key=lambda s: s["traces"])
-        plots.append(_bars("Question types (%)", biggest["question_types"]))
-        plots.append(_bars("Right letters (%)", dict(sorted(biggest["answers"].items()))))
-    return [plot for plot in plots if plot]
-
-
-def _bars(title: str, values: Mapping[str, float]) -> str:
-    if not values:
-        return ""
-
-    def draw(axes: Axes) -> None:
-        bars = axes.barh(list(values)[::-1], list(values.values())[::-1], color="#4878a8")
-        axes.bar_label(bars, padding=3)
-        axes.margins(x=0.15)
-
-    return svg_plot(title, draw, size=(5, 3))
-
-
-def _histogram(title: str, groups: Mapping[str, Sequence[int]]) -> str:
-    def draw(axes: Axes) -> None:
-        for (name, values), color in zip(groups.items(), ("#4878a8", "#d1733f"), strict=False):
-            axes.hist(values, bins=30, density=True, alpha=0.6, label=name, color=color)
-        axes.legend(frameon=False)
-
-    return svg_plot(title, draw, size=(5, 3))
+        lengths = {name: split["histogram"] for name, split in splits.items()}
+        plots.append(histogram("lengths", "Length of the reasoning", lengths, unit=unit))
+        name, biggest = max(splits.items(), key=lambda item: item[1]["traces"])
+        plots.append(bars("types", f"Question types, {name}", biggest["question_types"], unit="%"))
+        letters = dict(sorted(biggest["answers"].items()))
+        plots.append(bars("letters", f"Right letters, {name}", letters, unit="%"))
+    return plots
 
 
 def _rows(values: Mapping[str, Any]) -> list[list[str]]:

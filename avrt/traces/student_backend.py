@@ -9,8 +9,10 @@ from avrt.data.sample import Modality, Sample
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import blake2b
 from avrt.packaged import find_packaged, packaged
+from avrt.prompts import CHOICE
 from avrt.traces.batching_backend import BatchingBackend, decode_reply
 from avrt.traces.requests import CallFailedError, Reply, Request
+from avrt.traces.templates import Template
 
 if TYPE_CHECKING:
     from avrt.data.inputs.batch import OmniBatch
@@ -18,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class StudentBackend(BatchingBackend):
-    """An exported student. The template has to repeat the prompt of its training (`data.prompt`).
+    """An exported student. Without a template it is asked as it was trained, where its folder says how.
 
     Args:
         source: The student's folder: a path, or the name of a packaged one, such as `nano/teachers/visual`.
         batch_size: Most requests in a batch.
         dtype: Type of the weights.
         device: Device, such as `cpu` or `cuda:0`.
-        audio_in_video: Interleave a video's audio with its frames.
+        audio_in_video: Interleave a video's audio with its frames; None does as in its training.
         vllm: Let vLLM answer instead of the native engine. Its calls are stored under a name of their own.
     """
 
@@ -35,7 +37,7 @@ class StudentBackend(BatchingBackend):
         batch_size: int = 64,
         dtype: Literal["float32", "bfloat16"] = "float32",
         device: str = "cpu",
-        audio_in_video: bool = True,
+        audio_in_video: bool | None = None,
         vllm: VLLMOptions | None = None,
     ) -> None:
         super().__init__(batch_size)
@@ -59,12 +61,26 @@ class StudentBackend(BatchingBackend):
             self._model = f"{folder.name}@{blake2b(files, digest_size=6)}{engine}"
         return self._model
 
+    def own_template(self) -> Template | None:
+        """The prompt of its training; None where its folder does not say, or where no template can say the same."""
+        from avrt.policy.input_settings import read_settings
+
+        settings = read_settings(self._source)
+        if settings is None or settings.prompt.choice != CHOICE or "{choice_list}" in settings.prompt.template:
+            return None
+        prompt = settings.prompt
+        user = prompt.template.format(
+            question="{question}", choices="{formatted_choices}", instruction=prompt.instruction
+        )
+        return Template(prompt.system_prompt, user)
+
     def load(self) -> None:
         """Load the policy and its processor, and vLLM where it is to answer."""
         import transformers
 
         from avrt.data.inputs.preprocessor import Preprocessor
         from avrt.data.inputs.prompt_options import PromptOptions
+        from avrt.policy.input_settings import settings_of
         from avrt.policy.policy import load_policy
         from avrt.policy.student_options import StudentOptions
         from avrt.policy.vllm_engine import start_engine
@@ -72,7 +88,8 @@ class StudentBackend(BatchingBackend):
         transformers.utils.logging.disable_progress_bar()
         policy = load_policy(StudentOptions(source=self._source, dtype=self._dtype))
         self._policy = policy.to(self._device).eval().requires_grad_(False)
-        options = PromptOptions(audio_in_video=self._audio_in_video)
+        own = settings_of(self._source).prompt.audio_in_video
+        options = PromptOptions(audio_in_video=own if self._audio_in_video is None else self._audio_in_video)
         self._preprocessor = Preprocessor(policy.inputs, options)
         if self._vllm is not None:
             self._engine = start_engine(self._policy, self._vllm)

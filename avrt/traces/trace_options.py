@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +15,7 @@ from avrt.traces.checks import CheckOptions
 from avrt.traces.filters import AUDIO, VISUAL
 from avrt.traces.requests import Sampling
 from avrt.traces.teacher_view import ShownOptions
+from avrt.traces.templates import Template, teacher_template
 from avrt.traces.trace_folder import TraceFolder
 
 Strategy = Literal["both_correct", "any_correct", "audio_only", "visual_only", "majority", "none"]
@@ -27,13 +29,14 @@ class TeacherOptions:
 
     Attributes:
         backend: The model.
-        template: Its prompt: a path, or the name of a packaged template.
+        template: Its prompt: a path, or the name of a packaged template. None asks a student of this project as it was
+            trained; other models have no prompt of their own.
         samples: k, replies to each question; the letter with most votes is its answer.
         sampling: How replies are sampled; k > 1 needs a temperature above 0.
     """
 
     backend: Backend
-    template: str
+    template: str | None = None
     samples: int = 1
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -172,3 +175,32 @@ class TraceOptions:
             yield AUDIO, self.audio, (Sense.AUDIO,)
         for teacher in self.further_teachers:
             yield teacher.name, teacher, tuple(map(Sense, teacher.senses))
+
+
+def template_of(name: str, teacher: TeacherOptions) -> Template:
+    """A teacher's template: the one that is named, or that of its training.
+
+    A student that is asked by another template than that of its training is warned of.
+
+    Args:
+        name: The teacher's name, for messages.
+        teacher: The teacher.
+
+    Raises:
+        AvrtError: If the named one cannot be used, or none is named and the model has none of its own.
+    """
+    own = teacher.backend.own_template()
+    if teacher.template is not None:
+        given = teacher_template(teacher.template)
+        if own is not None and given != own:
+            sys.stderr.write(
+                f"avrt: warning: {name}.template: {teacher.template} asks otherwise than {teacher.backend.model} was "
+                "trained; leave it out to ask it as it was\n"
+            )
+        return given
+    if own is None:
+        raise AvrtError(
+            "is not set, and the model does not say how it was trained", where=f"{name}.template",
+            remedy="name a template, such as visual.txt",
+        )  # fmt: skip
+    return own

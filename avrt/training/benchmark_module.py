@@ -26,7 +26,6 @@ from avrt.policy.student_options import StudentOptions
 from avrt.policy.vllm_engine import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.evaluation_module import EvaluationModule
-from avrt.training.strategy import use_cpu
 from avrt.training.trained_policy import policy_from_checkpoint
 
 SETTINGS_OF_SPEED = frozenset(
@@ -73,7 +72,6 @@ class BenchmarkModule(EvaluationModule):
         self.benchmark = benchmark
         self.label = label
         self.seed = seed
-        self.checkpoint: Path | None = None
         self.config_text = ""
         self._asked = 0
 
@@ -90,8 +88,6 @@ class BenchmarkModule(EvaluationModule):
 
     def load(self) -> None:
         """Load the policy from the given checkpoint, or from its source."""
-        if self.trainer.strategy.root_device.type == "cpu":
-            use_cpu()
         if self.checkpoint is not None and not hasattr(self, "policy"):
             self.policy = policy_from_checkpoint(self.checkpoint)
         super().load()

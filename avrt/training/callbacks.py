@@ -1,12 +1,10 @@
-"""What happens beside training: sampled groups shown in TensorBoard, results printed, unreadable samples reported."""
+"""What happens beside training: samples shown in the logs, results printed, unreadable samples reported."""
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
@@ -14,63 +12,48 @@ from rich.table import Table
 
 from avrt.algorithms.groups import Rollout
 from avrt.data.inputs.batch import OmniBatch
-from avrt.data.media.clip import SAMPLE_RATE
 from avrt.data.sample import LETTERS
 from avrt.distributed import all_reduce_sum
 from avrt.errors import NothingUsableError
-from avrt.text import clean
-from avrt.training.checkpoints import is_trial
 from avrt.training.connect import data_of
-from avrt.training.evaluation_module import EvaluationModule
-from avrt.training.grpo_module import GRPOModule
+from avrt.training.run_log.shown import rollout_table, show_clip, target_table
 
 
 class ShowRollouts(pl.Callback):
-    """Write sampled completions with their rewards, frames and sound to TensorBoard, whichever of the loggers that is.
+    """Write single samples with their frames and sound to the loggers.
+
+    In GRPO that is a question with its group of completions, in fine-tuning a question with its target. They are those
+    of the first process.
 
     Args:
-        every_n_steps: How often.
-        questions: How many questions of the batch are shown, each with its whole group.
+        every_n_steps: How often, in optimizer steps.
+        questions: How many questions of the batch are shown.
     """
 
     def __init__(self, every_n_steps: int = 50, questions: int = 2) -> None:
         self.every_n_steps = every_n_steps
         self.questions = questions
+        self._due = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say so if there are rollouts and nowhere to show them."""
-        others = [type(logger).__name__ for logger in trainer.loggers]
-        if others and _board_logger(trainer) is None and isinstance(pl_module, GRPOModule) and not is_trial(trainer):
-            rank_zero_warn(
-                f"{' and '.join(others)} cannot hold sampled completions, so none are shown: add "
-                "lightning.pytorch.loggers.TensorBoardLogger to trainer.logger"
-            )
+        """Show the first batch of a run, also of one that goes on."""
+        self._due = 0
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: OmniBatch, batch_idx: int
-    ) -> None:
-        """Show the first groups of the batch."""
-        logger = _board_logger(trainer)
-        if not trainer.is_global_zero or logger is None or batch_idx % self.every_n_steps:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: OmniBatch, *_: Any) -> None:
+        """Show the first samples of the batch."""
+        step = pl_module.run_log.step
+        if not trainer.is_global_zero or not trainer.loggers or step < self._due:
             return
-        board = logger.experiment
+        self._due = step + self.every_n_steps - step % self.every_n_steps
         rollout: Rollout | None = (outputs or {}).get("rollout")
-        if rollout is None:
-            return
-        step = trainer.global_step
-        for row in range(min(self.questions, len(batch))):
-            tag = f"rollouts/{row}"
-            board.add_text(tag, group_table(rollout, row), step)
-            clip = batch.clips[row]
-            pictures = clip.pictures
-            if pictures is not None:
-                board.add_images(f"{tag}/frames", pictures, step)
-            if clip.audio is not None:
-                board.add_audio(f"{tag}/sound", clip.audio[None], step, sample_rate=SAMPLE_RATE)
-
-
-def _board_logger(trainer: pl.Trainer) -> TensorBoardLogger | None:
-    return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
+        valid = [row for row, counts in enumerate(batch.valid.tolist()) if counts]
+        for number, row in enumerate(valid[: self.questions]):
+            if rollout is not None:
+                tag, table = f"rollouts/{number}", rollout_table(rollout, row)
+            else:
+                tag, table = f"samples/{number}", target_table(batch, row, pl_module.policy)
+            pl_module.run_log.table(tag, table)
+            show_clip(pl_module.run_log, tag, batch, row)
 
 
 class CountSamples(pl.Callback):
@@ -85,11 +68,10 @@ class CountSamples(pl.Callback):
         if len(data.sources) > 1:
             taken = data.train_plan.order.taken(batch.epoch, batch.consumed)
             for source, count in zip(data.sources, taken, strict=True):
-                pl_module.log(f"data/{source.label}", float(count))
+                pl_module.log_values({f"data/{source.label}": float(count)})
         if data.dropout is not None:
             dropped = {f"data/dropped_{sense}": batch.dropped.count(sense) for sense in ("audio", "vision")}
-            for name, total in all_reduce_sum(dropped, pl_module.device).items():
-                pl_module.log(name, total)
+            pl_module.log_values(all_reduce_sum(dropped, pl_module.device))
 
 
 class ReportSkipped(pl.Callback):
@@ -158,7 +140,7 @@ class ReportSkipped(pl.Callback):
 
 
 class PrintAnswers(pl.Callback):
-    """Print each answer of `avrt predict`, and the path of the predictions of `avrt predict` and `avrt test`."""
+    """Print each answer of `avrt predict`."""
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: list[dict[str, Any]] | None, *_: Any
@@ -178,37 +160,3 @@ class PrintAnswers(pl.Callback):
             else:
                 table.add_row("error", record["error"])
             console.print(table, markup=False)
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the path of the predictions."""
-        self._print_path(trainer, pl_module)
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the path of the predictions."""
-        self._print_path(trainer, pl_module)
-
-    def _print_path(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and not is_trial(trainer) and isinstance(module, EvaluationModule):
-            print(f"predictions: {module.writer.path}")
-
-
-def group_table(rollout: Rollout, row: int) -> str:
-    """One question and its group of answers as a Markdown table."""
-    sample, size = rollout.batch.samples[row], rollout.advantages.shape[1]
-    names = list(rollout.rewards)
-    choices = "; ".join(f"({letter}) {choice}" for letter, choice in zip(sample.letters, sample.choices, strict=True))
-    lines = [
-        f"**{_cell(sample.question)}** {_cell(choices)} — answer {sample.answer_letter}",
-        "",
-        "| " + " | ".join([*names, "advantage", "answer"]) + " |",
-        "|" + "---|" * (len(names) + 2),
-    ]
-    for g in range(size):
-        values = [f"{rollout.rewards[name][row, g]:.2f}" for name in names]
-        cells = [*values, f"{rollout.advantages[row, g]:+.2f}", _cell(rollout.texts[row * size + g])]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return "<br>".join(html.escape(clean(text)).replace("|", "&#124;").splitlines())

@@ -13,7 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from avrt.run_folder import checkpoint_folder, complete_checkpoints
+from avrt.messages import print_results
+from avrt.run_folder import LAST, checkpoint_folder, complete_checkpoints
 from avrt.training.lightning_internals import OpenModelCheckpoint, progress
 
 
@@ -93,9 +94,16 @@ class RunCheckpoint(OpenModelCheckpoint):
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
         if not (number := int(asked)):
             return
-        rank_zero_info(f"{signal.Signals(number).name}: saving after step {trainer.global_step}")
+        name = signal.Signals(number).name
+        if is_trial(trainer):
+            rank_zero_info(f"{name}: stopped after step {trainer.global_step}; a trial run saves nothing")
+        else:
+            rank_zero_info(f"{name}: saving after step {trainer.global_step}")
         self._save(trainer)
         trainer.strategy.barrier("stop")
+        found = complete_checkpoints(Path(trainer.default_root_dir))
+        if trainer.is_global_zero and found and not is_trial(trainer):
+            print_results("checkpoint", found[-1], f"go on by the same command with --ckpt_path {LAST}")
         self._release()
         raise KeyboardInterrupt if number == signal.SIGINT else SIGTERMException(128 + number)
 

@@ -1,15 +1,17 @@
 """Everything that relies on private parts of DeepSpeed. Written against 0.19; `tests/test_internals.py` checks them.
 
 What is relied on: how the engine is told of micro-batches that do not go through its own forward pass, the hooks by
-which ZeRO-3 gathers weights, the setting that makes it load a universal checkpoint, and the names of the files in a
-checkpoint.
+which ZeRO-3 gathers weights, the setting that makes it load a universal checkpoint, the names of the files in a
+checkpoint, what it compiles and where, and what Lightning's strategy does with it before a run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import subprocess
 import sys
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,57 @@ from torch import Tensor, nn
 from avrt.errors import AvrtError
 
 _TAG, _UNIVERSAL = "checkpoint", "universal"
+CPU_ADAM, SHARED_MEMORY = "cpu_adam", "deepspeed_shm_comm"
+"""What is compiled at first use: the optimizer on the CPU, and communication between processes on the CPU."""
+
+
+@contextlib.contextmanager
+def import_deferred() -> Iterator[None]:
+    """Keep the constructor of Lightning's strategy, which only sets a level of logging, from importing DeepSpeed."""
+    if "deepspeed" in sys.modules:
+        yield
+        return
+    stand_in: Any = types.ModuleType("deepspeed")
+    stand_in.utils = types.SimpleNamespace(logging=types.SimpleNamespace(logger=logging.getLogger("DeepSpeed")))
+    sys.modules["deepspeed"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["deepspeed"]
+
+
+def is_built(name: str) -> bool:
+    """Whether one of the two has been compiled in this environment."""
+    from torch.utils import cpp_extension  # which looks for CUDA, and says so
+
+    return (Path(cpp_extension._get_build_directory(name, verbose=False)) / f"{name}.so").is_file()
+
+
+def leave_shared_memory_out() -> None:
+    """Have processes on the CPU talk without DeepSpeed's own kernel, which cannot be compiled."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY] = False
+
+
+def import_deepspeed(level: int) -> None:
+    """Import DeepSpeed before something is trained under it.
+
+    Args:
+        level: From which level on it logs.
+
+    Raises:
+        AvrtError: If it is not installed.
+    """
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise AvrtError(
+            f"DeepSpeed cannot be imported: {error}",
+            where="trainer.strategy",
+            remedy="pip install deepspeed, or set --trainer.strategy auto with --trainer.precision 32-true",
+        ) from error
+    deepspeed.utils.logging.logger.setLevel(level)
 
 
 def prepare_backward(engine: Any, *, last: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import is_trial
 from avrt.training.connect import ConnectData
 from avrt.training.loaded_types import LoadedTypes
-from avrt.training.strategy import OmniDeepSpeedStrategy
+from avrt.training.strategy import OmniDeepSpeedStrategy, limit_threads
+from avrt.training.trained_policy import put_trained
 
 SPLITS = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
 """Stage of the trainer -> the split that its evaluation asks."""
@@ -48,11 +50,13 @@ class EvaluationModule(pl.LightningModule):
         question_types: The split's question types, whose accuracy is reported separately.
         vllm: The vLLM engine, while a stage runs that needs it.
         vllm_in_validation: Whether it answers in validation while training too.
+        checkpoint: A training run's, whose trained parameters are put over those of the student's source.
     """
 
     needs_traces = False
     needs_answers = False
     vllm_in_validation = False
+    checkpoint: Path | None = None
     policy: Policy
     shards: ShardSet | None
     prompt_options: PromptOptions
@@ -86,9 +90,13 @@ class EvaluationModule(pl.LightningModule):
 
     def load(self) -> None:
         """Load the policy, once."""
+        strategy = self.trainer.strategy
+        if strategy.root_device.type == "cpu":
+            limit_threads()
         if not hasattr(self, "policy"):
             self.policy = load_policy(self.student_options)
-        strategy = self.trainer.strategy
+            if self.checkpoint is not None:
+                put_trained(self.policy, self.checkpoint)
         self.policy.is_partitioned = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
         self.policy.whole_weights = None
         if isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3 and strategy.gather_for_generation:
@@ -298,6 +306,11 @@ class EvaluationModule(pl.LightningModule):
     def _log_metrics(self, prefix: str) -> None:
         """Log the metrics over all ranks, and start a new count."""
         metrics = self._metrics[0].to(self.device)
-        for name, value in metrics.compute().items():
-            self.log(f"{prefix}/{name}", value, prog_bar=name in ("accuracy", "format"))
+        values = {f"{prefix}/{name}": value for name, value in metrics.compute().items()}
+        self.log_values(values, on_bar=(f"{prefix}/accuracy", f"{prefix}/format"))
         metrics.reset()
+
+    def log_values(self, values: Mapping[str, float], *, on_bar: Container[str] = ()) -> None:
+        """Log scalars; those in `on_bar` stand on the progress bar too."""
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in on_bar)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from avrt.algorithms.groups import GroupQueue, Rollout
 from avrt.algorithms.grpo import GRPOOptions
-from avrt.distributed import all_reduce_sum
+from avrt.distributed import all_reduce_sum, gather_rows
 
 PATIENCE = 10
 """After how many batches without a single unequal reward a run warns."""
 
 
-def rollout_metrics(rollout: Rollout, queue: GroupQueue | None) -> dict[str, float]:
-    """Means over all valid groups of all ranks, by the name they are logged under."""
+def rollout_metrics(rollout: Rollout, queue: GroupQueue | None, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Means over all valid groups of all ranks, by the name they are logged under.
+
+    Args:
+        rollout: This rank's groups.
+        queue: Its waiting groups, under dynamic sampling.
+        seconds: How long each phase of the step took here.
+    """
     valid, size = rollout.batch.valid, rollout.advantages.shape[1]
     device = valid.device
     lengths = torch.tensor([len(c.token_ids) for c in rollout.completions], device=device)
@@ -54,8 +62,23 @@ def rollout_metrics(rollout: Rollout, queue: GroupQueue | None) -> dict[str, flo
     metrics["completions/tokens"] = sums["length"] / completions
     metrics["completions/cut_off"] = sums["cut_off"] / completions
     metrics["completions/empty"] = sums["empty"] / completions
+    metrics["completions/tokens_per_second"] = sums["length"] / seconds["rollout"]
+    metrics["train/samples"] = sums["groups"]
+    metrics["train/samples_per_second"] = sums["groups"] / sum(seconds.values())
     metrics["train/skipped_samples"] = sums["skipped"]
-    return metrics
+    return metrics | {f"seconds/{phase}": value for phase, value in seconds.items()}
+
+
+def distributions(rollout: Rollout) -> dict[str, list[float]]:
+    """Length and rewards of each completion of all ranks, by their histogram's name; every rank has to call it."""
+    size = rollout.advantages.shape[1]
+    lengths = torch.tensor([float(len(c.token_ids)) for c in rollout.completions], device=rollout.advantages.device)
+    columns = [rollout.batch.valid.repeat_interleave(size).float(), lengths]
+    columns += [values.flatten() for values in rollout.rewards.values()]
+    rows = gather_rows(torch.stack(columns, dim=1)).cpu()
+    tokens, *rewards = rows[rows[:, 0] > 0, 1:].T.tolist()
+    each = {f"rewards/{name}/each": values for name, values in zip(rollout.rewards, rewards, strict=True)}
+    return {"completions/tokens_each": tokens, **each}
 
 
 def update_metrics(measured: dict[str, Tensor], options: GRPOOptions) -> dict[str, float]:
@@ -93,6 +116,6 @@ class NoSignalWarning:
             rank_zero_warn(
                 f"NOTHING IS LEARNED FROM REWARDS: in the last {self._batches} batches all completions of a "
                 f"question got the same reward (mean {mean:g}), so that every advantage is 0. Look at the completions "
-                "in TensorBoard (rollouts); a student that never answers in the format needs SFT first, and "
+                "in the logs (rollouts); a student that never answers in the format needs SFT first, and "
                 "completions that are all cut off need a larger model.rollout.max_new_tokens"
             )

@@ -19,7 +19,7 @@ from avrt.policy.reference import Reference
 from avrt.policy.student_options import StudentOptions
 from avrt.policy.vllm_engine import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
-from avrt.training.grpo_metrics import NoSignalWarning, rollout_metrics, update_metrics
+from avrt.training.grpo_metrics import NoSignalWarning, distributions, rollout_metrics, update_metrics
 from avrt.training.optimizers import OptimizerOptions
 from avrt.training.training_module import TrainingModule
 
@@ -172,15 +172,14 @@ class GRPOModule(TrainingModule):
             )  # fmt: skip
         finally:
             self.policy.engine = None
-        metrics = rollout_metrics(step.rollout, self.queue)
-        metrics |= {f"seconds/{phase}": value for phase, value in step.seconds.items()}
+        metrics = rollout_metrics(step.rollout, self.queue, step.seconds)
         self._no_signal.note(metrics["advantage/zero_std_groups"] >= 1, metrics["rewards/total/mean"])
-        if self.queue is not None:  # Lightning repeats an update's values where a batch brings none
+        if self.queue is not None:
             metrics["train/updated"] = float(step.metrics is not None)
         if step.metrics is not None:
-            metrics |= update_metrics(step.metrics, self.options)
-            metrics["train/lr"] = float(self.step_optimizer.schedule.get_last_lr()[0])
-        for name, value in metrics.items():
-            self.log(name, value, prog_bar=name in ON_PROGRESS_BAR)
-        self.log_cache()
+            metrics |= update_metrics(step.metrics, self.options) | self.step_optimizer.metrics()
+        self.log_values(metrics | self.cache_metrics(), on_bar=ON_PROGRESS_BAR)
+        if self.run_log.is_due:
+            for name, values in distributions(step.rollout).items():
+                self.run_log.histogram(name, values)
         return {"rollout": step.rollout}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ if os.access(sys.prefix, os.W_OK):
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "var" / "torch_extensions"))
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -29,26 +30,26 @@ from avrt.arguments import OneLineErrors
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
 from avrt.run_folder import LAST, LAST_OR_NEW, check_new_run, find_checkpoint
+from avrt.training.as_trained import SPLITS, parse_as_trained
 from avrt.training.benchmark_module import BenchmarkModule
 from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, ShowRollouts
 from avrt.training.checkpoints import RunCheckpoint, is_trial
 from avrt.training.evaluation_module import EvaluationModule
+from avrt.training.evaluation_strategy import use_plain_strategy
 from avrt.training.lightning_internals import parser_of
+from avrt.training.quiet import be_quiet
+from avrt.training.run_lines import WarnUnrewarded, end_of_evaluation, end_of_fit, versions_and_devices
+from avrt.training.run_log.options import flat_options
+from avrt.training.run_progress import RunProgress
+from avrt.training.strategy import OmniDeepSpeedStrategy
 from avrt.training.texts import texts_kept
+from avrt.training.training_module import TrainingModule
 from avrt.training.unsupported import check_trainer_options, plain_error
 
 STOP_WITH_PARENT = "AVRT_STOP_WITH_PARENT"
 """Set in the environment of runs that must not outlive the process that started them."""
-_NOISE = (
-    ".*does not have many workers.*",
-    ".*is smaller than the logging interval.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-    ".*sync_dist=True.*when logging on epoch level.*",
-    ".*The `srun` command is available.*",
-    ".*Using ModelCheckpoint with manual optimization.*",  # the state after the step is the one to resume from
-    ".*in eval mode at the start of training.*",  # the frozen towers and the reference, as they should be
-)
+EVALUATIONS = ("validate", "test", "predict")
+"""The commands that train nothing."""
 
 
 class OneLineParser(OneLineErrors, LightningArgumentParser):
@@ -63,6 +64,11 @@ class SaveConfig(SaveConfigCallback):
         if not is_trial(trainer):
             super().setup(trainer, pl_module, stage)
 
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have the loggers of a training run keep its options."""
+        if isinstance(pl_module, TrainingModule) and stage == "fit":
+            pl_module.run_options = flat_options(self.config.as_dict())
+
 
 class AvrtCLI(LightningCLI):
     """LightningCLI over the student modules and the one data module."""
@@ -71,11 +77,30 @@ class AvrtCLI(LightningCLI):
         """Give the callbacks that every run has fields of their own, since a list is awkward to override."""
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ShowRollouts, "show_rollouts")
+        parser.add_argument(
+            "--verbose", action="store_true", help="show also what Lightning, PyTorch and DeepSpeed say at every start"
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without its own `verbose`, which prints a table of scores: we print one."""
+        ours = LightningCLI.subcommands()
+        return {name: skipped | {"verbose"} for name, skipped in ours.items()}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line with its texts kept."""
+        """Parse the command line with its texts kept, and what nobody set as in the student's training."""
         with texts_kept(sys.argv[1:] if args is None else args) as arguments:
-            self.config = parser.parse_args(arguments)
+            command = arguments[0] if arguments and arguments[0] in SPLITS else None
+            self.config = parse_as_trained(parser.parse_args, arguments, command)
+        command = self.config.get("subcommand")
+        settings = self.config[command] if command else self.config
+        be_quiet(verbose=settings.verbose)
+        if settings.trainer.enable_model_summary is None:
+            settings.trainer.enable_model_summary = settings.verbose
+        if settings.trainer.enable_progress_bar is not False and not _has_progress_bar(settings.trainer):
+            self.trainer_defaults["callbacks"].append(RunProgress())
+        if command in EVALUATIONS:
+            use_plain_strategy(settings.trainer)
 
     def instantiate_classes(self) -> None:
         """Make everything that the configuration describes.
@@ -96,20 +121,50 @@ class AvrtCLI(LightningCLI):
             if isinstance(cause, ValueError) and cause is not error:
                 raise AvrtError(str(cause).splitlines()[0], where="configuration") from None
             raise
+        if self.subcommand:
+            rank_zero_info(versions_and_devices(self.trainer))
 
     def before_fit(self) -> None:
-        """Find the checkpoint to go on from, or see that a new run does not begin in the folder of another."""
+        """Find the checkpoint to go on from, or see that a new run has a folder of its own; and find compilers."""
         self._find_checkpoint()
         if self.config_init["fit"].get("ckpt_path") is None and not is_trial(self.trainer):
             check_new_run(Path(self.trainer.default_root_dir))
+        if isinstance(self.trainer.strategy, OmniDeepSpeedStrategy):
+            self.trainer.strategy.check_compilers()
 
     def before_validate(self) -> None:
         """Find the checkpoint to evaluate."""
         self._find_checkpoint()
+        self._let_module_load()
 
     def before_predict(self) -> None:
         """Find the checkpoint to answer with."""
         self._find_checkpoint()
+        self._let_module_load()
+
+    def validate(self, **arguments: Any) -> None:
+        """Validate, and keep the scores for a table of our own."""
+        [self.scores] = self.trainer.validate(**arguments, verbose=False) or [{}]
+
+    def test(self, **arguments: Any) -> None:
+        """Test, and keep the scores for a table of our own."""
+        [self.scores] = self.trainer.test(**arguments, verbose=False) or [{}]
+
+    def after_fit(self) -> None:
+        """Say where the checkpoint is."""
+        end_of_fit(self.trainer)
+
+    def after_validate(self) -> None:
+        """Print the scores."""
+        end_of_evaluation(self.trainer, self.model, self.scores)
+
+    def after_test(self) -> None:
+        """Print the scores, and say where the predictions are."""
+        end_of_evaluation(self.trainer, self.model, self.scores)
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        end_of_evaluation(self.trainer, self.model)
 
     def _find_checkpoint(self) -> None:
         command = str(self.subcommand)
@@ -120,19 +175,28 @@ class AvrtCLI(LightningCLI):
             if given in (LAST, LAST_OR_NEW):
                 rank_zero_info(f"checkpoint: {found or f'none in {run}: a new run begins'}")
 
+    def _let_module_load(self) -> None:
+        """Let the module read its checkpoint itself, whatever strategy wrote it.
+
+        A strategy reads what it has written alone; only stage 3 has to, since nobody else holds whole weights there.
+        """
+        settings = self.config_init[str(self.subcommand)]
+        given = settings.get("ckpt_path")
+        reads = isinstance(self.model, BenchmarkModule) or not isinstance(self.trainer.strategy, OmniDeepSpeedStrategy)
+        if given is not None and reads and "://" not in str(given):
+            self.model.checkpoint = Path(given)
+            settings["ckpt_path"] = None
+
     def before_test(self) -> None:
-        """Let a benchmark load its checkpoint itself, and record the configuration that repeats it.
+        """Also record the configuration that repeats a benchmark.
 
         Its student comes from the checkpoint's own record, for any strategy and number of processes that made it or
         that ask the questions now.
         """
         self._find_checkpoint()
+        self._let_module_load()
         if not isinstance(self.model, BenchmarkModule):
             return
-        settings = self.config_init[self.subcommand]
-        if settings.get("ckpt_path") is not None:
-            self.model.checkpoint = Path(settings["ckpt_path"])
-            settings["ckpt_path"] = None
         self.model.config_text = parser_of(self, self.subcommand).dump(self.config[self.subcommand], skip_none=False)
 
 
@@ -167,6 +231,15 @@ def _stop_with_parent(parent: int) -> None:
     os._exit(1)
 
 
+def _has_progress_bar(trainer: Any) -> bool:
+    """Whether the parsed fields of a trainer name a progress bar among its callbacks."""
+    for callback in trainer.callbacks or []:
+        module, _, name = callback.class_path.rpartition(".")
+        if issubclass(getattr(importlib.import_module(module), name), ProgressBar):
+            return True
+    return False
+
+
 def read_config(arguments: list[str]) -> tuple[EvaluationModule, AVDataModule, Trainer]:
     """The module, data module and trainer that a configuration describes, with nothing run.
 
@@ -178,9 +251,6 @@ def read_config(arguments: list[str]) -> tuple[EvaluationModule, AVDataModule, T
 
 
 def _make_cli(arguments: list[str], *, run: bool) -> AvrtCLI:
-    for pattern in _NOISE:
-        warnings.filterwarnings("ignore", pattern)
-    warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.utils.logging.disable_progress_bar()
     torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU that has it
     # Lightning starts further processes from sys.argv, and warns if it is given arguments beside it.
@@ -196,7 +266,7 @@ def _make_cli(arguments: list[str], *, run: bool) -> AvrtCLI:
         subclass_mode_model=True,
         subclass_mode_data=False,
         seed_everything_default=0,
-        trainer_defaults={"callbacks": [ReportSkipped(), CountSamples(), PrintAnswers()]},
+        trainer_defaults={"callbacks": [ReportSkipped(), CountSamples(), PrintAnswers(), WarnUnrewarded()]},
         run=run,
         auto_configure_optimizers=False,  # --optimizer would replace ours; model.optimizer sets it
         **settings,

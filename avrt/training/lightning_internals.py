@@ -21,6 +21,12 @@ def progress(trainer: pl.Trainer) -> tuple[int, int]:
     return trainer.global_step, int(batches.processed)
 
 
+def progress_in_epoch(trainer: pl.Trainer) -> int:
+    """Batches done in the epoch that is being trained."""
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return int(batches.processed)
+
+
 class OpenModelCheckpoint(ModelCheckpoint):
     """Lightning's `ModelCheckpoint` with the private parts that we need behind public names."""
 

@@ -57,6 +57,8 @@ class ModuleOptimizer:
 
     def __init__(self, module: pl.LightningModule) -> None:
         self._module = module
+        self._lrs: list[float] = []
+        self._norms: list[Tensor | float] = []
 
     def zero_grad(self) -> None:
         """Clear the gradients; DeepSpeed's engine does it by itself."""
@@ -72,8 +74,29 @@ class ModuleOptimizer:
 
     def step(self) -> None:
         """Update the weights and go on in the schedule."""
-        self._optimizer.step()
+        self._lrs.append(float(self.schedule.get_last_lr()[0]))
+        strategy = self._module.trainer.strategy
+        if isinstance(strategy, OmniDeepSpeedStrategy):
+            self._optimizer.step()
+            norm = strategy.deepspeed_engine.get_global_grad_norm()
+        else:
+            gradients = [p.grad for p in self._module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            self._optimizer.step()
+        if norm is not None:  # stage 0 of DeepSpeed does not tell
+            self._norms.append(norm)
         self.schedule.step()
+
+    def metrics(self) -> dict[str, float]:
+        """What the steps since the last call did: learning rate of the first one, mean norm of the gradients.
+
+        The norm is that of all trained parameters over all ranks, before it is clipped; every rank has the same.
+        """
+        metrics = {"train/lr": self._lrs[0]}
+        if self._norms:
+            metrics["train/grad_norm"] = sum(float(norm) for norm in self._norms) / len(self._norms)
+        self._lrs, self._norms = [], []
+        return metrics
 
     @property
     def _optimizer(self) -> LightningOptimizer:

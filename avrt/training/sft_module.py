@@ -14,6 +14,8 @@ from avrt.rollout.sampling import SamplingOptions
 from avrt.training.optimizers import OptimizerOptions
 from avrt.training.training_module import TrainingModule
 
+ON_PROGRESS_BAR = ("train/loss", "train/token_accuracy", "train/tokens_per_second")
+
 
 class SFTModule(TrainingModule):
     """Fine-tune the student's decoder on traces: AVRT eq. 1, loss on completion tokens only.
@@ -61,14 +63,17 @@ class SFTModule(TrainingModule):
             self.device,
         )
         seconds = time.perf_counter() - started  # reading the sums has waited for the device
-        self.log("train/loss", sums["loss"], prog_bar=True)
-        self.log("train/token_accuracy", sums["correct"] / step.total_targets, prog_bar=True)
-        self.log("train/lr", self.step_optimizer.schedule.get_last_lr()[0])
-        self.log("train/tokens_per_second", sums["tokens"] / seconds, prog_bar=True)
-        self.log("train/samples", sums["samples"])
-        self.log("train/missing_traces", sums["missing_trace"])
-        self.log("train/skipped_samples", sums["skipped"])
-        self.log_cache()
+        metrics = {
+            "train/loss": sums["loss"],
+            "train/token_accuracy": sums["correct"] / step.total_targets,
+            "train/samples": sums["samples"],
+            "train/missing_traces": sums["missing_trace"],
+            "train/skipped_samples": sums["skipped"],
+            "train/tokens_per_second": sums["tokens"] / seconds,
+            "train/samples_per_second": sums["samples"] / seconds,
+            "seconds/step": seconds,
+        }
+        self.log_values(metrics | self.step_optimizer.metrics() | self.cache_metrics(), on_bar=ON_PROGRESS_BAR)
 
     def validation_step(self, batch: OmniBatch, batch_idx: int) -> None:
         """Loss per completion token under teacher forcing, beside the greedy answers."""
@@ -86,5 +91,6 @@ class SFTModule(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation loss and the answer metrics."""
-        self.log("val/loss", self._validation_nll / max(1.0, self._validation_tokens), prog_bar=True)
+        loss = self._validation_nll / max(1.0, self._validation_tokens)
+        self.log_values({"val/loss": loss}, on_bar=("val/loss",))
         super().on_validation_epoch_end()

@@ -17,14 +17,25 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from avrt.errors import AvrtError
-from avrt.training.deepspeed_internals import gathered, load_universal, made_by, make_universal
+from avrt.training.compilers import check_compilers, interpreter_on_path
+from avrt.training.deepspeed_internals import (
+    gathered,
+    import_deepspeed,
+    import_deferred,
+    load_universal,
+    made_by,
+    make_universal,
+)
 from avrt.training.lightning_internals import start_cpu_processes
+from avrt.training.quiet import chatter_left_out
 
 
 class OmniDeepSpeedStrategy(DeepSpeedStrategy):
     """ZeRO with the settings that a student with frozen towers wants.
 
-    Checkpoints hold the trained parameters alone: the frozen ones come from the student's source again.
+    Checkpoints hold the trained parameters alone: the frozen ones come from the student's source again. Where nothing
+    is trained, stages 1 and 2 have nothing to partition, and `avrt.training.evaluation_strategy` takes a plain strategy
+    instead; stage 3 stays, for a student that is too large for one device.
 
     Args:
         stage: ZeRO stage: 1 partitions optimizer states, 2 gradients too, 3 parameters too.
@@ -52,17 +63,18 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
         pin_memory: bool = True,
         gather_for_generation: bool = True,
     ) -> None:
-        super().__init__(
-            stage=stage,
-            offload_optimizer=offload_optimizer,
-            offload_parameters=offload_parameters,
-            reduce_bucket_size=reduce_bucket_size,
-            allgather_bucket_size=allgather_bucket_size,
-            overlap_comm=overlap_comm,
-            pin_memory=pin_memory,
-            exclude_frozen_parameters=True,
-            logging_level=logging.ERROR,
-        )
+        with import_deferred():  # whoever only looks at the settings needs no DeepSpeed
+            super().__init__(
+                stage=stage,
+                offload_optimizer=offload_optimizer,
+                offload_parameters=offload_parameters,
+                reduce_bucket_size=reduce_bucket_size,
+                allgather_bucket_size=allgather_bucket_size,
+                overlap_comm=overlap_comm,
+                pin_memory=pin_memory,
+                exclude_frozen_parameters=True,
+                logging_level=logging.ERROR,
+            )
         self.gather_for_generation = gather_for_generation
         assert isinstance(self.config, dict)
         self.config["gradient_clipping"] = gradient_clip_norm
@@ -90,8 +102,15 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
         device = super().root_device
         return torch.device("cpu", self.local_rank) if device.type == "cpu" else device
 
+    def check_compilers(self) -> None:
+        """Refuse to train where something that has to be compiled cannot be; see `avrt.training.compilers`."""
+        import_deepspeed(logging.ERROR)
+        check_compilers(offload=self.offloads_optimizer, on_cpu=isinstance(self.accelerator, CPUAccelerator))
+
     def setup_environment(self) -> None:
-        """Start the processes; the base class would refuse the CPU here."""
+        """Import DeepSpeed and start the processes; the base class would refuse the CPU here."""
+        interpreter_on_path()
+        import_deepspeed(logging.ERROR)
         if isinstance(self.accelerator, CPUAccelerator):
             use_cpu()
             DDPStrategy.setup_environment(self)
@@ -117,10 +136,11 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
 
     def setup_distributed(self) -> None:
         """Start communication; the base class would look for GPU indices here."""
-        if not isinstance(self.accelerator, CPUAccelerator):
-            super().setup_distributed()
-            return
-        start_cpu_processes(self)
+        with chatter_left_out():
+            if isinstance(self.accelerator, CPUAccelerator):
+                start_cpu_processes(self)
+            else:
+                super().setup_distributed()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint, also one that another number of processes made."""
@@ -154,13 +174,15 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
 
 
 def use_cpu() -> None:
-    """Make DeepSpeed run on the CPU, also where it has found a GPU, and PyTorch with OMP_NUM_THREADS threads or one.
-
-    More threads make the small matrices of a nano student slower, not faster.
-    """
+    """Make DeepSpeed run on the CPU, also where it has found a GPU, with few threads."""
     from deepspeed.accelerator import get_accelerator, set_accelerator
     from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+    limit_threads()
     if get_accelerator().device_name() != "cpu":
         set_accelerator(CPU_Accelerator())
+
+
+def limit_threads() -> None:
+    """Let PyTorch use OMP_NUM_THREADS threads, or one: more make a nano student's small matrices slower, not faster."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from avrt.rollout.sampling import SamplingOptions
 from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.input_record import settings_of_run
 from avrt.training.optimizers import ModuleOptimizer, OptimizerOptions
+from avrt.training.run_log.run_log import RunLog
+from avrt.training.run_log.writer import Option
 from avrt.training.strategy import OmniDeepSpeedStrategy
 
 
@@ -38,9 +40,14 @@ class TrainingModule(EvaluationModule):
         rewards: The rewards, also reported in evaluation.
         vllm: Let vLLM sample instead of the native engine.
         vllm_in_validation: Let it answer in validation while training too.
+
+    Attributes:
+        run_log: Writes to every logger of the run, while training.
+        run_options: The options of the run, which the loggers are given at its start.
     """
 
     num_iterations = 1
+    run_log: RunLog
     resume_data: Callable[[dict[str, Any]], None]
     rewards: RewardSum
 
@@ -66,6 +73,7 @@ class TrainingModule(EvaluationModule):
         self.micro_batch_size = micro_batch_size
         self.batches_per_epoch = 0
         self.input_settings: InputSettings | None = None
+        self.run_options: dict[str, Option] = {}
 
     def connect_data(self, data: AVDataModule, stage: str) -> None:
         """Also the length of an epoch, and how the student is being trained to be asked."""
@@ -107,10 +115,51 @@ class TrainingModule(EvaluationModule):
         total = self.steps_per_epoch() * epochs * self.num_iterations
         return min(total, self.trainer.max_steps) if self.trainer.max_steps > 0 else total
 
-    def log_cache(self) -> None:
-        """Log which share of features came from the cache, where there is one."""
-        if (cache := self.policy.cache) is not None:
-            self.log("train/cached_features", cache.hits / max(1, cache.hits + cache.misses))
+    # ---- what is logged
+
+    def on_fit_start(self) -> None:
+        """Open the loggers."""
+        super().on_fit_start()
+        self.run_log = RunLog(self.trainer)
+        if self.run_options:
+            self.run_log.options(self.run_options)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Note at which step the batch is measured."""
+        self.run_log.begin_batch()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write the step's scalars, after those of the callbacks have come."""
+        self.run_log.flush()
+
+    def on_validation_start(self) -> None:
+        """Note at which step the validation is measured."""
+        super().on_validation_start()
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.run_log.begin_validation()
+
+    def on_validation_end(self) -> None:
+        """Write the scalars of the validation."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.run_log.flush()
+
+    def log_values(self, values: Mapping[str, float], *, on_bar: Container[str] = ()) -> None:
+        """Log scalars; while training at the number of optimizer steps taken when they were measured.
+
+        Lightning would count batches instead, and repeat the values of the last update where a batch brings none.
+        """
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            super().log_values(values, on_bar=on_bar)
+            return
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in on_bar, logger=False)
+        self.run_log.scalars(values)
+
+    def cache_metrics(self) -> dict[str, float]:
+        """Which share of features came from the cache, where there is one."""
+        if (cache := self.policy.cache) is None:
+            return {}
+        return {"train/cached_features": cache.hits / max(1, cache.hits + cache.misses)}
 
     # ---- checkpoints
 

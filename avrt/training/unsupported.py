@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -57,13 +58,22 @@ def check_trainer_options(trainer: Any) -> None:
             raise AvrtError(f"{value} cannot work here", where=f"trainer.{name}", remedy=remedy)
     loggers = trainer.get("logger")
     for logger in loggers if isinstance(loggers, list) else [loggers]:
-        path = logger.get("class_path", "") if hasattr(logger, "get") else ""
-        package = _LOGGERS.get(path.rpartition(".")[2])
-        if package is not None and importlib.util.find_spec(package) is None:
+        if hasattr(logger, "get"):
+            _check_logger(logger.get("class_path", "").rpartition(".")[2], logger.get("init_args") or {})
+
+
+def _check_logger(kind: str, settings: Any) -> None:
+    package = _LOGGERS.get(kind)
+    if package is not None and importlib.util.find_spec(package) is None:
+        install = f"'avrt[{package}]'" if package in ("wandb", "mlflow") else package
+        raise AvrtError(f"{kind} needs the package {package}", where="trainer.logger", remedy=f"pip install {install}")
+    if kind == "MLFlowLogger" and not os.environ.get("MLFLOW_ALLOW_FILE_STORE"):
+        address = settings.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or "file:"
+        if address.startswith("file:"):
             raise AvrtError(
-                f"{path.rpartition('.')[2]} needs the package {package}",
-                where="trainer.logger",
-                remedy=f"pip install {package}",
+                "MLflow keeps no runs in plain files any more",
+                where="trainer.logger.tracking_uri",
+                remedy="set it to a server's address, or to a file of SQLite such as sqlite:///mlflow.db",
             )
 
 

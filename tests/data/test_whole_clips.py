@@ -15,6 +15,7 @@ from transformers import WhisperFeatureExtractor
 from avrt.arguments import OneLineErrors
 from avrt.commands import shards as shards_command
 from avrt.commands.clip_options import add_clip_options, clip_spec
+from avrt.commands.recipe_names import recipes
 from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import ClipSpec, FrameBudget
@@ -252,7 +253,7 @@ def test_who_asks_for_frames_gets_them_whatever_the_recipe_takes(said, own, take
 
 
 def test_recipes_take_what_their_authors_take():
-    taken = {name: kind.clip for name, kind in shards_command.recipes().items()}
+    taken = {name: kind.clip for name, kind in recipes().items()}
     whole = {name for name, clip in taken.items() if clip.audio_seconds is None}
     assert whole >= {"dailyomni", "mmar", "mmau", "omnibench", "worldsense", "music_avqa", "folder"}
     assert {name: taken[name].audio_seconds for name in ("avqa", "avqa_r1", "nano_world")} == dict.fromkeys(

@@ -4,10 +4,12 @@ import base64
 import csv
 import io
 import json
-import shutil
+import re
 
 import av
 import pytest
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from avrt.data.shards.reader import ShardSet
 from avrt.evaluation.benchmark_options import BenchmarkOptions
@@ -17,12 +19,12 @@ from avrt.evaluation.paper import published
 from avrt.evaluation.predictions import Prediction, PredictionWriter
 from avrt.evaluation.protocol import flatten
 from avrt.evaluation.questions import side_by_side
-from avrt.evaluation.result import Result, result_fields
+from avrt.evaluation.report_plots import accuracy_plots
+from avrt.evaluation.result import Result, in_group_order, result_fields
+from tests.browser import assert_readable, browsing, needs_browser, show, shown_cards
 from tests.conftest import avrt, make_sample
 from tests.evaluation.made import write_answers
 from tests.traces.servers import serving
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 def make_run(folder, world, student, mask, answer, **protocol):
@@ -59,7 +61,7 @@ def report(world, tmp_path_factory):
     (root / "difficulty.jsonl").write_text("\n".join(map(json.dumps, labels)))
     avrt(
         "report", root / "runs", "--out", root / "out", "--stand_in", '{"omnibench": "nano_world"}',
-        "--difficulty", root / "difficulty.jsonl",
+        "--difficulty", root / "difficulty.jsonl", "--examples", 4,
     )  # fmt: skip
     return root
 
@@ -194,50 +196,130 @@ def test_a_judge_is_asked_about_masked_senses_only(report, tmp_path):
         asked = {r["prompt"] for r in server.records("request")}
     table = list(csv.DictReader((tmp_path / "out" / "judge.csv").open()))
     assert [(row["run"], row["masked sense"]) for row in table] == [
-        ("sft_rl / nano_world / a", "vision"), ("sft_rl / nano_world / text", "audio"),
-        ("sft_rl / nano_world / text", "vision"), ("sft_rl / nano_world / v", "audio"),
+        ("sft_rl / nano_world / a", "vision"), ("sft_rl / nano_world / v", "audio"),
+        ("sft_rl / nano_world / text", "audio"), ("sft_rl / nano_world / text", "vision"),
     ]  # fmt: skip
     assert all(row["judge: hallucinated %"].startswith("50.0") for row in table)
     assert all(row["agree %"] == "100.0" and row["not judged"] == "0" for row in table)
     assert not any("<answer>" in prompt for prompt in asked)
 
 
-@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver")
-def test_the_page_renders_and_its_clips_play(report):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
+def test_masks_and_difficulties_stand_in_their_order(report):
+    masks = [row["run"].rpartition(" / ")[2] for row in rows(report, "runs") if row["run"].startswith("sft_rl")]
+    assert masks == ["av", "a", "v", "text", "shuffled"]
+    levels = [r["group"] for r in rows(report, "groups") if r["grouped by"] == "difficulty"]
+    assert levels == ["easy", "hard"] * 6
+    assert in_group_order(["hard", "medium", "other", "easy"], "difficulty") == ["easy", "medium", "hard", "other"]
+    assert in_group_order(["10", "9", "b", "a"], "choices") == ["a", "b", "9", "10"]
+    lines = [line for line in (report / "out" / "report.md").read_text().splitlines() if line.startswith("| sft_rl")]
+    first = [line.split(" | ")[0].rpartition(" / ")[2] for line in lines if " / " in line][:5]
+    assert first == masks
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--window-size=1300,2400",
-        "--autoplay-policy=no-user-gesture-required",
-    ):  # fmt: skip
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        browser.set_script_timeout(60)
-        browser.get((report / "out" / "report.html").as_uri())
-        assert browser.get_log("browser") == []
-        assert len(browser.find_elements("css selector", "svg")) >= 2
-        assert browser.find_element("id", "table4_stand_in").text
-        played = browser.execute_async_script("""
-            const done = arguments[arguments.length - 1];
-            Promise.all([...document.querySelectorAll('video, audio')].map(async m => {
-                await m.play();
-                await new Promise(r => setTimeout(r, 1500));
-                return [m.currentTime, m.duration, m.videoWidth || 0, m.error && m.error.message];
-            })).then(done, e => done(String(e)));
-        """)
-        assert isinstance(played, list), played
-        assert len(played) == 4
-        for time, duration, width, error in played:
-            assert error is None
-            assert time > 0.3
-            assert duration == pytest.approx(2.0, abs=0.3)
-            assert width == 56
-        browser.save_screenshot(str(report / "page.png"))
-    finally:
-        browser.quit()
+
+def test_accuracy_has_an_axis_from_0_to_100_with_chance(tmp_path):
+    samples = [make_sample(f"q{i}", choices=tuple("abcd"), answer=1) for i in range(4)]
+    record = {"prompt.senses": "both", "prompt.masked": "absent", "shuffle_audio": False}
+    predictions = write_answers(tmp_path, samples, lambda i, s: "no idea", record)
+    found = result_fields(predictions, BenchmarkOptions(name="wrong"), record, "av")
+    Result(student="base", environment={"shards": str(tmp_path)}, **found).save(tmp_path)
+    [plot] = accuracy_plots(read_runs(tmp_path))
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", plot.svg)
+    assert [t for t in texts if t.isdigit()] == ["0", "20", "40", "60", "80", "100"]
+    assert {"0.0", "chance 25.0", "accuracy, %"} <= set(texts)
+    assert 'aria-label="wrong. base, av: 0.0 [0.0, 0.0] %; chance: 25.0 %"' in plot.svg
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsing() as opened:
+        yield opened
+
+
+@needs_browser
+def test_the_page_renders_and_its_clips_play(report, browser):
+    show(browser, report / "out" / "report.html")
+    assert browser.get_log("browser") == []
+    assert len(browser.find_elements("css selector", "svg")) >= 2
+    assert browser.find_element("id", "table4_stand_in").text
+    played = browser.execute_async_script("""
+        const done = arguments[arguments.length - 1];
+        Promise.all([...document.querySelectorAll('video, audio')].map(async m => {
+            await m.play();
+            await new Promise(r => setTimeout(r, 1500));
+            return [m.currentTime, m.duration, m.videoWidth || 0, m.error && m.error.message];
+        })).then(done, e => done(String(e)));
+    """)
+    assert isinstance(played, list), played
+    assert len(played) == 4
+    for time, duration, width, error in played:
+        assert error is None
+        assert time > 0.3
+        assert duration == pytest.approx(2.0, abs=0.3)
+        assert width == 56
+
+
+@needs_browser
+def test_the_page_can_be_read_by_everybody(report, browser):
+    assert_readable(browser, report / "out" / "report.html")
+    show(browser, report / "out" / "report.html", scheme="light")
+    light = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    browser.find_element("css selector", "[data-theme=dark]").send_keys(Keys.ENTER)
+    assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") != light
+    browser.find_element("css selector", "[data-theme='']").send_keys(Keys.ENTER)
+    assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == light
+
+
+@needs_browser
+def test_examples_are_filtered_by_keyboard_and_all_shown_without_scripts(report, browser):
+    page = report / "out" / "report.html"
+    show(browser, page, scripts=False)
+    assert len(shown_cards(browser)) == 4
+    assert not browser.find_element("css selector", ".filters").is_displayed()
+    show(browser, page)
+    output = browser.find_element("css selector", ".filters output")
+    assert output.text == "4 of 4 shown"
+
+    def choose(name, text):
+        field = browser.find_element("css selector", f".filters [name={name}]")
+        options = [option.text for option in field.find_elements("tag name", "option")]
+        field.send_keys(*([Keys.HOME] + [Keys.DOWN] * options.index(text) if options else [text]))
+
+    choose("verdict", "base: wrong")
+    wrong = shown_cards(browser)
+    assert output.text == f"{len(wrong)} of 4 shown"
+    assert 0 < len(wrong) < 4
+    assert all("base: wrong" in text for text in wrong)
+    choose("verdict", "sft_rl: right")
+    assert len(shown_cards(browser)) == 4
+    choose("mask", "text")
+    for card in shown_cards(browser):
+        assert "question only" in card
+        assert "video only" not in card
+        assert "sft_rl: right" in card
+    assert 0 < len(shown_cards(browser)) < 4
+    browser.find_element("css selector", ".filters [type=reset]").send_keys(Keys.ENTER)
+    WebDriverWait(browser, 10).until(lambda _: output.text == "4 of 4 shown")
+    identity = re.search(r"nano_world, (\S+?)[,\n]", shown_cards(browser)[1])[1]
+    choose("text", identity.upper())
+    assert [identity in card for card in shown_cards(browser)] == [True]
+
+
+EVIL = "</script></title><img src=x onerror=alert(1)><script>document.title='taken'</script> \"'><svg onload=alert(2)>"
+
+
+@needs_browser
+def test_foreign_html_stays_text(tmp_path, browser):
+    record = {"prompt.senses": "both", "prompt.masked": "absent", "shuffle_audio": False}
+    sample = make_sample(EVIL, question=EVIL, choices=(EVIL, "b"), question_type=EVIL)
+    answer = f"<think>{EVIL}</think><answer>A</answer>{EVIL}"
+    predictions = write_answers(tmp_path / "runs", [sample], lambda i, s: answer, record)
+    found = result_fields(predictions, BenchmarkOptions(name=EVIL), record, "av")
+    Result(student=EVIL, environment={"shards": EVIL}, **found).save(tmp_path / "runs")
+    avrt("report", tmp_path / "runs", "--out", tmp_path / "out", "--figure3", EVIL)
+    show(browser, tmp_path / "out" / "report.html")
+    assert browser.title == "Evaluation of 1 run"
+    assert browser.get_log("browser") == []
+    assert browser.find_elements("css selector", "img, svg[onload]") == []
+    assert len(browser.find_elements("css selector", "script")) == 1
+    assert len(shown_cards(browser)) == 2
+    assert all(EVIL in card for card in shown_cards(browser))

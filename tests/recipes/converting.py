@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from avrt.commands.shards import recipes
+from avrt.commands.recipe_names import recipes
 from avrt.data.media.clip import FrameBudget
 from avrt.data.shards.conversion import SourceItem, write_shards
 from avrt.data.shards.reader import ShardSet

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from avrt.commands.shards import recipes
+from avrt.commands.recipe_names import recipes
 from avrt.evaluation.scorers import SCORERS
 
 ROOT = Path(__file__).parents[2]

@@ -210,6 +210,8 @@ def test_every_recipe_reads_labels_alike(name, tmp_path):
             continue  # its answers are always text within tags
         if name == "folder" and answer in (4, "4", 2) and isinstance(options, list) and len(options) == answer:
             continue
+        if name == "folder" and answer == ["A", "B"]:
+            continue  # a list of several in a file of your own says that several are right
         found = read_with(name, tmp_path, options, answer)
         tried[right is REFUSED] += 1
         if right is REFUSED:

@@ -204,10 +204,15 @@ def test_statistics_find_the_shards_from_another_folder_and_show_traces(run, que
     avrt("traces", "stats", tmp_path / "out", cwd=tmp_path)
     stats = json.loads((tmp_path / "out" / "stats.json").read_text())
     assert stats["clips"]["resolutions"] == {"1280x720": 100.0}
-    assert [e["id"] for e in stats["examples"]] == ["q00000", "q00004"]
+    shown = {e["id"]: e for e in stats["examples"]}
+    assert [name for name, e in shown.items() if e["status"] == "kept"] == ["q00000", "q00004"]
+    [refused] = [e for e in shown.values() if e["category"].startswith("check:")][:1]
+    assert refused["trace"] is None
+    assert [r["role"] for r in refused["replies"]] == ["visual", "audio", "merger"]
+    assert refused["replies"][-1]["text"] == TRACE["content"]
     page = (tmp_path / "out" / "stats.html").read_text()
-    assert page.count("First a low rumble is heard") == 2
-    assert page.count("the true one of 4") == 1
+    assert page.count("First a low rumble is heard") == len(shown)
+    assert page.count("(A) the true one of 4") >= 1
 
 
 @pytest.mark.parametrize(

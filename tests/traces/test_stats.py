@@ -1,6 +1,7 @@
 """Statistics of traces as in AVRT Tables 2 and 9: by split, in tokens, beside the published ones."""
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 import tokenizers
 
 from avrt.traces.published import TRACES, side_by_side
+from avrt.traces.stats_page import page
+from tests.browser import assert_readable, browsing, needs_browser, show, shown_cards
 from tests.conftest import avrt
 from tests.traces.servers import serving, write_config, write_questions
 
@@ -58,6 +61,83 @@ def test_lengths_in_words(out):
     assert stats["splits"]["train"]["unit"] == "words"
     assert "lengths are in words" in told
     assert "165.5 ± 33.9 tokens" in told  # the published ones are never called by another unit
+
+
+def test_no_table_needs_the_questions_shards_or_the_working_directory(out, tmp_path):
+    """Durations and resolutions are those of the exported traces, so a folder can be moved alone."""
+    complete = avrt("traces", "stats", out).stdout
+    shutil.copytree(out, tmp_path / "moved")
+    record = json.loads((tmp_path / "moved" / "run.json").read_text())
+    (tmp_path / "moved" / "run.json").write_text(json.dumps({**record, "data": "shards/that/are/gone"}))
+    done = avrt("traces", "stats", "moved", cwd=tmp_path)
+    assert "1280x720" in complete
+    assert done.stdout.partition("lengths are")[0] == complete.partition("lengths are")[0]
+    assert "warning" not in done.stderr
+    here, moved = (json.loads((folder / "stats.json").read_text()) for folder in (out, tmp_path / "moved"))
+    assert here["splits"] == moved["splits"]
+    assert here["clips"] == moved["clips"]
+    for one, other in zip(here["examples"], moved["examples"], strict=True):
+        assert one["question"].split("?")[0] in other["question"]
+
+
+def test_traces_to_read_have_the_teachers_replies_and_the_reason(out):
+    avrt("traces", "stats", out)
+    stats = json.loads((out / "stats.json").read_text())
+    assert list(stats["outcomes"]) == ["kept", "dropped"]
+    assert list(stats["difficulty"]) == ["easy", "medium", "hard"]
+    samples, written = stats["examples"], {r["id"]: r for r in map(json.loads, (out / "traces.jsonl").open())}
+    assert {s["status"] for s in samples} == {"kept", "dropped"}
+    for sample in samples:
+        visual, audio = sample["replies"]
+        assert (visual["role"], audio["role"]) == ("visual", "audio")
+        assert visual["text"].startswith("Visual Description:")
+        assert len(sample["choices"]) == 4
+        if sample["status"] == "kept":
+            assert sample["trace"] == written[sample["id"]]["trace"]
+            assert visual["right"] is audio["right"] is True
+        else:
+            assert sample["category"] in stats["reasons"]
+            wrong = [r["role"] for r in sample["replies"] if not r["right"]]
+            assert sample["reason"] == f"filter: {' and '.join(wrong)} wrong"
+    assert {s["category"] for s in samples if s["category"]} == set(stats["reasons"])
+
+
+EVIL = "</script></title><img src=x onerror=alert(1)><script>document.title='taken'</script> \"'>"
+
+
+@needs_browser
+def test_the_page_can_be_read_by_everybody_and_filtered(out, tmp_path):
+    avrt("traces", "stats", out)
+    stats = json.loads((out / "stats.json").read_text())
+    with browsing() as browser:
+        assert_readable(browser, out / "stats.html")
+        show(browser, out / "stats.html", scripts=False)
+        assert len(shown_cards(browser)) == len(stats["examples"])
+        show(browser, out / "stats.html")
+        browser.find_element("css selector", ".filters [name=status]").send_keys("dropped")
+        dropped = [s for s in stats["examples"] if s["status"] == "dropped"]
+        output = browser.find_element("css selector", ".filters output").text
+        assert output == f"{len(dropped)} of {len(stats['examples'])} shown"
+        for card, sample in zip(shown_cards(browser), dropped, strict=True):
+            assert sample["reason"] in card
+            assert all(line in card for reply in sample["replies"] for line in reply["text"].splitlines())
+        # Foreign HTML stays text.
+        evil = {
+            **stats["examples"][0],
+            "id": EVIL,
+            "question": EVIL,
+            "trace": EVIL,
+            "category": EVIL,
+            "choices": [EVIL],
+        }
+        evil["choices"] = [EVIL]
+        evil["replies"] = [{**reply, "text": EVIL, "model": EVIL} for reply in evil["replies"]]
+        (tmp_path / "evil.html").write_text(page({**stats, "examples": [evil], "keep_rate": {EVIL: 1.0}}))
+        show(browser, tmp_path / "evil.html")
+        assert browser.title == "Reasoning traces: 40 samples"
+        assert browser.find_elements("css selector", "img") == []
+        assert len(browser.find_elements("css selector", "script")) == 1
+        assert shown_cards(browser)[0].count(EVIL) >= 6
 
 
 def test_a_folder_without_a_tokenizer(out, tmp_path):

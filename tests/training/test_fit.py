@@ -7,6 +7,14 @@ import pytest
 from tests.training.runs import SMALL, fit
 from tests.training.test_shared_prompts import TALKATIVE
 
+UNLOADED = ("--trainer.strategy.offload_optimizer", "false")
+
+
+def assert_same(step, other):
+    """Loss and norm of the gradients of one optimizer step."""
+    assert step["train/loss"] == pytest.approx(other["train/loss"], abs=1e-4)
+    assert step["train/grad_norm"] == pytest.approx(other["train/grad_norm"], rel=1e-3)
+
 
 @pytest.fixture(scope="module")
 def sft_run(world, tmp_path_factory):
@@ -32,7 +40,7 @@ def test_two_processes_equal_one(sft_run, world, tmp_path, stage):
         "--trainer.strategy.stage", stage,
     )  # fmt: skip
     for step in range(3):
-        assert two[step]["train/loss"] == pytest.approx(sft_run[1][step]["train/loss"], abs=1e-4)
+        assert_same(two[step], sft_run[1][step])
 
 
 @pytest.mark.parametrize(("micro", "stage"), [(1, 2), (8, 2), (2, 3)])
@@ -42,7 +50,19 @@ def test_micro_batches_do_not_change_the_step(sft_run, world, tmp_path, micro, s
         "--trainer.max_steps", 3, "--trainer.strategy.stage", stage,
     )  # fmt: skip
     for step in range(3):
-        assert steps[step]["train/loss"] == pytest.approx(sft_run[1][step]["train/loss"], abs=1e-4)
+        assert_same(steps[step], sft_run[1][step])
+
+
+@pytest.mark.parametrize(
+    "options", [("--trainer.strategy", "auto"), *(("--trainer.strategy.stage", n, *UNLOADED) for n in (1, 3))]
+)
+def test_the_norm_of_gradients_is_told_before_clipping_whatever_the_strategy(sft_run, world, tmp_path, options):
+    """Without DeepSpeed nothing is clipped, and the norm is PyTorch's own; its first step has the same weights."""
+    steps = fit(
+        "sft", world, tmp_path, *SMALL, "--data.batch_size", 8, "--trainer.max_steps", 1, *options
+    )  # fmt: skip
+    assert sft_run[1][0]["train/grad_norm"] > 1.5, "nothing would be clipped, so that this would test nothing"
+    assert_same(steps[0], sft_run[1][0])
 
 
 def test_answers_that_were_cut_off_can_be_left_out_of_the_loss(world, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -46,10 +47,21 @@ def test_lightnings_defaults_pass():
     )  # fmt: skip
 
 
-def test_a_logger_without_its_package_is_named():
-    with pytest.raises(AvrtError, match="WandbLogger needs the package wandb"):
+def test_a_logger_without_its_package_is_named(monkeypatch):
+    with pytest.raises(AvrtError, match=r"CometLogger needs the package comet_ml .*pip install comet_ml"):
+        check_trainer_options({"logger": {"class_path": "lightning.pytorch.loggers.CometLogger"}})
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    with pytest.raises(AvrtError, match=r"WandbLogger needs the package wandb .*pip install 'avrt\[wandb\]'"):
         check_trainer_options({"logger": [{"class_path": "lightning.pytorch.loggers.WandbLogger"}]})
     check_trainer_options({"logger": {"class_path": "lightning.pytorch.loggers.CSVLogger"}})
+
+
+@pytest.mark.parametrize(("address", "works"), [(None, False), ("file:mlruns", False), ("sqlite:///m.db", True)])
+def test_an_mlflow_logger_is_told_where_it_can_keep_runs(monkeypatch, address, works):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    logger = {"class_path": "lightning.pytorch.loggers.MLFlowLogger", "init_args": {"tracking_uri": address}}
+    with nullcontext() if works else pytest.raises(AvrtError, match="sqlite:///"):
+        check_trainer_options({"logger": logger})
 
 
 def test_what_lightning_and_the_network_refuse_is_one_line():

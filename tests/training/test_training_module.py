@@ -4,22 +4,15 @@ import warnings
 
 import lightning.pytorch as pl
 import pytest
-import torch
 
-from avrt.algorithms.groups import Rollout
-from avrt.data.inputs.batch import OmniBatch
 from avrt.data.loading.datamodule import AVDataModule
-from avrt.data.media.clip import Clip
 from avrt.errors import AvrtError
 from avrt.policy.student_options import LoraOptions, StudentOptions
-from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
-from avrt.training.callbacks import group_table
 from avrt.training.connect import ConnectData
 from avrt.training.grpo_module import GRPOModule
 from avrt.training.optimizers import OptimizerOptions
 from avrt.training.sft_module import SFTModule
-from tests.conftest import make_sample
 
 
 def test_linear_warm_up_then_cosine():
@@ -47,26 +40,6 @@ def test_sampling_that_biases_the_loss_is_warned_about():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         GRPOModule()
-
-
-def test_group_table_escapes_what_the_model_wrote():
-    batch = OmniBatch([make_sample()], [], [], [], torch.ones(1, dtype=torch.bool), [Clip()])
-    completion = Completion(torch.tensor([1]), torch.tensor([0.0]), True)
-    rollout = Rollout(
-        batch,
-        [completion] * 2,
-        ["<think>a | b</think>", "<script>alert(1)</script>"],
-        {"format": torch.tensor([[1.0, 0.0]]), "total": torch.tensor([[2.0, 0.5]])},
-        torch.tensor([[1.0, -1.0]]),
-        torch.tensor([False]),
-    )
-    table = group_table(rollout, 0)
-    assert "<script>" not in table
-    assert "<think>" not in table
-    rows = [line for line in table.splitlines() if line.startswith("| ")]
-    assert len(rows) == 3
-    assert {row.count("|") for row in rows} == {5}
-    assert "+1.00" in rows[1]
 
 
 def test_the_callback_that_connects_the_data_is_attached_once_for_any_number_of_stages(world, tmp_path):

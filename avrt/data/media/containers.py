@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import av
 
-from avrt.data.media.clip import MAX_PIXELS
+from avrt.data.media.clip_spec import MAX_PIXELS
 from avrt.errors import BadSampleError
 
 FORMATS = (

@@ -17,29 +17,16 @@ from avrt.data.media.audio import decode_audio
 from avrt.data.media.clip import Clip, ClipSpec
 from avrt.data.media.decode import decode_for_teachers, decode_still, decode_video
 from avrt.data.media.isolation import IsolatedPool, Limits
-from avrt.data.sample import Modality, Sample
+from avrt.data.sample import Modality
 from avrt.data.shards.manifest import Manifest
 from avrt.data.shards.members import clip_media, encode_clip
+from avrt.data.shards.source import SourceItem
 from avrt.data.shards.writer import ShardWriter
 from avrt.errors import BadSampleError
 
+__all__ = ["RUN_LENGTH", "EncodedClip", "SourceItem", "load_clip", "write_shards"]
 RUN_LENGTH = 64
 """Most questions about one clip that are converted together, which bounds the memory."""
-
-
-@dataclass(frozen=True)
-class SourceItem:
-    """A question and its media files, as a recipe finds them.
-
-    Attributes:
-        sample: The question; its `media` is filled in after decoding.
-        files: The file of each modality. The sound of a video needs no entry.
-        notes: What was repaired in its row.
-    """
-
-    sample: Sample
-    files: Mapping[Modality, Path]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

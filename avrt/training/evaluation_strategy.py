@@ -1,0 +1,30 @@
+"""Which strategy a run takes where nothing is trained: a plain one, that needs neither DeepSpeed nor a compiler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avrt.training.loaded_types import PRECISIONS
+from avrt.training.strategy import OmniDeepSpeedStrategy
+
+PLAIN = {"strategy": "auto", "precision": "32-true"}
+"""One process without any, several as PyTorch has them; weights and buffers are computed with as they were loaded."""
+
+
+def use_plain_strategy(trainer: Any) -> None:
+    """Replace DeepSpeed's stages 1 and 2 in the parsed fields of `trainer`, in place.
+
+    They partition gradients and optimizer states, of which evaluation has none. Stage 3 partitions the weights, without
+    which a large student may not fit on a device: it stays, and DeepSpeed with it.
+
+    Args:
+        trainer: The parsed fields, with the configuration of a training run as a rule.
+    """
+    strategy = trainer.get("strategy")
+    name = f"{OmniDeepSpeedStrategy.__module__}.{OmniDeepSpeedStrategy.__qualname__}"
+    if not hasattr(strategy, "get") or strategy.get("class_path") != name or strategy.init_args.get("stage") == 3:
+        return
+    trainer["strategy"] = PLAIN["strategy"]
+    # Only DeepSpeed's own plugin leaves bfloat16 as it was loaded under that name; another wish is refused later.
+    if trainer.get("precision") in PRECISIONS.values():
+        trainer["precision"] = PLAIN["precision"]

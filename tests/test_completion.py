@@ -93,7 +93,12 @@ def test_zsh_registers_its_completion(desk):
 
 def test_nothing_heavy_is_imported_at_a_tab(desk):
     folder, environment = desk
-    for line in ("avrt fit --config grpo.yaml --model.", "avrt shards nano_world --", "avrt traces run --", "avrt doctor --"):
+    for line in (
+        "avrt fit --config grpo.yaml --model.",
+        "avrt shards nano_world --",
+        "avrt traces run --",
+        "avrt doctor --",
+    ):
         asked = {**environment, "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
         asked |= {"PYTHONPATH": str(ROOT), "_ARGCOMPLETE_STDOUT_FILENAME": str(folder / "offered")}
         done = subprocess.run(

@@ -68,7 +68,7 @@ def shell(command, script, desk):
 def test_bash_completes_commands_options_values_configurations_and_folders(desk):
     script = BASH + "".join(f'ask "{line}"\n' for line in ASKED)
     told = [line.strip() for line in shell(["bash", "--norc", "-c"], script, desk).splitlines()]
-    offered = {line: found for line, found in zip(ASKED, told, strict=True)}
+    offered = dict(zip(ASKED, told, strict=True))
     # Where nothing is offered bash itself offers files and folders.
     offered["avrt fit --trainer.default_root_dir cli"] = offered["avrt fit --trainer.default_root_dir cli"] or "clips/"
     assert offered == ASKED

@@ -40,7 +40,7 @@ def test_last_is_of_the_configured_run_and_else_of_the_newest_below_runs(here):
 
 def test_a_fit_goes_on_with_its_own_run_only(here):
     checkpoint("runs/sft", 9, age=300)
-    with pytest.raises(AvrtError, match="no complete checkpoint .*last_or_new"):
+    with pytest.raises(AvrtError, match=r"no complete checkpoint .*last_or_new"):
         find_checkpoint(LAST, Path("runs/grpo"), "fit")
     assert find_checkpoint(LAST_OR_NEW, Path("runs/grpo"), "fit") is None
 

@@ -34,6 +34,7 @@ ASKED = {
     "avrt test --ckpt_path la": "last",
     "avrt shards dailyo": "dailyomni",
     "avrt shards ver": "verify",
+    "avrt shards show --i": "--id",
     "avrt shards nano_world --questions_per": "--questions_per_clip",
     "avrt traces merge": "merge_adapter",
     "avrt traces run --merger.att": "--merger.attempts",
@@ -95,7 +96,8 @@ def test_nothing_heavy_is_imported_at_a_tab(desk):
     folder, environment = desk
     for line in (
         "avrt fit --config grpo.yaml --model.",
-        "avrt shards nano_world --",
+        "avrt shards show --i": "--id",
+    "avrt shards nano_world --",
         "avrt traces run --",
         "avrt doctor --",
     ):

@@ -96,8 +96,7 @@ def test_nothing_heavy_is_imported_at_a_tab(desk):
     folder, environment = desk
     for line in (
         "avrt fit --config grpo.yaml --model.",
-        "avrt shards show --i": "--id",
-    "avrt shards nano_world --",
+        "avrt shards nano_world --",
         "avrt traces run --",
         "avrt doctor --",
     ):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
+import tempfile
 import time
+from functools import partial
+from pathlib import Path
 
 import avrt
 from avrt.configurations import resolve_configs
@@ -107,7 +111,7 @@ def run_command(name: str, arguments: list[str]) -> None:
         return
     checks.check_early(name, arguments)
     if not rank():
-        os.environ[FIRST_RANK] = str(os.getpid())
+        _be_first_rank()
     importlib.import_module(path).main([name, *arguments])
 
 
@@ -132,17 +136,30 @@ def rank() -> int:
     return int(given) if given.isdecimal() else 0
 
 
+def _be_first_rank() -> None:
+    """Let the ranks that this one starts see which process it is, and whether it has failed."""
+    os.environ[FIRST_RANK] = str(os.getpid())
+    remove = partial(_failure_mark(os.getpid()).unlink, missing_ok=True)
+    remove()
+    atexit.register(remove)
+
+
+def _failure_mark(first: int) -> Path:
+    """The file that is there while a first rank that has reported an error is ending, which takes seconds."""
+    return Path(tempfile.gettempdir()) / f"avrt-failed-{first}"
+
+
 def _first_rank_reports() -> bool:
-    """Whether the first rank ends too, and so has printed the error that this one has met; waits for that.
+    """Whether the first rank has met an error too, and so has printed this one; waits for that.
 
     It is the parent of the others where Lightning starts them; `torchrun` ends the others itself meanwhile. An error on
     this rank alone is reported after the wait.
     """
     if not rank():
         return False
-    first, until = os.environ.get(FIRST_RANK), time.monotonic() + _SILENT_SECONDS
+    first, until = int(os.environ.get(FIRST_RANK, "0")), time.monotonic() + _SILENT_SECONDS
     while time.monotonic() < until:
-        if first is not None and str(os.getppid()) != first:
+        if first and (os.getppid() != first or _failure_mark(first).exists()):
             return True
         time.sleep(0.1)
     return False
@@ -151,4 +168,6 @@ def _first_rank_reports() -> bool:
 def _fail(message: str, status: int = 2) -> None:
     of_rank = f" on rank {rank()}" if rank() else ""
     sys.stderr.write(f"avrt: error{of_rank}: {message}\n")
+    if os.environ.get(FIRST_RANK) == str(os.getpid()):
+        _failure_mark(os.getpid()).touch()
     sys.exit(status)

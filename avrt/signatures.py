@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,6 +17,10 @@ from typing import Any
 
 import avrt
 
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+}  # fmt: skip
 _SCALARS = frozenset(("bool", "int", "float", "str", "Path", "None", "Literal", "Location"))
 
 
@@ -264,6 +269,10 @@ def _evaluate(source: Module, node: ast.expr) -> Any:
         home, statement = found
         if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
             return _evaluate(home, statement.value)
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        left, right = _evaluate(source, node.left), _evaluate(source, node.right)
+        if isinstance(left, (int, float)) and isinstance(right, (int, float)):
+            return _ARITHMETIC[type(node.op)](left, right)
     if isinstance(node, ast.Call):
         made = _call(source, node)
         if made is not None:

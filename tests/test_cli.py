@@ -1,5 +1,6 @@
 """The command line: instant help, bare configuration names, errors in one line."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import time
 import pytest
 
 from avrt.arguments import shorten
-from avrt.cli import COMMANDS, find_config, resolve_configs
+from avrt.cli import COMMANDS, FIRST_RANK
+from avrt.configurations import find_config, resolve_configs
 from avrt.errors import AvrtError
 from tests.conftest import avrt
 
@@ -43,19 +45,39 @@ def test_bare_names_are_found_from_any_folder_and_files_here_win(tmp_path, monke
     assert resolved[3:] == ["--model.x", "sft.yaml"]
 
 
-def test_unknown_configuration_lists_the_known_ones():
-    with pytest.raises(AvrtError, match=r"grpo\.yaml, .*sft\.yaml"):
+def test_unknown_configuration_offers_the_nearest_or_lists_the_known_ones():
+    with pytest.raises(AvrtError, match=r"did you mean sft\.yaml\?"):
         find_config("sftt.yaml")
+    with pytest.raises(AvrtError, match=r"grpo\.yaml, .*sft\.yaml"):
+        find_config("nothing_like_it")
 
 
 @pytest.mark.parametrize(
     ("arguments", "telling"),
     [
-        (("fitt",), "no such command: fitt"),
+        (("fti",), "no such command: fti (did you mean fit?)"),
+        (("traces", "rnu"), "did you mean run?"),
+        (
+            ("traces", "run", "--mergr.attempts", "2"),
+            "no such option: --mergr.attempts (did you mean --merger.attempts?)",
+        ),
+        (("traces", "run", "--bad", "1"), "(see: avrt traces run --help)"),
+        (("export", "--ckpt_path", "x", "--out", "y", "--layout", "flat"), "layout: Expected one of: thinker, full."),
+        (("fit", "--model.optimiser.lr", "1", "--config", "sft.yaml"), "did you mean --model.optimizer.lr?"),
+        (("fit", "--config", "sft.yaml", "--trainer.max_step", "3"), "did you mean --trainer.max_steps?"),
+        (("fit", "--config", "sft.yaml", "--optimizer", "SGD"), "--optimizer: no such option"),
+        (("fit", "--model", "SFTModul", "--data.train", "x"), "did you mean SFTModule?"),
+        (("fit", "--data.train", "x"), "no model is chosen"),
+        (
+            ("fit", "--config", "sft.yaml", "--trainer.strategy", "avrt.training.strategy.OmniDeepSpedStrategy"),
+            "did you mean avrt.training.strategy.OmniDeepSpeedStrategy?",
+        ),
+        (("doctor", "--config", "grpo.yaml", "--model.grop_size", "2"), "did you mean --model.group_size?"),
+        (("predict", "--config", "sft.yaml", "--data.ask.clip", "none.mp4"), "none.mp4: no such file"),
         (("fit", "--config", "nothing.yaml"), "nothing.yaml: no such configuration"),
         (("fit", "--config", "sft.yaml", "--model.lrr", "1"), "lrr"),
         (("fit", "--config", "sft.yaml", "--model.optimizer.lrr", "1"), "lrr"),
-        (("fit", "--config", "sft.yaml", "--model.optimizer.lr", "fast"), "lr"),
+        (("fit", "--config", "sft.yaml", "--model.optimizer.lr", "fast", "--print_config"), "lr"),
         (("fit", "--config", "sft.yaml", "--data.batch_sise", "1"), "batch_sise"),
         (("fit", "--config", "sft.yaml", "--config", "nano/sft.yaml"), "data.train"),
         (("fit", "--config", "sft.yaml", "--config", "nano/sft.yaml", "--data.train", "/no/shards"), "/no/shards"),
@@ -96,3 +118,84 @@ def test_shorten_keeps_the_innermost_cause():
         Key 'lrr' is not expected
     - Not a dict"""
     assert shorten(message) == "model: Key 'lrr' is not expected"
+
+
+def said_and_imported(tmp_path, *arguments):
+    """The last line of the error, and what of the heavy packages was imported to know it."""
+    code = (
+        "import sys; from avrt.cli import main\n"
+        f"sys.argv = ['avrt', *{list(arguments)!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    return done.stderr.splitlines()[-1], done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "telling"),
+    [
+        (("fit", "--config", "sft.yaml", "--modle.student.source", "nano"), "did you mean --model.student.source?"),
+        (("fit", "--config", "sft.yaml", "--data.train", "nowhere"), "nowhere: no shards here"),
+        (("fit", "--config", "mine.yaml", "--data.train", "nowhere"), "mine.yaml: model.init_args.grup_size is not"),
+        (("fit", "--config", "sft.yaml", "--config", "mixed.yaml"), "gone: no shards here"),
+        (("test", "--config", "omnibench.yaml", "--data.test", "shards", "--ckpt_path", "lst"), "lst: no such check"),
+        (("fit", "--config", "sft.yaml", "--data.train", "shards", "--trainer.default_root_dir", "run"), "step-000004"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_heavy_is_imported(arguments, telling, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "model: {class_path: avrt.training.grpo_module.GRPOModule, init_args: {grup_size: 2}}"
+    )
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "manifest.json").write_text("{}")
+    (tmp_path / "mixed.yaml").write_text("data: {train: [{shards: shards}, {shards: gone, weight: 2}]}")
+    (tmp_path / "run" / "checkpoints" / "step-000004.ckpt").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step-000004.ckpt" / "latest").touch()
+    said, imported = said_and_imported(tmp_path, *arguments)
+    assert telling in said
+    assert imported == "[]"
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly():
+    command = f"{sys.executable} -m avrt --help | head -1; echo status ${{PIPESTATUS[0]}}"
+    for _ in range(3):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        assert done.stdout.splitlines()[-1] == "status 0"
+
+
+def test_a_further_rank_leaves_an_error_to_the_first_if_that_ends_too():
+    command = [sys.executable, "-m", "avrt", "fit", "--config", "sft.yaml"]
+    rank = {**os.environ, "LOCAL_RANK": "1"}
+    first_is_gone = {**rank, FIRST_RANK: "1"}
+    first_goes_on = {**rank, FIRST_RANK: str(os.getpid())}
+    done = subprocess.run(command, env=first_is_gone, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "")
+    done = subprocess.run(command, env=first_goes_on, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("avrt: error on rank 1: data.train: no shards given")
+
+
+def test_an_error_that_all_ranks_meet_is_printed_once(tmp_path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "manifest.json").write_text("not a manifest")  # read when the ranks are running
+    command = [
+        *(sys.executable, "-m", "avrt", "fit", "--config", "sft.yaml", "--config", "nano/sft.yaml"),
+        *("--data.train", "shards", "--trainer.devices", "2"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("avrt: error") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_versions_and_devices_are_told_without_importing_anything_heavy():
+    done = avrt("env")
+    versions = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith("next"))
+    for name in ("torch", "transformers", "lightning", "deepspeed"):
+        assert versions[name].split()[0] == importlib.metadata.version(name)
+    assert versions["python"].startswith(sys.version.split()[0])
+    code = "import sys; from avrt.cli import main; sys.argv = ['avrt', 'env']; main(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

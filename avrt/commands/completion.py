@@ -73,7 +73,7 @@ def complete(commands: Mapping[str, str]) -> None:
     elif command == "shards":
         _complete_shards(words[1:])
     elif command == "traces":
-        names = _keys("avrt.commands.traces", "TOOLS")
+        names = _table("avrt.commands.traces", "TOOLS")
         if len(words) < 2 or words[1] not in names:
             _offer(_choose(names), 1)
         else:
@@ -105,11 +105,12 @@ def _choose(names: Iterable[str]) -> argparse.ArgumentParser:
 
 
 def _complete_shards(words: Sequence[str]) -> None:
-    recipes, tools = _recipes(), _keys("avrt.commands.shard_tools", "TOOLS")
+    recipes, tools = _recipes(), _table("avrt.commands.shards", "TOOLS")
     if not words or words[0] not in (*recipes, *tools):
         _offer(_choose([*recipes, *tools]), 1)
     elif words[0] in tools:
-        source = module("avrt.commands.shard_tools")
+        home = tools[words[0]]
+        source = module(ast.literal_eval(home.elts[0])) if isinstance(home, ast.Tuple) else None
         _offer(_flags(_arguments_of(source, words[0]) if source else []), 2)
     else:
         found = signature(recipes[words[0]])
@@ -200,12 +201,14 @@ def _recipes() -> dict[str, str]:
     return found
 
 
-def _keys(name: str, table: str) -> list[str]:
-    """The keys of a table of a module."""
+def _table(name: str, table: str) -> dict[str, ast.expr]:
+    """A table of a module: its keys with their values as they are written."""
     source = module(name)
     place = source.find(table) if source else None
     value = getattr(place[1], "value", None) if place else None
-    return [ast.literal_eval(key) for key in value.keys if key] if isinstance(value, ast.Dict) else []
+    if not isinstance(value, ast.Dict):
+        return {}
+    return {ast.literal_eval(key): entry for key, entry in zip(value.keys, value.values, strict=True) if key}
 
 
 def _arguments_in(names: Iterable[str]) -> list[str]:

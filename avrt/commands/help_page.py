@@ -163,7 +163,7 @@ def print_everything(command: str, arguments: Sequence[str]) -> None:
 
 
 def _usage(example: str, width: int) -> list[str]:
-    text = f"usage: {example} [--FIELD VALUE ...]"
+    text = f"usage: {example} ..."
     return textwrap.wrap(text, width, subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False)
 
 

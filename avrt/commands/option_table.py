@@ -113,7 +113,7 @@ def option_table(choice: Choice) -> dict[str, Option]:
 
     Below `model` there are those of the chosen class. An unknown class has unknown fields.
     """
-    table = {name: Option(name, text, choice.values.get(name)) for name, text in _own_options().items()}
+    table = {name: Option(name, text, choice.values.get(name)) for name, text in (_own_options() | _flags()).items()}
     groups = {"trainer": TRAINER, "data": DATA, **_callbacks()}
     for name, path in groups.items():
         if found := signature(path):
@@ -187,20 +187,35 @@ def _own_options() -> dict[str, str]:
     }
 
 
-@cache
-def _callbacks() -> dict[str, str]:
-    """The callbacks that have fields of their own: name -> import path, as `launch` adds them to the parser."""
+def _added() -> list[ast.Call]:
+    """The calls by which `launch` adds options of its own to Lightning's parser."""
     launch = module(LAUNCH)
     found = launch.find("AvrtCLI") if launch else None
     added = method(found[1], "add_arguments_to_parser") if found and isinstance(found[1], ast.ClassDef) else None
-    callbacks: dict[str, str] = {}
-    for node in ast.walk(added) if added and launch else ():
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("add_lightning_class_args"):
+    return [node for node in ast.walk(added) if isinstance(node, ast.Call)] if added else []
+
+
+@cache
+def _callbacks() -> dict[str, str]:
+    """The callbacks that have fields of their own: name -> import path."""
+    launch, callbacks = module(LAUNCH), dict[str, str]()
+    for node in _added():
+        if launch and ast.unparse(node.func).endswith(".add_lightning_class_args"):
             kind, name = node.args[:2]
-            place = launch.find(ast.unparse(kind)) if launch else None
-            if place is not None:
+            if (place := launch.find(ast.unparse(kind))) is not None:
                 callbacks[ast.literal_eval(name)] = f"{place[0].name}.{ast.unparse(kind)}"
     return callbacks
+
+
+@cache
+def _flags() -> dict[str, str]:
+    """Further options: name -> help."""
+    calls = [node for node in _added() if ast.unparse(node.func).endswith(".add_argument")]
+    texts = [{k.arg: k.value for k in node.keywords}.get("help", ast.Constant("")) for node in calls]
+    return {
+        ast.literal_eval(node.args[0]).lstrip("-"): ast.literal_eval(text)
+        for node, text in zip(calls, texts, strict=True)
+    }
 
 
 def _method_options(command: str | None) -> list[Parameter]:

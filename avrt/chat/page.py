@@ -132,7 +132,11 @@ def show_answers(
     """The answers of each student with each choice of senses; the whole of them again after each one."""
     try:
         choices = check_question(path, question, options)
-        drawn = {"temperature": float(temperature or 0), "max_new_tokens": int(tokens or 0), "seed": int(seed or 0)}
+        drawn: dict[str, Any] = {
+            "temperature": float(temperature or 0),
+            "max_new_tokens": int(tokens or 0),
+            "seed": int(seed or 0),
+        }
         masks = [name for name in MASKS if name in senses]
         if not masks:
             raise BadSampleError("No senses are ticked: tick at least one box.")

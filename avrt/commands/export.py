@@ -57,5 +57,5 @@ def main(arguments: list[str]) -> None:
     export_policy(policy, Path(options.out), settings=settings, full_layout=options.layout == "full", dtype=dtype)
     write_card(Path(options.out), settings)
     if settings is None:
-        print(f"{checkpoint} is of an earlier avrt and says not how its student is asked: {SETTINGS} is left out")
+        print(f"{checkpoint} is of an earlier avrt and does not say how its student is asked: {SETTINGS} is left out")
     print_results("model", options.out, f'avrt ask {options.out} clip.mp4 "What makes the sound?" "a dog" "a door"')

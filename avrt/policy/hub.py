@@ -54,7 +54,7 @@ def fetch(name: str) -> Path:
     """The folder of a model on the Hub, copied to the cache where it is not there yet.
 
     Raises:
-        AvrtError: If it is not to be had.
+        AvrtError: If it cannot be fetched.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -63,7 +63,7 @@ def fetch(name: str) -> Path:
         return Path(snapshot_download(name))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise AvrtError(
-            f"is no folder, and not to be had from the Hub: {_first_line(error)}", where=name, remedy="check the name"
+            f"is neither a folder nor a model that the Hub gives: {_first_line(error)}", where=name, remedy="check the name"
         ) from None
 
 

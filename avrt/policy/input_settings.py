@@ -90,7 +90,7 @@ class InputSettings:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise AvrtError(
-                f"says not how this student is asked: {error}", where=where, remedy="was it made by a later avrt?"
+                f"does not say how this student is asked: {error}", where=where, remedy="was it made by a later avrt?"
             ) from None
 
     def save(self, folder: Path) -> None:

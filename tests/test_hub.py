@@ -75,7 +75,7 @@ except Exception as error:
     first, second, third = asked.stdout.splitlines()
     assert first == "First think, then answer. FrameBudget(min_pixels=3136, max_pixels=3136)"
     assert second == repr(avrt.load(MODEL, "cpu").ask(None, "Which?", ["a", "b"]).text)
-    assert third.startswith("AvrtError someone/else: is no folder, and not to be had from the Hub")
+    assert third.startswith("AvrtError someone/else: is neither a folder nor a model that the Hub gives")
 
 
 def test_a_dry_run_lists_what_would_go_and_writes_the_card(model, tmp_path, capsys):

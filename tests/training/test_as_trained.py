@@ -87,5 +87,5 @@ def test_a_benchmark_records_what_it_took_from_the_student(world, tmp_path):
 
 def test_settings_that_cannot_be_read_end_the_command(tmp_path):
     (tmp_path / SETTINGS).write_text('{"format": 9}')
-    with pytest.raises(AvrtError, match="says not how this student is asked: format 9"):
+    with pytest.raises(AvrtError, match="does not say how this student is asked: format 9"):
         configured("--config", "grpo.yaml", "--model.student.source", tmp_path)

@@ -7,7 +7,6 @@ import os
 import signal
 import tempfile
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +60,12 @@ def serve(options: Any, folder: Path) -> None:
         raise AvrtError(f"cannot listen: {error}", where=options.host, remedy="choose another --port") from None
     print_results("page", address, "open it in a browser; Ctrl-C ends it")
     ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    with suppress(KeyboardInterrupt):  # how one ends a page is no failure
-        ended.wait()
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # how one ends a page is no failure, also where a shell has SIGINT ignored
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
 
 
 def _parser() -> OneLineErrors:

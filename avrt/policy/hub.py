@@ -63,7 +63,9 @@ def fetch(name: str) -> Path:
         return Path(snapshot_download(name))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise AvrtError(
-            f"is neither a folder nor a model that the Hub gives: {_first_line(error)}", where=name, remedy="check the name"
+            f"is neither a folder nor a model that the Hub gives: {_first_line(error)}",
+            where=name,
+            remedy="check the name",
         ) from None
 
 

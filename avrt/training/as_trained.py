@@ -70,8 +70,10 @@ def _trained(options: Any, stage: str) -> tuple[InputSettings | None, str]:
 def _layer(settings: InputSettings, options: Any, *, fits: bool) -> dict[str, Any]:
     """The configuration that stands below what was given."""
     prompt = asdict(settings.prompt)
-    # The mask of a benchmark is its own: `both` is one that is asked for by saying nothing.
-    taken = [name for name in ASKED if name not in MASK or not options.model.class_path.endswith(BENCHMARK)]
+    # The mask of a benchmark is its own: `both` is one that is asked for by saying nothing. So is that of a training
+    # run: an omni student may begin from a teacher of one sense.
+    masks_itself = fits or options.model.class_path.endswith(BENCHMARK)
+    taken = [name for name in ASKED if name not in MASK or not masks_itself]
     data: dict[str, Any] = {"prompt": {name: prompt[name] for name in taken}}
     if (ask := options.get("data.ask")) is not None:
         spec = {name: value for name, value in asdict(settings.clip).items() if name != "teacher_budget"}
@@ -109,8 +111,8 @@ def _compared(settings: InputSettings, before: Any, after: Any, stage: str) -> I
     """Each field that is compared: its name, and its values before, now and in training."""
     prompt, clip = asdict(settings.prompt), asdict(settings.clip)
     for name in ASKED:
-        if name in MASK and (prompt["senses"], prompt["masked"]) == ("both", "absent"):
-            continue  # a mask is what the question is about
+        if name in MASK and (stage == FIT or (prompt["senses"], prompt["masked"]) == ("both", "absent")):
+            continue  # a mask is what the run or the question is about
         old = None if before.data.prompt is None else before.data.prompt[name]
         yield f"data.prompt.{name}", old, after.data.prompt[name], prompt[name]
     if after.data.ask is not None:

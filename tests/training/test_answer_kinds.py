@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from avrt.cli import main
-from avrt.commands.shards import recipes
+from avrt.commands.recipe_names import find_recipe
 from avrt.data.inputs.batch import collate
 from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.inputs.prompt_options import PromptOptions
@@ -27,7 +27,7 @@ from tests.recipes.test_more_benchmarks import AVH, MMAU_ROW
 @pytest.fixture
 def test(tmp_path, monkeypatch):
     def run(name, **files):
-        kind = recipes()[name]
+        kind = find_recipe(name)
         for file, rows in files.items():
             (tmp_path / file).parent.mkdir(exist_ok=True)
             (tmp_path / file).write_text(json.dumps(rows))

@@ -28,6 +28,12 @@ def find_packaged(name: str, folder: Path, exists: Callable[[Path], bool] = Path
     return next((path for path in (Path(name), folder / name) if exists(path)), None)
 
 
+def packaged_models() -> list[str]:
+    """The names of the models that come with the package, such as `nano/student`."""
+    configs = packaged("avrt.configs")
+    return sorted(path.parent.relative_to(configs).as_posix() for path in configs.glob("nano/**/config.json"))
+
+
 def model_source(name: str) -> str:
     """A model by path or id as it is, and one that comes with the package, such as `nano/student`, as its path."""
     ours = packaged("avrt.configs", name)

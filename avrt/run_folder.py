@@ -99,7 +99,14 @@ def find_checkpoint(given: str, run: Path | None, command: str) -> str | None:
         raise AvrtError(
             "no such checkpoint", where=given, remedy=f"set --ckpt_path to one, to a run's folder, or to {LAST}"
         )
-    return given if "://" in given else str(checkpoint_at(Path(given)))
+    if "://" in given:
+        return given
+    path = Path(given)
+    if path.is_dir() and path.suffix != ".ckpt" and not is_trained(path):
+        raise AvrtError(
+            "is neither a run's folder nor a checkpoint", where=given, remedy=f"set --ckpt_path to one, or to {LAST}"
+        )
+    return str(checkpoint_at(path))
 
 
 def _without_last(run: Path | None, *, fits: bool) -> str:

@@ -88,8 +88,9 @@ class Division:
             {self._group(key) for key in self._parent}, key=lambda key: hashlib.sha256(key.encode()).digest()
         )
         if len(groups) < len(shares):
-            remedy = "use fewer parts, such as --parts 50/0/50, or more clips"
-            raise AvrtError(f"has {len(groups)} clips for {len(shares)} parts", where=self._root, remedy=remedy)
+            remedy = "use fewer parts, such as --parts 50/0/50, or more clips; clips that --together joins are one"
+            what = f"has {len(groups)} groups of clips that must stay together, too few for {len(shares)} parts"
+            raise AvrtError(what, where=self._root, remedy=remedy)
         counts = {part: max(1, int(share * len(groups))) for part, share in shares.items()}
         while sum(counts.values()) != len(groups):
             step = 1 if sum(counts.values()) < len(groups) else -1

@@ -29,6 +29,16 @@ def test_what_cannot_be_asked_is_named_before_a_model_is_loaded(world):
         ask.main(["nano/student", str(clip), "What?", "one"])
 
 
+def test_what_is_no_clip_and_what_is_no_model_is_told_with_the_remedy(world, tmp_path):
+    text = tmp_path / "notes.mp4"
+    text.write_text("no video")
+    with pytest.raises(AvrtError, match=r"cannot be opened.*is it a video, a picture or a sound"):
+        ask.main(["nano/student", str(text), *QUESTION])
+    clip = next((world / "clips" / "train").glob("*.mp4"))
+    with pytest.raises(AvrtError, match="did you mean nano/student"):
+        ask.main(["nano/studnet", str(clip), *QUESTION])
+
+
 def test_an_answer_in_another_form_is_shown_as_it_is(world, capsys):
     clip: Path = next((world / "clips" / "train").glob("*.mp4"))
     ask.main(["nano", str(clip), "What?", "one", "two"])

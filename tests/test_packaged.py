@@ -3,7 +3,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from avrt.packaged import find_packaged, model_source, packaged
+from avrt.packaged import find_packaged, model_source, packaged, packaged_models
 
 
 def test_a_path_comes_before_a_packaged_name(tmp_path, monkeypatch):
@@ -47,5 +47,6 @@ def test_a_model_that_comes_with_the_package_goes_by_its_name(tmp_path, monkeypa
     assert [model_source(name) for name in ("nano", "Qwen/Qwen2.5-Omni-3B", "./models/sft")] == [
         "nano", "Qwen/Qwen2.5-Omni-3B", "./models/sft"
     ]  # fmt: skip
+    assert packaged_models() == ["nano/student", "nano/teachers/audio", "nano/teachers/visual"]
     (tmp_path / "nano" / "student").mkdir(parents=True)
     assert model_source("nano/student") == "nano/student"

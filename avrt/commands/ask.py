@@ -8,7 +8,7 @@ from typing import Literal
 
 from avrt.arguments import OneLineErrors
 from avrt.data.sample import LETTERS
-from avrt.errors import AvrtError
+from avrt.errors import AvrtError, BadSampleError
 from avrt.messages import printable
 
 
@@ -45,7 +45,10 @@ def main(arguments: list[str]) -> None:
 
     student = load(options.model, options.device)
     begun = time.perf_counter()
-    response = student.ask(options.clip, options.question, options.choices, senses=options.senses)
+    try:
+        response = student.ask(options.clip, options.question, options.choices, senses=options.senses)
+    except BadSampleError as error:
+        raise AvrtError(error.what, where=error.where, remedy="is it a video, a picture or a sound?") from None
     seconds = time.perf_counter() - begun
     if response.think is None or response.letter is None:
         print(printable(response.text, keep_lines=True))

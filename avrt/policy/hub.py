@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from avrt.errors import AvrtError
+from avrt.packaged import packaged_models
+from avrt.text import did_you_mean
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -65,7 +67,7 @@ def fetch(name: str) -> Path:
         raise AvrtError(
             f"is neither a folder nor a model that the Hub gives: {_first_line(error)}",
             where=name,
-            remedy="check the name",
+            remedy=did_you_mean(name, packaged_models()) or "check the name",
         ) from None
 
 

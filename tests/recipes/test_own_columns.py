@@ -205,7 +205,7 @@ def test_parts_share_no_clip_and_nothing_that_stays_together(root):
         assert sizes == {"train": whole * 8 // 10, "val": whole // 10, "test": whole // 10} == division.clips
     with pytest.raises(AvrtError, match="no question has the field gone"):
         Division(items, read_shares("80/10/10"), root, "gone")
-    with pytest.raises(AvrtError, match="has 2 clips for 3 parts"):
+    with pytest.raises(AvrtError, match="has 2 groups of clips that must stay together, too few for 3 parts"):
         Division(items[:3], read_shares("80/10/10"), root)
     for shares in ("80/20", "50/50/50", "a/b/c", "120/-10/-10"):
         with pytest.raises(AvrtError, match="not three shares"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from avrt.arguments import OneLineErrors
 from avrt.data.shards.manifest import MANIFEST
@@ -26,7 +26,9 @@ from avrt.evaluation.protocol import MASKS, differences
 from avrt.evaluation.result import RESULT, Result
 from avrt.evaluation.statistics import percent
 from avrt.files import sha256, write_whole
+from avrt.messages import print_results
 from avrt.run_folder import is_trained
+from avrt.terminal_tables import print_table
 
 LOG, COMMAND = "log.txt", "command.json"
 
@@ -152,8 +154,8 @@ def main(arguments: list[str]) -> None:
     options = GridOptions(**{k: v for k, v in vars(parsed).items() if k not in ("config", "replay")})
     console = Console()
     run_grid(options, console)
-    console.print(overview(options))
-    console.print(f"for tables and an HTML report: avrt report {options.out} --out report", highlight=False)
+    print_overview(options, console)
+    print_results("results", options.out, f"avrt report {shlex.quote(str(options.out))} --out report")
 
 
 def cells(options: GridOptions) -> Iterator[Cell]:
@@ -255,22 +257,22 @@ def _last_lines(cell: Cell) -> str:
     return "\n".join((cell.folder / LOG).read_text(errors="replace").splitlines()[-5:])
 
 
-def overview(options: GridOptions) -> Table:
+def print_overview(options: GridOptions, console: Console) -> None:
     """Every cell's accuracy by its headline, strict and official scorers, and its share of unparsable answers."""
-    table = Table(title="accuracy %: by the headline rule with its 95 % interval, strict and official")
-    for column in ("run", "asked by", "n", "rule", "headline", "strict", "official", "unparsable %", "failed"):
-        table.add_column(column, justify="left" if column in ("run", "asked by", "rule") else "right")
+    head = ("run", "asked by", "n", "rule", "headline", "strict", "official", "unparsable %", "failed")
+    rows = []
     for cell in cells(options):
         result = Result.load(cell.folder / RESULT)
         official = result.official_accuracy
         student = result.display_name + result.other_engine
-        table.add_row(
+        row = (
             f"{student} / {result.benchmark} / {result.mask}", result.asked_by, str(result.accuracy.count),
             result.headline, result.accuracy.percent(), percent(result.strict_accuracy.mean),
             percent(official.mean) if official else "-", percent(result.headline_score["unparsable_share"]),
             str(result.counts["failed"]),
         )  # fmt: skip
-    return table
+        rows.append(row)
+    print_table(console, "accuracy %: by the headline rule with its 95 % interval, strict and official", head, rows)
 
 
 def replay(path: Path, out: str | None) -> None:

@@ -64,7 +64,7 @@ def result_table(out: Path) -> Table:
     )
     columns = ("right %", "both", "vision", "audio", "format", "reward", "words")
     for column in ("student", *columns, "train s"):
-        table.add_column(column, justify="left" if column == "student" else "right")
+        table.add_column(column, justify="left" if column == "student" else "right", no_wrap=column == "student")
     relations = {"Which": "both", "Come From": "vision", "Happening": "audio"}
     for name, label, training in (("base", "base", None), ("sft", "SFT", "sft/run"), ("grpo", "SFT+GRPO", "grpo/run")):
         lines = (out / "eval" / name / "predictions.jsonl").read_text().splitlines()

@@ -44,6 +44,7 @@ def main(arguments: list[str]) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
     import torch
+    import transformers
 
     from avrt.evaluation.model_card import write_card
     from avrt.policy.input_settings import SETTINGS
@@ -51,6 +52,7 @@ def main(arguments: list[str]) -> None:
     from avrt.training.input_record import settings_of_checkpoint
     from avrt.training.trained_policy import policy_from_checkpoint
 
+    transformers.utils.logging.disable_progress_bar()
     policy = policy_from_checkpoint(checkpoint, options.source)
     settings = settings_of_checkpoint(checkpoint)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)

@@ -8,6 +8,7 @@ checkpoint, what it compiles and where, and what Lightning's strategy does with 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import subprocess
 import sys
@@ -156,9 +157,11 @@ def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The trained parameters in float32, by name; works for every ZeRO stage and number of processes."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
-        str(checkpoint), tag=_TAG, exclude_frozen_parameters=True
-    )
+    said = io.StringIO()  # it prints what it reads, and a bar for every file
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+            str(checkpoint), tag=_TAG, exclude_frozen_parameters=True
+        )
     return weights
 
 

@@ -9,10 +9,11 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from avrt.data.sample import LETTERS, Relation
+from avrt.data.sample import LETTERS, Relation, Sample
+from avrt.data_recipes.columns import NO_COLUMN
 from avrt.errors import BadSampleError
 from avrt.messages import short
-from avrt.response import format_response
+from avrt.response import format_response, parse_response
 
 _SEPARATORS = ("\n", "|", ";")
 _NAMED_CHOICE = re.compile(r"(?:option|choice|answer)[\s_:#-]*[(\[]?([A-Za-z]|\d{1,2})[)\]]?[.:]?", re.IGNORECASE)
@@ -36,8 +37,14 @@ def split_choices(value: Any, separator: str | None) -> Any:
     if not isinstance(value, str) or value.strip()[:1] in ("[", "{"):
         return value
     marks = _SEPARATORS if separator is None else (separator,)
-    mark = next((mark for mark in marks if mark in value.strip()), None)
-    return value if mark is None else [part.strip() for part in value.strip().strip(mark).split(mark)]
+    whole = value.strip() if separator is None else value
+    mark = next((mark for mark in marks if mark in whole), None)
+    if mark is None:
+        return value
+    parts = [part.strip() for part in whole.split(mark)]
+    while parts and not parts[-1]:  # others that are empty keep their place, and so the letters behind them
+        parts.pop()
+    return parts
 
 
 def listed(answer: Any) -> Any:
@@ -110,24 +117,40 @@ def relation(value: Any, name: str, field: str) -> Relation | None:
     return _RELATIONS[plain]
 
 
-def trace(value: Any, letters: str | None, name: str, field: str) -> str | None:
+def trace(value: Any, sample: Sample, name: str, field: str) -> str | None:
     """Reasoning as a target for fine-tuning: plain text is put between its tags, with the right answer behind it.
 
     Args:
         value: The cell.
-        letters: The right answer, as in `B` or `A,C`; None if it is not known.
+        sample: The question; without an answer the text is left as it is.
         name: The row's name, for errors.
         field: The field's name, for errors.
 
     Raises:
-        BadSampleError: If it is not a text.
+        BadSampleError: If it is not a text, ends in another answer, or has its tags in another form.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if not isinstance(value, str):
         raise BadSampleError(f"field '{field}' is {short(value)}, needs a text", where=name)
-    if letters is None or "<answer>" in value:
+    right = sample.answer_letter
+    if right is None:
         return value
-    if "<think>" in value:
-        return f"{value.rstrip()}<answer>{letters}</answer>"
-    return format_response(value.strip(), letters)
+    if "<answer>" in value:
+        text = value.strip()
+    elif "<think>" in value:
+        text = f"{value.rstrip()}<answer>{right}</answer>"
+    else:
+        text = format_response(value, right)
+    read = parse_response(text, "".join(sample.letters), several=sample.several)
+    if read.letter not in (None, right):
+        remedy = f"correct one of them; --columns.trace {NO_COLUMN} ignores it"
+        raise BadSampleError(
+            f"field '{field}' ends in another answer than the row's: {read.letter}, not {right}",
+            where=name,
+            remedy=remedy,
+        )
+    if not read.well_formed:
+        remedy = f"write plain text, or <think>...</think><answer>{right}</answer>"
+        raise BadSampleError(f"field '{field}' is not reasoning with an answer behind it", where=name, remedy=remedy)
+    return text

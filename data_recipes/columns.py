@@ -86,31 +86,91 @@ def recognise(rows: Sequence[Any], wanted: Mapping[str, str], where: Path) -> Co
     _check_wanted(wanted, filled, where)
     free = [name for name in filled if name not in wanted.values()]
     taken = {meaning: name for meaning, name in wanted.items() if name != NO_COLUMN}
-    own = {name for name in free if _plain(name) in USUAL_NAMES}
+    own = {name for name in free if plain(name) in USUAL_NAMES}
     for meaning in USUAL_NAMES:
         if meaning not in wanted and (name := _own_column(meaning, free)):
             taken[meaning] = name
     choices: tuple[str, ...] = ()
     first: int | None = None
-    if wanted.get("choices") != NO_COLUMN:
-        kind, choices, first = _families(free, where)
-        own |= set(choices)
-        if choices and "choices" in taken and kind != "":
-            choices, first = (), None  # single letters may stand in for a missing list, row by row
-    for meaning, groups in USUAL_NAMES.items():
-        no_more_media = meaning == "media" and any(kind in taken for kind in MEDIA)
-        if meaning in wanted or meaning in taken or no_more_media or (meaning == "choices" and choices):
+    if "choices" in taken:
+        choices = _stand_ins(taken["choices"], rows, free)
+    elif wanted.get("choices") != NO_COLUMN:
+        choices, first = _families(free, filled, where)
+    own |= set(choices)
+    free = [name for name in free if name not in own]
+    for meaning in USUAL_NAMES:
+        if meaning in wanted or meaning in taken:
             continue
-        for group in groups:
-            found = [name for name in free if name not in own and _plain(name) in group.split()]
-            if name := _only(meaning, found, filled, where):
-                taken[meaning] = name
-                break
+        if meaning == "choices" and choices:
+            _refuse_second_choices(choices, _named(meaning, 0, free), filled, where)
+            continue
+        find = _clip if meaning == "media" else _usual
+        if name := find(meaning, taken, free, filled, where):
+            taken[meaning] = name
     used = {*taken.values(), *choices}
     return Columns(taken, choices, first, tuple(name for name in filled if name not in used))
 
 
-def _plain(name: str) -> str:
+def _named(meaning: str, group: int, names: Iterable[str]) -> list[str]:
+    """The columns with a usual name of a group."""
+    return [name for name in names if plain(name) in USUAL_NAMES[meaning][group].split()]
+
+
+def _usual(
+    meaning: str, taken: Mapping[str, str], names: Sequence[str], filled: Mapping[str, bool], where: Path
+) -> str | None:
+    """The one column with a usual name for a meaning, by the first group of names that has any."""
+    found = (_only(meaning, _named(meaning, group, names), filled, where) for group in range(len(USUAL_NAMES[meaning])))
+    return next(filter(None, found), None)
+
+
+def _clip(
+    meaning: str, taken: Mapping[str, str], names: Sequence[str], filled: Mapping[str, bool], where: Path
+) -> str | None:
+    """The column of clips; None if a column of one kind of media is filled, beside which `video_id` is only a name.
+
+    Raises:
+        AvrtError: If there is such a column and one of clips: the row's media may be either or both.
+    """
+    kinds = [kind for kind in MEDIA if kind in taken]
+    clips = [name for name in _named(meaning, 0, names) if filled[name]]
+    if not kinds:
+        return _usual(meaning, taken, names, filled, where)
+    kind = next((kind for kind in kinds if filled[taken[kind]]), None)
+    if kind is not None and clips:
+        name, clip = taken[kind], clips[0]
+        raise AvrtError(
+            f"the columns {short(name, 40)} and {short(clip, 40)} may both be the media",
+            where=where,
+            remedy=f"add --columns.media {_word(clip)} to use it too, --columns.media {NO_COLUMN} to leave it out, or "
+            f"--columns.{kind} {NO_COLUMN} to leave out {short(name, 40)}",
+        )
+    return _only(meaning, clips, filled, where) if kind is None else None
+
+
+def _refuse_second_choices(
+    choices: tuple[str, ...], others: list[str], filled: Mapping[str, bool], where: Path
+) -> None:
+    """Refuse a column of lists beside columns with one choice each."""
+    if (other := next((other for other in others if filled[other]), None)) is not None:
+        raise AvrtError(
+            f"the columns {told(choices)} and {short(other, 40)} may both be the choices",
+            where=where,
+            remedy=f"add --columns.choices {_word(other)}, or rename those that are not the choices",
+        )
+
+
+def _stand_ins(lists: str, rows: Sequence[Any], names: Sequence[str]) -> tuple[str, ...]:
+    """The columns `A`, `B`, ... if some row has its choices there and none in the column of lists."""
+    letters = {plain(name): name for name in reversed(names) if re.fullmatch("[a-z]", plain(name), re.ASCII)}
+    if not _begins(letters, numbered=False):
+        return ()
+    found = tuple(letters[letter] for letter in sorted(letters))
+    lacking = [row for row in rows if isinstance(row, Mapping) and row.get(lists) in (None, "")]
+    return found if any(row.get(name) not in (None, "") for row in lacking for name in found) else ()
+
+
+def plain(name: str) -> str:
     """A column's name in lower case with `_` between its words."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", unicodedata.normalize("NFKC", str(name)).strip())
     return re.sub(r"[^\w]+|_+", "_", spaced).strip("_").casefold()
@@ -118,7 +178,7 @@ def _plain(name: str) -> str:
 
 def _own_column(meaning: str, names: Iterable[str]) -> str | None:
     """The column with a meaning's own name, spelled so or else in other capitals."""
-    same = [name for name in names if _plain(name) == meaning]
+    same = [name for name in names if plain(name) == meaning]
     return meaning if meaning in same else same[0] if len(same) == 1 else None
 
 
@@ -154,30 +214,34 @@ def told(names: Iterable[str]) -> str:
     return ", ".join(all_names[:12]) + (", ..." if len(all_names) > 12 else "")
 
 
-def _families(names: Sequence[str], where: Path) -> tuple[str, tuple[str, ...], int | None]:
-    """The columns with one choice each: the kind of their names, the columns in order, and the first one's number.
+def _families(names: Sequence[str], filled: Mapping[str, bool], where: Path) -> tuple[tuple[str, ...], int | None]:
+    """The columns with one choice each, in order, and the first one's number; those that are all empty do not count.
 
     Raises:
         AvrtError: If there are several families of them.
     """
     found: dict[tuple[str, bool], dict[str, str]] = {}
     for name in names:
-        match = _FAMILY.fullmatch(_plain(name))
-        if match is None or _plain(name) in _ALL_NAMES:
+        match = _FAMILY.fullmatch(plain(name))
+        if match is None or plain(name) in _ALL_NAMES:
             continue
         kind, mark = match["kind"], match["mark"]
         if kind or mark.isalpha():
             found.setdefault((kind, mark.isdigit()), {}).setdefault(mark, name)
-    families = {key: marks for key, marks in found.items() if _begins(marks, key[1])}
+    families = {
+        key: marks
+        for key, marks in found.items()
+        if _begins(marks, key[1]) and any(filled[name] for name in marks.values())
+    }
     if len(families) > 1:
         shown = " and ".join(told(marks.values()) for marks in families.values())
         raise AvrtError(
             f"the columns {shown} may both be the choices", where=where, remedy="rename those that are not the choices"
         )
-    for (kind, numbered), marks in families.items():
+    for (_, numbered), marks in families.items():
         order = sorted(marks, key=int) if numbered else sorted(marks)
-        return kind, tuple(marks[mark] for mark in order), int(order[0]) if numbered else None
-    return "", (), None
+        return tuple(marks[mark] for mark in order), int(order[0]) if numbered else None
+    return (), None
 
 
 def _begins(marks: Mapping[str, str], numbered: bool) -> bool:

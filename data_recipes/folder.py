@@ -18,7 +18,7 @@ from avrt.data.sample import Modality, Sample
 from avrt.data.shards.source import SourceItem
 from avrt.data_recipes import cells
 from avrt.data_recipes.annotations import Row, items, one_item, plain_metadata, row_id
-from avrt.data_recipes.columns import MEDIA, Columns, recognise, told
+from avrt.data_recipes.columns import MEDIA, Columns, plain, recognise, told
 from avrt.data_recipes.labels import Answers, counts_from_one, index_in, read_labels
 from avrt.data_recipes.media_paths import media_file
 from avrt.data_recipes.question_files import Questions, find_questions, media_below
@@ -55,19 +55,37 @@ class Folder(FileRecipe):
     several: bool | None = None
     clip: ClassVar[ClipSpec] = ClipSpec(audio_seconds=None)
 
+    def __post_init__(self) -> None:
+        """Refuse a folder that is not there; no file has been read yet."""
+        super().__post_init__()
+        self._read: tuple[Any, Questions] | None = None
+        self._understood: OwnTable | None = None
+
+    def found(self, root: Path) -> Questions:
+        """The questions of a folder; the last ones are kept, and read again only if their files have changed."""
+        if self._read is None or self._read[0] != _state(root, self._read[1].files):
+            found = find_questions(root, self.questions)
+            self._read = (_state(root, found.files), found)
+        return self._read[1]
+
+    def _table(self, root: Path) -> OwnTable:
+        if self._understood is None or self._understood.source is not self.found(root):
+            self._understood = OwnTable.read(self, root)
+        return self._understood
+
     def annotations(self, root: Path) -> tuple[Path, ...]:
         """The file of questions, or the files beside the clips."""
-        return find_questions(root, self.questions).files
+        return self.found(root).files
 
     def items(self, root: Path) -> Iterator[SourceItem | BadSampleError]:
         """Every row as a question or an error."""
-        table = OwnTable.read(self, root)
+        table = self._table(root)
         by = next((table.columns.taken[kind] for kind in MEDIA if kind in table.columns.taken), "media")
         yield from items(table.rows, self.prefix, table.convert, by, table.source.names)
 
     def meanings(self, root: Path) -> list[Meaning]:
         """What each column was taken for, with what the first row has there."""
-        table = OwnTable.read(self, root)
+        table = self._table(root)
         columns, row = table.columns, next((row for row in table.rows if isinstance(row, Mapping)), {})
         found = [Meaning(name, meaning, shown(row.get(name))) for meaning, name in columns.taken.items()]
         if columns.choices:
@@ -81,11 +99,17 @@ class Folder(FileRecipe):
 
     def first(self, root: Path) -> SourceItem | BadSampleError | None:
         """The question of the first row."""
-        table = OwnTable.read(self, root)
+        table = self._table(root)
         if not table.rows:
             return None
         name = f"{self.prefix}-00000" if table.source.names is None else table.source.names[0]
         return one_item(name, table.rows[0], table.convert)
+
+
+def _state(root: Path, files: tuple[Path, ...]) -> Any:
+    """What differs if files below a root have changed; None for one that is gone."""
+    stats = [file.stat() if file.is_file() else None for file in files]
+    return root, [stat and (stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def shown(value: Any) -> str:
@@ -116,7 +140,7 @@ class OwnTable:
         Raises:
             AvrtError: If there are none, two columns may mean the same, or no column is the question or the media.
         """
-        source = find_questions(root, options.questions)
+        source = options.found(root)
         where = source.files[0] if len(source.files) == 1 else root
         columns = recognise(source.rows, options.columns, where)
         table = cls(options, root, source, columns)
@@ -202,12 +226,14 @@ class OwnTable:
 
     def _choices(self, row: Row) -> Any:
         whole = self.columns.value(row, "choices")
-        if whole is not None:
+        if whole not in (None, ""):
             return cells.split_choices(whole, self.options.separator)
-        texts = {name: row[name] for name in self.columns.choices if name in row}
-        if len(texts) > 1:
+        there = [place for place, name in enumerate(self.columns.choices) if name in row]
+        if len(there) > 1:
+            names = self.columns.choices[: there[-1] + 1]  # a choice that is missing between others keeps its place
+            texts = [row.get(name) for name in names]
             numbered = self.columns.first is not None
-            return list(texts.values()) if numbered else {name.strip()[-1]: text for name, text in texts.items()}
+            return texts if numbered else dict(zip((plain(name)[-1].upper() for name in names), texts, strict=True))
         return list(YES_NO) if self.yes_no and "choices" not in self.columns.taken else None
 
     def several(self, row: Row, name: str) -> bool:
@@ -251,10 +277,11 @@ class OwnTable:
             question_type=value(row, "question_type"),
             metadata=plain_metadata({key: row[key] for key in self.columns.rest if key in row}),
         )
-        trace = cells.trace(value(row, "trace"), sample.answer_letter, name, column("trace"))
-        if trace and labels.moved:  # its letters are those of the file, which are wrong now
+        told = value(row, "trace")
+        if labels.moved and str(told or "").strip():  # its letters are those of the file, which are wrong now
             left = "its trace is left out, since its choices have other letters now"
             return SourceItem(sample, files, (*labels.notes, left))
+        trace = cells.trace(told, sample, name, column("trace"))
         return SourceItem(replace(sample, trace=trace), files, labels.notes)
 
     def files(self, row: Row, name: str) -> dict[Modality, Path]:
@@ -271,7 +298,13 @@ class OwnTable:
             path = media_file(self.root, named, name, field_name, media_root=self.options.media_root)
             if not path.is_file() and isinstance(named, str):
                 path = self._by_name(named, name, field_name) or path
-            files.setdefault(Modality.named(path.name) if kind == "media" else Modality(kind), path)
+            modality = Modality.named(path.name) if kind == "media" else Modality(kind)
+            if files.setdefault(modality, path) != path:
+                raise BadSampleError(
+                    f"fields '{self.columns.name(modality)}' and '{field_name}' both name its {modality}",
+                    where=name,
+                    remedy=f"--columns.media none ignores '{field_name}'",
+                )
         if not files:
             columns = [self.columns.taken[kind] for kind in MEDIA if kind in self.columns.taken]
             which = ", ".join(f"'{column}'" for column in columns) or "'video', 'image', 'audio' or 'media'"
@@ -305,7 +338,11 @@ class OwnTable:
                 where=name,
                 remedy="give the path below --root",
             )
-        return found[0] if found else None
+        if not found:
+            return None
+        path = found[0]  # it may be a link to anywhere
+        there = path.relative_to(self.root) if path.is_relative_to(self.root) else path.absolute()
+        return media_file(self.root, str(there), name, field_name, media_root=self.options.media_root)
 
 
 def _entries(answer: Any) -> list[Any]:

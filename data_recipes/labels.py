@@ -195,8 +195,11 @@ def _by_index(reader: _Reader, answer: Any, number: int) -> int:
         return options.numbers.index(number)
     index = number - reader.base
     if not 0 <= index < len(options.texts):
+        if (said_by := _as_text(reader, number)) is not None:
+            return said_by
         last = len(options.texts) - 1 + reader.base
-        raise reader.refuse(answer, f"needs an index from {reader.base} to {last}")
+        remedy = _REMEDY if reader.kind is Answers.AUTO else None
+        raise reader.refuse(answer, f"needs an index from {reader.base} to {last}", remedy)
     if reader.kind is not Answers.INDEX:
         said = [i for i, text in enumerate(options.texts) if _numeral(text) == number]
         counted = [i for i, text in enumerate(options.texts) if (m := _NUMBERED.match(text)) and int(m[1]) == number]
@@ -207,6 +210,18 @@ def _by_index(reader: _Reader, answer: Any, number: int) -> int:
                 answer, f"which may be an index or the text of choice {LETTERS[(said + counted)[0]]}", _REMEDY
             )
     return index
+
+
+def _as_text(reader: _Reader, number: int) -> int | None:
+    """The one option that is a number which is no index; None if it would be another one counted from 0 or from 1."""
+    if reader.kind not in (Answers.AUTO, Answers.TEXT):
+        return None
+    texts = reader.options.texts
+    said = [place for place, text in enumerate(texts) if _numeral(text) == number]
+    counted = number - (1 - reader.base)  # from the other of 0 and 1
+    if len(said) != 1 or (reader.kind is Answers.AUTO and 0 <= counted < len(texts) and counted != said[0]):
+        return None
+    return said[0]
 
 
 def _by_text(reader: _Reader, answer: str) -> int:

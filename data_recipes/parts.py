@@ -52,7 +52,7 @@ class Division:
         root: Path,
         together: str | None = None,
     ) -> None:
-        self._root, self._together = root, together
+        self._root, self._real_root, self._together = root, os.path.realpath(root), together
         self._parent: dict[str, str] = {}
         self._first = next(iter(shares))
         for item in items:
@@ -68,8 +68,8 @@ class Division:
 
     def _keys(self, item: SourceItem) -> list[str]:
         """What ties a question to others: its files, and its value in the field `together`."""
-        keys = [os.path.relpath(path, self._root) for path in item.files.values()]
-        keys += [f"~{os.path.realpath(path)}" for path in item.files.values() if path.is_symlink()]
+        # a clip and a link to it, or one in a folder that is a link, are the same clip
+        keys = [os.path.relpath(os.path.realpath(path), self._real_root) for path in item.files.values()]
         value = item.sample.metadata.get(self._together) if self._together is not None else None
         return [*keys, *([] if value is None else [f"={value}"])]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,11 @@ _OPTIONAL = {
 _LONGEST_CELL = 300
 
 
-def explain(name: str, recipe: Recipe, root: Path, spec: ClipSpec) -> None:
+def explain(words: Sequence[str], recipe: Recipe, root: Path, spec: ClipSpec) -> None:
     """Print what the first question was made of.
 
     Args:
-        name: The recipe's name.
+        words: The command as it was typed after `avrt shards`: the recipe's name and the options.
         recipe: The recipe.
         root: The dataset's folder.
         spec: What is taken from each clip.
@@ -62,17 +63,46 @@ def explain(name: str, recipe: Recipe, root: Path, spec: ClipSpec) -> None:
     _print_sample(console, first.sample)
     for note in first.notes:
         console.print(f"  note: {printable(note)}")
+    opened = True
     for kind, path in first.files.items():
         console.print(f"\n{kind}: {printable(str(path))}", soft_wrap=True)
-        for line in media_facts(path, kind, spec):
+        try:
+            facts = media_facts(path, kind, spec)
+        except BadSampleError as error:
+            opened, facts = False, [f"{printable(error.what)}: this question would be left out"]
+        for line in facts:
             console.print(f"  {line}")
     console.print()
-    command = f"avrt shards {quoted(name)} --root {quoted(root)}"
     if isinstance(recipe, FileRecipe):
         results = list(recipe.items(root))
         used = sum(isinstance(item, SourceItem) for item in results)
-        told = f"{used} of {len(results)} can be read"
-        print_results("questions", told, f"{command} --dry_run" if used < len(results) else f"{command} --out shards")
+        told = f"{used} of {len(results)} " + (
+            "can be read" if opened else "have a question and choices, but the media of the first cannot be opened"
+        )
+        print_results(
+            "questions", told, next_command(words, "--out" if opened and used == len(results) else "--dry_run")
+        )
+
+
+def next_command(words: Sequence[str], option: str) -> str:
+    """The command that comes after `--explain`, with all other options as they were typed.
+
+    Args:
+        words: The words after `avrt shards`.
+        option: What it does: `--out`, into the folder that was typed or else `shards`, or `--dry_run`.
+    """
+    kept: list[str] = []
+    flag = False  # whether the last word was a flag that is left out, so that its value is too
+    for word in words:
+        name, _, value = word.partition("=")
+        if name in ("--explain", "--dry_run"):
+            flag = not value
+        elif not (flag and word.lower() in ("true", "false")):
+            kept.append(word)
+            flag = False
+    given = any(word.partition("=")[0] == "--out" for word in kept)
+    kept += ["--dry_run"] if option == "--dry_run" else [] if given else ["--out", "shards"]
+    return " ".join(["avrt shards", *map(quoted, kept)])
 
 
 def _print_columns(console: Console, meanings: list[Meaning]) -> None:
@@ -120,24 +150,21 @@ def media_facts(path: Path, kind: Modality, spec: ClipSpec) -> list[str]:
         path: The file.
         kind: What it is taken for.
         spec: What is taken from each clip.
+
+    Raises:
+        BadSampleError: If it cannot be opened, or has not what it is taken for.
     """
     if not path.is_file():
-        return ["is missing: this question would be left out"]
+        raise BadSampleError("is missing")
     if kind is Modality.IMAGE:
         return [_picture(path)]
-    try:
-        with open_media(path) as container:
-            video = next((s for s in container.streams.video if s.codec_context is not None), None)
-            sound: Any = container.streams.best("audio")
-            lines = []
-            if kind is Modality.VIDEO:
-                lines.append("no pictures: this question would be left out" if video is None else "")
-                if video is not None:
-                    lines[-1] = _pictures(video, _seconds(container, video), spec)
-            lines.append("no sound" if sound is None else _sound(sound, _seconds(container, sound), spec))
-            return lines
-    except BadSampleError as error:
-        return [f"{printable(error.what)}: this question would be left out"]
+    with open_media(path) as container:
+        video = next((s for s in container.streams.video if s.codec_context is not None), None)
+        sound: Any = container.streams.best("audio")
+        if (video if kind is Modality.VIDEO else sound) is None:
+            raise BadSampleError(f"no {'pictures' if kind is Modality.VIDEO else 'sound'}")
+        pictures = [] if kind is not Modality.VIDEO else [_pictures(video, _seconds(container, video), spec)]
+        return [*pictures, "no sound" if sound is None else _sound(sound, _seconds(container, sound), spec)]
 
 
 def _picture(path: Path) -> str:
@@ -147,7 +174,7 @@ def _picture(path: Path) -> str:
         with Image.open(path) as picture:
             return f"picture: {picture.width}x{picture.height}"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"not a readable picture: {printable(str(error))}"
+        raise BadSampleError(f"not a readable picture: {printable(str(error))}") from None
 
 
 def _seconds(container: Any, stream: Any) -> float:

@@ -67,8 +67,8 @@ def survey(items: Iterable[SourceItem | BadSampleError], outside: Outside) -> No
         NothingUsableError: If no question can be used.
     """
     kinds: Counter[str] = Counter()
-    missing: list[str] = []
-    answered = noted = 0
+    missing: set[str] = set()
+    answered = noted = lacking = 0
     bad: list[str] = []
     for item in items:
         if isinstance(item, BadSampleError):
@@ -78,9 +78,10 @@ def survey(items: Iterable[SourceItem | BadSampleError], outside: Outside) -> No
         answered += item.sample.answer is not None
         noted += bool(item.notes)
         if gone := [path.name for path in item.files.values() if not path.is_file()]:
-            missing.append(gone[0])
+            missing.update(gone)
+            lacking += 1
     console = _console()
-    console.print(f"{kinds.total()} questions, {kinds.total() - len(missing)} of them with their media")
+    console.print(f"{kinds.total()} questions, {kinds.total() - lacking} of them with their media")
     for kind, count in kinds.most_common():
         console.print(f"  {count:6d}  {printable(kind)[:LONGEST]}")
     if answered < kinds.total():
@@ -88,15 +89,15 @@ def survey(items: Iterable[SourceItem | BadSampleError], outside: Outside) -> No
     if noted:
         console.print(f"{noted} rows are repaired; the manifest will say how")
     if missing:
-        gone = sorted(set(missing))
+        gone = sorted(missing)
         shown = ", ".join(printable(name)[:LONGEST] for name in gone[:5])
-        console.print(f"{len(missing)} questions lack {len(gone)} media files: {shown}{', ...' if gone[5:] else ''}")
+        console.print(f"{lacking} questions lack {len(gone)} media files: {shown}{', ...' if gone[5:] else ''}")
     if bad:
         console.print(f"{len(bad)} rows cannot be used, for example:")
         for reason in _examples(bad)[:10]:
             console.print(f"  {printable(reason)[:_LINE]}")
     outside.tell()
-    if len(missing) == kinds.total():
+    if lacking == kinds.total():
         raise nothing_usable(kinds.total() + len(bad), remedy="the reasons are above")
 
 

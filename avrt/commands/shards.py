@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> None:
         getattr(importlib.import_module(TOOLS[name][0]), name)(rest)
         return
     kind = find_recipe(name, tuple(TOOLS))
-    convert(name, kind, _parser(name, kind).parse_args(rest))
+    convert(name, kind, _parser(name, kind).parse_args(rest), rest)
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,19 @@ def _below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def convert(name: str, kind: type[Recipe], options: Namespace) -> None:
-    """Write a recipe's questions to shards, or only report on them (`--dry_run`) or on the first (`--explain`)."""
+def convert(name: str, kind: type[Recipe], options: Namespace, typed: Sequence[str] = ()) -> None:
+    """Write a recipe's questions to shards, or only report on them (`--dry_run`) or on the first (`--explain`).
+
+    Args:
+        name: The recipe's name.
+        kind: The recipe.
+        options: The options of the command.
+        typed: The words that they were read from, for the command that `--explain` ends with.
+    """
     recipe = kind(**{part.name: options[part.name] for part in fields(kind)})
     run = Conversion(name, recipe, Path(options.root), clip_spec(options, kind.clip), options)
     if options.explain:
-        explain(name, recipe, run.root, run.spec)
+        explain([name, *typed], recipe, run.root, run.spec)
         return
     if options.dry_run:
         survey(run.items(), run.outside)

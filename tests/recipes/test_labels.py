@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -191,7 +192,7 @@ RECIPES = {
 def read_with(name, tmp_path, options, answer):
     recipe, row, file = RECIPES[name]
     (tmp_path / file).write_text(json.dumps([row(options, answer)]))
-    [found] = recipe.items(tmp_path)
+    [found] = replace(recipe).items(tmp_path)  # a new one, that has read nothing yet
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -18,7 +17,7 @@ from avrt.arguments import OneLineErrors
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.files import write_whole
-from avrt.messages import print_results, printable
+from avrt.messages import print_results, printable, quoted
 from avrt.progress import ProgressDisplay
 from avrt.text import clean, did_you_mean, to_json
 from avrt.traces.pipeline import RunStats, TracePipeline
@@ -100,7 +99,7 @@ def run(arguments: list[str]) -> None:
     for warning in (*summary.warnings, *fewer):
         sys.stderr.write(f"avrt: warning: {printable(warning)}\n")
     summary.raise_if_nothing_usable(folder.path)
-    print_results("trace folder", folder.path, f"avrt traces stats {shlex.quote(str(folder.path))}")
+    print_results("trace folder", folder.path, f"avrt traces stats {quoted(folder.path)}")
 
 
 def _work(options: TraceOptions, shards: ShardSet, worker: int) -> str:
@@ -183,7 +182,7 @@ def stats(arguments: list[str]) -> None:
     home = TraceFolder.find(folder)
     query = "SELECT sample FROM outcomes WHERE folder = ? ORDER BY status = 'kept' DESC LIMIT 1"
     first = next(rows(home.store, query, (home.name,)), None)
-    look = None if first is None else f"avrt traces show {shlex.quote(str(folder))} --id {shlex.quote(first['sample'])}"
+    look = None if first is None else f"avrt traces show {quoted(folder)} --id {quoted(first['sample'])}"
     print_results("statistics", f"{folder / 'stats.html'}, {folder / 'stats.json'}", look)
 
 

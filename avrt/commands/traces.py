@@ -27,7 +27,7 @@ from avrt.traces.selection import count_by_split, draw_traces
 from avrt.traces.store import CallStore, connect, rows
 from avrt.traces.trace_export import SPLITS, export_run, write_parquet
 from avrt.traces.trace_folder import RUN, TraceFolder, run_record
-from avrt.traces.trace_options import TraceOptions
+from avrt.traces.trace_options import TraceOptions, asked_otherwise
 
 CONFIG = "traces.yaml"
 WIDTH = 140  # characters of tables that are not printed on a terminal
@@ -64,9 +64,10 @@ def run(arguments: list[str]) -> None:
     options = TraceOptions(**{k: v for k, v in vars(parser.instantiate_classes(parsed)).items() if k != "config"})
     shards, folder = ShardSet(options.data), options.folder
     spec = shards.manifest.spec
-    for told in [teacher.backend.warn_of_shards(options.data, spec) for _, teacher, _ in options.teachers()]:
-        if told is not None:
-            sys.stderr.write(f"avrt: warning: {printable(told)}\n")
+    for name, teacher, _ in options.teachers():
+        for told in (teacher.backend.warn_of_shards(options.data, spec), asked_otherwise(name, teacher)):
+            if told is not None:
+                sys.stderr.write(f"avrt: warning: {printable(told)}\n")
     folder.path.mkdir(parents=True, exist_ok=True)
     wanted = None
     if options.as_many_as is not None:

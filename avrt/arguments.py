@@ -40,9 +40,7 @@ class OneLineErrors(ArgumentParser):
         sys.exit(2)
 
     def _nearest(self, name: str) -> str | None:
-        known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
-        found = did_you_mean(name, known)
-        return None if found is None else found.replace("did you mean ", "did you mean --")
+        return did_you_mean(f"--{name}", [option for option in self._option_string_actions if option.startswith("--")])
 
 
 def shorten(message: str) -> str:

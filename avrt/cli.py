@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
+import io
 import os
+import select
+import shutil
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import avrt
@@ -41,21 +44,45 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "env": ("avrt.commands.environment", "versions and devices, for a report of a problem"),
     "completion": ("avrt.commands.completion", 'tab completion: eval "$(avrt completion bash)", or zsh or fish'),
 }
-_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # in Lightning's order: Slurm numbers also what it does not start
 FIRST_RANK = "AVRT_FIRST_RANK"
 """In the environment: the number of the process that is the first rank, for those that it starts."""
+FAILURE_MARK = "AVRT_FAILURE_MARK"
+"""In the environment: the file that is there while a first rank that has reported an error is ending, for seconds."""
+_READER_LEFT = 141
+"""The status of a command that a shell sees end by SIGPIPE."""
 _SILENT_SECONDS = 10
 """How long a further rank waits for the first one to report the same error."""
 
 
 def main() -> None:
-    """Run one subcommand; an `AvrtError` or `OSError` ends as one line, an interrupt as status 130."""
+    """Run one subcommand; an `AvrtError` or `OSError` ends as one line, an interrupt as status 130.
+
+    A command that cannot go on because nobody reads its output any more ends silently with status 141.
+    """
     try:
         _run(sys.argv[1:])
+    except BrokenPipeError:  # while the table of commands was printed
+        if not _reader_has_left():
+            raise
+    finally:
+        _reader_has_left()  # which is no error of a command that has ended, as in `avrt --help | head`
+
+
+def _reader_has_left() -> bool:
+    """Write what waits for standard output, and tell whether nobody reads it; if so, nothing is written there again."""
+    try:
         sys.stdout.flush()
+        pipe = select.poll()
+        pipe.register(sys.stdout, 0)
+        left = any(event & select.POLLERR for _, event in pipe.poll(0))
     except BrokenPipeError:
-        # Whoever reads the output has seen enough, as in `avrt --help | head`. Nothing may be flushed at the end.
+        left = True
+    except io.UnsupportedOperation:  # an object of a notebook or a test, which is no pipe
+        return False
+    if left:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return left
 
 
 def _run(arguments: list[str]) -> None:
@@ -79,9 +106,9 @@ def _run(arguments: list[str]) -> None:
         if COMMANDS[name][0] == LAUNCH and _first_rank_reports():
             sys.exit(error.status)
         _fail(str(error), error.status)
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_left():
+            sys.exit(_READER_LEFT)
         # A full disk, a folder that may not be written: the user's to mend, and nothing that a traceback explains.
         _fail(f"{error.filename or name}: {error.strerror or error}")
     except KeyboardInterrupt:
@@ -98,7 +125,7 @@ def run_command(name: str, arguments: list[str]) -> None:
     path = COMMANDS[name][0]
     arguments = resolve_configs(arguments)
     if path != LAUNCH:
-        importlib.import_module(path).main(_one_help(arguments))
+        importlib.import_module(path).main(arguments)
         return
     pages = importlib.import_module("avrt.commands.help_page")
     checks = importlib.import_module("avrt.commands.early_checks")
@@ -113,11 +140,6 @@ def run_command(name: str, arguments: list[str]) -> None:
     if not rank():
         _be_first_rank()
     importlib.import_module(path).main([name, *arguments])
-
-
-def _one_help(arguments: list[str]) -> list[str]:
-    """The arguments without the word behind `--help all`, which makes no difference to commands with few options."""
-    return [word for i, word in enumerate(arguments) if word != "all" or not i or arguments[i - 1] != "--help"]
 
 
 def usage() -> str:
@@ -138,15 +160,9 @@ def rank() -> int:
 
 def _be_first_rank() -> None:
     """Let the ranks that this one starts see which process it is, and whether it has failed."""
-    os.environ[FIRST_RANK] = str(os.getpid())
-    remove = partial(_failure_mark(os.getpid()).unlink, missing_ok=True)
-    remove()
-    atexit.register(remove)
-
-
-def _failure_mark(first: int) -> Path:
-    """The file that is there while a first rank that has reported an error is ending, which takes seconds."""
-    return Path(tempfile.gettempdir()) / f"avrt-failed-{first}"
+    folder = tempfile.mkdtemp(prefix="avrt-")  # nobody else's, in a place that is everybody's
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ |= {FIRST_RANK: str(os.getpid()), FAILURE_MARK: str(Path(folder) / "failed")}
 
 
 def _first_rank_reports() -> bool:
@@ -157,9 +173,10 @@ def _first_rank_reports() -> bool:
     """
     if not rank():
         return False
-    first, until = int(os.environ.get(FIRST_RANK, "0")), time.monotonic() + _SILENT_SECONDS
+    first, mark = int(os.environ.get(FIRST_RANK, "0")), os.environ.get(FAILURE_MARK)
+    until = time.monotonic() + _SILENT_SECONDS
     while time.monotonic() < until:
-        if first and (os.getppid() != first or _failure_mark(first).exists()):
+        if first and (os.getppid() != first or (mark and Path(mark).exists())):
             return True
         time.sleep(0.1)
     return False
@@ -169,5 +186,6 @@ def _fail(message: str, status: int = 2) -> None:
     of_rank = f" on rank {rank()}" if rank() else ""
     sys.stderr.write(f"avrt: error{of_rank}: {message}\n")
     if os.environ.get(FIRST_RANK) == str(os.getpid()):
-        _failure_mark(os.getpid()).touch()
+        with contextlib.suppress(OSError):  # a run of weeks may outlive what is in the temporary folder
+            Path(os.environ[FAILURE_MARK]).touch()
     sys.exit(status)

@@ -21,6 +21,7 @@ from avrt.data.shards.manifest import MANIFEST, Manifest
 from avrt.data.shards.members import clip_media
 from avrt.errors import AvrtError
 from avrt.evaluation.model_card import LICENSE, write_card
+from avrt.evaluation.runner import answer
 from avrt.objectives.rewards import RewardOptions, RewardSum
 from avrt.packaged import model_source
 from avrt.policy.hub import fetch, push_folder
@@ -120,10 +121,8 @@ class Student:
             BadSampleError: If the clip or the question cannot be used.
         """
         batch = self.batch(clip, question, choices, senses=senses, masked=masked)
-        prompts = self.policy.encode_to_generate(batch)
-        seeds = completion_seeds([QUESTION], 1, seed)
-        [completion] = self.policy.generate(prompts, sampling or self.settings.generation, seeds=seeds)
-        return parse_response(self.policy.decode(completion.token_ids), batch.samples[0].letters)
+        [prediction] = answer(self.policy, batch, sampling or self.settings.generation, seed=(seed,))
+        return parse_response(prediction.responses[0], batch.samples[0].letters)
 
     def score(
         self,
@@ -148,6 +147,9 @@ class Student:
 
         Returns:
             One number for each completion.
+
+        Raises:
+            BadSampleError: If the clip or the question cannot be used.
         """
         batch = self.batch(clip, question, choices, senses=senses, masked=masked)
         texts = [f"<answer>{x}</answer>" for x in batch.samples[0].letters] if completions is None else completions
@@ -190,6 +192,13 @@ class Student:
             sampling: How completions are drawn; by default at temperature 1, as long as its answers may be.
             rewards: Weights and shapes of the rewards.
             seed: Seed of the group; the same seed gives the same completions.
+
+        Returns:
+            G completions with their rewards.
+
+        Raises:
+            AvrtError: If the answer is none of the choices.
+            BadSampleError: If the clip or the question cannot be used.
         """
         index = LETTERS.find(answer) if isinstance(answer, str) and len(answer) == 1 else answer
         if not isinstance(index, int) or not 0 <= index < len(choices):
@@ -222,7 +231,19 @@ class Student:
     ) -> OmniBatch:
         """The model's inputs for one question: a batch of one row, on the student's device.
 
-        Its `clips` hold the frames and the sound that the student is given.
+        Args:
+            clip: What is shown.
+            question: The question.
+            choices: 2 to 26 options.
+            answer: Index of the right choice, where it is known.
+            senses: What of the clip is given to the student; by default as in its training.
+            masked: What becomes of a sense that is not given.
+
+        Returns:
+            The batch; its `clips` hold the frames and the sound that the student is given.
+
+        Raises:
+            BadSampleError: If the clip or the question cannot be used.
         """
         if not isinstance(clip, Clip):
             clip = Clip() if clip is None else self.open(clip)
@@ -253,6 +274,8 @@ class Student:
     def save(self, folder: str | Path, *, full_layout: bool = False) -> None:
         """Write weights, processor and settings as a folder that `avrt.load`, transformers and vLLM load.
 
+        Adapters are merged, after which the student cannot be trained further.
+
         Args:
             folder: Where to; created if missing.
             full_layout: Write the layout of the released checkpoints, which vLLM expects.
@@ -265,6 +288,8 @@ class Student:
 
     def push(self, name: str, *, private: bool = False, license_name: str = LICENSE, full_layout: bool = False) -> str:
         """Upload the student to the Hub, with its settings and a model card; `avrt push` also shows scores in it.
+
+        Adapters are merged, after which the student cannot be trained further.
 
         Args:
             name: Where to: `user/name`; made if it is not there.
@@ -286,6 +311,8 @@ class Student:
 
 def load(source: str | Path | StudentOptions, device: str | torch.device | None = None) -> Student:
     """Load a student, and how it was trained to be asked.
+
+    It turns transformers' progress bars off, for the whole process.
 
     Args:
         source: An exported folder, an id on the Hub, a training run or one of its checkpoints, a packaged model such

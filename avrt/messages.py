@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 
 from avrt.text import clean
@@ -73,3 +74,8 @@ def print_results(what: str, where: object, next_step: str | None = None) -> Non
     print(f"{what}: {where}", flush=True)
     if next_step is not None:
         print(f"next: {next_step}", flush=True)
+
+
+def quoted(word: object) -> str:
+    """A word of a command that can be typed as it stands, such as a path in what comes next."""
+    return shlex.quote(printable(str(word)))

@@ -15,7 +15,6 @@ from avrt.algorithms.grpo import GRPOOptions, grpo_step
 from avrt.algorithms.optimizer import PlainOptimizer
 from avrt.data.inputs.batch import collate
 from avrt.data.inputs.preprocessor import Preprocessor
-from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.reader import ShardSet
 from avrt.objectives.rewards import ExtraReward, RewardOptions, RewardSum, register
@@ -36,10 +35,11 @@ parser.add_argument("--steps", type=int, default=3)
 parser.add_argument("--questions", type=int, default=4, help="per step")
 arguments = parser.parse_args()
 
-policy = avrt.load(arguments.student).policy.train()
+student = avrt.load(arguments.student, "cpu")
+policy = student.policy.train()
 reference = Reference(policy)
 shards = ShardSet(arguments.shards)
-preprocessor = Preprocessor(policy.inputs, PromptOptions(audio_in_video=True), answers=True)
+preprocessor = Preprocessor(policy.inputs, student.settings.prompt, answers=True)
 optimizer = PlainOptimizer(torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=1e-4))
 options = GRPOOptions(group_size=4, sampling=SamplingOptions(max_new_tokens=32), micro_batch_size=arguments.questions)
 rewards = RewardSum(RewardOptions(extra=[ExtraReward("brevity")]))

@@ -9,7 +9,9 @@ import time
 import pytest
 
 from avrt.arguments import shorten
-from avrt.cli import COMMANDS, FIRST_RANK
+from avrt.cli import COMMANDS, FIRST_RANK, rank
+from avrt.commands.early_checks import check_early
+from avrt.commands.option_table import options_in
 from avrt.configurations import find_config, resolve_configs
 from avrt.errors import AvrtError
 from tests.conftest import avrt
@@ -158,11 +160,43 @@ def test_what_is_wrong_is_said_before_anything_heavy_is_imported(arguments, tell
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly():
-    command = f"{sys.executable} -m avrt --help | head -1; echo status ${{PIPESTATUS[0]}}"
-    for _ in range(3):
+    for asked, reader in (("--help", "head -1"), ("env --help", "true")):
+        command = f"{sys.executable} -m avrt {asked} | {reader}; echo status ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
         assert done.stderr == ""
         assert done.stdout.splitlines()[-1] == "status 0"
+
+
+PIPES = """
+import os, sys
+from avrt import cli
+def report(arguments):
+    print("counts")
+    if arguments:  # something else than the output is a pipe whose reader has left
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.write(writer, b"question")
+    print("x" * 100_000, flush=True)
+sys.modules["told"] = type("Told", (), {"main": report})
+cli.COMMANDS["told"] = ("told", "")
+sys.argv[0] = "avrt"
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("unbuffered", [(), ("-u",)])
+def test_a_broken_pipe_is_an_error_unless_it_is_the_output_that_nobody_reads(unbuffered):
+    def statuses(*words):
+        inner = [sys.executable, *unbuffered, "-c", PIPES, "told", *words]
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        unread = subprocess.run(inner, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(write_end)
+        read = subprocess.run(inner, capture_output=True, text=True, check=False)
+        return (unread.returncode, unread.stderr), (read.returncode, read.stderr)
+
+    assert statuses() == ((141, ""), (0, ""))
+    assert statuses("other")[1] == (2, "avrt: error: told: Broken pipe\n")
 
 
 def test_a_further_rank_leaves_an_error_to_the_first_if_that_ends_too():
@@ -177,17 +211,90 @@ def test_a_further_rank_leaves_an_error_to_the_first_if_that_ends_too():
     assert done.stderr.startswith("avrt: error on rank 1: data.train: no shards given")
 
 
+def test_the_rank_is_the_one_that_lightning_sees(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    assert rank() == 0
+    monkeypatch.setenv("SLURM_PROCID", "0")  # of the one task whose process starts the others
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert rank() == 1
+    monkeypatch.setenv("RANK", "5")
+    assert rank() == 5
+
+
+def test_the_mark_of_a_failure_is_in_a_folder_of_its_own_which_goes(tmp_path):
+    """Whatever others have left in the shared temporary folder; a command that has failed leaves nothing."""
+    code = (
+        "import os, sys; from pathlib import Path; from avrt import cli\n"
+        "Path(os.environ['TMPDIR'], f'avrt-failed-{os.getpid()}').mkdir()  # as if another user had made it\n"
+        "cli._be_first_rank(); print(os.environ[cli.FAILURE_MARK])\n"
+        "try:\n    cli._fail('too bad')\n"
+        "finally:\n    print(*map(os.path.isfile, [os.environ[cli.FAILURE_MARK]]))"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "avrt: error: too bad\n")
+    mark, there = done.stdout.splitlines()
+    assert there == "True"
+    assert not os.path.exists(os.path.dirname(mark))
+    assert [path.name.startswith("avrt-failed-") for path in tmp_path.iterdir()] == [True]
+
+
 def test_an_error_that_all_ranks_meet_is_printed_once(tmp_path):
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "manifest.json").write_text("not a manifest")  # read when the ranks are running
-    command = [
-        *(sys.executable, "-m", "avrt", "fit", "--config", "sft.yaml", "--config", "nano/sft.yaml"),
-        *("--data.train", "shards", "--trainer.devices", "2"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    told = ("fit", "--config", "sft.yaml", "--config", "nano/sft.yaml", "--data.train", "shards")
+    done = avrt(*told, "--trainer.devices", 2, check=False, cwd=tmp_path)
     assert done.returncode == 2
+    assert "2 x CPU" in done.stderr
     assert done.stderr.count("avrt: error") == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_one_callback_needs_no_list_and_a_group_may_be_in_a_file(tmp_path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "manifest.json").write_text("not a manifest")  # read when everything is made
+    (tmp_path / "data.yaml").write_text("train: shards")
+    done = avrt(
+        "fit", "--config", "sft.yaml", "--config", "nano/sft.yaml", "--data", "data.yaml", "--trainer.callbacks",
+        "lightning.pytorch.callbacks.LearningRateMonitor", "--trainer.devices", 1, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("avrt: error: shards/manifest.json: not a shard manifest")
+
+
+def test_an_option_is_no_value_of_a_flag_before_it():
+    words = ["--verbose", "-c", "sft.yaml", "--model.loss.beta", "-1", "--print_config", "--x=-c"]
+    told = [("verbose", None), ("c", "sft.yaml"), ("model.loss.beta", "-1"), ("print_config", None), ("x", "-c")]
+    assert list(options_in(words)) == told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "telling"),
+    [
+        (("--data", "data.yaml"), None),
+        (("--data", "data.yaml", "--data.batch_size", "2"), None),
+        (("--config", "whole.yaml"), None),
+        (("--data.train+", "shards"), None),
+        (("--data.train", "shards", "--trainer", "trainer.yaml"), None),
+        (("--data", "{batch_size: 2}"), "no shards given"),
+        (("--data.train", "shards"), "step-000004"),
+    ],
+)
+def test_what_only_the_parser_reads_is_not_refused_before(arguments, telling, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("shards", "checkpoints/step-000004.ckpt"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "shards" / "manifest.json").write_text("{}")
+    (tmp_path / "checkpoints" / "step-000004.ckpt" / "latest").touch()
+    (tmp_path / "whole.yaml").write_text("data: data.yaml")
+    words = ["--model", "avrt.training.sft_module.SFTModule", *arguments]
+    if telling is None:
+        words += [] if "--trainer" in arguments else ["--trainer.default_root_dir", "run"]
+        check_early("fit", words)
+        return
+    with pytest.raises(AvrtError, match=telling):
+        check_early("fit", words)
 
 
 def test_versions_and_devices_are_told_without_importing_anything_heavy():

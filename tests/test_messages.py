@@ -1,6 +1,9 @@
 """Foreign texts on a terminal: no character acts on it, and lines stay where they may."""
 
-from avrt.messages import print_results, printable
+import shlex
+from pathlib import Path
+
+from avrt.messages import print_results, printable, quoted
 
 
 def test_control_characters_are_escaped():
@@ -16,3 +19,9 @@ def test_results_are_two_lines(capsys):
     assert capsys.readouterr().out == "checkpoint: runs/sft\nnext: avrt export --ckpt_path runs/sft --out model\n"
     print_results("report", "r.html")
     assert capsys.readouterr().out == "report: r.html\n"
+
+
+def test_a_quoted_word_is_one_word_without_active_characters():
+    assert quoted(Path("runs/sft")) == "runs/sft"
+    assert shlex.split(quoted("my runs' $HOME")) == ["my runs' $HOME"]
+    assert quoted("a\x1b[2J") == "'a\\x1b[2J'"

@@ -46,9 +46,10 @@ def main(arguments: list[str]) -> None:
     student = load(options.model, options.device)
     begun = time.perf_counter()
     try:
-        response = student.ask(options.clip, options.question, options.choices, senses=options.senses)
+        clip = student.open(options.clip)
     except BadSampleError as error:
         raise AvrtError(error.what, where=error.where, remedy="is it a video, a picture or a sound?") from None
+    response = student.ask(clip, options.question, options.choices, senses=options.senses)
     seconds = time.perf_counter() - begun
     if response.think is None or response.letter is None:
         print(printable(response.text, keep_lines=True))

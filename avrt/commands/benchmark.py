@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from avrt.evaluation.protocol import MASKS, differences
 from avrt.evaluation.result import RESULT, Result
 from avrt.evaluation.statistics import percent
 from avrt.files import sha256, write_whole
-from avrt.messages import print_results
+from avrt.messages import print_results, quoted
 from avrt.run_folder import is_trained
 from avrt.terminal_tables import print_table
 
@@ -155,7 +154,7 @@ def main(arguments: list[str]) -> None:
     console = Console()
     run_grid(options, console)
     print_overview(options, console)
-    print_results("results", options.out, f"avrt report {shlex.quote(str(options.out))} --out report")
+    print_results("results", options.out, f"avrt report {quoted(options.out)} --out report")
 
 
 def cells(options: GridOptions) -> Iterator[Cell]:

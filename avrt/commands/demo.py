@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from avrt.arguments import OneLineErrors
 from avrt.commands.demo_stages import Stage, stages
 from avrt.data.sample import LETTERS
 from avrt.errors import AvrtError
-from avrt.messages import print_results
+from avrt.messages import print_results, quoted
 from avrt.response import parse_response
 
 DONE = ".done"
@@ -47,12 +46,12 @@ def main(arguments: list[str]) -> None:
         console.print(result_table(out))
     console.print(f"this run took {time.perf_counter() - begun:.0f} s", highlight=False)
     if options.study:
-        print_results("report", out / "report", f"tensorboard --logdir {shlex.quote(str(out))}")
+        print_results("report", out / "report", f"tensorboard --logdir {quoted(out)}")
     else:
         print_results(
             "students",
             f"{out / 'sft' / 'model'}, {out / 'grpo' / 'model'}",
-            f"tensorboard --logdir {shlex.quote(str(out))}",
+            f"tensorboard --logdir {quoted(out)}",
         )
 
 

@@ -117,7 +117,16 @@ def _check_model(choice: Choice) -> None:
         raise AvrtError("no model is chosen", where=f"avrt {choice.command}", remedy=_choose_model())
 
 
+def _is_in_a_file(choice: Choice, group: str) -> bool:
+    """Whether a file of its own has fields of a group, as in `--data data.yaml`, which only the parser reads."""
+    given = [value for name, value in choice.typed if name == group]
+    given += [content.get(group) for _, content in choice.files]
+    return any(isinstance(value, str) and not value.lstrip().startswith("{") for value in given)
+
+
 def _check_shards(command: str, choice: Choice) -> None:
+    if _is_in_a_file(choice, "data") or any(name == "data.train+" for name, _ in choice.typed):
+        return
     data = choice.values.get("data")
     given: dict[str, Any] = data if isinstance(data, dict) else {}
     if command == "fit":
@@ -145,6 +154,8 @@ def _check_folder_of_shards(location: Any) -> None:
 
 def _check_folder(command: str, choice: Choice) -> None:
     """The checkpoint that is asked for, or that none is in the way of a new run."""
+    if _is_in_a_file(choice, "trainer"):
+        return
     trainer = choice.values.get("trainer")
     settings: dict[str, Any] = trainer if isinstance(trainer, dict) else {}
     run = Path(str(settings.get("default_root_dir") or "."))

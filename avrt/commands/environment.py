@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 import avrt
 from avrt.arguments import OneLineErrors
 from avrt.messages import print_results
+from avrt.signatures import module
 
 PACKAGES = (
     "torch", "torchvision", "torchaudio", "transformers", "lightning", "deepspeed", "jsonargparse", "av", "webdataset",
@@ -80,20 +80,10 @@ def _version(name: str) -> str | None:
 
 def _cuda() -> str | None:
     """The CUDA release that PyTorch was built for, read from its source, since importing it takes seconds."""
-    found = importlib.util.find_spec("torch")
-    path = Path(found.origin).parent / "version.py" if found and found.origin else None
-    if path is None or not path.is_file():
-        return None
-    for node in ast.parse(path.read_text()).body:
-        names = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if any(isinstance(name, ast.Name) and name.id == "cuda" for name in names):
-            value = (
-                ast.literal_eval(node.value) if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value else None
-            )
-            return None if value is None else str(value)
-    return None
+    source = module("torch.version")
+    found = source.find("cuda") if source else None
+    value = getattr(found[1], "value", None) if found else None
+    return str(value.value) if isinstance(value, ast.Constant) and value.value is not None else None
 
 
 def _processor() -> str:

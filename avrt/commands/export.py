@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -60,4 +61,6 @@ def main(arguments: list[str]) -> None:
     write_card(Path(options.out), settings)
     if settings is None:
         print(f"{checkpoint} is of an earlier avrt and does not say how its student is asked: {SETTINGS} is left out")
-    print_results("model", options.out, f'avrt ask {options.out} clip.mp4 "What makes the sound?" "a dog" "a door"')
+    print_results(
+        "model", options.out, f'avrt ask {shlex.quote(options.out)} clip.mp4 "What makes the sound?" "a dog" "a door"'
+    )

@@ -103,7 +103,7 @@ def options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
         if match is None:
             continue
         value = match[2]
-        if value is None and rest and not rest[0].startswith("--"):
+        if value is None and rest and not re.match(r"--|-[A-Za-z]", rest[0]):  # a number may be negative
             value = rest.pop(0)
         yield match[1], value
 

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--dry_run", type=bool, default=False, help="write the card and list what would be uploaded")
     options = parser.parse_args(arguments)
 
-    from avrt.evaluation.model_card import write_card
+    from avrt.evaluation.model_card import CARD, write_card
     from avrt.evaluation.result import Result
     from avrt.policy.hub import files_of, push_folder
     from avrt.policy.input_settings import read_settings
@@ -31,11 +31,12 @@ def main(arguments: list[str]) -> None:
     folder = Path(options.folder)
     files_of(folder)
     results = [Result.load(Path(path)) for path in options.results]
-    write_card(folder, read_settings(folder), options.name, results, options.license)
+    if not write_card(folder, read_settings(folder), options.name, results, options.license):
+        print(f"{folder / CARD} is not of avrt and stays as it is: --results and --license are not in it")
     if options.dry_run:
         for path in files_of(folder):
             print(f"{path.stat().st_size:>14,}  {path.relative_to(folder)}")
-        print_results("would be uploaded to", options.name, f"avrt push {folder} {options.name}")
+        print_results("would be uploaded to", options.name, "the same command without --dry_run")
         return
     address = push_folder(folder, options.name, private=options.private)
     print_results("uploaded", address, f"python -c \"import avrt; avrt.load('{options.name}')\"")

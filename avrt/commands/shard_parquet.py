@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from avrt.arguments import OneLineErrors
-from avrt.messages import print_results
+from avrt.commands.shard_reports import quoted
+from avrt.messages import print_results, printable
 
 
 def to_parquet(arguments: list[str]) -> None:
@@ -18,7 +19,7 @@ def to_parquet(arguments: list[str]) -> None:
     from avrt.data.shards import parquet
 
     count = parquet.to_parquet(options.folder, Path(options.out))
-    print_results(f"{count} rows", options.out, f"avrt shards from_parquet {options.out} --out DIR")
+    print_results(f"{count} rows", options.out, f"avrt shards from_parquet {quoted(options.out)} --out DIR")
 
 
 def from_parquet(arguments: list[str]) -> None:
@@ -35,6 +36,6 @@ def from_parquet(arguments: list[str]) -> None:
     root = None if options.root is None else Path(options.root)
     manifest = parquet.from_rows(rows, Path(options.out), root=root, made_from=made_from)
     for name, why in list(manifest.skipped.items())[:5]:
-        print(f"left out: {name}: {why}")
+        print(printable(f"left out: {name}: {why}"))
     what = f"{manifest.samples} samples ({manifest.media}), {len(manifest.skipped)} left out"
-    print_results(what, options.out, f"avrt shards verify {options.out}")
+    print_results(what, options.out, f"avrt shards verify {quoted(options.out)}")

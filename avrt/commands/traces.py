@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -18,7 +17,7 @@ from avrt.arguments import OneLineErrors
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.files import write_whole
-from avrt.messages import print_results, printable
+from avrt.messages import print_results, printable, quoted
 from avrt.progress import ProgressDisplay
 from avrt.text import clean, did_you_mean, to_json
 from avrt.traces.pipeline import RunStats, TracePipeline
@@ -28,7 +27,7 @@ from avrt.traces.selection import count_by_split, draw_traces
 from avrt.traces.store import CallStore, connect, rows
 from avrt.traces.trace_export import SPLITS, export_run, write_parquet
 from avrt.traces.trace_folder import RUN, TraceFolder, run_record
-from avrt.traces.trace_options import TraceOptions
+from avrt.traces.trace_options import TraceOptions, asked_otherwise
 
 CONFIG = "traces.yaml"
 WIDTH = 140  # characters of tables that are not printed on a terminal
@@ -65,9 +64,10 @@ def run(arguments: list[str]) -> None:
     options = TraceOptions(**{k: v for k, v in vars(parser.instantiate_classes(parsed)).items() if k != "config"})
     shards, folder = ShardSet(options.data), options.folder
     spec = shards.manifest.spec
-    for told in [teacher.backend.warn_of_shards(options.data, spec) for _, teacher, _ in options.teachers()]:
-        if told is not None:
-            sys.stderr.write(f"avrt: warning: {printable(told)}\n")
+    for name, teacher, _ in options.teachers():
+        for told in (teacher.backend.warn_of_shards(options.data, spec), asked_otherwise(name, teacher)):
+            if told is not None:
+                sys.stderr.write(f"avrt: warning: {printable(told)}\n")
     folder.path.mkdir(parents=True, exist_ok=True)
     wanted = None
     if options.as_many_as is not None:
@@ -100,7 +100,7 @@ def run(arguments: list[str]) -> None:
     for warning in (*summary.warnings, *fewer):
         sys.stderr.write(f"avrt: warning: {printable(warning)}\n")
     summary.raise_if_nothing_usable(folder.path)
-    print_results("trace folder", folder.path, f"avrt traces stats {shlex.quote(str(folder.path))}")
+    print_results("trace folder", folder.path, f"avrt traces stats {quoted(folder.path)}")
 
 
 def _work(options: TraceOptions, shards: ShardSet, worker: int) -> str:
@@ -183,7 +183,7 @@ def stats(arguments: list[str]) -> None:
     home = TraceFolder.find(folder)
     query = "SELECT sample FROM outcomes WHERE folder = ? ORDER BY status = 'kept' DESC LIMIT 1"
     first = next(rows(home.store, query, (home.name,)), None)
-    look = None if first is None else f"avrt traces show {shlex.quote(str(folder))} --id {shlex.quote(first['sample'])}"
+    look = None if first is None else f"avrt traces show {quoted(folder)} --id {quoted(first['sample'])}"
     print_results("statistics", f"{folder / 'stats.html'}, {folder / 'stats.json'}", look)
 
 

@@ -51,7 +51,7 @@ def write_card(
     name: str | None = None,
     results: Sequence[Result] = (),
     license_name: str = LICENSE,
-) -> Path:
+) -> bool:
     """Write the card into a model's folder, over an earlier one that avrt wrote, and not over one that a person wrote.
 
     Args:
@@ -60,12 +60,15 @@ def write_card(
         name: The model's name; by default the folder's.
         results: Benchmark results whose scores are shown.
         license_name: The licence's id on the Hub.
+
+    Returns:
+        Whether it was written.
     """
     path = folder / CARD
-    if not path.is_file() or BY_AVRT in path.read_text(encoding="utf-8", errors="replace"):
-        text = model_card(name or folder.resolve().name, settings, results, license_name)
-        write_whole(path, text.encode())
-    return path
+    if path.is_file() and BY_AVRT not in path.read_text(encoding="utf-8", errors="replace"):
+        return False
+    write_whole(path, model_card(name or folder.resolve().name, settings, results, license_name).encode())
+    return True
 
 
 def _front_matter(name: str, settings: InputSettings | None, results: Sequence[Result], license_name: str) -> str:
@@ -104,7 +107,8 @@ def _protocol(settings: InputSettings) -> str:
         frames = f"{clip.frames}, evenly over the clip"
     sound = "all of it" if clip.audio_seconds is None else f"the first {clip.audio_seconds:g} s"
     rows = {
-        "senses": prompt.senses if prompt.masked == "absent" else f"{prompt.senses}, the other blank",
+        "senses": prompt.senses
+        + (", the other blank" if prompt.masked == "blank" and prompt.senses in ("vision", "audio") else ""),
         "frames": f"{frames}; {clip.budget.min_pixels:,} to {clip.budget.max_pixels:,} pixels each",
         "sound": sound + (", interleaved with the frames by time" if prompt.audio_in_video else ", after the frames"),
         "longest answer": f"{settings.generation.max_new_tokens} tokens",

@@ -24,6 +24,10 @@ FORMAT_VERSION = 1
 SHOWN = ("frames", "fps", "max_frames", "audio_seconds", "budget", "still_budget", "total_pixels")
 """The fields of a `ClipSpec` that say what a student is shown."""
 BUDGETS = ("budget", "still_budget", "teacher_budget")
+ASKED = (
+    "system_prompt", "instruction", "several_instruction", "template", "choice", "senses", "masked", "audio_in_video",
+)  # fmt: skip
+"""The fields of the prompt that say how a question is put; the others are limits of a run."""
 Options = TypeVar("Options", PromptOptions, SamplingOptions, FrameBudget)
 
 
@@ -114,6 +118,7 @@ class InputSettings:
 
     def after(self, stage: TrainingStage, prompt: PromptOptions, clip: ClipSpec) -> InputSettings:
         """The settings of a student that comes out of one further training run."""
+        prompt = PromptOptions(**{name: getattr(prompt, name) for name in ASKED})
         return replace(self, prompt=prompt, clip=clip, training=(*self.training, stage), avrt=avrt.__version__)
 
 
@@ -165,14 +170,27 @@ def _options(kind: type[Options], record: Mapping[str, Any]) -> Options:
 
 
 def _on_the_hub(source: str) -> Path | None:
-    """The file of a model on the Hub, from the cache or fetched; None without one, or without a connection."""
+    """The file of a model on the Hub, from the cache or fetched; None without one, or without a connection.
+
+    Raises:
+        AvrtError: If the Hub does not say whether there is one: a trained student would be asked in other words.
+    """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )  # fmt: skip
 
     known = any(source == family.nano or family.released_config(source) is not None for family in FAMILIES)
     if known or source.count("/") != 1:
         return None
     try:
         return Path(hf_hub_download(source, SETTINGS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
-        return None
+    except (EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError, HFValidationError):
+        return None  # of a name that is no repository, loading the model says so
+    except (HfHubHTTPError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise AvrtError(f"cannot be looked up: {first}", where=f"{source}/{SETTINGS}", remedy="try again") from None

@@ -73,7 +73,8 @@ class StudentBackend(BatchingBackend):
         user = prompt.template.format(
             question="{question}", choices="{formatted_choices}", instruction=prompt.instruction
         )
-        return Template(prompt.system_prompt, user)
+        own = Template(prompt.system_prompt, user)
+        return own if own.placeholders == {"question", "formatted_choices"} else None
 
     def warn_of_shards(self, where: str, spec: Mapping[str, Any]) -> str | None:
         """How the clips of some shards differ from those of its training, in words."""

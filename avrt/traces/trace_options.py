@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -189,18 +188,28 @@ def template_of(name: str, teacher: TeacherOptions) -> Template:
     Raises:
         AvrtError: If the named one cannot be used, or none is named and the model has none of its own.
     """
-    own = teacher.backend.own_template()
     if teacher.template is not None:
-        given = teacher_template(teacher.template)
-        if own is not None and given != own:
-            sys.stderr.write(
-                f"avrt: warning: {name}.template: {teacher.template} asks otherwise than {teacher.backend.model} was "
-                "trained; leave it out to ask it as it was\n"
-            )
-        return given
+        return teacher_template(teacher.template)
+    own = teacher.backend.own_template()
     if own is None:
         raise AvrtError(
             "is not set, and the model does not say how it was trained", where=f"{name}.template",
             remedy="name a template, such as visual.txt",
         )  # fmt: skip
     return own
+
+
+def asked_otherwise(name: str, teacher: TeacherOptions) -> str | None:
+    """How a teacher that says how it was trained is asked in other words than that; None if it is not.
+
+    Args:
+        name: The teacher's name, for the message.
+        teacher: The teacher.
+    """
+    own = None if teacher.template is None else teacher.backend.own_template()
+    if own is None or template_of(name, teacher) == own:
+        return None
+    return (
+        f"{name}.template: {teacher.template} asks otherwise than {teacher.backend.model} was trained; leave it out to "
+        "ask it as it was"
+    )

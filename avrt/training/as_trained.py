@@ -16,14 +16,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from avrt.data.shards.manifest import MANIFEST, Manifest
 from avrt.messages import short
-from avrt.policy.input_settings import SETTINGS, SHOWN, InputSettings, clip_spec, read_settings
+from avrt.policy.input_settings import ASKED, SETTINGS, SHOWN, InputSettings, clip_spec, read_settings
 from avrt.run_folder import find_checkpoint
 from avrt.training.input_record import settings_of_checkpoint
 
-ASKED = (
-    "system_prompt", "instruction", "several_instruction", "template", "choice", "senses", "masked", "audio_in_video",
-)  # fmt: skip
-"""The fields of the prompt that say how a question is put; the others are limits of a run."""
 FIT = "fit"
 MASK = ("senses", "masked")
 BENCHMARK = "BenchmarkModule"

@@ -233,7 +233,8 @@ def _stop_with_parent(parent: int) -> None:
 
 def _has_progress_bar(trainer: Any) -> bool:
     """Whether the parsed fields of a trainer name a progress bar among its callbacks."""
-    for callback in trainer.callbacks or []:
+    given = trainer.callbacks or []
+    for callback in given if isinstance(given, list) else [given]:
         module, _, name = callback.class_path.rpartition(".")
         if issubclass(getattr(importlib.import_module(module), name), ProgressBar):
             return True

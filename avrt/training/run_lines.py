@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import avrt
-from avrt.messages import print_results
+from avrt.messages import print_results, quoted
 from avrt.run_folder import complete_checkpoints
 from avrt.training.benchmark_module import BenchmarkModule
 from avrt.training.checkpoints import is_trial
@@ -67,9 +66,9 @@ def end_of_fit(trainer: pl.Trainer) -> None:
         return
     run = Path(trainer.default_root_dir)
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
-        print_results("curves", f"tensorboard --logdir {_quoted(run)}")
+        print_results("curves", f"tensorboard --logdir {quoted(run)}")
     if found := complete_checkpoints(run):
-        export = f"avrt export --ckpt_path {_quoted(found[-1])} --out {_quoted(run / 'model')}"
+        export = f"avrt export --ckpt_path {quoted(found[-1])} --out {quoted(run / 'model')}"
         print_results("checkpoint", found[-1], export)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WarnUnrewarded):
@@ -91,7 +90,7 @@ def end_of_evaluation(trainer: pl.Trainer, module: EvaluationModule, scores: Map
     if is_trial(trainer) or not hasattr(module, "writer"):
         return
     folder = module.writer.path.parent
-    following = f"avrt report {_quoted(folder)} --out {_quoted(folder / 'report')}"
+    following = f"avrt report {quoted(folder)} --out {quoted(folder / 'report')}"
     print_results("predictions", module.writer.path, following if isinstance(module, BenchmarkModule) else None)
 
 
@@ -107,7 +106,3 @@ def score_table(scores: Mapping[str, Any]) -> Table:
         told = f"{100 * float(value):.1f} %" if share else f"{float(value):.0f}" if count else f"{float(value):.4g}"
         table.add_row(short, told)
     return table
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))

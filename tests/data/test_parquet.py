@@ -49,6 +49,10 @@ def test_a_data_set_has_all_of_the_shards(world, tmp_path):
     parquet.from_rows(changed, tmp_path / "changed")
     before = ShardSet(world / "test").sample(0)
     assert ShardSet(tmp_path / "changed").sample(0) == replace(before, question="Say which?")
+    # so is one that was emptied, as the answers of a hidden test set are
+    hidden = [{**row, "answer": None, "trace": None} for row in found.select([0])]
+    parquet.from_rows(hidden, tmp_path / "hidden")
+    assert ShardSet(tmp_path / "hidden").sample(0) == replace(before, answer=None, trace=None)
 
 
 def test_rows_of_others_become_shards(tmp_path):
@@ -58,6 +62,7 @@ def test_rows_of_others_become_shards(tmp_path):
         {"id": "path", **ROW, "video": "a.mp4"},
         {"id": "bytes", **ROW, "answer": 0, "video": {"bytes": clip.read_bytes(), "path": None}},
         {"id": "outside", **ROW, "video": "../secret.mp4"},
+        {"id": "zero", **ROW, "video": "a\0b.mp4"},
         {"id": "letters", **ROW, "answer": "maybe", "video": "a.mp4"},
         {"id": "nothing", **ROW},
         {"id": "broken", **ROW, "audio": b"no sound"},
@@ -69,8 +74,9 @@ def test_rows_of_others_become_shards(tmp_path):
     assert told == [("path", 1, ROW["trace"], 2), ("bytes", 0, ROW["trace"], 2)]
     assert content(tmp_path / "shards")[0]["0.jpg"] == content(tmp_path / "shards")[1]["0.jpg"]
     why = manifest.skipped
-    assert list(why) == ["outside", "letters", "nothing", "broken", "mute"]
+    assert list(why) == ["outside", "zero", "letters", "nothing", "broken", "mute"]
     assert "column 'video' leaves" in why["outside"]
+    assert "column 'video' is no path" in why["zero"]
     assert "column 'answer' is 'maybe'" in why["letters"]
     assert "has no clip" in why["nothing"]
     assert "field 'question'" in why["mute"]

@@ -33,6 +33,8 @@ MADE_FROM = b"avrt_manifest"
 ROWS_AT_ONCE = 64
 SAMPLE = ("id", "question", "choices", "answer", "trace", "relation", "question_type", "several")
 """The columns that hold a sample's own fields; `record` holds all of it as JSON, and these win over it."""
+EMPTY = ("answer", "trace", "relation", "question_type")
+"""Those that may be empty; one that is, where there is a `record`, was emptied."""
 
 
 def rows_of(shards: ShardSet) -> Iterator[dict[str, Any]]:
@@ -171,7 +173,8 @@ def _sample_of(row: Row, name: str, spec: ClipSpec, root: Path | None) -> tuple[
     if "choices" in given and isinstance(given["choices"], (list, tuple)):
         given["choices"] = tuple(given["choices"])
     if row.get("record") is not None:
-        sample = replace(Sample.from_json(row["record"]), **given)  # whoever changed a column means it
+        emptied = dict.fromkeys(column for column in EMPTY if column in row and row[column] is None)
+        sample = replace(Sample.from_json(row["record"]), **{**emptied, **given})  # whoever changed a column means it
     else:
         sample = Sample(**{"question": None, "choices": None, "answer": None, **given, "id": name})
     if row.get("clip") is not None:
@@ -237,7 +240,10 @@ def _inside(given: Any, column: str, root: Path | None) -> Path:
         raise BadSampleError(f"column '{column}' is {short(given)}, needs the path or the bytes of a file")
     if root is None:
         raise BadSampleError(f"column '{column}' names a file", remedy="name the folder of the files by --root")
-    path = (root / given).resolve()
+    try:
+        path = (root / given).resolve()
+    except (ValueError, OSError):  # a zero byte, links in a circle
+        raise BadSampleError(f"column '{column}' is no path: {short(given)}") from None
     if not path.is_relative_to(root.resolve()):
         raise BadSampleError(f"column '{column}' leaves {root}: {short(given)}")
     return path

@@ -10,9 +10,6 @@ import pytest
 from avrt.commands.option_table import DATA, MODULES, TRAINER, chosen, leaves, option_table
 from avrt.signatures import Expression, module, signature
 
-EXPRESSIONS = {"BenchmarkOptions.headline": "STRICT"}
-"""The defaults that are known only as they are written: `Class.argument` -> text."""
-
 
 def imported(path):
     home, _, name = path.rpartition(".")
@@ -43,8 +40,6 @@ def check(read, kind, seen):
             assert not classes, f"{kind}.{name}"
             if default is inspect.Parameter.empty:
                 default = Expression("")
-            if (known := EXPRESSIONS.get(f"{kind.__name__}.{name}")) is not None:
-                default = Expression(known)
             assert parameter.default == default, f"{kind}.{name}"
             continue
         [nested] = classes

@@ -16,7 +16,8 @@ from avrt.data.sample import Sample
 from avrt.errors import AvrtError
 from avrt.response import parse_response
 
-STRICT, LENIENT = "strict", "lenient"
+STRICT = "strict"
+LENIENT = "lenient"
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 _WIDEST = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
 _FIRST_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)

@@ -92,7 +92,7 @@ class Page:
         browser.get(command.address)
         self.all("#ask", 1)
 
-    def all(self, selector, least=0, seconds=30):
+    def all(self, selector, least=1, seconds=30):
         """The elements of a selector, once there are so many."""
         end = time.monotonic() + seconds
         while len(found := self.browser.find_elements("css selector", selector)) < least:
@@ -192,7 +192,7 @@ def test_an_example_and_how_answers_are_drawn(browser, commands):
     next(button for button in page.all("button") if button.text == "needs both senses").click()
     page.all("#got img", 8)
     next(button for button in page.all("button") if button.text.startswith("How it is asked")).click()
-    assert "First think, then answer." in page.all("#manners")[0].text
+    assert "First think, then answer." in page.all("#manners")[0].get_attribute("textContent")
     page.type("#temperature", "1.5")
 
     def drawn(seed):

@@ -265,6 +265,31 @@ def update(check: Check) -> None:
         hook.remove()
 
 
+def profile(check: Check) -> None:
+    """Which kernels a decoded token, and an update of one group, spend the device's time in."""
+
+    def decode_some() -> None:
+        sampling = SamplingOptions(max_new_tokens=24)
+        check.policy.generate(check.prompts, sampling, seeds=list(range(4 * QUESTIONS)), group_size=4, ignore_eos=True)
+
+    def update_one() -> None:
+        tokens = [torch.full((ANSWER,), 300, device=check.device) for _ in range(4)]
+        check.policy.logprobs(check.prompts.rows([0]), tokens).logprobs.mean().backward()
+        check.policy.zero_grad(set_to_none=True)
+
+    for name, work in (("decoding 24 tokens", decode_some), ("update of one group", update_one)):
+        work()
+        with torch.profiler.profile() as seen:
+            work()
+            check.wait()
+        table = seen.key_averages().table(sort_by="self_cpu_time_total" if check.tiny else "self_cuda_time_total")
+        (check.out / f"profile {name}.txt".replace(" ", "_")).write_text(table)
+        if not check.tiny:
+            events = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)
+            kernels = [f"{e.key[:60]} x {e.count}: {e.self_device_time_total / 1e3:.2f} ms" for e in events[:12]]
+            check.note(f"profile of {name}", kernels)
+
+
 def plain(check: Check) -> None:
     """Plain Hugging Face on the same card: one question, G = 4: generate, score, update."""
     length = 8 if check.tiny else ANSWER
@@ -280,7 +305,7 @@ def plain(check: Check) -> None:
         use_attention(part.config, name)
 
 
-PHASES = (machine, attention, build, encode, update, decode, plain)
+PHASES = (machine, attention, build, encode, update, decode, profile, plain)
 
 
 def main() -> None:

@@ -1,13 +1,16 @@
 """A stand-in for the package vLLM where that is not installed: the names that the worker uses, on our native engine.
 
 The worker, its process and its messages are the real ones. Each call is noted as a line of JSON in the file that
-STAND_IN_LOG names; `STAND_IN_FAILS=sample` makes that call fail.
+STAND_IN_LOG names; `STAND_IN_FAILS=sample` makes that call fail, `STAND_IN_DIES=sample:2,load:1` kills the process in
+the second call of `sample` and in the first of `load`, counted over all engines that write to the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +44,11 @@ def note(call: str, **what: Any) -> None:
         file.write(json.dumps({"call": call, "pid": os.getpid(), **what}) + "\n")
     if os.environ.get("STAND_IN_FAILS") == call:
         raise RuntimeError("told to fail")
+    if "STAND_IN_DIES" in os.environ:
+        with open(os.environ["STAND_IN_LOG"]) as file:
+            count = sum(json.loads(line)["call"] == call for line in file)
+        if f"{call}:{count}" in os.environ["STAND_IN_DIES"].split(","):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class LLM:
@@ -49,15 +57,20 @@ class LLM:
         self._policy = load_policy(StudentOptions(model, dtype=dtype))
         self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace())
 
-    def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
-        assert method == "reload_weights"
+    def collective_rpc(self, method: str, kwargs: dict[str, Any] | None = None) -> list[Any]:
         places = dict(self._policy.family.released_weights(self._policy.decoder))
+        if method == "compute_weight_checksums":
+            plain = {name: tensor.detach().view(-1).view(torch.uint8) for name, tensor in places.items()}
+            return [{name: hashlib.sha256(tensor.numpy()).hexdigest() for name, tensor in plain.items()}]
+        assert method == "reload_weights"
+        assert kwargs is not None
         weights = dict(kwargs["weights_iterator"])
         assert weights.keys() == places.keys()
         note("load")
         with torch.no_grad():
             for name, tensor in weights.items():
                 places[name].copy_(tensor)
+        return [None]
 
     def reset_prefix_cache(self) -> None: ...
 

@@ -140,16 +140,3 @@ def test_an_engine_that_stays_away_is_named_after_some_time(nano):
     with pytest.raises(AvrtError, match=f"{address}: cannot be reached"):
         engine._process.open("m", {}, patience=2)
     assert time.monotonic() - begun >= 1
-
-
-def test_a_way_that_cannot_work_here_is_refused(nano, batch, vllm):
-    engine = VLLMEngine(VLLMOptions(python=str(vllm.python), transfer="cuda_ipc"))
-    try:
-        engine.start(nano)
-        with pytest.raises(
-            AvrtError, match=r"^model\.vllm\.transfer: cuda_ipc: the policy is not on a GPU \(leave it at"
-        ):
-            engine.generate(nano, nano.encode(batch), *QUESTION)
-    finally:
-        engine.close()
-    assert vllm.names() == ["start"]

@@ -4,6 +4,7 @@ The worker is the real one; what takes the weights in it is `benchmarks/receiver
 """
 
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from avrt.errors import AvrtError
 from avrt.policy.vllm import shared_memory, weights
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import EngineProcess
+from avrt.policy.vllm.supply import WeightSupply
 from avrt.rollout.vllm_process.memory import NAME
 from benchmarks.receiver.vllm import checksum
 
@@ -93,3 +96,33 @@ def test_a_machine_without_the_memory_is_said_so(process, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     way = shared_memory.SharedMemory()
     assert "No space left" in way.attach(process, CPU)
+
+
+def test_the_way_is_chosen_by_itself_and_said_once(process, nano, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    pushed = {name: checksum(tensor) for name, tensor in nano.released_weights()}
+    supply = WeightSupply()
+    for _ in range(2):
+        supply.push(process, nano)
+    assert supply.way == "shared_memory"
+    assert supply.gigabytes_per_second > 0
+    assert process.ask({"do": "checksums"})[0]["checksums"].items() >= pushed.items()
+    [line] = caplog.messages
+    assert re.fullmatch(
+        r"vLLM gets the weights by shared_memory: 0\.\d\d GB at \d+\.\d GB/s \(not cuda_ipc: .*\)", line
+    )
+    supply.close()
+    monkeypatch.delattr(os, "memfd_create")
+    supply = WeightSupply()
+    supply.push(process, nano)
+    assert supply.way == "socket"
+    assert "shared_memory: needs Linux" in caplog.messages[-1]
+
+
+def test_a_way_that_does_not_work_here_is_refused(process, nano):
+    with pytest.raises(
+        AvrtError, match=r"^model\.vllm\.transfer: cuda_ipc: the policy is not on a GPU \(leave it at auto\)$"
+    ):
+        WeightSupply("cuda_ipc").push(process, nano)
+    with pytest.raises(AvrtError, match="'nccl' is none of auto, cuda_ipc, shared_memory, socket"):
+        WeightSupply("nccl")

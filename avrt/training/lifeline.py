@@ -184,8 +184,9 @@ def lost(error: BaseException) -> LostError | None:
 
     Args:
         error: Of this process. Communication fails when the other end closes, a moment before one knows whose it was.
+            What this process says in words of its own stands.
     """
-    if _current is None or isinstance(error, LostError):
+    if _current is None or isinstance(error, AvrtError):
         return None
     loss = _current.loss(3.0 if isinstance(error, RuntimeError) else 0.0)
     return None if loss is None else LostError(loss, remedy=REMEDY)

@@ -190,8 +190,8 @@ class OnNodes(DDPStrategy):
             return f"{self.num_nodes} nodes ({hosts}) share the run's folder {start.folder}"
         return (
             f"{self.num_nodes} nodes ({hosts}) do NOT share the run's folder {start.folder}: each keeps the parts of "
-            "its own processes. The same nodes in the same order go on with such a checkpoint; to export or evaluate it, or "
-            "to change their number, bring the parts of all nodes into one folder first (rsync), or set "
+            "its own processes. The same nodes in the same order go on with such a checkpoint; to export or evaluate "
+            "it, or to change their number, bring the parts of all nodes into one folder first (rsync), or set "
             "--trainer.default_root_dir to a folder that all share"
         )
 

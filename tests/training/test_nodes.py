@@ -39,7 +39,7 @@ def check_same(one, steps, checkpoint, *, begun):
         assert values["train/loss"] == pytest.approx(losses[step]["train/loss"], abs=2e-4), step
     found = trained_weights(checkpoint)
     assert found.keys() == weights.keys()
-    apart = max(float((found[name] - weights[name]).abs().max()) for name in weights)
+    apart = max(float((found[name] - weights[name]).detach().abs().max()) for name in weights)
     print(f"losses and weights as of one process; weights at most {apart:.1e} apart")
     assert apart < 1e-4  # each step moves a weight by up to 2e-3
 

@@ -22,7 +22,7 @@ from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
 from avrt.policy.parity import Check, check_engine, check_parity
 from avrt.policy.policy import Policy, load_policy
-from avrt.policy.vllm_engine import VLLMEngine
+from avrt.policy.vllm.engine import VLLMEngine
 from avrt.run_folder import find_checkpoint
 from avrt.training.grpo_module import GRPOModule
 from avrt.training.launch import read_config

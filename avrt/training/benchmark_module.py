@@ -23,7 +23,7 @@ from avrt.evaluation.result import Result, result_fields
 from avrt.evaluation.runner import answer
 from avrt.models.feature_cache import weights_hash
 from avrt.policy.student_options import StudentOptions
-from avrt.policy.vllm_engine import VLLMOptions
+from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.nodes import OnNodes

@@ -16,7 +16,9 @@ from avrt.data.media.clip import Clip
 from avrt.errors import AvrtError
 from avrt.evaluation.predictions import read_predictions
 from avrt.evaluation.result import Result
-from avrt.policy.vllm_engine import WORKER, VLLMEngine, VLLMOptions
+from avrt.policy.vllm.engine import VLLMEngine
+from avrt.policy.vllm.options import VLLMOptions
+from avrt.policy.vllm.process import WORKER
 from avrt.rollout.sampling import SamplingOptions
 from tests.conftest import avrt, make_sample
 from tests.training.runs import SMALL, fit

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from avrt.errors import AvrtError
-from avrt.policy.vllm_engine import VLLMEngine, VLLMOptions
+from avrt.policy.vllm.engine import VLLMEngine
+from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.vllm_process.wire import WireError, receive, send
 
 
@@ -72,10 +73,10 @@ def test_a_python_without_vllm_is_named_and_ended(nano, tmp_path):
     engine = VLLMEngine(VLLMOptions(python=sys.executable))
     with pytest.raises(AvrtError, match="No module named 'vllm'"):
         engine.start(nano)
-    process = engine._process
+    pid = engine.pid
     engine.close()
     with pytest.raises(ProcessLookupError):
-        os.kill(process.pid, 0)
+        os.kill(pid, 0)
 
 
 STAND_IN = '''

@@ -15,7 +15,9 @@ import socket
 import traceback
 from typing import Any
 
-from wire import WireError, receive, send  # type: ignore[import-not-found]  # the file beside this script
+# the files beside this script
+from positions import extra_args, used_positions, with_extension  # type: ignore[import-not-found]
+from wire import WireError, receive, send  # type: ignore[import-not-found]
 
 OPERATIONS = ("sample", "load", "sleep", "wake_up")
 
@@ -32,7 +34,8 @@ class Engine:
         from vllm import LLM
 
         self.started = (model, settings)
-        self._llm = LLM(model=model, **settings)
+        self._llm = LLM(model=model, **with_extension(settings))
+        self._llm.collective_rpc("take_positions")
         self._incoming: dict[str, Any] = {}
 
     def sample(self, message: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -44,10 +47,12 @@ class Engine:
         for number, prompt in enumerate(message["prompts"]):
             for seed in prompt["seeds"]:
                 prompts.append(self._prompt(number, prompt, tensors))
-                params.append(SamplingParams(**message["sampling"], seed=seed, logprobs=0, detokenize=False))
+                extra = extra_args(len(params), tensors[f"positions.{number}"])
+                asked = message["sampling"] | {"seed": seed, "logprobs": 0, "detokenize": False}
+                params.append(SamplingParams(**asked, extra_args=extra))
                 owners.append(number)
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {f"positions.{i}": used for i, used in used_positions(self._llm).items()}
         finished, lengths = [], []
         for i, output in enumerate(outputs):
             answer = output.outputs[0]

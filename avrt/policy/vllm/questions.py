@@ -18,7 +18,7 @@ from avrt.rollout.sampling import SamplingOptions
 def question_message(
     policy: Policy, prompts: EncodedPrompts, sampling: SamplingOptions, seeds: Sequence[int], group_size: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The message that asks for `group_size` completions of each prompt, with the prompts' clips and positions beside it.
+    """The message that asks for `group_size` completions of each prompt, with clips and positions beside it.
 
     Raises:
         AvrtError: If there are no clips: vLLM prepares them by itself.

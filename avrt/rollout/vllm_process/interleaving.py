@@ -1,9 +1,14 @@
-"""Has vLLM's Qwen2.5-Omni processor alternate picture and sound within video as that of transformers does.
+"""Has vLLM's Qwen2.5-Omni put sound within video where transformers does. Two things differ in vLLM 0.32.
 
-Both cut the picture's tokens into stretches of two seconds and put two seconds of sound behind each. Where steps of the
-video lie further apart than that, a stretch holds none: vLLM then puts its sound behind the one before. Transformers
-moves the boundary by one stretch for each token that lies behind it, so that a step's tokens can be torn apart, and so
-the model was trained. The trainer compares the prompts' tokens: what this does not reach is noticed there.
+Which tokens stand for such a video: both cut the picture's tokens into stretches of two seconds and put two seconds of
+sound behind each. Where steps of the video lie further apart than that, a stretch holds none: vLLM then puts its sound
+behind the one before. Transformers moves the boundary by one stretch for each token that lies behind it, so that a
+step's tokens can be torn apart, and so the model was trained. The trainer compares the prompts' tokens: what this does
+not reach is noticed there.
+
+Which features go to which tokens: vLLM sorts them by kind only where picture and sound alternate within what one
+forward pass computes. The rest of a video whose beginning is cached or was computed before can be sound, then picture;
+it gets the picture's features first.
 
 Runs in the engine's own Python environment, so it imports nothing of this project.
 """
@@ -15,12 +20,24 @@ from typing import Any
 import torch
 
 
-def use_order_of_transformers() -> None:
-    """Put `placeholders` in the place of vLLM's own, if it is where vLLM 0.32 has it."""
+def order_tokens() -> None:
+    """In the process that prepares prompts, put `placeholders` in the place of vLLM's own, where 0.32 has it."""
     from vllm.model_executor.models.qwen2_5_omni_thinker import Qwen2_5OmniThinkerMultiModalProcessor as Processor
 
     if hasattr(Processor, "omni_get_updates_use_audio_in_video"):
         Processor.omni_get_updates_use_audio_in_video = staticmethod(placeholders)
+
+
+def order_features() -> None:
+    """In a process that runs the model, always sort features by kind."""
+    from vllm.model_executor.models import qwen2_5_omni_thinker
+
+    if hasattr(qwen2_5_omni_thinker, "check_interleaved_audio_video"):
+        qwen2_5_omni_thinker.check_interleaved_audio_video = _has_both
+
+
+def _has_both(is_video: torch.Tensor, is_audio: torch.Tensor, num_video: int, num_audio: int) -> bool:
+    return num_video > 0 and num_audio > 0
 
 
 def placeholders(

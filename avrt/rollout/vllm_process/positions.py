@@ -15,20 +15,8 @@ from typing import Any
 
 import torch
 
-EXTENSION = f"{__name__.rpartition('.')[2]}.PositionsExtension"
 KEY = "handed_positions"
 UNSEEN = -1
-
-
-def with_extension(settings: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `vllm.LLM` with the extension among them.
-
-    Raises:
-        ValueError: If they name another one.
-    """
-    if settings.get("worker_extension_cls"):
-        raise ValueError("worker_extension_cls is needed for the prompts' positions: leave it out of the settings")
-    return settings | {"worker_extension_cls": EXTENSION}
 
 
 def extra_args(request: int, positions: torch.Tensor) -> dict[str, Any]:
@@ -41,7 +29,7 @@ def used_positions(llm: Any) -> dict[int, torch.Tensor]:
     """What all requests since the last call were really computed with.
 
     Args:
-        llm: A `vllm.LLM` whose workers have been told to `take_positions`.
+        llm: A `vllm.LLM` whose workers are extended (`extension.py`).
 
     Returns:
         For each request (3, P + 1) int32: of the prompt's tokens and of the first one after them, -1 where nothing was
@@ -65,25 +53,6 @@ def used_positions(llm: Any) -> dict[int, torch.Tensor]:
     return found
 
 
-class PositionsExtension:
-    """What vLLM's workers can do in addition; called on all of them by `LLM.collective_rpc`."""
-
-    model_runner: Any
-    _handed_positions: HandedPositions
-
-    def take_positions(self) -> None:
-        """From now on compute with the positions that requests bring.
-
-        Raises:
-            RuntimeError: If this model or this version of vLLM has no place for them.
-        """
-        self._handed_positions = HandedPositions(self.model_runner)
-
-    def positions_used(self) -> dict[str, Any]:
-        """Those of the requests since the last call, in a form that travels between processes."""
-        return self._handed_positions.used()
-
-
 @dataclass
 class _Request:
     """One request that brought positions (3, P), and the spans (3, n) that were computed of it, with their starts."""
@@ -105,6 +74,9 @@ class HandedPositions:
     Args:
         runner: vLLM's model runner, whose `execute_model` is told the new requests of a step and then asks the model
             for the positions of each.
+
+    Raises:
+        RuntimeError: If this model is not asked for positions.
     """
 
     def __init__(self, runner: Any) -> None:
@@ -120,7 +92,7 @@ class HandedPositions:
         runner.execute_model = self._step
 
     def used(self) -> dict[str, Any]:
-        """See `PositionsExtension.positions_used`."""
+        """Those of the requests since the last call, in a form that travels between processes."""
         requests = [
             (r.number, len(r.positions), r.positions.shape[1], [(start, _bytes(part)) for start, part in r.seen])
             for r in self._requests.values()

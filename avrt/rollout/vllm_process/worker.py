@@ -16,8 +16,9 @@ import traceback
 from typing import Any
 
 # the files beside this script
-from interleaving import use_order_of_transformers  # type: ignore[import-not-found]
-from positions import extra_args, used_positions, with_extension  # type: ignore[import-not-found]
+from extension import with_extension  # type: ignore[import-not-found]
+from interleaving import order_tokens  # type: ignore[import-not-found]
+from positions import extra_args, used_positions  # type: ignore[import-not-found]
 from wire import WireError, receive, send  # type: ignore[import-not-found]
 
 OPERATIONS = ("sample", "load", "sleep", "wake_up")
@@ -36,8 +37,8 @@ class Engine:
 
         self.started = (model, settings)
         self._llm = LLM(model=model, **with_extension(settings))
-        self._llm.collective_rpc("take_positions")
-        use_order_of_transformers()
+        self._llm.collective_rpc("follow_trainer")
+        order_tokens()
         self._incoming: dict[str, Any] = {}
 
     def sample(self, message: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -52,12 +52,13 @@ class LLM:
         self._used: list[tuple[int, int, int, list[tuple[int, bytes]]]] = []
 
     def collective_rpc(self, method: str, kwargs: dict[str, Any] | None = None) -> Any:
-        if method == "take_positions":  # it counts them as the student does
+        if method == "follow_trainer":  # it counts positions as the student does
             return None
         if method == "positions_used":
             used, self._used = self._used, []
             return [{"failure": "", "requests": used}]
-        assert method == "reload_weights" and kwargs is not None
+        assert method == "reload_weights"
+        assert kwargs is not None
         places = dict(self._policy.family.released_weights(self._policy.decoder))
         weights = dict(kwargs["weights_iterator"])
         assert weights.keys() == places.keys()
@@ -65,6 +66,7 @@ class LLM:
         with torch.no_grad():
             for name, tensor in weights.items():
                 places[name].copy_(tensor)
+        return None
 
     def reset_prefix_cache(self) -> None: ...
 

@@ -113,7 +113,8 @@ class LLM:
         note("start", settings["enable_sleep_mode"], *seen)
 
     def collective_rpc(self, method, kwargs=None):
-        note(method, *([] if kwargs is None else [len(kwargs["weights_iterator"]) > 0]))
+        if method != "follow_trainer":
+            note(method, *([] if kwargs is None else [len(kwargs["weights_iterator"]) > 0]))
 
     def reset_prefix_cache(self):
         note("reset_prefix_cache")

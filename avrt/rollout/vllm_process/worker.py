@@ -46,7 +46,9 @@ class Engine:
         import torch
         from vllm import SamplingParams
 
-        prompts, params, owners = [], [], []
+        prompts: list[dict[str, Any]] = []
+        params: list[Any] = []
+        owners: list[int] = []
         for number, prompt in enumerate(message["prompts"]):
             for seed in prompt["seeds"]:
                 prompts.append(self._prompt(number, prompt, tensors))

@@ -1,6 +1,7 @@
 """Training and asking on two nodes, with a folder that they share and without; one of them killed or told to end."""
 
 import shutil
+import socket
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from avrt.errors import AvrtError
 from avrt.evaluation.result import Result
 from avrt.run_folder import complete_checkpoints
 from avrt.training.deepspeed_internals import trained_weights
+from avrt.training.lifeline import Lifeline
 from avrt.training.meeting import Table, Told, agreed_checkpoint, check_alike, check_parts, folder_is_shared
 from avrt.training.nodes import check_place
 from tests.training.runs import fit, fit_arguments, logged
@@ -185,6 +187,45 @@ def test_whether_a_folder_is_shared_is_tried(tmp_path, folders, shared):
     else:
         assert found == dict.fromkeys(range(3), shared)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def connected(count: int) -> list[Lifeline]:
+    """Lifelines of so many processes, in this one."""
+    ends = [Lifeline(rank, count, f"node {rank}", "node 0") for rank in range(count)]
+    door = ends[0].listen("127.0.0.1")
+    stranger = socket.create_connection((door.address, door.port))
+    stranger.sendall(b'{"key": "of another run", "name": "nobody"}\n')
+    threads = [threading.Thread(target=end.open, args=(door,)) for end in ends]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert stranger.recv(1) == b""  # shown the door
+    return ends
+
+
+def close(end: Lifeline, error: Exception | None = None) -> None:
+    """Close it in a thread: in the main one it sets an alarm where somebody is lost."""
+    thread = threading.Thread(target=end.close, args=(error,))
+    thread.start()
+    thread.join(30)
+
+
+def test_what_ends_one_process_is_told_to_all():
+    ends = connected(3)
+    close(ends[2], AvrtError("no space left", where="/run"))
+    assert [end.loss(10) for end in ends[:2]] == ["node 2: /run: no space left"] * 2
+    for end in ends[:2]:
+        close(end)
+    ends = connected(3)
+    close(ends[0], ValueError("of two\nlines"))
+    assert [end.loss(10) for end in ends[1:]] == ["node 0: ValueError: of two lines"] * 2
+    for end in ends[1:]:
+        close(end)
+    ends = connected(3)  # that end well, one after another
+    for end in (ends[1], ends[0], ends[2]):
+        close(end)
+    assert [end.loss(0.3) for end in ends] == [None] * 3
 
 
 def test_a_node_that_does_not_know_its_place(monkeypatch):

@@ -156,7 +156,8 @@ def _calls(store: StorePlace) -> dict[str, dict[str, Any]]:
         func.sum(cut).label("cut_off"),
     )
     found = rows(store, query.group_by(of.role, of.model).order_by(of.role, of.model))
-    return {f"{row['role']}: {row['model']}": dict(list(row.items())[2:]) for row in found}
+    told = [{str(name): value for name, value in row.items()} for row in found]
+    return {f"{row.pop('role')}: {row.pop('model')}": row for row in told}
 
 
 def _splits(traces: list[dict[str, Any]], unit: str, count: Count) -> dict[str, Any]:

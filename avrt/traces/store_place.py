@@ -39,7 +39,9 @@ def read_place(text: str) -> StorePlace:
 
 def written(place: StorePlace) -> str:
     """The place as it is typed, and named in messages."""
-    return str(place) if isinstance(place, Path) else place.set(drivername="postgresql").render_as_string()
+    if isinstance(place, Path):
+        return str(place)
+    return place.set(drivername="postgresql").render_as_string().replace("%2F", "/")  # folders of sockets
 
 
 def _without_secret(text: str) -> str:

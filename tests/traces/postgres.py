@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, in a temporary folder and on a Unix socket; Debian's package `postgresql`."""
+"""A PostgreSQL server of the tests' own, in a temporary folder and on loopback; Debian's package `postgresql`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from avrt.traces.store_place import StorePlace, read_place
+from tests.traces.servers import free_port
 
 
 def program(name: str) -> str | None:
@@ -30,21 +31,28 @@ class Cluster:
 
     Attributes:
         folder: Its data, its socket and its log.
+        port: Its port on loopback.
     """
 
     folder: Path
+    port: int
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def address(self, database: str) -> str:
         """What a user types for a database of it."""
-        return f"postgresql://avrt@/{database}?host={self.folder}"
+        return f"postgresql://avrt@127.0.0.1:{self.port}/{database}"
 
     def new(self, *options: str) -> str:
         """The address of a new, empty database; options are those of `createdb`."""
         name = f"store{next(self._numbers)}"
-        done = [program("createdb"), "-h", str(self.folder), "-U", "avrt", *options, name]
+        done = [program("createdb"), "-h", str(self.folder), "-p", str(self.port), "-U", "avrt", *options, name]
         subprocess.run([str(word) for word in done], check=True, capture_output=True, text=True)
         return self.address(name)
+
+    def run(self, address: str, statement: str) -> None:
+        """Do something to a database that avrt does not do."""
+        command = [program("psql"), address, "-q", "-v", "ON_ERROR_STOP=1", "-c", statement]
+        subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
 
     def new_place(self) -> StorePlace:
         return read_place(self.new())
@@ -70,13 +78,14 @@ def running_cluster(*settings: str) -> Iterator[Cluster]:
     made = [program("initdb"), "-D", "data", "-U", "avrt", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale", "C"]
     try:
         subprocess.run([str(word) for word in made], check=True, capture_output=True, text=True, **as_user)
-        options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}"]
+        port = free_port()
+        options = ["-c", "listen_addresses=127.0.0.1", "-p", str(port), "-c", f"unix_socket_directories={folder}"]
         options += [word for setting in settings for word in ("-c", setting)]
         control = [str(program("pg_ctl")), "-D", "data", "-w", "-s"]
         start = [*control, "-l", "log", "-o", " ".join(options), "start"]
         subprocess.run(start, check=True, stdout=subprocess.DEVNULL, **as_user)
         try:
-            yield Cluster(folder)
+            yield Cluster(folder, port)
         finally:
             subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, **as_user)
     finally:

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from avrt.data.shards.reader import ShardSet
+from avrt.data.shards.writer import ShardWriter
 from avrt.traces.database import rows
 from avrt.traces.store_place import read_place
 from tests.conftest import avrt
@@ -130,6 +133,29 @@ def test_killed_workers_are_replaced_and_the_end_is_that_of_one_process(question
     assert stats == expected
     shown, as_expected = (avrt("traces", "show", folder, "--id", "q00003").stdout for folder in (last, alone))
     assert shown.splitlines()[:-2] == as_expected.splitlines()[:-2]
+
+
+def test_an_id_that_no_index_takes_fails_alone(questions, cluster, tmp_path):
+    source, long = ShardSet(questions), "x".join(map(str, range(2000)))
+    with ShardWriter(tmp_path / "data", source.manifest.spec) as writer:
+        for i in range(12):
+            members = {
+                name: data for name, data in source.read(i).items() if not name.startswith("__") and name != "json"
+            }
+            sample = source.sample(i)
+            writer.write(replace(sample, id=long) if i == 3 else sample, members)
+    with serving(tmp_path, log=False) as server:
+        config = write_config(tmp_path / "c.yaml", server.url)
+        address, out = cluster.new(), tmp_path / "traces"
+        told = avrt(
+            "traces", "run", "--config", config, "--data", tmp_path / "data", "--out", out, "--store", address
+        ).stdout
+    assert "12 samples: " in told
+    failed = [
+        dict(row) for row in rows(read_place(address), "SELECT sample, reason FROM outcomes WHERE status = 'failed'")
+    ]
+    assert [row["sample"] for row in failed] == ["shard-000000.tar, sample 00000003"]
+    assert "longer than the 2000 bytes" in failed[0]["reason"]
 
 
 def test_stores_that_cannot_be_used_are_refused_in_one_line(questions, cluster, tmp_path):

@@ -14,6 +14,7 @@ from avrt.traces.outcomes import Outcome
 from avrt.traces.requests import Media, Reply, Request, Sampling
 from avrt.traces.store import CallStore
 from avrt.traces.store_errors import UnstorableError
+from avrt.traces.store_place import read_place, written
 
 
 def request(sample="q1", **changes):
@@ -56,7 +57,7 @@ def test_claims_of_a_living_process_are_respected_and_those_of_a_dead_one_are_no
         "    await store.claim('k', Request('visual', 'q1', '', 'p', Sampling()), 'm')\n"
         "    print('claimed', flush=True)\n    time.sleep(60)\nasyncio.run(go())\n"
     )
-    other = subprocess.Popen([sys.executable, "-c", script, str(place)], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen([sys.executable, "-c", script, written(place)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "claimed\n"
 
@@ -248,3 +249,74 @@ def test_a_record_that_the_database_refuses_does_not_fail_its_group(place):
     assert [type(answer) for answer in done] == [Reply] * 3 + [UnstorableError] + [Reply] * 2
     kept = {row["key"]: row["status"] for row in rows(place, "SELECT * FROM calls")}
     assert kept == {f"k{i}": "failed" if i == 3 else "done" for i in range(6)}
+
+
+def test_two_owners_never_both_get_a_call(place):
+    """Many calls at once, in opposite orders, half of them left by an owner that is gone."""
+
+    async def go():
+        keys = [f"k{i:04d}" for i in range(600)]
+        gone = CallStore(place)
+        await asyncio.gather(*(gone.claim(key, request(key), "m") for key in keys[::2]))
+        gone.close()
+        stores = [CallStore(place) for _ in range(3)]
+        orders = [keys, keys[::-1], keys[300:] + keys[:300]]
+        claims = await asyncio.gather(
+            *(
+                store.claim(key, request(key), "m")
+                for step in zip(*orders, strict=True)
+                for store, key in zip(stores, step, strict=True)
+            )
+        )
+        again = await asyncio.gather(*(stores[0].claim(key, request(key), "m") for key in keys))
+        for store in stores:
+            store.close()
+        asked = [key for step in zip(*orders, strict=True) for key in step]
+        return keys, list(zip(asked, claims, strict=True)), again
+
+    keys, claims, again = asyncio.run(go())
+    states = {key: sorted(claim.state for asked, claim in claims if asked == key) for key in keys}
+    assert set(map(tuple, states.values())) == {("elsewhere", "elsewhere", "mine")}
+    mine = sum(claim.state == "mine" for (_, claim) in claims[::3])
+    assert sum(claim.state == "mine" for claim in again) == mine
+
+
+def test_a_worker_that_loses_the_database_ends_and_its_claims_go_to_others(cluster):
+    address = cluster.new()
+    place = read_place(address)
+
+    async def go():
+        store, other = CallStore(place), CallStore(place)
+        await store.claim("k", request(), "m")
+        assert (await other.claim("k", request(), "m")).state == "elsewhere"
+        me = store._owner.name
+        cluster.run(
+            address,
+            f"SELECT pg_terminate_backend(pid) FROM pg_locks WHERE objid = (x'{me[-8:]}'::bit(32)::bigint)::oid",
+        )
+        with pytest.raises(AvrtError, match=r"the store cannot be used: .*; finished calls are kept") as lost:
+            await store.finish("k", Reply("too late"))
+        with pytest.raises(AvrtError, match="the store cannot be used"):
+            await store.claim("other", request("q2"), "m")
+        state = (await other.claim("k", request(), "m")).state
+        for each in (store, other):
+            each.close()
+        return state, str(lost.value)
+
+    state, told = asyncio.run(go())
+    assert state == "mine"
+    assert "\n" not in told
+    assert [row["text"] for row in rows(place, "SELECT text FROM calls")] == [None]
+
+
+def test_texts_are_sorted_alike_by_both_databases(cluster, tmp_path):
+    names = ["b", "B", "a", "\u00e9", "z", "_", "\U0001f941", "a b", "ab"]
+
+    async def go(place):
+        store = CallStore(place)
+        for name in names:
+            await store.claim(name, request(name), "m")
+        store.close()
+        return [row["sample"] for row in rows(place, "SELECT sample FROM calls ORDER BY sample")]
+
+    assert asyncio.run(go(cluster.new_place())) == asyncio.run(go(tmp_path)) == sorted(names)

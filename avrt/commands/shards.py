@@ -218,7 +218,7 @@ def _convert_part(run: Conversion, out: Path) -> None:
         folder = part_folder(out if name is None else out / name, number, of)
         report(_finished(folder, run.options.resume) or run.write(folder, division, name), folder)
         merged = f"avrt shards merge {quoted(folder.parent)} --out {quoted(folder.parent)}"
-        print_results("part", printable(str(folder)), f"{merged}, when all {of} are there")
+        print_results(f"part {number} of {of}", printable(str(folder)), f"{merged}  (when all parts are there)")
     run.outside.tell()
 
 

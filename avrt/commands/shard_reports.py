@@ -50,7 +50,7 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, soft_wrap=True)
 
 
-def nothing_usable(rows: int, where: Path | None = None, remedy: str | None = None) -> NothingUsableError:
+def nothing_usable(rows: int, where: Path | str | None = None, remedy: str | None = None) -> NothingUsableError:
     """The error for a dataset of which no question can be used."""
     if not rows:
         return NothingUsableError("there are no questions", where=where)

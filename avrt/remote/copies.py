@@ -68,7 +68,7 @@ def copy_file(address: str, partial: Path, size: int | None, most: int, attempts
 
 def pause(failures: int) -> float:
     """Seconds to wait after so many failures in a row."""
-    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1))
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (failures - 1))
 
 
 def _by_http(address: str, partial: Path, size: int | None, most: int) -> None:

@@ -89,6 +89,13 @@ def cutting(port: int, cuts: Cuts) -> Iterator[int]:
         behind, before = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.gather(one_way(reader, before, answers=False), one_way(behind, writer, answers=True))
 
+    async def end() -> None:
+        server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)
     server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
@@ -97,9 +104,10 @@ def cutting(port: int, cuts: Cuts) -> Iterator[int]:
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
+        asyncio.run_coroutine_threadsafe(end(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        server.close()
+        loop.close()
 
 
 def environment(port: int) -> dict[str, str]:

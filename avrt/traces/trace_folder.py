@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avrt.errors import AvrtError
+from avrt.remote.stores import is_remote
 from avrt.text import to_json
 from avrt.traces.store import FILE, connect, rows
 
@@ -79,7 +80,12 @@ class TraceFolder:
             data: The shards, kept as an absolute path, so that statistics find them from any working directory.
         """
         store = _relative(self.store, self.path) or "."
-        record = {"run": run, "data": str(Path(data).absolute()), "store": store, "folder": self.name}
+        record = {
+            "run": run,
+            "data": data if is_remote(data) else str(Path(data).absolute()),
+            "store": store,
+            "folder": self.name,
+        }
         return to_json(record).encode()
 
 

@@ -7,7 +7,7 @@ here, and no algorithm knows of it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -246,6 +246,10 @@ class Policy(nn.Module):
     def context_length(self) -> int:
         """Most tokens of prompt and completion together."""
         return self.family.context_length(self.model)
+
+    def released_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Name in the released checkpoints, and tensor, of everything that is trained, as another engine loads it."""
+        return self.family.released_weights(self.decoder)
 
     def without_adapters(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which adapters, if there are any, are switched off."""

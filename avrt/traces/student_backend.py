@@ -18,7 +18,8 @@ from avrt.traces.templates import Template
 
 if TYPE_CHECKING:
     from avrt.data.inputs.batch import OmniBatch
-    from avrt.policy.vllm_engine import VLLMEngine, VLLMOptions
+    from avrt.policy.vllm.engine import VLLMEngine
+    from avrt.policy.vllm.options import VLLMOptions
 
 
 class StudentBackend(BatchingBackend):
@@ -93,7 +94,7 @@ class StudentBackend(BatchingBackend):
         from avrt.policy.input_settings import settings_of
         from avrt.policy.policy import load_policy
         from avrt.policy.student_options import StudentOptions
-        from avrt.policy.vllm_engine import start_engine
+        from avrt.policy.vllm.engine import start_engine
 
         transformers.utils.logging.disable_progress_bar()
         policy = load_policy(StudentOptions(source=self._source, dtype=self._dtype))

@@ -22,7 +22,8 @@ from avrt.metrics import AnswerMetrics
 from avrt.objectives.rewards import RewardOptions, RewardSum
 from avrt.policy.policy import Policy, load_policy
 from avrt.policy.student_options import StudentOptions
-from avrt.policy.vllm_engine import VLLMEngine, VLLMOptions, start_engine
+from avrt.policy.vllm.engine import VLLMEngine, start_engine
+from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import is_trial
 from avrt.training.connect import ConnectData

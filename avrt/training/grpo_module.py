@@ -17,7 +17,7 @@ from avrt.objectives.policy_loss import PolicyLoss
 from avrt.objectives.rewards import RewardOptions
 from avrt.policy.reference import Reference
 from avrt.policy.student_options import StudentOptions
-from avrt.policy.vllm_engine import VLLMOptions
+from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.grpo_metrics import NoSignalWarning, distributions, rollout_metrics, update_metrics
 from avrt.training.optimizers import OptimizerOptions

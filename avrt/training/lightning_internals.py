@@ -1,6 +1,7 @@
 """Everything that relies on private parts of Lightning. Written against 2.6; `tests/test_internals.py` checks them.
 
-What is relied on: the record that the fit loop keeps of its progress, and the methods by which `ModelCheckpoint` saves.
+What is relied on: the record that the fit loop keeps of its progress, the methods by which `ModelCheckpoint` saves, and
+how a strategy starts communication.
 """
 
 from __future__ import annotations
@@ -50,6 +51,16 @@ class OpenModelCheckpoint(ModelCheckpoint):
 def parser_of(cli: LightningCLI, subcommand: str | None) -> LightningArgumentParser:
     """The parser of a subcommand, which can write a configuration out again."""
     return cli._parser(subcommand)
+
+
+def group_settings(strategy: Any) -> dict[str, Any]:
+    """What a strategy starts communication with, as arguments of `init_process_group`."""
+    device = strategy.root_device
+    return {
+        "backend": strategy._get_process_group_backend(),
+        "timeout": strategy._timeout,
+        "device_id": device if device.type == "cuda" else None,
+    }
 
 
 def start_cpu_processes(strategy: Any) -> None:

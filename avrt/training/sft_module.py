@@ -9,7 +9,7 @@ from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import all_reduce_sum
 from avrt.objectives.rewards import RewardOptions
 from avrt.policy.student_options import StudentOptions
-from avrt.policy.vllm_engine import VLLMOptions
+from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.optimizers import OptimizerOptions
 from avrt.training.training_module import TrainingModule

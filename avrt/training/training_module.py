@@ -15,7 +15,7 @@ from avrt.errors import AvrtError
 from avrt.objectives.rewards import RewardOptions, RewardSum
 from avrt.policy.input_settings import InputSettings
 from avrt.policy.student_options import StudentOptions
-from avrt.policy.vllm_engine import VLLMOptions
+from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.input_record import settings_of_run

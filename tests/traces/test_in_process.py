@@ -9,7 +9,7 @@ import transformers
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.models.qwen2_5_omni.nano import nano_processor
-from avrt.policy.vllm_engine import VLLMOptions
+from avrt.policy.vllm.options import VLLMOptions
 from avrt.traces.analysis import read_analysis
 from avrt.traces.batching_backend import decode_reply
 from avrt.traces.requests import CallFailedError, Media, Request, Sampling

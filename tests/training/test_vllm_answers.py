@@ -15,7 +15,8 @@ from avrt.evaluation.protocol import differences, fingerprint
 from avrt.evaluation.result import Result
 from avrt.policy.policy import load_policy
 from avrt.policy.student_options import LoraOptions, StudentOptions
-from avrt.policy.vllm_engine import VLLMEngine, VLLMOptions, start_engine
+from avrt.policy.vllm.engine import VLLMEngine, start_engine
+from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.benchmark_module import BenchmarkModule
 from avrt.training.sft_module import SFTModule

@@ -35,13 +35,12 @@ _COLUMNS = 4
 def verify(arguments: list[str]) -> None:
     """Check every checksum, index, record and clip of a folder; status 1 if something is wrong."""
     parser = OneLineErrors(prog="avrt shards verify", description=verify.__doc__)
-    parser.add_argument("folder", type=str, help="a folder of shards")
-    folder = Path(parser.parse_args(arguments).folder)
+    parser.add_argument("folder", type=str, help="a folder or address of shards")
+    folder = parser.parse_args(arguments).folder
     shards = ShardSet(folder)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     faults: list[str] = []
-    for entry in shards.manifest.shards:
-        path = folder / Path(entry["file"]).name
+    for entry, path in zip(shards.manifest.shards, shards.paths(), strict=True):
         if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
             faults.append(f"{path}: is not the file that the manifest describes (copy or make it again)")
         elif index_path(path).is_file() and index_tar(path) != load_index(path):
@@ -69,7 +68,7 @@ def verify(arguments: list[str]) -> None:
     console.print(f"{len(seen)} of {len(shards)} samples are intact ({found.media}), {len(faults)} faults")
     if faults:
         sys.exit(1)
-    print_results("verified", printable(str(folder)))
+    print_results("verified", printable(folder))
 
 
 def show(arguments: list[str]) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from avrt.errors import AvrtError
 from avrt.policy.student_options import LoraOptions
 
 
-def add_adapters(model: nn.Module, targets: str, lora: LoraOptions) -> Any:
+def add_adapters(model: Any, targets: str, lora: LoraOptions, *, quantized: bool = False) -> Any:
     """Put adapters on the layers whose names match a pattern.
+
+    Args:
+        model: The model, changed in place.
+        targets: The pattern.
+        lora: Their rank, scale and dropout.
+        quantized: Whether these layers have 4 bits.
 
     Returns:
         peft's wrapper around the same model.
@@ -30,4 +34,11 @@ def add_adapters(model: nn.Module, targets: str, lora: LoraOptions) -> Any:
     )
     # Adapters in the weights' own type, as DeepSpeed trains them; peft would make those of a bfloat16 student float32,
     # and its evaluation would be another policy's.
-    return peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    dtype = model.dtype
+    if quantized:
+        model.is_loaded_in_4bit = True  # where peft looks for it
+    adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)  # on a 4-bit layer they are float32 at first
+    return adapted

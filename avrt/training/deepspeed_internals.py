@@ -115,6 +115,15 @@ def gathered(engine: Any, modules: Sequence[nn.Module]) -> Iterator[None]:
             offload._register_deepspeed_module(offload.module)
 
 
+def gathered_to_read(modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[None]:
+    """A context in which some modules' weights are whole, to be read (ZeRO-3); all ranks enter it together."""
+    import deepspeed
+
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    context: contextlib.AbstractContextManager[None] = deepspeed.zero.GatheredParameters(parameters)
+    return context
+
+
 def load_universal(engine: Any) -> None:
     """Have the engine load the universal form of a checkpoint; only loading reads this setting."""
     engine._config.load_universal_checkpoint = True

@@ -22,12 +22,15 @@ from avrt.policy.saving import export_policy
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import EngineProcess
 from avrt.policy.vllm.questions import completions_of, question_message
+from avrt.policy.vllm.readback import ReadBack
 from avrt.policy.vllm.weights import push_weights
 from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
 
 PARTS = ("weights", "kv_cache")
 """What of an engine can be woken by itself, in the order in which it is."""
+READ_BACK = 2
+"""How many times weights are read back after they were pushed."""
 SETTINGS: dict[str, Any] = {"enforce_eager": False, "limit_mm_per_prompt": {"video": 1, "image": 1, "audio": 1}}
 
 
@@ -50,6 +53,10 @@ class VLLMEngine:
         rank: Number of this process.
         gpu: Index of this process' GPU among those that it sees; by default PyTorch's current one, if there is any.
 
+    Attributes:
+        difference: Largest difference of weights that were read back from those that were pushed, 0; None where that
+            was not possible.
+
     Raises:
         AvrtError: If the options contradict each other.
     """
@@ -60,6 +67,8 @@ class VLLMEngine:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._asleep: set[str] = set()
         self._held = False
+        self._pushes = 0
+        self.difference: float | None = None
         self.version = ""
 
     @property
@@ -116,11 +125,17 @@ class VLLMEngine:
     def push(self, policy: Policy) -> None:
         """Give the engine the policy's weights as they are now.
 
-        Of a sleeping engine the cache wakes last, so that it does not stand beside what loading takes.
+        All of them the first time, then those that training changes. Of a sleeping engine the cache wakes last, so that
+        it does not stand beside what loading takes. The first two times, before and after an update, a few are read
+        back and compared.
         """
         self._wake_up("weights")
-        push_weights(self._process, policy.released_weights())
+        weights, read_back = policy.released_weights(everything=not self._pushes), ReadBack()
+        push_weights(self._process, read_back.watch(weights))
         self._wake_up()
+        if self._pushes < READ_BACK:
+            self.difference = read_back.check(self._process)
+        self._pushes += 1
 
     def hold(self, policy: Policy) -> None:
         """Give the engine the policy's weights now, and not again until `release`, as nothing changes them before.
@@ -166,14 +181,8 @@ def start_engine(policy: Policy, options: VLLMOptions, rank: int = 0) -> VLLMEng
         rank: Number of this process.
 
     Raises:
-        AvrtError: If the policy's weights cannot be given to an engine, or it cannot be started; it is closed then.
+        AvrtError: If it cannot be started; it is closed then.
     """
-    if policy.is_partitioned or policy.options.lora is not None:
-        raise AvrtError(
-            "vLLM is given whole weights, which neither ZeRO-3 nor LoRA has",
-            where="model.vllm",
-            remedy="use ZeRO stage 2 and full weights, or sample without vllm",
-        )
     engine = VLLMEngine(options, rank)
     try:
         engine.start(policy)

@@ -13,11 +13,13 @@ import argparse
 import os
 import socket
 import traceback
+from functools import partial
 from typing import Any
 
+from reading import held_weights  # type: ignore[import-not-found]  # files beside this script
 from wire import WireError, receive, send  # type: ignore[import-not-found]  # the file beside this script
 
-OPERATIONS = ("sample", "load", "sleep", "wake_up")
+OPERATIONS = ("sample", "load", "read", "sleep", "wake_up")
 
 
 class Engine:
@@ -93,6 +95,11 @@ class Engine:
             if reset is not None:
                 reset()
         return {}, {}
+
+    def read(self, message: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Some weights as they are held, by the names that they were loaded under."""
+        [found] = self._llm.apply_model(partial(held_weights, names=message["names"]))
+        return {}, found
 
     def sleep(self, message: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Free the GPU's memory for the trainer."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -51,13 +52,21 @@ class LLM:
 
     def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
         assert method == "reload_weights"
-        places = dict(self._policy.family.released_weights(self._policy.decoder))
+        places = dict(self._policy.released_weights())
         weights = dict(kwargs["weights_iterator"])
-        assert weights.keys() == places.keys()
-        note("load")
+        assert weights.keys() <= places.keys()
+        note("load", tensors=len(weights))
         with torch.no_grad():
             for name, tensor in weights.items():
                 places[name].copy_(tensor)
+
+    def apply_model(self, function: Callable[[Any], Any]) -> list[Any]:
+        model = torch.nn.Module()  # parts by vLLM's names
+        model.language_model = torch.nn.Module()
+        model.language_model.model, model.language_model.lm_head = (
+            self._policy.decoder.language_model, self._policy.decoder.lm_head
+        )  # fmt: skip
+        return [function(model)]
 
     def reset_prefix_cache(self) -> None: ...
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 PRIVATE = {
     "avrt/models/transformers_internals.py": (
         "._attn_implementation", "_get_feat_extract_output_lengths", "early_initialization", "full_attention",
-        "_dynamo", "apply_rotary",
+        "_dynamo", "apply_rotary", "should_save_on_this_rank",
     ),
     "avrt/training/lightning_internals.py": (
         "_save_none_monitor_checkpoint", "_monitor_candidates", "_every_n_train_steps", "_init_deepspeed_distributed",
@@ -78,6 +78,14 @@ def test_transformers_hands_a_ready_mask_to_every_layer(nano):
         ours.use_attention(config, before)
     assert len(seen) == config.num_hidden_layers, f"transformers {transformers.__version__}: {ours.__file__}"
     assert all(given is mask for given in seen)
+
+
+def test_transformers_asks_the_model_which_process_saves_it(nano, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(nano.model), "should_save_on_this_rank", lambda self, is_main_process: False)
+    nano.model.save_pretrained(tmp_path / "theirs")
+    ours.save_here(nano.model, tmp_path / "ours", nano.model.state_dict())
+    assert not (tmp_path / "theirs" / "model.safetensors").exists(), ours.__file__
+    assert (tmp_path / "ours" / "model.safetensors").exists(), ours.__file__
 
 
 def test_caches_keep_their_tensors_where_we_look():

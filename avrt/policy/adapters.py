@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from avrt.errors import AvrtError
+from avrt.policy.quantized import quiet
 from avrt.policy.student_options import LoraOptions
 
 
@@ -23,6 +24,7 @@ def add_adapters(model: Any, targets: str, lora: LoraOptions, *, quantized: bool
     Raises:
         AvrtError: If peft is not installed.
     """
+    quiet()
     try:
         import peft
     except ImportError:

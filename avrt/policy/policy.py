@@ -27,7 +27,7 @@ from avrt.models.feature_cache import FeatureCache, weights_hash
 from avrt.models.fused import fuse_layers
 from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
-from avrt.models.transformers_internals import use_attention
+from avrt.models.transformers_internals import save_here, use_attention
 from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
 from avrt.packaged import model_source
 from avrt.policy.adapters import add_adapters
@@ -283,7 +283,7 @@ class Policy(nn.Module):
             folder: Where to.
             dtype: Round merged weights to this type; None to the one in which they are computed.
         """
-        self.model.save_pretrained(folder, state_dict=plain_state(self.model, dtype))
+        save_here(self.model, folder, plain_state(self.model, dtype))
 
     def save_adapters(self, folder: Path) -> None:
         """Write the adapters alone, as peft loads them beside the student's source.
@@ -292,8 +292,11 @@ class Policy(nn.Module):
             AvrtError: If there are none.
         """
         if not self._adapters:
-            raise AvrtError("has no adapters: all weights were trained", where=folder, remedy="export the model")
-        self._adapters[0].save_pretrained(folder)
+            raise AvrtError("there are no adapters: all weights were trained", remedy="export the model")
+        [adapters] = self._adapters
+        for config in adapters.peft_config.values():
+            config.base_model_name_or_path = self.options.source
+        adapters.save_pretrained(folder, save_embedding_layers=False)
 
     def train(self, mode: bool = True) -> Policy:
         """Switch the decoder's mode; the frozen towers always stay in evaluation mode."""

@@ -7,6 +7,7 @@ weights, with a gradient for its input.
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import cache
 from typing import Any
@@ -53,9 +54,15 @@ def quantize_layers(model: nn.Module, targets: str) -> None:
         setattr(model.get_submodule(parent), child, make.of(layer))
 
 
+def quiet() -> None:
+    """Keep bitsandbytes, which peft imports too, from saying on a CPU that it lacks a kernel that is not used here."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
 @cache
 def _layer_class() -> Any:
     """The layer; its class is made late because bitsandbytes is an extra, and its import takes a second."""
+    quiet()
     try:
         import bitsandbytes
     except ImportError:

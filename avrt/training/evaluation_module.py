@@ -95,13 +95,20 @@ class EvaluationModule(pl.LightningModule):
         strategy = self.trainer.strategy
         if strategy.root_device.type == "cpu":
             limit_threads()
+        scattered = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
+        if scattered and self.student_options.quantize is not None:
+            raise AvrtError(
+                "ZeRO-3 cannot scatter 4-bit weights",
+                where="model.student.quantize",
+                remedy="set --trainer.strategy.stage 2, or leave it out",
+            )
         if not hasattr(self, "policy"):
             self.policy = load_policy(self.student_options)
             if self.checkpoint is not None:
                 put_trained(self.policy, self.checkpoint)
-        self.policy.is_partitioned = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
+        self.policy.is_partitioned = scattered
         self.policy.whole_weights = None
-        self.policy.gather = gathered_to_read if self.policy.is_partitioned else None
+        self.policy.gather = gathered_to_read if scattered else None
         if isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3 and strategy.gather_for_generation:
             decoder = self.policy.decoder
             self.policy.whole_weights = partial(strategy.whole_weights, (decoder.language_model, decoder.lm_head))

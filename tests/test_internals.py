@@ -35,6 +35,7 @@ PRIVATE = {
     "avrt/training/deepspeed_internals.py": (
         "clear_backward_seen_flag", "set_gradient_accumulation_boundary", "load_universal_checkpoint", "zero_pp_rank",
         "zero_to_fp32", "ds_to_universal", "_register_deepspeed_module", "parameter_offload", "ds_active_sub_modules",
+        "partition_all_parameters", "INFLIGHT",
     ),
 }  # fmt: skip
 
@@ -142,6 +143,8 @@ def test_deepspeed_still_has_what_a_step_needs():
         assert callable(getattr(kind, "clear_backward_seen_flag", None)), deepspeed_internals.__file__
     assert callable(getattr(DeepSpeedEngine, "set_gradient_accumulation_boundary", None)), deepspeed_internals.__file__
     assert callable(getattr(DeepSpeedZeRoOffload, "_register_deepspeed_module", None)), deepspeed_internals.__file__
+    assert callable(getattr(DeepSpeedZeRoOffload, "partition_all_parameters", None)), deepspeed_internals.__file__
+    assert partition_parameters.ZeroParamStatus.INFLIGHT, deepspeed_internals.__file__
     for name in ("forward_hooks", "backward_hooks"):
         assert f"self.{name} = []" in inspect.getsource(DeepSpeedZeRoOffload), deepspeed_internals.__file__
     assert "self.parameter_offload" in inspect.getsource(DeepSpeedZeroOptimizer_Stage3), deepspeed_internals.__file__

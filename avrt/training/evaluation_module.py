@@ -27,7 +27,6 @@ from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import is_trial
 from avrt.training.connect import ConnectData
-from avrt.training.deepspeed_internals import gathered_to_read
 from avrt.training.loaded_types import LoadedTypes
 from avrt.training.strategy import OmniDeepSpeedStrategy, limit_threads
 from avrt.training.trained_policy import put_trained
@@ -108,10 +107,12 @@ class EvaluationModule(pl.LightningModule):
                 put_trained(self.policy, self.checkpoint)
         self.policy.is_partitioned = scattered
         self.policy.whole_weights = None
-        self.policy.gather = gathered_to_read if scattered else None
-        if isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3 and strategy.gather_for_generation:
+        self.policy.gather = None
+        if isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3:
+            self.policy.gather = strategy.gathered_to_read
             decoder = self.policy.decoder
-            self.policy.whole_weights = partial(strategy.whole_weights, (decoder.language_model, decoder.lm_head))
+            if strategy.gather_for_generation:
+                self.policy.whole_weights = partial(strategy.whole_weights, (decoder.language_model, decoder.lm_head))
 
     def needs_engine(self, stage: str) -> bool:
         """Whether vLLM samples anything in a stage, where `vllm` is set."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor
 
 from avrt.errors import AvrtError
-from avrt.policy.vllm.process import EngineProcess
+from avrt.policy.vllm.process import EngineGoneError, EngineProcess
 
 IN_A_LAYER = re.compile(r".*\.\d+\.(.*\.weight)")
 
@@ -38,11 +38,13 @@ class ReadBack:
 
         Raises:
             AvrtError: If any differs at all.
+            EngineGoneError: If it has ended.
         """
         given = dict(self._given.values())
-        self._given = {}
         try:
             _, held = process.ask({"do": "read", "names": list(given)})
+        except EngineGoneError:
+            raise
         except AvrtError as error:
             warnings.warn(f"weights are not compared with those that were pushed: {error}", stacklevel=2)
             return None

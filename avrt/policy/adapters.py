@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+from torch.nn import functional
+
 from avrt.errors import AvrtError
 from avrt.policy.quantized import quiet
 from avrt.policy.student_options import LoraOptions
@@ -44,3 +47,20 @@ def add_adapters(model: Any, targets: str, lora: LoraOptions, *, quantized: bool
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)  # on a 4-bit layer they are float32 at first
     return adapted
+
+
+def recompute_with_own_tensors(projection: Any) -> None:
+    """Let a frozen layer run inside `torch.utils.checkpoint` under ZeRO-3.
+
+    What is recomputed is compared with what was computed first, as soon as all of it is there. A trained weight goes
+    into that as a tensor of its own, a frozen one as the parameter itself, which ZeRO-3 has emptied by then.
+
+    Args:
+        projection: A linear layer.
+    """
+
+    def forward(hidden: Tensor) -> Tensor:
+        bias = None if projection.bias is None else projection.bias.detach()
+        return functional.linear(hidden, projection.weight.detach(), bias)
+
+    projection.forward = forward

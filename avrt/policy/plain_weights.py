@@ -86,7 +86,7 @@ def merged_weight(layer: Any, dtype: torch.dtype | None = None) -> Tensor:
 def _merged(layer: Any, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """The parameters of the linear layer that an adapted one stands for.
 
-    Also the bias, which has no adapter: vLLM takes up a layer's parameters together, and forgets what is not among them.
+    Also the bias, which has no adapter: vLLM takes up a layer's parameters together, and forgets what is missing.
     """
     yield "weight", merged_weight(layer, dtype)
     bias = layer.base_layer.bias

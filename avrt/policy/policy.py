@@ -30,7 +30,7 @@ from avrt.models.teacher_forcing import completion_states
 from avrt.models.transformers_internals import save_here, use_attention
 from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
 from avrt.packaged import model_source
-from avrt.policy.adapters import add_adapters
+from avrt.policy.adapters import add_adapters, recompute_with_own_tensors
 from avrt.policy.plain_weights import Gather, plain_state, plain_weights
 from avrt.policy.quantized import quantize_layers
 from avrt.policy.student_options import StudentOptions
@@ -111,7 +111,10 @@ class Policy(nn.Module):
         # The adapter wrapper holds the same modules as the model; in a tuple they are not registered twice.
         self._adapters: tuple[Any, ...] = ()
         if options.lora is not None:
-            self._adapters = (add_adapters(model, family.lora_targets, options.lora, quantized=options.quantize is not None),)
+            recompute_with_own_tensors(decoder.lm_head)
+            self._adapters = (
+                add_adapters(model, family.lora_targets, options.lora, quantized=options.quantize is not None),
+            )
         self.cache: FeatureCache | None = None
         if options.feature_cache is not None:
             # Now, because under ZeRO-3 nobody holds the whole weights later.
@@ -210,8 +213,9 @@ class Policy(nn.Module):
 
     def decoding_of(self, sampling: SamplingOptions) -> str:
         """How the native engine decodes: as the options say, or for `auto` what is fastest here."""
-        if sampling.decoding == "auto" and not (self.share_prefix and self.decoder.supports_packing):
-            return "dynamic"
+        packed = self.share_prefix and self.decoder.supports_packing
+        if sampling.decoding == "auto" and (not packed or self.options.quantize is not None):
+            return "dynamic"  # bitsandbytes' kernels were not tried in a recorded step
         on_gpu = next(self.decoder.lm_head.parameters()).is_cuda
         gathered = self.whole_weights is not None
         return decoding_for(sampling, on_gpu=on_gpu, scattered=self.is_partitioned, gathered=gathered)

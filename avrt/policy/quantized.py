@@ -12,7 +12,6 @@ import re
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from avrt.errors import AvrtError
@@ -70,7 +69,7 @@ def _layer_class() -> Any:
             "4-bit weights need the package bitsandbytes", where=WHERE, remedy="pip install 'avrt[qlora]'"
         ) from None
 
-    class FourBitLinear(bitsandbytes.nn.Linear4bit):
+    class FourBitLinear(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]  # of a package without types
         """A frozen linear layer in NF4."""
 
         @classmethod

@@ -40,9 +40,9 @@ class StudentOptions:
         feature_cache: Keep the frozen towers' output on disk, so that each clip is encoded once for all epochs and
             runs; worth it where clips come again.
         lora: Train adapters instead of the decoder's own weights.
-        quantize: Hold the weights beneath the adapters in 4 bits (`nf4`, QLoRA; needs `lora` and the extra `qlora`): 0.56
-            bytes each instead of 2. Towers, embeddings, norms and vocabulary projection stay as they are. Not under
-            ZeRO-3.
+        quantize: Hold the weights beneath the adapters in 4 bits (`nf4`, QLoRA; needs `lora` and the extra `qlora`):
+            0.56 bytes each instead of 2. Towers, embeddings, norms and vocabulary projection stay as they are. Not
+            under ZeRO-3.
         seed: Seed of the nano preset's weights.
     """
 

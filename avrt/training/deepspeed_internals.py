@@ -88,7 +88,7 @@ def prepare_backward(engine: Any, *, last: bool) -> None:
 
 
 def _offload(engine: Any) -> Any:
-    """What has ZeRO-3's hooks: the optimizer's `parameter_offload`; an engine that only evaluates has it in its place."""
+    """What has ZeRO-3's hooks: the optimizer's `parameter_offload`, or what has them in evaluation."""
     return getattr(engine.optimizer, "parameter_offload", engine.optimizer)
 
 
@@ -134,6 +134,8 @@ def gathered_to_read(engine: Any, modules: Sequence[nn.Module]) -> Iterator[None
         # Being fetched ahead of a module that did not run then: wait for them, and begin with none.
         _offload(engine).partition_all_parameters()
     with deepspeed.zero.GatheredParameters(parameters):
+        for parameter in parameters:
+            parameter.ds_active_sub_modules.clear()
         yield
 
 

@@ -35,6 +35,20 @@ SPLITS = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
 """Stage of the trainer -> the split that its evaluation asks."""
 
 
+def refuse_scattered(student: StudentOptions) -> None:
+    """Refuse a student that ZeRO-3 cannot scatter.
+
+    Raises:
+        AvrtError: If it has weights in 4 bits.
+    """
+    if student.quantize is not None:
+        raise AvrtError(
+            "ZeRO-3 cannot scatter 4-bit weights",
+            where="model.student.quantize",
+            remedy="set --trainer.strategy.stage 2, or leave it out",
+        )
+
+
 class EvaluationModule(pl.LightningModule):
     """Asks a student the questions of a split, logs metrics and writes `predictions.jsonl`.
 
@@ -95,12 +109,8 @@ class EvaluationModule(pl.LightningModule):
         if strategy.root_device.type == "cpu":
             limit_threads()
         scattered = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
-        if scattered and self.student_options.quantize is not None:
-            raise AvrtError(
-                "ZeRO-3 cannot scatter 4-bit weights",
-                where="model.student.quantize",
-                remedy="set --trainer.strategy.stage 2, or leave it out",
-            )
+        if scattered:
+            refuse_scattered(self.student_options)
         if not hasattr(self, "policy"):
             self.policy = load_policy(self.student_options)
             if self.checkpoint is not None:

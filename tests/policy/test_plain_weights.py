@@ -95,7 +95,9 @@ def test_an_export_leaves_the_student_trainable_and_in_its_values(batch, tmp_pat
     export_policy(student, tmp_path / "model")
     assert torch.equal(scores(student, batch), expected)
     assert any(parameter.requires_grad for parameter in student.parameters())
-    assert torch.allclose(scores(load_policy(StudentOptions(str(tmp_path / "model"), "float32")), batch), expected, atol=1e-5)
+    assert torch.allclose(
+        scores(load_policy(StudentOptions(str(tmp_path / "model"), "float32")), batch), expected, atol=1e-5
+    )
     student.save_adapters(tmp_path / "adapters")
     import peft
 

@@ -31,7 +31,8 @@ def learn(world, folder, vllm, *extra):
     """Three steps in which the weights change."""
     return fit(
         "grpo", world, folder, *SMALL, "--model.group_size", 4, "--model.rollout.max_new_tokens", 12,
-        "--data.batch_size", 2, "--trainer.max_steps", 3, "--model.rewards.extra", REWARD, "--model.vllm.python", vllm.python, "--model.optimizer.lr", 1e-2, "--model.optimizer.warmup_steps", 1, *extra,
+        "--data.batch_size", 2, "--trainer.max_steps", 3, "--model.rewards.extra", REWARD,
+        "--model.vllm.python", vllm.python, "--model.optimizer.lr", 1e-2, "--model.optimizer.warmup_steps", 1, *extra,
     )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def follows(steps):
 
 @pytest.mark.parametrize("student", ["whole", "lora"])
 def test_scattered_weights_are_gathered_for_the_engine_of_each_rank(world, tmp_path, vllm, student):
-    options = LORA if student == "lora" else ()
+    options = (*LORA, "--model.student.gradient_checkpointing", "true") if student == "lora" else ()
     devices = ("--trainer.devices", 2, "--trainer.strategy.stage", 3, "--data.batch_size", 1)
     assert follows(learn(world, tmp_path / "run", vllm, *devices, *options))
     pushed = ADAPTED if student == "lora" else ALL  # what is frozen the engine has loaded
@@ -74,7 +75,8 @@ def test_a_4_bit_student_learns_is_saved_and_exported(world, tmp_path, vllm):
     record = json.loads((tmp_path / "adapters" / "adapter_config.json").read_text())
     assert (record["r"], record["base_model_name_or_path"]) == (4, "nano")
     stopped = avrt(
-        *fit_arguments("grpo", world, tmp_path / "scattered", *SMALL, *options, "--trainer.strategy.stage", 3), check=False
+        *fit_arguments("grpo", world, tmp_path / "scattered", *SMALL, *options, "--trainer.strategy.stage", 3),
+        check=False,
     )
     assert stopped.returncode == 2
     assert "model.student.quantize: ZeRO-3 cannot scatter 4-bit weights" in stopped.stderr

@@ -46,7 +46,8 @@ def _weight(model: Any, name: str) -> torch.Tensor:
     if getattr(layer, "tp_size", 1) != 1:
         raise ValueError(f"{name} is spread over {layer.tp_size} GPUs")
     if (method := getattr(layer, "quant_method", None)) is None:  # a plain layer
-        return layer.weight.detach().cpu()
+        plain: torch.Tensor = layer.weight.detach().cpu()
+        return plain
     some = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     found = []
     for begin in range(0, layer.input_size, ROWS):

@@ -56,7 +56,7 @@ class EvaluationModule(pl.LightningModule):
         student: Which student.
         generation: How answers are generated.
         rewards: Rewards reported beside accuracy; None for none.
-        vllm: Let vLLM answer instead of the native engine; not under ZeRO-3, and not with LoRA.
+        vllm: Let vLLM answer instead of the native engine.
 
     Attributes:
         policy: The student, from `load` on.

@@ -98,8 +98,9 @@ class LLM:
         seen = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK")]
         note("start", settings["enable_sleep_mode"], *seen)
 
-    def collective_rpc(self, method, kwargs):
-        note(method, len(kwargs["weights_iterator"]) > 0)
+    def collective_rpc(self, method, kwargs=None):
+        if kwargs is not None:
+            note(method, len(kwargs["weights_iterator"]) > 0)
 
     def reset_prefix_cache(self):
         note("reset_prefix_cache")

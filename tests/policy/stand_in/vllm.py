@@ -35,6 +35,7 @@ class SamplingParams:
     seed: int
     logprobs: int
     detokenize: bool
+    extra_args: dict[str, Any]
 
 
 def note(call: str, **what: Any) -> None:
@@ -49,9 +50,16 @@ class LLM:
         note("start", settings=settings)
         self._policy = load_policy(StudentOptions(model, dtype=dtype))
         self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace())
+        self._used: list[tuple[int, int, int, list[tuple[int, bytes]]]] = []
 
-    def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
+    def collective_rpc(self, method: str, kwargs: dict[str, Any] | None = None) -> Any:
+        if method == "follow_trainer":  # it counts positions as the student does
+            return None
+        if method == "positions_used":
+            used, self._used = self._used, []
+            return [{"failure": "", "requests": used}]
         assert method == "reload_weights"
+        assert kwargs is not None
         places = dict(self._policy.released_weights())
         weights = dict(kwargs["weights_iterator"])
         assert weights.keys() <= places.keys()
@@ -59,6 +67,7 @@ class LLM:
         with torch.no_grad():
             for name, tensor in weights.items():
                 places[name].copy_(tensor)
+        return None
 
     def apply_model(self, function: Callable[[Any], Any]) -> list[Any]:
         model = torch.nn.Module()  # parts by vLLM's names
@@ -73,7 +82,9 @@ class LLM:
     def reset_mm_cache(self) -> None: ...
 
     def generate(self, prompts: list[dict[str, Any]], params: list[SamplingParams], use_tqdm: bool) -> list[Any]:
-        note("sample", prompts=len(prompts), first=asdict(params[0]))
+        first = asdict(params[0])
+        del first["extra_args"]  # bytes
+        note("sample", prompts=len(prompts), first=first)
         return [self._answer(prompt, param) for prompt, param in zip(prompts, params, strict=True)]
 
     def _answer(self, prompt: dict[str, Any], params: SamplingParams) -> Any:
@@ -88,6 +99,8 @@ class LLM:
         interleaved = prompt.get("mm_processor_kwargs", {}).get("use_audio_in_video", False)
         layout = inputs.add(row, clip, audio_in_video=interleaved)
         ids, positions = inputs.expand(prompt["prompt_token_ids"], layout)
+        used = torch.cat([positions, (positions.max() + 1).expand(3, 1)], dim=1).int().numpy().tobytes()
+        self._used.append((params.extra_args["handed_positions"]["request"], 3, len(ids), [(0, used)]))
         row.prompt_ids, row.prompt_positions, row.position_ends = [ids], [positions], [int(positions.max()) + 1]
         row.vision_places, row.audio_places = (
             [torch.isin(ids, torch.tensor(tokens)).nonzero()[:, 0]] for tokens in inputs.placeholders

@@ -34,7 +34,7 @@ class LLM:
             return [{name: checksum(tensor) for name, tensor in self._own.items()}]
         assert kwargs is not None
         for name, tensor in kwargs["weights_iterator"]:
-            if name not in self._own:
+            if name not in self._own or self._own[name].shape != tensor.shape:
                 self._own[name] = torch.empty_like(tensor, device=self._device)
             self._own[name].copy_(tensor)
         if self._device != "cpu":

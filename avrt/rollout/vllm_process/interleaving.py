@@ -22,7 +22,10 @@ import torch
 
 def order_tokens() -> None:
     """In the process that prepares prompts, put `placeholders` in the place of vLLM's own, where 0.32 has it."""
-    from vllm.model_executor.models.qwen2_5_omni_thinker import Qwen2_5OmniThinkerMultiModalProcessor as Processor
+    try:
+        from vllm.model_executor.models.qwen2_5_omni_thinker import Qwen2_5OmniThinkerMultiModalProcessor as Processor
+    except ModuleNotFoundError:
+        return  # a vLLM without this model
 
     if hasattr(Processor, "omni_get_updates_use_audio_in_video"):
         Processor.omni_get_updates_use_audio_in_video = staticmethod(placeholders)

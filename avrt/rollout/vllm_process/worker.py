@@ -163,7 +163,8 @@ class Engine:
 
     def checksums(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
         """SHA-256 of each of vLLM's own parameters, by vLLM's names."""
-        return {"checksums": self._llm.collective_rpc("compute_weight_checksums")[0]}, {}
+        [found, *_] = self._llm.collective_rpc("compute_weight_checksums")
+        return {"checksums": {name.rpartition(":")[2]: value for name, value in found.items()}}, {}
 
     def sleep(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
         """Free the GPU's memory for the trainer."""

@@ -1,13 +1,16 @@
 """A stand-in for the package vLLM where that is not installed: the names that the worker uses, on our native engine.
 
 The worker, its process and its messages are the real ones. Each call is noted as a line of JSON in the file that
-STAND_IN_LOG names; `STAND_IN_FAILS=sample` makes that call fail.
+STAND_IN_LOG names; `STAND_IN_FAILS=sample` makes that call fail, `STAND_IN_DIES=sample:2,load:1` kills the process in
+the second call of `sample` and in the first of `load`, counted over all engines that write to the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
@@ -43,6 +46,11 @@ def note(call: str, **what: Any) -> None:
         file.write(json.dumps({"call": call, "pid": os.getpid(), **what}) + "\n")
     if os.environ.get("STAND_IN_FAILS") == call:
         raise RuntimeError("told to fail")
+    if "STAND_IN_DIES" in os.environ:
+        with open(os.environ["STAND_IN_LOG"]) as file:
+            count = sum(json.loads(line)["call"] == call for line in file)
+        if f"{call}:{count}" in os.environ["STAND_IN_DIES"].split(","):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class LLM:
@@ -52,22 +60,25 @@ class LLM:
         self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace())
         self._used: list[tuple[int, int, int, list[tuple[int, bytes]]]] = []
 
-    def collective_rpc(self, method: str, kwargs: dict[str, Any] | None = None) -> Any:
+    def collective_rpc(self, method: str, kwargs: dict[str, Any] | None = None) -> list[Any]:
         if method == "follow_trainer":  # it counts positions as the student does
-            return None
+            return [None]
         if method == "positions_used":
             used, self._used = self._used, []
             return [{"failure": "", "requests": used}]
+        places = dict(self._policy.released_weights())
+        if method == "compute_weight_checksums":
+            plain = {name: tensor.detach().view(-1).view(torch.uint8) for name, tensor in places.items()}
+            return [{name: hashlib.sha256(tensor.numpy()).hexdigest() for name, tensor in plain.items()}]
         assert method == "reload_weights"
         assert kwargs is not None
-        places = dict(self._policy.released_weights())
         weights = dict(kwargs["weights_iterator"])
         assert weights.keys() <= places.keys()
         note("load", tensors=len(weights))
         with torch.no_grad():
             for name, tensor in weights.items():
                 places[name].copy_(tensor)
-        return None
+        return [None]
 
     def apply_model(self, function: Callable[[Any], Any]) -> list[Any]:
         model = torch.nn.Module()  # parts by vLLM's names

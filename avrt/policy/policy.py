@@ -85,6 +85,7 @@ class Policy(nn.Module):
         self, family: Family, model: nn.Module, processor: Any, options: StudentOptions, *, share_prefix: bool = True
     ) -> None:
         super().__init__()
+        options.check()
         self.family = family
         self.options = options
         self.share_prefix = share_prefix

@@ -104,7 +104,10 @@ def _layer_class() -> Any:
         def _state(self) -> Any:
             """Scales and shape; a parameter that was made anew on another device has lost them."""
             found = getattr(self.weight, "quant_state", None)
-            return self.quant_state if found is None else found
+            found = self.quant_state if found is None else found
+            if found.absmax.device != self.weight.device:
+                found.to(self.weight.device)
+            return found
 
         def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
             """Nothing: 4-bit weights are made from the student's source each time, and checkpoints lack what is frozen.

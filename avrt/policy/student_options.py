@@ -56,8 +56,12 @@ class StudentOptions:
     quantize: Literal["nf4"] | None = None
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        """Refuse 4-bit weights that would have to be trained."""
+    def check(self) -> None:
+        """Refuse options that contradict each other; not at once, as a command line sets them one after the other.
+
+        Raises:
+            AvrtError: If 4-bit weights would have to be trained themselves.
+        """
         if self.quantize is not None and self.lora is None:
             raise AvrtError(
                 "4-bit weights cannot be trained themselves",

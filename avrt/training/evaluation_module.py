@@ -86,6 +86,7 @@ class EvaluationModule(pl.LightningModule):
         vllm: VLLMOptions | None = None,
     ) -> None:
         super().__init__()
+        student.check()
         self.strict_loading = False  # checkpoints lack the frozen parameters; `on_load_checkpoint` checks the others
         self.student_options = student
         self.generation = generation

@@ -15,6 +15,7 @@ from avrt.policy.reference import Reference
 from avrt.policy.saving import export_policy
 from avrt.policy.student_options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
+from avrt.training.sft_module import SFTModule
 from tests.policy.test_plain_weights import scores, student_with_adapters, take_up
 
 pytest.importorskip("bitsandbytes")
@@ -102,6 +103,6 @@ def test_exported_and_pushed_weights_are_the_rounded_ones_with_the_adapters(batc
 
 def test_what_cannot_be_quantized_is_refused():
     with pytest.raises(AvrtError, match=r"model\.student\.quantize: 4-bit weights cannot be trained themselves"):
-        StudentOptions("nano", quantize="nf4")
+        SFTModule(StudentOptions("nano", quantize="nf4"))
     with pytest.raises(AvrtError, match="wide is 48 wide, which is no multiple of 64"):
         quantize_layers(torch.nn.ModuleDict({"wide": torch.nn.Linear(48, 64)}), ".*")

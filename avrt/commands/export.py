@@ -28,9 +28,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=str, required=True, help="new folder or address for the model")
     parser.add_argument(
         "--layout",
-        type=Literal["thinker", "full"],
+        type=Literal["thinker", "full", "adapters"],
         default="thinker",
-        help="the thinker alone, or the layout of the released omni checkpoints (for vLLM)",
+        help="the thinker alone; the layout of the released omni checkpoints (for vLLM); or adapters alone (for peft)",
     )
     parser.add_argument(
         "--dtype",
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
 
     from avrt.evaluation.model_card import write_card
     from avrt.policy.input_settings import SETTINGS
-    from avrt.policy.saving import export_policy
+    from avrt.policy.saving import export_adapters, export_policy
     from avrt.remote.uploads import folder_for
     from avrt.training.input_record import settings_of_checkpoint
     from avrt.training.trained_policy import policy_from_checkpoint
@@ -57,6 +57,10 @@ def main(arguments: list[str]) -> None:
     transformers.utils.logging.disable_progress_bar()
     policy = policy_from_checkpoint(checkpoint, options.source)
     settings = settings_of_checkpoint(checkpoint)
+    if options.layout == "adapters":
+        export_adapters(policy, Path(options.out), settings=settings)
+        print_results("adapters", options.out)
+        return
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     with folder_for(options.out, "config.json") as folder:
         export_policy(policy, folder, settings=settings, full_layout=options.layout == "full", dtype=dtype)

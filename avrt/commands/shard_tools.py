@@ -18,7 +18,7 @@ from avrt.commands.shard_reports import Outside, finish, look_at_one
 from avrt.data.media.clip import Clip
 from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Sample
-from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.manifest import MANIFEST, Manifest
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.merging import find_parts, merge_parts
 from avrt.data.shards.overlap import Overlap, find_overlap, fingerprints
@@ -27,6 +27,7 @@ from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
 from avrt.messages import print_results, printable, short
 from avrt.progress import ProgressDisplay
+from avrt.remote.uploads import Destination
 from avrt.text import clean, to_json
 
 _COLUMNS = 4
@@ -133,15 +134,18 @@ def merge(arguments: list[str]) -> None:
     """Join the parts that `avrt shards RECIPE --part i/n` has made into the shards of one run, byte for byte."""
     parser = OneLineErrors(prog="avrt shards merge", description=merge.__doc__)
     parser.add_argument("folder", type=str, help="the folder with all parts")
-    parser.add_argument("--out", type=str, required=True, help="folder for the shards; may be that of the parts")
+    parser.add_argument("--out", type=str, required=True, help="folder or address for the shards; may be that of the parts")
     again = "continue a merge that was stopped"
     parser.add_argument("--resume", type=bool, nargs="?", const=True, default=False, help=again)
     options = parser.parse_args(arguments)
-    parts, out = find_parts(Path(options.folder)), Path(options.out)
+    parts, out = find_parts(Path(options.folder)), Destination(options.out, MANIFEST)
+    out.check()
     last = parts[-1].slice
     with ProgressDisplay(last.first + last.items, "questions") as progress:
-        manifest = merge_parts(parts, out, resume=options.resume, progress=progress.update)
-    finish(manifest, out, Outside(), look_at_one(out) if manifest.samples else None)
+        manifest = merge_parts(parts, out.folder, resume=options.resume, progress=progress.update)
+    if manifest.samples:
+        out.upload()
+    finish(manifest, out.name, Outside(), look_at_one(out) if manifest.samples else None)
 
 
 def contact_sheet(pictures: torch.Tensor) -> torch.Tensor:

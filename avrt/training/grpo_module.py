@@ -58,8 +58,7 @@ class GRPOModule(TrainingModule):
         reference: Where the reference's weights are: on the `device`, under ZeRO-3 scattered like the policy's; or on
             the `host`, in page-locked memory, from where they are brought to the device once a step. The numbers are
             the same. Outside that time it saves 6.8 GB on each device for a 3B student, 15.2 GB for 7B.
-        vllm: Sample by vLLM instead of the native engine, in training and in `avrt validate`, `test` and `predict`; not
-            under ZeRO-3, and not with LoRA.
+        vllm: Sample by vLLM instead of the native engine, in training and in `avrt validate`, `test` and `predict`.
         vllm_in_validation: Let vLLM answer the validation questions while training too. Off, because its numbers are
             close to the policy's but not equal.
         generation: How completions are generated in validation, test and prediction.

@@ -13,6 +13,7 @@ from avrt.errors import AvrtError
 from avrt.policy.policy import Policy
 from avrt.policy.vllm.cuda_ipc import CudaIPC
 from avrt.policy.vllm.process import EngineGoneError, EngineProcess
+from avrt.policy.vllm.readback import ReadBack
 from avrt.policy.vllm.shared_memory import SharedMemory
 from avrt.policy.vllm.weights import Socket, WeightTransfer
 
@@ -26,6 +27,7 @@ class WeightSupply:
 
     Args:
         wanted: A way's name, or `auto`.
+        everything: Give also what training does not change.
 
     Attributes:
         keeps: Whether an engine that is started again has to get what was pushed last although the policy has learned
@@ -37,7 +39,8 @@ class WeightSupply:
         AvrtError: If there is no such way.
     """
 
-    def __init__(self, wanted: str = "auto") -> None:
+    def __init__(self, wanted: str = "auto", *, everything: bool = True) -> None:
+        self.everything = everything
         self._ways = [way for way in WAYS if wanted in ("auto", way.name)]
         if not self._ways:
             names = ", ".join(way.name for way in WAYS)
@@ -55,8 +58,13 @@ class WeightSupply:
         """The chosen way's name; empty before."""
         return "" if self._chosen is None else self._chosen.name
 
-    def push(self, process: EngineProcess, policy: Policy) -> None:
+    def push(self, process: EngineProcess, policy: Policy, read_back: ReadBack | None = None) -> None:
         """Give the engine the policy's weights as they are now.
+
+        Args:
+            process: The engine.
+            policy: The policy.
+            read_back: Keeps some of them to compare.
 
         Raises:
             AvrtError: If no way that is wanted is open.
@@ -64,6 +72,8 @@ class WeightSupply:
         """
         transfer = self.choose(process, policy)
         weights = self._weights(transfer, policy)
+        if read_back is not None:
+            weights = read_back.watch(weights)
         begun = time.perf_counter()
         try:
             size = transfer.push(process, weights)
@@ -132,7 +142,7 @@ class WeightSupply:
 
     def _weights(self, transfer: WeightTransfer, policy: Policy) -> Iterator[tuple[str, Tensor]]:
         """The policy's weights, copied on their way where that is the only way to have them again."""
-        weights = policy.released_weights()
+        weights = policy.released_weights(everything=self.everything)
         if transfer.holds or not (self.keeps or policy.is_partitioned):
             return weights
         return self._copy.of(weights)

@@ -60,7 +60,8 @@ def rollout_metrics(step: GRPOStep, queue: GroupQueue | None) -> dict[str, float
     metrics["completions/tokens"] = sums["length"] / completions
     metrics["completions/cut_off"] = sums["cut_off"] / completions
     metrics["completions/empty"] = sums["empty"] / completions
-    metrics["completions/tokens_per_second"] = sums["length"] / step.sampling_seconds
+    if step.sampling_seconds:  # completions that a checkpoint had took none
+        metrics["completions/tokens_per_second"] = sums["length"] / step.sampling_seconds
     metrics["train/samples"] = sums["groups"]
     metrics["train/samples_per_second"] = sums["groups"] / sum(seconds.values())
     metrics["train/skipped_samples"] = sums["skipped"]

@@ -90,10 +90,12 @@ def main() -> None:
         root = Path(folder)
         student = StudentOptions(options.student, dtype="float32")
         export_policy(load_policy(student), root / "model", full_layout=True)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        if options.cores is not None:
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = str(options.cores[1])
         worker = subprocess.Popen(
-            [options.python, WORKER, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True,
-            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        )  # fmt: skip
+            [options.python, WORKER, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True, env=environment
+        )
         try:
             if options.cores is not None:
                 os.sched_setaffinity(0, options.cores[:1])

@@ -5,7 +5,9 @@ stand-in of `tests/policy/stand_in`.
 """
 
 import io
+import json
 import os
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ from avrt.training.checkpoints import RunCheckpoint, complete_checkpoints
 from avrt.training.grpo_module import GRPOModule
 from avrt.training.optimizers import OptimizerOptions
 from tests.policy.standing_in import StandIn, stand_in
+from tests.training.runs import SMALL, fit, fit_and_kill, logged
 
 STUDENT = StudentOptions("nano", dtype="float32")
 PROMPT = PromptOptions(system_prompt="", instruction="", audio_in_video=True)
@@ -40,13 +43,14 @@ BATCHES = 48 // 8
 
 @dataclass
 class Engine:
-    """Where the worker is, and what it noted."""
+    """Where the workers are, one for each of two ranks, and what they noted."""
 
     options: VLLMOptions
     noted: StandIn
+    unbroken: "Run | None" = None
 
     def asked(self) -> list[str]:
-        """What it was asked to sample, by its first prompt, and when."""
+        """Each time that one was asked to sample."""
         return [call for call in self.noted.names() if call == "sample"]
 
 
@@ -67,15 +71,20 @@ def engine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("engine")
     with pytest.MonkeyPatch.context() as patch:
         noted = stand_in(folder, patch)
-        worker = subprocess.Popen(
-            [noted.python, WORKER, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-        )  # fmt: skip
+        workers = [
+            subprocess.Popen(
+                [noted.python, WORKER, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                text=True, env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+            )
+            for _ in range(2)
+        ]  # fmt: skip
     export_policy(load_policy(STUDENT), folder / "model", full_layout=True)
-    address = next(line for line in worker.stdout if line.startswith("listening on ")).split()[-1]
-    yield Engine(VLLMOptions(addresses=[address], model=str(folder / "model")), noted)
-    worker.kill()
-    worker.wait()
+    lines = [next(line for line in worker.stdout if line.startswith("listening on ")) for worker in workers]
+    addresses = [line.split()[-1] for line in lines]
+    yield Engine(VLLMOptions(addresses=addresses, model=str(folder / "model")), noted)
+    for worker in workers:
+        worker.kill()
+        worker.wait()
 
 
 class Watched(GRPOModule):
@@ -187,17 +196,40 @@ def test_a_run_ends_with_the_step_that_it_is_to_end_with(world, engine, tmp_path
 def test_a_stopped_run_goes_on_with_the_rollout_that_was_in_flight(world, engine, tmp_path, batches):
     """After the first batch, at the end of an epoch, and within one; nothing is sampled twice."""
     epochs = {"trainer": {"max_epochs": 2, "limit_train_batches": 3}, "dynamic_sampling": 2}
-    if not hasattr(engine, "unbroken"):
-        engine.unbroken = train(world, engine, tmp_path / "whole", **epochs)
+    unbroken = engine.unbroken = engine.unbroken or train(world, engine, tmp_path / "whole", **epochs)
     before = len(engine.asked())
     first = train(world, engine, tmp_path / "run", callbacks=[Stop(batches)], **epochs)
     stored = torch.load(complete_checkpoints(tmp_path / "run")[-1], weights_only=True)["rollout_ahead"]
     assert [len(share["completions"]) for share in stored] == [2 * 8]
     second = train(world, engine, tmp_path / "run", resume=True, **epochs)
     assert len(engine.asked()) - before == 2 * 3
-    assert [*first.of("step"), *second.of("step")] == engine.unbroken.of("step")
-    assert [*first.of("train/loss"), *second.of("train/loss")] == engine.unbroken.of("train/loss")
-    assert equal(second, engine.unbroken)
+    assert [*first.of("step"), *second.of("step")] == unbroken.of("step")
+    assert [*first.of("train/loss"), *second.of("train/loss")] == unbroken.of("train/loss")
+    assert equal(second, unbroken)
+
+
+def test_two_ranks_killed_in_mid_flight_go_on_as_if_unbroken(world, engine, tmp_path):
+    options = (
+        *SMALL, "--data.batch_size", 2, "--model.group_size", 2, "--model.rollout.max_new_tokens", 8,
+        "--trainer.devices", 2, "--trainer.max_steps", 10, "--checkpoint.every_n_train_steps", 2,
+        "--model.rewards.extra", '[{"function": "tests.algorithms.test_grpo.brevity", "weight": 1.0}]',
+        "--model.vllm.addresses", json.dumps(engine.options.addresses), "--model.vllm.model", engine.options.model,
+        "--model.rollout_ahead", 1, "--model.loss.importance_sampling_cap", 2.0,
+    )  # fmt: skip
+    unbroken = fit("grpo", world, tmp_path / "whole", *options)
+    root = tmp_path / "killed"
+    fit_and_kill("grpo", world, root, *options)
+    assert max(logged(root)) < 9
+    shutil.rmtree(root / "lightning_logs")
+    resumed = fit("grpo", world, root, *options, "--ckpt_path", "last")
+    assert min(resumed) > 0, "the resumed run began anew"
+    assert sorted(unbroken) == list(range(10))
+    assert max(resumed) == 9
+    assert [values["rollout/staleness"] for values in resumed.values()] == [1] * len(resumed)
+    for step in resumed:
+        for name, value in unbroken[step].items():
+            if not name.startswith("seconds/") and not name.endswith("_per_second"):
+                assert resumed[step][name] == pytest.approx(value, rel=1e-6, abs=1e-7), (step, name)
 
 
 def test_checkpoints_and_validation_by_the_engine_leave_the_run_as_it_is(world, engine, tmp_path):

@@ -33,6 +33,7 @@ from avrt.training.checkpoints import RunCheckpoint, complete_checkpoints
 from avrt.training.grpo_module import GRPOModule
 from avrt.training.optimizers import OptimizerOptions
 from tests.policy.standing_in import StandIn, stand_in
+from tests.policy.test_vllm_engine import PYTHON, QUIET, SETTINGS
 from tests.training.runs import SMALL, fit, fit_and_kill, logged
 
 STUDENT = StudentOptions("nano", dtype="float32")
@@ -211,7 +212,7 @@ def test_a_stopped_run_goes_on_with_the_rollout_that_was_in_flight(world, engine
 def test_two_ranks_killed_in_mid_flight_go_on_as_if_unbroken(world, engine, tmp_path):
     options = (
         *SMALL, "--data.batch_size", 2, "--model.group_size", 2, "--model.rollout.max_new_tokens", 8,
-        "--trainer.devices", 2, "--trainer.max_steps", 10, "--checkpoint.every_n_train_steps", 2,
+        "--trainer.devices", 2, "--trainer.max_steps", 11, "--checkpoint.every_n_train_steps", 4,
         "--model.rewards.extra", '[{"function": "tests.algorithms.test_grpo.brevity", "weight": 1.0}]',
         "--model.vllm.addresses", json.dumps(engine.options.addresses), "--model.vllm.model", engine.options.model,
         "--model.rollout_ahead", 1, "--model.loss.importance_sampling_cap", 2.0,
@@ -219,12 +220,12 @@ def test_two_ranks_killed_in_mid_flight_go_on_as_if_unbroken(world, engine, tmp_
     unbroken = fit("grpo", world, tmp_path / "whole", *options)
     root = tmp_path / "killed"
     fit_and_kill("grpo", world, root, *options)
-    assert max(logged(root)) < 9
+    assert max(logged(root)) < 10
     shutil.rmtree(root / "lightning_logs")
     resumed = fit("grpo", world, root, *options, "--ckpt_path", "last")
     assert min(resumed) > 0, "the resumed run began anew"
-    assert sorted(unbroken) == list(range(10))
-    assert max(resumed) == 9
+    assert sorted(unbroken) == list(range(11))
+    assert max(resumed) == 10
     assert [values["rollout/staleness"] for values in resumed.values()] == [1] * len(resumed)
     for step in resumed:
         for name, value in unbroken[step].items():
@@ -299,3 +300,22 @@ def test_what_cannot_sample_ahead_is_refused(options, why):
     with pytest.raises(AvrtError, match=rf"model\.rollout_ahead: {why}") as caught:
         GRPOModule(student=STUDENT, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.server
+@pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-server here: `make server` sets it up")
+def test_a_real_engine_samples_ahead(world, tmp_path, monkeypatch):
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, value)
+    steps = fit(
+        "grpo", world, tmp_path, *SMALL, "--model.vllm.python", PYTHON, "--model.vllm.settings", json.dumps(SETTINGS),
+        "--data.batch_size", 4, "--model.group_size", 2, "--model.rollout.max_new_tokens", 16,
+        "--model.rewards.extra", '[{"function": "tests.algorithms.test_grpo.brevity", "weight": 1.0}]',
+        "--model.rollout_ahead", 1, "--model.loss.importance_sampling_cap", 2.0,
+        "--model.optimizer.lr", 1e-2, "--model.optimizer.warmup_steps", 1, "--trainer.max_steps", 4,
+    )  # fmt: skip
+    assert [values["rollout/staleness"] for values in steps.values()] == [0, 1, 1, 1]
+    mismatch = [values["policy/sampler_mismatch"] for values in steps.values()]
+    assert mismatch[0] < 0.2  # the engine's numerics alone
+    assert all(0 < distance < 2 for distance in mismatch[1:])  # and what one update has moved
+    assert all(0 < values["policy/importance"] < 2 for values in steps.values())

@@ -171,7 +171,7 @@ def _first_rank_reports() -> bool:
     It is the parent of the others where Lightning starts them; `torchrun` ends the others itself meanwhile. An error on
     this rank alone is reported after the wait.
     """
-    if not rank():
+    if not rank() or os.environ.get(FIRST_RANK) == str(os.getpid()):  # the first of its node speaks for that
         return False
     first, mark = int(os.environ.get(FIRST_RANK, "0")), os.environ.get(FAILURE_MARK)
     until = time.monotonic() + _SILENT_SECONDS

@@ -266,7 +266,7 @@ def update(check: Check) -> None:
 
 
 def profile(check: Check) -> None:
-    """Which kernels a decoded token, and an update of one group, spend the device's time in."""
+    """Which kernels encoding, a decoded token, and an update of one group spend the device's time in."""
 
     def decode_some() -> None:
         sampling = SamplingOptions(max_new_tokens=24)
@@ -277,7 +277,11 @@ def profile(check: Check) -> None:
         check.policy.logprobs(check.prompts.rows([0]), tokens).logprobs.mean().backward()
         check.policy.zero_grad(set_to_none=True)
 
-    for name, work in (("decoding 24 tokens", decode_some), ("update of one group", update_one)):
+    def encode() -> None:
+        check.policy.encode(check.batch)
+
+    parts = (("encoding 8 clips", encode), ("decoding 24 tokens", decode_some), ("update of one group", update_one))
+    for name, work in parts:
         work()
         with torch.profiler.profile() as seen:
             work()

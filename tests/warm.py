@@ -24,8 +24,10 @@ class WarmCommands:
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
 
-    def run(self, arguments: list[str], *, timeout: float, cwd: Path | None) -> subprocess.CompletedProcess:
-        """Like `subprocess.run([python, "-m", "avrt", *arguments], capture_output=True, text=True)`.
+    def run(
+        self, arguments: list[str], *, timeout: float, cwd: Path | None, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess:
+        """Like `subprocess.run([python, "-m", "avrt", *arguments], capture_output=True, text=True, env=environment)`.
 
         Raises:
             subprocess.TimeoutExpired: If it takes longer; it is then killed.
@@ -33,7 +35,7 @@ class WarmCommands:
         with tempfile.TemporaryDirectory() as folder:
             streams = [str(Path(folder) / name) for name in ("out", "err")]
             request = {
-                "arguments": arguments, "cwd": str(cwd or Path.cwd()), "environment": dict(os.environ),
+                "arguments": arguments, "cwd": str(cwd or Path.cwd()), "environment": dict(environment or os.environ),
                 "streams": streams, "timeout": timeout,
             }  # fmt: skip
             status = self._ask(request)

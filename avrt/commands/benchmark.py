@@ -151,10 +151,22 @@ def main(arguments: list[str]) -> None:
     parser.add_class_arguments(GridOptions)
     parsed = parser.instantiate_classes(parser.parse_args(arguments))
     options = GridOptions(**{k: v for k, v in vars(parsed).items() if k not in ("config", "replay")})
+    _check_alone()
     console = Console()
     run_grid(options, console)
     print_overview(options, console)
     print_results("results", options.out, f"avrt report {quoted(options.out)} --out report")
+
+
+def _check_alone() -> None:
+    """Refuse to be one of several processes, each of which would run the whole grid."""
+    if os.environ.get("SLURM_STEP_ID", "").isdecimal() and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        raise AvrtError(
+            "starts the processes of its cells itself, and srun has started it several times",
+            where="avrt benchmark",
+            remedy="give each job one task and some of the students, as in examples/slurm/benchmarks.sh; one benchmark "
+            "over several nodes is: srun avrt test --trainer.num_nodes N",
+        )
 
 
 def cells(options: GridOptions) -> Iterator[Cell]:

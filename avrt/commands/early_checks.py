@@ -54,8 +54,9 @@ def check_early(command: str | None, arguments: Sequence[str]) -> None:
     only_asks = any(name in ("print_config", "help", "h") or name.endswith(".help") for name, _ in choice.typed)
     if command is not None and not only_asks:
         _check_model(choice)
-        _check_shards(command, choice)
-        _check_folder(command, choice)
+        if not _has_nodes(choice):  # what one of several lacks is said on all, once they have met
+            _check_shards(command, choice)
+            _check_folder(command, choice)
 
 
 def _check_names(choice: Choice, table: dict[str, Option]) -> None:
@@ -150,6 +151,11 @@ def _check_shards(command: str, choice: Choice) -> None:
 def _check_folder_of_shards(location: Any) -> None:
     if isinstance(location, str) and not is_remote(location):
         Manifest.check_folder(Path(location))
+
+
+def _has_nodes(choice: Choice) -> bool:
+    trainer = choice.values.get("trainer")
+    return isinstance(trainer, dict) and str(trainer.get("num_nodes") or 1) != "1"
 
 
 def _check_folder(command: str, choice: Choice) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from avrt.commands.phases import GB
 from avrt.commands.plan_alternatives import fastest, overrides, smallest
-from avrt.commands.plan_settings import PAPER_STEPS, Prompts, Settings, settings_of
+from avrt.commands.plan_settings import PAPER_BATCH, PAPER_STEPS, Prompts, Settings, settings_of
 from avrt.commands.samples import first_batch
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.loading.datamodule import AVDataModule
@@ -179,7 +179,8 @@ def _schedule(settings: Settings, card: Card, *, is_grpo: bool) -> str:
     per_hour = 3600 / settings.step(card)
     told = f"{questions} samples a step, {per_hour:.0f} steps an hour"
     if is_grpo:
-        told += f"; the paper's {PAPER_STEPS:,} steps take {PAPER_STEPS / per_hour:.1f} h"
+        hours = PAPER_STEPS * PAPER_BATCH / questions / per_hour
+        told += f"; the questions of the paper's {PAPER_STEPS:,} steps take {hours:.1f} h"
     return told
 
 

@@ -37,6 +37,7 @@ from avrt.training.training_module import TrainingModule
 
 ELEMENT_SIZE = {"float32": 4, "bfloat16": 2}
 PAPER_STEPS = 1254
+PAPER_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Settings:
         decoding: How: `dynamic`, `static` or `compiled`.
         slots: Prompts that are decoded at once.
         how: Ranks, stage, offload, reference.
+        nodes: Machines that the ranks are on.
         gathers_once: Whether ZeRO-3 gathers the decoder once for all tokens of a rollout.
         pinned: Whether offloaded memory is pinned.
         lora: Adapters, if they are what is trained.
@@ -107,6 +109,7 @@ class Settings:
     decoding: str
     slots: int
     how: Partitioning
+    nodes: int
     gathers_once: bool
     pinned: bool
     lora: LoraOptions | None
@@ -187,6 +190,7 @@ class Settings:
             gathered=self.whole_decoder * (self.how.ranks - 1) / self.how.ranks,
             gathers_each_token=not self.gathers_once,
             ranks=self.how.ranks,
+            nodes=self.nodes,
             stage=self.how.stage,
             offload=self.how.offload_optimizer,
             pinned=self.pinned,
@@ -290,6 +294,7 @@ def settings_of(
         else decoding_for(sampling, on_gpu=on_gpu, scattered=how.stage == 3, gathered=gathers_once),
         slots=slots,
         how=how,
+        nodes=trainer.num_nodes,
         gathers_once=gathers_once,
         pinned=pinned,
         lora=options.lora,

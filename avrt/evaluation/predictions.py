@@ -236,16 +236,17 @@ class PredictionWriter:
         self._kept = []
         return sorted((p for part in gathered for p in part), key=lambda p: (p.index, p.id))
 
-    def merge(self, expected: int) -> list[Prediction]:
+    def merge(self, expected: int, elsewhere: Mapping[int, Prediction] | None = None) -> list[Prediction]:
         """Every prediction of the journal exactly once, in the order of the shards.
 
         Args:
             expected: Number of samples in the shards.
+            elsewhere: Predictions that are in the journals of other folders.
 
         Raises:
             AvrtError: If any is missing.
         """
-        found = self.answered()
+        found = {**(elsewhere or {}), **self.answered()}
         missing = [i for i in range(expected) if i not in found]
         if missing or len(found) != expected:
             raise AvrtError(

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from avrt.models.flex import flex_packed_attention
+from avrt.models.fused_prefix import FusedPrefix, fused_prefix_attention
 from avrt.models.packing import PackedRow, packed_attention
-from avrt.models.prefix import FusedPrefix, SharedPrefix, fused_prefix_attention, shared_prefix_attention
+from avrt.models.prefix import SharedPrefix, shared_prefix_attention
 from avrt.models.transformers_internals import attention_name, register_attention, stock_sdpa
 from avrt.models.varlen import Sequences, supports_varlen, varlen_attention
 

@@ -1,7 +1,6 @@
 """Decoding over a shared prompt: the key-value cache of a prompt is read by all its completions and copied for none.
 
-Two forms of the same attention: `SharedPrefix` by matrix products, on any device; `FusedPrefix` by the fused kernel for
-sequences of different lengths, on a GPU in half precision.
+By matrix products, on any device; `avrt.models.fused_prefix` is the same by a fused kernel.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from avrt.models.varlen import Sequences, varlen_attention
 from avrt.transfer import tensor_on
 
 
@@ -115,54 +113,3 @@ def shared_prefix_attention(
     from_prompt_RgeD = prompts.by_row(from_prompt.view(count, groups, slots, each, width).transpose(1, 2))
     attended_RgeD = from_prompt_RgeD + weights[..., length:] @ value
     return attended_RgeD.reshape(rows, 1, heads, width)
-
-
-@dataclass(frozen=True)
-class FusedPrefix:
-    """Prompt caches of B prompts in rooms of P tokens, each read by G completion rows, prompt by prompt.
-
-    A room is seldom full. Of what is left of it the kernel is told as of one more sequence, without queries.
-
-    Attributes:
-        keys: For each layer (B * P, key-value heads, D).
-        values: For each layer (B * P, key-value heads, D).
-        prompts: 2 B sequences: the G rows of a prompt with its keys; no queries with the rest of its room.
-        own: 2 R sequences: a row with its own keys so far; no query with the rest of its room.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    prompts: Sequences
-    own: Sequences
-
-
-def rooms(lengths: Tensor, room: int) -> Tensor:
-    """(2 n + 1,) int32 ends of n rooms of one size, each cut in what it holds, by `lengths` (n,), and the rest."""
-    starts = torch.arange(len(lengths), device=lengths.device) * room
-    ends = torch.stack([starts + lengths, starts + room], dim=1).flatten()
-    return torch.nn.functional.pad(ends, (1, 0)).int()
-
-
-def fused_prefix_attention(
-    layer: int, query: Tensor, key: Tensor, value: Tensor, prefix: FusedPrefix, scale: float
-) -> Tensor:
-    """`shared_prefix_attention` in two fused calls, joined by the logarithms of their denominators.
-
-    Args:
-        layer: Number of the decoder layer.
-        query: (R, heads, 1, D).
-        key: (R * T, key-value heads, D), rooms of T tokens with the rows' own keys, the new token's included.
-        value: (R * T, key-value heads, D).
-        prefix: The shared part.
-        scale: Factor on the products.
-
-    Returns:
-        (R, 1, heads, D).
-    """
-    query_RhD = query[:, :, 0]
-    from_prompt, prompt_normalizer_hR = varlen_attention(
-        query_RhD, prefix.keys[layer], prefix.values[layer], prefix.prompts, scale, causal=False
-    )
-    from_own, own_normalizer_hR = varlen_attention(query_RhD, key, value, prefix.own, scale, causal=False)
-    share_Rh1 = torch.sigmoid(prompt_normalizer_hR - own_normalizer_hR).transpose(0, 1)[..., None]
-    return torch.lerp(from_own.float(), from_prompt.float(), share_Rh1).to(query.dtype)[:, None]

@@ -1,8 +1,9 @@
 """Seconds of a GRPO or SFT step on a named card, by arithmetic alone; every assumption stands in `Card` or `Assumed`.
 
-A phase that computes takes its operations over the share of the card's peak that such a phase reaches. Decoding takes,
-per token, the longer of reading weights and caches from memory and of launching its kernels one by one. What crosses
-PCIe or the links between cards takes its bytes over their rate.
+A phase that computes takes the longer of two times: its operations over the share of the card's peak that such a phase
+reaches, and the launching of its kernels one by one, which bounds small micro-batches. Decoding takes, per token, the
+longer of reading weights and caches from memory and of launching. What crosses PCIe or the links between cards takes
+its bytes over their rate.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from avrt.models.memory_estimate.shape import FLOAT32, Shape
 class Assumed:
     """Shares of what a data sheet promises, and the costs that no data sheet has.
 
-    `matmul`, `bandwidth`, `pinned`, `pageable` and `kernel` were read off one H200 (docs/gpu.md), on code that launched
-    more kernels than today's, so that its shares were lower if anything. The others are guesses.
+    `matmul`, `towers`, `bandwidth`, `pinned`, `pageable`, `kernel` and the passes were read off one H200 (docs/gpu.md).
+    The others are guesses.
 
     Attributes:
         matmul: Share of peak operations in scoring, update and prefill.
@@ -28,22 +29,28 @@ class Assumed:
         pinned: Share of the host link that copies from pinned memory reach.
         pageable: The same from pageable memory.
         links: Share of the links between cards.
-        kernel: Seconds to launch one kernel where decoding replays no graph.
-        kernels: Kernels of a decoder layer and token.
+        network: Bytes per second, device and direction between nodes: 400 Gb/s each, as a DGX H100 has.
+        kernel: Seconds to launch one kernel where no graph is replayed.
+        kernels: Kernels of a decoder layer's forward pass.
+        backward_passes: Forward passes whose launching takes as long as that of a forward and a backward pass.
+        checkpointed_passes: The same where activations are computed again.
         host_bandwidth: Bytes per second from the host's memory, all ranks together.
         own_memory: Bytes of CUDA's context, libraries and NCCL, outside PyTorch's account.
         answer: Tokens of a completion on average, where nothing else is said (AVRT's answers).
         longest: Tokens of a batch's longest completion, over the average.
     """
 
-    matmul: float = 0.3
-    towers: float = 0.3
+    matmul: float = 0.5
+    towers: float = 0.18
     bandwidth: float = 0.2
     pinned: float = 0.8
     pageable: float = 0.28
     links: float = 0.6
-    kernel: float = 22e-6
+    network: float = 50e9
+    kernel: float = 26e-6
     kernels: int = 56
+    backward_passes: float = 3
+    checkpointed_passes: float = 6
     host_bandwidth: float = 200e9
     own_memory: float = 1.5e9
     answer: int = 165
@@ -72,6 +79,7 @@ class Work:
         gathered: Bytes of weights that ZeRO-3 gathers for one pass over the model; 0 elsewhere.
         gathers_each_token: Whether it does so for every token that is decoded, instead of once.
         ranks: Number of devices.
+        nodes: Number of machines that they are in.
         stage: ZeRO stage.
         offload: Whether the optimizer is on the host.
         pinned: Whether its memory is pinned.
@@ -92,6 +100,7 @@ class Work:
     gathered: float
     gathers_each_token: bool
     ranks: int
+    nodes: int
     stage: int
     offload: bool
     pinned: bool
@@ -103,8 +112,9 @@ def seconds_per_phase(shape: Shape, card: Card, work: Work, assumed: Assumed = A
     compute = card.operations * assumed.matmul
     count, rows = len(work.prompts), len(work.prompts) * work.group_size
     passes = -(-count // work.micro_batch_size)
-    links = card.link * assumed.links
+    links = _link_rate(card, work, assumed)
     gathering = work.gathered / links  # one pass over the model under ZeRO-3
+    launching = passes * assumed.kernel * assumed.kernels * shape.layers
     seconds = {"encode": work.encoding / (card.operations * assumed.towers)}
     if work.samples:
         prefill = _forward_operations(shape, work.prompts, 0, 0) + 2 * shape.hidden * shape.vocabulary * count
@@ -114,7 +124,7 @@ def seconds_per_phase(shape: Shape, card: Card, work: Work, assumed: Assumed = A
     logits = 2 * shape.hidden * shape.vocabulary * rows * work.answer
     if work.reference:
         moved = work.moved / (card.host * assumed.pinned)
-        seconds["reference"] = (scored + logits) / compute + moved + passes * gathering
+        seconds["reference"] = max((scored + logits) / compute, launching) + moved + passes * gathering
     # Backward costs twice the forward pass, or once where the weights are frozen; layers under checkpointing, and the
     # logits always, are computed once more.
     backward = 1 if shape.frozen else 2
@@ -122,7 +132,8 @@ def seconds_per_phase(shape: Shape, card: Card, work: Work, assumed: Assumed = A
     # Each backward pass reduces the gradients of all ranks; behind its own computing unless that is shorter.
     reducing = passes * work.trained * shape.bytes * (work.ranks - 1) / work.ranks / links
     gathers = passes * gathering * (2 + shape.checkpointing)
-    seconds["update"] = max(operations / compute, reducing) + gathers
+    launched = launching * (assumed.checkpointed_passes if shape.checkpointing else assumed.backward_passes)
+    seconds["update"] = max(operations / compute, launched, reducing) + gathers
     if work.accumulates_on_host:
         share = work.trained * shape.bytes / work.ranks
         seconds["update"] += share * (2 * passes - 1) / _host_rate(card, work, assumed)
@@ -157,11 +168,16 @@ def _optimizer_seconds(shape: Shape, card: Card, work: Work, assumed: Assumed) -
     """
     share = work.trained / (work.ranks if work.stage else 1)
     touched = share * (7 * FLOAT32 + shape.bytes)
-    shared = work.trained * shape.bytes * (work.ranks - 1) / work.ranks / (card.link * assumed.links)
+    shared = work.trained * shape.bytes * (work.ranks - 1) / work.ranks / _link_rate(card, work, assumed)
     if not work.offload:
         return touched / (card.bandwidth * assumed.bandwidth) + shared
     crossing = share * (FLOAT32 + shape.bytes) / _host_rate(card, work, assumed)
     return crossing + touched / (assumed.host_bandwidth / work.ranks) + shared
+
+
+def _link_rate(card: Card, work: Work, assumed: Assumed) -> float:
+    """Bytes per second between ranks; the slowest link on the way counts."""
+    return assumed.links * (card.link if work.nodes == 1 else min(card.link, assumed.network))
 
 
 def _host_rate(card: Card, work: Work, assumed: Assumed) -> float:

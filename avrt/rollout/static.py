@@ -17,8 +17,9 @@ from torch import Tensor
 from avrt.errors import AvrtError
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
-from avrt.models.prefix import FusedPrefix, SharedPrefix, rooms
-from avrt.models.varlen import Sequences, supports_varlen
+from avrt.models.fused_prefix import FusedPrefix, Rooms
+from avrt.models.prefix import SharedPrefix
+from avrt.models.varlen import supports_varlen
 from avrt.rollout.prefill import PackedPrefill, prefill_packed
 from avrt.rollout.rows import Rows
 from avrt.rollout.sampling import SamplingOptions
@@ -172,9 +173,7 @@ class _Caches:
         self._lengths = torch.ones(slots, dtype=torch.long, device=device)
         self._row_numbers = torch.arange(rows, device=device)
         self._columns = torch.zeros(rows, dtype=torch.long, device=device)
-        # each prompt's rows are the queries of its first sequence; the second, the rest of its room, has none
-        self._prompt_queries = rooms(torch.full((slots,), self._group_size, device=device), self._group_size)
-        self._own_queries = rooms(torch.ones(rows, dtype=torch.long, device=device), 1)
+        self._heads, self._each = heads, config.num_attention_heads // heads
 
     def put(self, slots: Sequence[int], prefilled: PackedPrefill) -> None:
         """Copy the caches of some prompts into slots."""
@@ -199,11 +198,8 @@ class _Caches:
         """Make room for every row's newest token, its number `drawn` (R,) from 1 on; returns what it may attend to."""
         self._columns = (drawn - 1).clamp(min=0)
         if self._fused:
-            # The longest sequence of queries is said to be 2 at least: for 1 the kernel takes another way of reading
-            # them, which allows no sequence without queries.
-            prompt_ends, own_ends = rooms(self._lengths, self._room), rooms(self._columns + 1, self._steps)
-            prompts = Sequences(self._prompt_queries, prompt_ends, max(2, self._group_size), self._room)
-            own = Sequences(self._own_queries, own_ends, 2, self._steps)
+            prompts = Rooms.of(self._lengths, self._room, self._group_size * self._each, self._heads)
+            own = Rooms.of(self._columns + 1, self._steps, self._each, self._heads)
             return FusedPrefix(self._prompt_keys, self._prompt_values, prompts, own)
         device = drawn.device
         mask = torch.arange(self._room, device=device) < self._lengths[:, None]

@@ -14,18 +14,19 @@ from lightning.pytorch.utilities import rank_zero_info
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.loading.datamodule import AVDataModule, BatchRequirements
 from avrt.data.shards.reader import ShardSet
-from avrt.distributed import all_reduce_sum
+from avrt.distributed import all_reduce_sum, gather_objects
 from avrt.errors import AvrtError, NothingUsableError
 from avrt.evaluation.benchmark_options import BenchmarkOptions
 from avrt.evaluation.predictions import Prediction, PredictionWriter
 from avrt.evaluation.protocol import NANO_WORLD, NATIVE, VLLM, flatten, mask_name
-from avrt.evaluation.result import RESULT, Result, result_fields
+from avrt.evaluation.result import Result, result_fields
 from avrt.evaluation.runner import answer
 from avrt.models.feature_cache import weights_hash
 from avrt.policy.student_options import StudentOptions
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.evaluation_module import EvaluationModule
+from avrt.training.nodes import OnNodes
 from avrt.training.trained_policy import policy_from_checkpoint
 
 SETTINGS_OF_SPEED = frozenset(
@@ -104,7 +105,7 @@ class BenchmarkModule(EvaluationModule):
         self._shuffle_audio, self._shuffle_seed = data.shuffle_audio, data.seed
         self.protocol = self._protocol()
         self._journal = PredictionWriter(self.folder, self.protocol)
-        self._answered = self._journal.answered()
+        self._answered = self._journal.answered() | answered_elsewhere(self._journal, self.trainer.strategy)
         if self._answered:
             rank_zero_info(f"{len(self._answered)} of {len(self.shards)} questions are answered already")
         # No rank may take the answers that another one is about to write for those of an earlier run.
@@ -154,20 +155,23 @@ class BenchmarkModule(EvaluationModule):
         seconds = time.perf_counter() - self._started
         asked = all_reduce_sum({"asked": float(self._asked)}, self.device)["asked"]
         problem: str | None = None
+        result: Result | None = None
+        elsewhere = answered_elsewhere(self._journal, self.trainer.strategy)
         if self.trainer.is_global_zero:
-            predictions = self.writer.merge(len(self.shards))
+            predictions = self.writer.merge(len(self.shards), elsewhere)
             self.writer.write(predictions)
             problem = nothing_to_score(predictions)
             if problem is None:
-                self.result = self._result(predictions, seconds, asked)
-                self.result.save(self.folder)
+                result = self._result(predictions, seconds, asked)
+                result.save(self.folder)
         # All ranks have to stop if one does.
         if problem := self.trainer.strategy.broadcast(problem):
             raise NothingUsableError(
                 problem, where=self.writer.path, remedy="repair the shards and choose another folder"
             )
-        if not self.trainer.is_global_zero:
-            self.result = Result.load(self.folder / RESULT)
+        result = self.trainer.strategy.broadcast(result)
+        assert result is not None
+        self.result = result
         for name, score in self.result.scores.items():
             if score["count"]:
                 self.log(f"test/{name}/accuracy", score["accuracy"], prog_bar=name == self.result.headline)
@@ -239,6 +243,19 @@ class BenchmarkModule(EvaluationModule):
             return {"name": NATIVE}
         settings = {k: v for k, v in self.vllm_options.settings.items() if k not in SETTINGS_OF_SPEED}
         return {"name": VLLM, "version": self.vllm.version, "settings": settings}
+
+
+def answered_elsewhere(journal: PredictionWriter, strategy: Any) -> dict[int, Prediction]:
+    """What the journals of all nodes hold, where these do not share a folder; every rank has to call it.
+
+    Args:
+        journal: The journal of this node.
+        strategy: Lightning's strategy.
+    """
+    if not isinstance(strategy, OnNodes) or strategy.files_are_shared:
+        return {}
+    each = gather_objects(journal.answered() if strategy.keeps_files else {})
+    return {index: prediction for part in each for index, prediction in part.items()}
 
 
 def nothing_to_score(predictions: Sequence[Prediction]) -> str | None:

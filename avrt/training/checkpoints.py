@@ -39,16 +39,22 @@ class RunCheckpoint(OpenModelCheckpoint):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Place the checkpoints inside the run's folder."""
-        self.dirpath = str(checkpoint_folder(Path(trainer.default_root_dir)))
+        own = str(checkpoint_folder(Path(trainer.default_root_dir)))
+        self.dirpath = own
         super().setup(trainer, pl_module, stage)
+        self.dirpath = own  # not that of the first node, whose folder may have another path
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note where this run begins, and take over Ctrl-C and SIGTERM."""
         super().on_train_start(trainer, pl_module)
         self._saved = progress(trainer)
         self._signal = None
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if callable(signal.getsignal(signal.SIGUSR1)):
+            # Under Slurm Lightning would save within whatever the step is doing, each process elsewhere.
+            signals.append(signal.SIGUSR1)
         try:
-            self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._handlers = {number: signal.signal(number, self._note) for number in signals}
         except ValueError:  # not the main thread: whoever runs this one handles signals
             self._handlers = {}
 

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from avrt.errors import AvrtError
+from avrt.files import write_whole
 
 _TAG, _UNIVERSAL = "checkpoint", "universal"
 CPU_ADAM, SHARED_MEMORY = "cpu_adam", "deepspeed_shm_comm"
@@ -120,9 +121,61 @@ def load_universal(engine: Any) -> None:
     engine._config.load_universal_checkpoint = True
 
 
+def keep_on_nodes(config: dict[str, Any]) -> None:
+    """Have each node write what it needs to go on into its own folder, since the others do not see it."""
+    config.setdefault("checkpoint", {})["use_node_local_storage"] = True
+
+
+def save_parts(engine: Any, checkpoint: Path, record: dict[str, Any], *, exclude_frozen: bool) -> None:
+    """Write this process's part of a checkpoint; when this returns all parts are written, but not the mark.
+
+    Args:
+        engine: DeepSpeed's engine.
+        checkpoint: The checkpoint, on this node.
+        record: What is saved beside weights and optimizer.
+        exclude_frozen: Whether frozen parameters are left out.
+    """
+    engine.save_checkpoint(
+        str(checkpoint), client_state=record, tag=_TAG, save_latest=False, exclude_frozen_parameters=exclude_frozen
+    )
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Mark a checkpoint as written to its end, as DeepSpeed does it: it looks there for what to load."""
+    write_whole(checkpoint / "latest", _TAG.encode())
+
+
 def made_by(checkpoint: Path) -> int | None:
     """How many processes cut a DeepSpeed checkpoint's optimizer states among them; None for another kind."""
-    return len(list((checkpoint / _TAG).glob("*zero_pp_rank_*_optim_states.pt"))) or None
+    return len(parts_of(checkpoint)) or None
+
+
+def parts_of(checkpoint: Path) -> set[int]:
+    """The ranks whose parts of a DeepSpeed checkpoint's optimizer states are in its folder."""
+    names = [path.name for path in (checkpoint / _TAG).glob("*zero_pp_rank_*_optim_states.pt")]
+    return {int(name.partition("zero_pp_rank_")[2].partition("_")[0]) for name in names}
+
+
+def complete_parts(checkpoint: Path) -> int | None:
+    """How many parts a DeepSpeed checkpoint has in all, wherever they are; None for another kind."""
+    if not parts_of(checkpoint):
+        return None
+    return int(saved_record(checkpoint)["dp_world_size"])
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Refuse a DeepSpeed checkpoint some of whose parts are elsewhere, on nodes that shared no folder.
+
+    Raises:
+        AvrtError: Naming the parts that are here.
+    """
+    here, made = parts_of(checkpoint), complete_parts(checkpoint)
+    if made is not None and (missing := sorted(set(range(made)) - here)):
+        raise AvrtError(
+            f"holds {len(here)} of {made} parts, not that of rank {missing[0]}: they lie on the nodes of its run",
+            where=checkpoint,
+            remedy="bring them into this folder first: rsync -a NODE:FOLDER/ FOLDER/ for every other node",
+        )
 
 
 def make_universal(checkpoint: Path) -> None:
@@ -154,9 +207,14 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The trained parameters in float32, by name; works for every ZeRO stage and number of processes."""
+    """The trained parameters in float32, by name; works for every ZeRO stage and number of processes.
+
+    Raises:
+        AvrtError: If not all of it is in the folder.
+    """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
+    check_whole(checkpoint)
     said = io.StringIO()  # it prints what it reads, and a bar for every file
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,11 @@ from avrt.training.benchmark_module import BenchmarkModule
 from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, ShowRollouts
 from avrt.training.checkpoints import RunCheckpoint, is_trial
 from avrt.training.evaluation_module import EvaluationModule
-from avrt.training.evaluation_strategy import use_plain_strategy
+from avrt.training.evaluation_strategy import on_nodes, use_plain_strategy
+from avrt.training.lifeline import hang_up, lost
 from avrt.training.lightning_internals import parser_of
+from avrt.training.meeting import Start
+from avrt.training.nodes import OnNodes
 from avrt.training.quiet import be_quiet
 from avrt.training.run_lines import WarnUnrewarded, end_of_evaluation, end_of_fit, versions_and_devices
 from avrt.training.run_log.options import flat_options
@@ -101,6 +106,8 @@ class AvrtCLI(LightningCLI):
             self.trainer_defaults["callbacks"].append(RunProgress())
         if command in EVALUATIONS:
             use_plain_strategy(settings.trainer)
+        if settings.trainer.num_nodes > 1 and settings.trainer.strategy in ("auto", "ddp"):
+            settings.trainer.strategy = on_nodes()
 
     def instantiate_classes(self) -> None:
         """Make everything that the configuration describes.
@@ -126,21 +133,24 @@ class AvrtCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Find the checkpoint to go on from, or see that a new run has a folder of its own; and find compilers."""
-        self._find_checkpoint()
-        if self.config_init["fit"].get("ckpt_path") is None and not is_trial(self.trainer):
-            check_new_run(Path(self.trainer.default_root_dir))
-        if isinstance(self.trainer.strategy, OmniDeepSpeedStrategy):
-            self.trainer.strategy.check_compilers()
+        with self._told_to_all_nodes():
+            self._find_checkpoint()
+            if self.config_init["fit"].get("ckpt_path") is None and not is_trial(self.trainer):
+                check_new_run(Path(self.trainer.default_root_dir))
+            if isinstance(self.trainer.strategy, OmniDeepSpeedStrategy):
+                self.trainer.strategy.check_compilers()
 
     def before_validate(self) -> None:
         """Find the checkpoint to evaluate."""
-        self._find_checkpoint()
-        self._let_module_load()
+        with self._told_to_all_nodes():
+            self._find_checkpoint()
+            self._let_module_load()
 
     def before_predict(self) -> None:
         """Find the checkpoint to answer with."""
-        self._find_checkpoint()
-        self._let_module_load()
+        with self._told_to_all_nodes():
+            self._find_checkpoint()
+            self._let_module_load()
 
     def validate(self, **arguments: Any) -> None:
         """Validate, and keep the scores for a table of our own."""
@@ -165,6 +175,32 @@ class AvrtCLI(LightningCLI):
     def after_predict(self) -> None:
         """Say where the predictions are."""
         end_of_evaluation(self.trainer, self.model)
+
+    @contextlib.contextmanager
+    def _told_to_all_nodes(self) -> Iterator[None]:
+        """Where several nodes begin a run, an error of one ends all, once they have met."""
+        strategy, settings = self.trainer.strategy, self.config_init[str(self.subcommand)]
+        if not isinstance(strategy, OnNodes) or strategy.num_nodes == 1:
+            yield
+            return
+        given, error = settings.get("ckpt_path"), None
+        try:
+            yield
+        except AvrtError as met:
+            error = met
+        found = settings.get("ckpt_path") or self.model.checkpoint
+        options = flat_options(self.config_init[str(self.subcommand)].as_dict())
+        strategy.begin(
+            Start(
+                folder=Path(self.trainer.default_root_dir),
+                writes=not is_trial(self.trainer),
+                given=None if given is None else str(given),
+                checkpoint=None if found is None or error is not None else Path(found),
+                error=error,
+                fits=self.subcommand == "fit",
+                options={name: value for name, value in options.items() if not isinstance(value, str)},
+            )
+        )
 
     def _find_checkpoint(self) -> None:
         command = str(self.subcommand)
@@ -193,8 +229,9 @@ class AvrtCLI(LightningCLI):
         Its student comes from the checkpoint's own record, for any strategy and number of processes that made it or
         that ask the questions now.
         """
-        self._find_checkpoint()
-        self._let_module_load()
+        with self._told_to_all_nodes():
+            self._find_checkpoint()
+            self._let_module_load()
         if not isinstance(self.model, BenchmarkModule):
             return
         self.model.config_text = parser_of(self, self.subcommand).dump(self.config[self.subcommand], skip_none=False)
@@ -208,17 +245,22 @@ def main(subcommand_and_args: list[str]) -> None:
     """
     if os.environ.get(STOP_WITH_PARENT):
         threading.Thread(target=_stop_with_parent, args=(os.getppid(),), daemon=True).start()
+    met: BaseException | None = None
     try:
         _make_cli(subcommand_and_args, run=True)
     except Exception as error:
-        if (plain := plain_error(error)) is None:
+        met = lost(error) or plain_error(error) or error
+        if met is error:
             raise
-        raise plain from None
+        raise met from None
     except SystemExit as error:
+        met = error
         # Lightning ends an interrupted run with status 1.
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None
         raise
+    finally:
+        hang_up(met)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # Its threads would race with the end of the interpreter, which now and then aborts a run that has succeeded.
         torch.distributed.destroy_process_group()

@@ -52,6 +52,16 @@ def parser_of(cli: LightningCLI, subcommand: str | None) -> LightningArgumentPar
     return cli._parser(subcommand)
 
 
+def group_settings(strategy: Any) -> dict[str, Any]:
+    """What a strategy starts communication with, as arguments of `init_process_group`."""
+    device = strategy.root_device
+    return {
+        "backend": strategy._get_process_group_backend(),
+        "timeout": strategy._timeout,
+        "device_id": device if device.type == "cuda" else None,
+    }
+
+
 def start_cpu_processes(strategy: Any) -> None:
     """Start communication of a DeepSpeed strategy on the CPU, where Lightning would look for GPU indices."""
     reset_seed()

@@ -31,7 +31,7 @@ _ALWAYS_OFF = (
 )
 """Warnings that are wrong or meaningless here, also with `--verbose`."""
 _CHATTER = re.compile(
-    r"Seed set to|[GTH]PU available|HPU available|💡|"
+    r"(\[rank: \d+\] )?Seed set to|SLURM auto-requeueing enabled|[GTH]PU available|HPU available|💡|"
     r"initializing (deepspeed )?distributed: |Initializing distributed: |distributed_backend=|-{50}|"
     r"All distributed processes registered|LOCAL_RANK: |`Trainer\.fit` stopped: |"
     r"`Trainer\(\w+=1(\.0)?\)` was configured|"

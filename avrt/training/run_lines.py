@@ -20,6 +20,7 @@ from avrt.run_folder import complete_checkpoints
 from avrt.training.benchmark_module import BenchmarkModule
 from avrt.training.checkpoints import is_trial
 from avrt.training.evaluation_module import EvaluationModule
+from avrt.training.nodes import gathering_command
 from avrt.training.strategy import OmniDeepSpeedStrategy
 
 PACKAGES = ("torch", "lightning", "transformers")
@@ -69,7 +70,8 @@ def end_of_fit(trainer: pl.Trainer) -> None:
         print_results("curves", f"tensorboard --logdir {quoted(run)}")
     if found := complete_checkpoints(run):
         export = f"avrt export --ckpt_path {quoted(found[-1])} --out {quoted(run / 'model')}"
-        print_results("checkpoint", found[-1], export)
+        gathering = gathering_command(trainer.strategy, found[-1])
+        print_results("checkpoint", found[-1], export if gathering is None else f"{gathering} && {export}")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WarnUnrewarded):
             callback.warn()

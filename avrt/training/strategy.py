@@ -19,18 +19,22 @@ from torch import nn
 from avrt.errors import AvrtError
 from avrt.training.compilers import check_compilers, interpreter_on_path
 from avrt.training.deepspeed_internals import (
+    check_whole,
     gathered,
     import_deepspeed,
     import_deferred,
+    keep_on_nodes,
     load_universal,
-    made_by,
     make_universal,
+    mark_complete,
+    save_parts,
 )
 from avrt.training.lightning_internals import start_cpu_processes
+from avrt.training.nodes import OnNodes
 from avrt.training.quiet import chatter_left_out
 
 
-class OmniDeepSpeedStrategy(DeepSpeedStrategy):
+class OmniDeepSpeedStrategy(OnNodes, DeepSpeedStrategy):
     """ZeRO with the settings that a student with frozen towers wants.
 
     Checkpoints hold the trained parameters alone: the frozen ones come from the student's source again. Where nothing
@@ -49,6 +53,7 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
             it does nothing.
         gather_for_generation: Under stage 3, gather the decoder's weights once for all completions of a batch, not once
             for every token. Each rank holds them whole meanwhile, 2 bytes per weight; false where that is too much.
+        patience_minutes: On several nodes, how long a node waits for the others to come.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
         overlap_comm: bool = True,
         pin_memory: bool = True,
         gather_for_generation: bool = True,
+        patience_minutes: float = 10.0,
     ) -> None:
         with import_deferred():  # whoever only looks at the settings needs no DeepSpeed
             super().__init__(
@@ -76,6 +82,7 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
                 logging_level=logging.ERROR,
             )
         self.gather_for_generation = gather_for_generation
+        self.patience_minutes = patience_minutes
         assert isinstance(self.config, dict)
         self.config["gradient_clipping"] = gradient_clip_norm
         # Micro-batches add up in float32. By itself DeepSpeed adds in the weights' type: eight of them in bfloat16
@@ -132,27 +139,42 @@ class OmniDeepSpeedStrategy(DeepSpeedStrategy):
                 where="trainer.strategy.stage",
                 remedy="set --trainer.strategy.stage 2, which takes less memory",
             )
+        if not self.files_are_shared:
+            keep_on_nodes(self.config)
         super().setup(trainer)
 
-    def setup_distributed(self) -> None:
-        """Start communication; the base class would look for GPU indices here."""
+    def start_processes(self) -> None:
+        """Start DeepSpeed's communication; the base class would look for GPU indices here."""
         with chatter_left_out():
             if isinstance(self.accelerator, CPUAccelerator):
                 start_cpu_processes(self)
             else:
-                super().setup_distributed()
+                super().start_processes()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Save a checkpoint, which counts as complete only when every process has written its part.
+
+        DeepSpeed marks it when the first one has.
+        """
+        record = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
+        save_parts(self.deepspeed_engine, Path(filepath), record, exclude_frozen=self.exclude_frozen_parameters)
+        if self.keeps_files:
+            mark_complete(Path(filepath))
+        self.barrier("checkpoint marked")
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint, also one that another number of processes made."""
-        path = Path(checkpoint_path)
+        path = self.agreed(checkpoint_path)
         assert self.lightning_module is not None
         fits = self.lightning_module.trainer.state.fn == TrainerFn.FITTING
-        if fits and made_by(path) not in (None, self.world_size):
-            if self.is_global_zero:
-                make_universal(path)
-            self.barrier("universal checkpoint")
+        if self.num_nodes == 1 or not fits:  # several that train have agreed where each part is
+            check_whole(path)
+        if fits and self.parts_made(path) not in (None, self.world_size):
+            with self.together():
+                if self.keeps_files:
+                    make_universal(path)
             load_universal(self.deepspeed_engine)
-        return super().load_checkpoint(checkpoint_path, weights_only)
+        return super().load_checkpoint(path, weights_only)
 
     def whole_weights(self, modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[None]:
         """A context that all ranks enter together, in which each holds some modules' weights whole (stage 3)."""

@@ -87,6 +87,8 @@ def plain_error(error: BaseException) -> AvrtError | None:
             where="MASTER_PORT",
             remedy=f"set another one in the environment, e.g. MASTER_PORT={_free_port()}",
         )
+    if isinstance(error, RuntimeError) and str(error).startswith("You set `--ntasks="):  # Lightning reads SLURM_*
+        return AvrtError(" ".join(str(error).split()), where="SLURM_NTASKS")
     return None
 
 

@@ -1,20 +1,32 @@
 #!/usr/bin/env bash
-# Stage 1 on one node with four GPUs: sbatch examples/slurm/sft.sh [any option of `avrt fit`]
+# Stage 1 on two nodes with four GPUs each, for as many jobs as it takes:
+#   sbatch examples/slurm/sft.sh [any option of `avrt fit`]
+# grpo.sh says how it ends and goes on. One node: sbatch --nodes=1 examples/slurm/sft.sh
 #SBATCH --job-name=avrt-sft
-#SBATCH --nodes=1
-#SBATCH --ntasks=1                   # avrt starts its other processes itself
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4          # one per GPU: srun starts every process of the run
 #SBATCH --gpus-per-node=4
-#SBATCH --cpus-per-task=32           # per GPU the process, data.num_workers, and the optimizer's host threads
+#SBATCH --cpus-per-task=8            # the process, data.num_workers, and the optimizer's host threads
 #SBATCH --mem=0
 #SBATCH --time=12:00:00
 #SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append           # the log of all the jobs in one file
+#SBATCH --requeue
+#SBATCH --signal=TERM@600            # to every process of the run; the seconds must cover one step and a save
 set -euo pipefail
 
 # shellcheck source=/dev/null
 source "${VENV:-.venv}/bin/activate"
-export SLURM_JOB_NAME=interactive    # or Lightning would expect to be started once per GPU, by srun
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"         # compute nodes seldom reach the hub: fetch the student before
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"     # which srun does not take from sbatch
 
-avrt fit --config sft.yaml --data.train traces/shards/train --data.val traces/shards/val \
-    "$@" --trainer.default_root_dir runs/sft
+status=0
+srun --kill-on-bad-exit=1 avrt fit --config sft.yaml --data.train traces/shards/train --data.val traces/shards/val \
+    "$@" --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" \
+    --trainer.default_root_dir runs/sft --ckpt_path last_or_new || status=$?
+case "$status" in
+    143) exec scontrol requeue "$SLURM_JOB_ID" ;;
+    75 | 137) [ "${SLURM_RESTART_COUNT:-0}" -ge 20 ] || exec scontrol requeue "$SLURM_JOB_ID" ;;
+esac
+[ "$status" = 0 ] || exit "$status"
 avrt export --ckpt_path runs/sft --out models/sft

@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import multiprocessing
+import subprocess
 
 import pytest
 
@@ -82,6 +84,27 @@ def test_resumed_stream_continues_exactly(world, builder, workers, stop):
     second.load_state_dict(first.state_dict())
     seen += ids(itertools.islice(three_epochs(second), len(unbroken) - stop))
     assert seen == unbroken
+
+
+def test_workers_leave_signals_of_others_to_the_trainer(world, builder):
+    """Ctrl-C and Slurm's SIGTERM reach them too, while the trainer needs the batches of the step that it finishes."""
+    before = set(multiprocessing.active_children())
+    batches = iter(stream(world, builder, workers=2))
+    begun = [next(batches), next(batches)]  # one of each
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    for worker in workers:
+        for signal in ("-TERM", "-INT"):
+            subprocess.run(["/bin/kill", signal, str(worker.pid)], check=True)
+    assert ids([*begun, *batches]) == ids(stream(world, builder))
+    assert not set(multiprocessing.active_children()) & workers
+    ended = iter(stream(world, builder, workers=2))
+    next(ended), next(ended)
+    workers = set(multiprocessing.active_children()) - before
+    for worker in workers:
+        worker.terminate()  # as PyTorch does where a worker does not end by itself
+        worker.join(20)
+    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def test_a_bad_sample_becomes_a_named_filler_row(world, builder, tmp_path):

@@ -14,11 +14,12 @@ SHAPE = Shape(
     checkpointing=False,
 )  # fmt: skip
 CARD = Card("round", memory=1e9, operations=1e9, bandwidth=1e6, host=1e5, link=1e7)
-PLAIN = Assumed(matmul=1, towers=1, bandwidth=1, pinned=1, pageable=0.5, links=1, kernel=1e-3, kernels=10)
+PLAIN = Assumed(matmul=1, towers=1, bandwidth=1, pinned=1, pageable=0.5, links=1, kernel=1e-6, kernels=10)
+SLOW_LAUNCH = replace(PLAIN, kernel=1)
 WORK = Work(
     prompts=(20, 20), group_size=3, answer=5, longest=10, trained=1000, encoding=int(2e9), micro_batch_size=1,
     samples=True, recorded=True, reference=True, moved=0, gathered=0,
-    gathers_each_token=False, ranks=1, stage=2, offload=False, pinned=False,
+    gathers_each_token=False, ranks=1, nodes=1, stage=2, offload=False, pinned=False,
     accumulates_on_host=False,
 )  # fmt: skip
 LAYER = 100 * (200 + 100) + 3 * 100 * 300
@@ -56,8 +57,20 @@ def test_what_else_takes_time():
     assert more("optimizer", offload=True) == pytest.approx(offloaded - base["optimizer"])
     assert more("optimizer", offload=True, pinned=True) < more("optimizer", offload=True)
     assert token_seconds(SHAPE, CARD, WORK, replace(PLAIN, bandwidth=1e9)) < 1e-6
-    launched = token_seconds(SHAPE, CARD, replace(WORK, recorded=False), replace(PLAIN, bandwidth=1e9))
-    assert launched == pytest.approx(4 * 10 * 1e-3)
+    assert token_seconds(SHAPE, CARD, replace(WORK, recorded=False), SLOW_LAUNCH) == pytest.approx(4 * 10)
+    slow = seconds_per_phase(SHAPE, CARD, WORK, SLOW_LAUNCH)  # two micro-batches of four layers of ten kernels
+    assert (slow["reference"], slow["update"]) == (pytest.approx(80), pytest.approx(240))
+    assert seconds_per_phase(replace(SHAPE, checkpointing=True), CARD, WORK, SLOW_LAUNCH)["update"] == pytest.approx(
+        480
+    )
+    several = replace(WORK, ranks=4, trained=int(1e8), gathered=1e6)
+    by_links, over_network = (
+        seconds_per_phase(SHAPE, CARD, replace(several, nodes=nodes), replace(PLAIN, network=1e6)) for nodes in (1, 2)
+    )
+    for phase in ("reference", "update", "optimizer"):  # the network is ten times slower than the links
+        waited = [seconds[phase] - seconds_per_phase(SHAPE, replace(CARD, link=1e30), several, PLAIN)[phase]
+                  for seconds in (by_links, over_network)]  # fmt: skip
+        assert waited[1] > 5 * waited[0] > 0
     assert "rollout" not in seconds_per_phase(SHAPE, CARD, replace(WORK, samples=False), PLAIN)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avrt.models.prefix import rooms
+from avrt.models.fused_prefix import FusedPrefix, Rooms, fused_prefix_attention, key_ends
 from avrt.models.teacher_forcing import completion_states
 from avrt.objectives.token_scores import score_tokens
 from avrt.policy.policy import load_policy
@@ -13,9 +13,44 @@ from tests.models.varlen_on_cpu import varlen_on_cpu
 
 
 def test_rooms_by_hand():
-    assert rooms(torch.tensor([3, 1, 5]), 5).tolist() == [0, 3, 5, 6, 10, 15, 15]
-    assert rooms(torch.tensor([2, 2]), 2).tolist() == [0, 2, 2, 4, 4]
-    assert rooms(torch.tensor([1]), 2).dtype == torch.int32
+    assert key_ends(torch.tensor([3, 1, 5]), 5, 1).tolist() == [0, 3, 5, 6, 10, 15, 15]
+    assert key_ends(torch.tensor([2, 2]), 2, 1).tolist() == [0, 2, 2, 4, 4]
+    assert key_ends(torch.tensor([7, 1]), 8, 2).tolist() == [0, 3, 7, 8, 8, 9, 16]
+    assert key_ends(torch.tensor([1]), 2, 1).dtype == torch.int32
+    rooms = Rooms.of(torch.tensor([300, 2]), 400, 6, 2)
+    assert rooms.parts == 3
+    assert rooms.keys.query_ends.tolist() == [0, 6, 12, 18, 18, 24, 30, 36, 36]
+    assert Rooms.of(torch.ones(200, dtype=torch.long), 4000, 6, 2).parts == 1  # enough blocks without
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_attention_over_keys_in_parts(group_size):
+    """Against one dense attention per row, with prompts shorter than the number of parts."""
+    generator = torch.Generator().manual_seed(0)
+    room, steps, heads, width, lengths, own = 700, 260, 2, 8, [700, 1, 333, 4], torch.arange(4 * group_size) * 20 + 1
+    rows = 4 * group_size
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    prompts = Rooms.of(torch.tensor(lengths), room, group_size * 3, heads)
+    completions = Rooms.of(own, steps, 3, heads)
+    assert (prompts.parts, completions.parts) == (5, 2)
+    keys, values = draw(4 * room, heads, width), draw(4 * room, heads, width)
+    query, key, value = draw(rows, 6, 1, width), draw(rows * steps, heads, width), draw(rows * steps, heads, width)
+    with varlen_on_cpu():
+        prefix = FusedPrefix([keys], [values], prompts, completions)
+        found = fused_prefix_attention(0, query, key, value, prefix, 0.5)
+    for row in range(rows):
+        prompt, first = row // group_size * room, row * steps
+        parts = (slice(prompt, prompt + lengths[row // group_size]), slice(first, first + int(own[row])))
+        k, v = (
+            torch.cat([a[parts[0]], b[parts[1]]]).repeat_interleave(3, 1).double()
+            for a, b in ((keys, key), (values, value))
+        )
+        weights = (torch.einsum("hd,khd->hk", query[row, :, 0].double(), k) * 0.5).softmax(-1)
+        expected = torch.einsum("hk,khd->hd", weights, v)
+        assert (found[row, 0] - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("lengths", [[9, 30, 1, 17, 5, 22, 40, 3], [1, 1, 0, 4, 0, 0, 2, 1]])
@@ -62,7 +97,8 @@ def test_decoding_in_fixed_buffers(nano, mixed, group_size, at_once):
             with varlen_on_cpu() as calls:
                 found = student.generate(prompts, fixed, seeds=seeds, group_size=group_size)
             slots = at_once or len(prompts)
-            assert {2 * slots, 2 * slots * group_size} <= set(calls)  # a sequence with queries and one without for each
+            # a prompt's room of 512 in four parts, a row's own keys in one, and of each what is left
+            assert {5 * slots, 2 * slots * group_size} <= set(calls)
             for one, other in zip(found, expected, strict=True):
                 assert one.token_ids.tolist() == other.token_ids.tolist()
                 assert one.finished == other.finished

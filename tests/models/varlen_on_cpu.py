@@ -33,7 +33,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: floa
     """Output (n, h, D) and logarithm of the denominators (h, n) of one sequence."""
     scores = _scores(query, key, causal, scale)
     values = value.repeat_interleave(query.shape[1] // key.shape[1], 1).transpose(0, 1).float()
-    return (scores.softmax(-1) @ values).transpose(0, 1).to(query.dtype), scores.logsumexp(-1)
+    attended = (scores.softmax(-1) @ values).transpose(0, 1).to(query.dtype)
+    # The kernel's logarithm of nothing is plus infinity.
+    return attended, scores.logsumexp(-1) if len(key) else scores.new_full(scores.shape[:2], torch.inf)
 
 
 def _forward(query, key, value, query_ends, key_ends, longest_query, longest_key, causal=False, scale=None, *_, **__):

@@ -8,7 +8,6 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
-import pytest
 import yaml
 
 import avrt
@@ -48,16 +47,6 @@ def test_every_package_that_an_extra_needs_was_tried():
         re.sub("[-_.]+", "-", re.split(r"[\[<>=!; ]", line)[0].lower()) for line in PROJECT["dependencies"] + extras
     }
     assert needed - tried == {"avrt"}
-
-
-@pytest.mark.parametrize("script", sorted(ROOT.glob("examples/slurm/*.sh")), ids=lambda path: path.name)
-def test_slurm_scripts_are_bash_and_name_configurations_that_exist(script):
-    text = script.read_text()
-    subprocess.run(["bash", "-n", script], check=True)
-    named = re.findall(r"--config (\S+)|config: \[([\w.]+)\]", text)
-    assert named
-    for a, b in named:
-        assert (ROOT / "configs" / (a or b)).is_file(), a or b
 
 
 def test_make_says_when_python_is_too_old(tmp_path):

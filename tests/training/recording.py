@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,23 @@ class RecordGathers(pl.Callback):
         }
         record = {"gathers": self.counts, "shares": shares}
         (self.path / f"rank{trainer.global_rank}.json").write_text(json.dumps(record))
+
+
+class SendSignal(pl.Callback):
+    """Have a signal sent while a step is at work.
+
+    Args:
+        step: After how many steps.
+        signal: Its name, such as `KILL`.
+        rank: Of the process that it is for; -1 for each.
+        group: Send it to every process of that one's group, from outside, as Slurm does.
+    """
+
+    def __init__(self, step: int, signal: str, rank: int, group: bool = False) -> None:
+        self.step, self.signal, self.rank, self.group = step, signal, rank, group
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: OmniBatch, batch_idx: int) -> None:
+        """Send it."""
+        if trainer.global_step == self.step and self.rank in (-1, trainer.global_rank):
+            whom = -os.getpgrp() if self.group else os.getpid()
+            subprocess.run(["/bin/kill", f"-{self.signal}", "--", str(whom)], check=False)

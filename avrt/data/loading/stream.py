@@ -6,7 +6,9 @@ steps. Any number of workers gives the same batches. Padding samples, marked as 
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -121,9 +123,23 @@ def _plain_errors(batches: Iterable[OmniBatch]) -> Iterator[OmniBatch]:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Let a worker survive Ctrl-C, which reaches every process, since the trainer finishes the current step."""
+    """Let a worker survive signals that reach every process, since the trainer finishes the current step.
+
+    Those are Ctrl-C in a terminal, and Slurm's SIGTERM before the time is up. The trainer ends its workers by SIGTERM
+    too, where they do not end by themselves: the sender tells the two apart, which a handler in Python is not told.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # instead of the trainer's handler, which saves a checkpoint
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which threads that begin later inherit
+        threading.Thread(target=_end_by_the_trainer, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_by_the_trainer(trainer: int) -> None:
+    """Run in a thread: end this process when the trainer says so."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)  # as PyTorch's own handler does, which ours replaces
 
 
 class _PlannedSteps(IterableDataset[Step]):

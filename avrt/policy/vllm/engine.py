@@ -8,10 +8,11 @@ but not equal: `policy/sampler_mismatch` says how far off they are, `loss.import
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,15 +21,21 @@ from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.policy.policy import Policy
 from avrt.policy.saving import export_policy
 from avrt.policy.vllm.options import VLLMOptions
-from avrt.policy.vllm.process import EngineProcess
-from avrt.policy.vllm.questions import completions_of, question_message
-from avrt.policy.vllm.weights import push_weights
+from avrt.policy.vllm.process import EngineGoneError, EngineProcess
+from avrt.policy.vllm.questions import Question, completions_of, joined, parted, question_message
+from avrt.policy.vllm.ranks import EngineRanks
+from avrt.policy.vllm.supply import WeightSupply
 from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
 
+T = TypeVar("T")
 PARTS = ("weights", "kv_cache")
 """What of an engine can be woken by itself, in the order in which it is."""
 SETTINGS: dict[str, Any] = {"enforce_eager": False, "limit_mm_per_prompt": {"video": 1, "image": 1, "audio": 1}}
+
+
+RESTARTS = 3
+"""How often an engine is started again without an answer in between."""
 
 
 @dataclass(frozen=True)
@@ -36,30 +43,49 @@ class Pending:
     """A rollout that the engine is working on.
 
     Attributes:
-        prompts: The prompts.
+        prompts: This rank's prompts.
+        questions: What was asked, for each of the ranks that share the engine, so that it can be asked again; empty on
+            ranks that do not talk to it.
+        failure: Why it could not be asked.
     """
 
     prompts: EncodedPrompts
+    questions: list[Question]
+    failure: AvrtError | None = None
 
 
 class VLLMEngine:
-    """One rank's engine.
+    """One rank's engine, or one that several share.
+
+    An engine that ends is started again (or reached again, where it runs elsewhere), given the weights and asked again:
+    each completion has its own seed, so that nothing is lost or changed but time.
 
     Args:
         options: Where it is.
         rank: Number of this process.
         gpu: Index of this process' GPU among those that it sees; by default PyTorch's current one, if there is any.
 
+    Attributes:
+        version: Of vLLM.
+        supply: How it gets the weights.
+        restarts: How often it was started again.
+
     Raises:
         AvrtError: If the options contradict each other.
     """
 
     def __init__(self, options: VLLMOptions, rank: int = 0, gpu: int | None = None) -> None:
+        self.supply = WeightSupply(options.transfer)
         self._options = options
-        self._process = EngineProcess(options, rank, gpu)
+        self._ranks = EngineRanks(rank, len(options.addresses))
+        self._process = EngineProcess(options, self._ranks.engine, gpu)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._loaded: tuple[str, dict[str, Any]] = ("", {})
+        self._policy: Policy | None = None
         self._asleep: set[str] = set()
-        self._held = False
+        self._held = self._gone = False
+        self._in_vain = 0
+        self.restarts = 0
         self.version = ""
 
     @property
@@ -67,20 +93,30 @@ class VLLMEngine:
         """Its process id, if it was started here."""
         return self._process.pid
 
+    def metrics(self) -> dict[str, float]:
+        """What of it is logged at each step."""
+        return {
+            "rollout/push_seconds": self.supply.seconds,
+            "rollout/push_gigabytes_per_second": self.supply.gigabytes_per_second,
+            "rollout/engine_restarts": float(self.restarts),
+        }
+
     def start(self, policy: Policy) -> None:
-        """Start or reach the engine and load the policy there.
+        """Start or reach the engine and load the policy there; all ranks that share it take part.
 
         Raises:
             AvrtError: If that fails; the engine's own output goes to this process' standard error.
         """
+        self._policy = policy
         model = self._options.model
-        if model is None:
+        if model is None and (self._ranks.is_leader or policy.is_partitioned):
             self._folder = tempfile.TemporaryDirectory(prefix="avrt-vllm-")
             model = str(Path(self._folder.name) / "model")
             export_policy(policy, Path(model), full_layout=True)
         dtype = {"dtype": policy.options.dtype}
         sleep = {"enable_sleep_mode": True} if self._options.sleep else {}
-        self.version = self._process.open(model, {**SETTINGS, **dtype, **sleep, **self._options.settings})["version"]
+        self._loaded = (model or "", {**SETTINGS, **dtype, **sleep, **self._options.settings})
+        self.version = self._ranks.for_all(self._open)
 
     def generate(
         self, policy: Policy, prompts: EncodedPrompts, sampling: SamplingOptions, seeds: Sequence[int], group_size: int
@@ -99,28 +135,64 @@ class VLLMEngine:
     def begin(
         self, policy: Policy, prompts: EncodedPrompts, sampling: SamplingOptions, seeds: Sequence[int], group_size: int
     ) -> Pending:
-        """Have the engine sample as `generate` does, while this process does other things; see `finish`."""
-        message, clips = question_message(policy, prompts, sampling, seeds, group_size)
+        """Have the engine sample as `generate` does, while this process does other things; see `finish`.
+
+        Where the policy learns meanwhile, set `supply.keeps` first.
+        """
+        question = question_message(policy, prompts, sampling, seeds, group_size)
         if not self._held:
             self.push(policy)
-        self._process.begin(message, clips)
-        return Pending(prompts)
+        questions = self._ranks.gather(question)
+        if questions:
+            try:
+                self._lastingly(lambda: self._process.begin(*joined(questions)))
+            except AvrtError as error:
+                return Pending(prompts, questions, error)
+        return Pending(prompts, questions)
 
     def finish(self, pending: Pending) -> list[Completion]:
-        """Wait for the completions of a rollout that was begun."""
-        reply, found = self._process.finish()
-        if not self._held:
-            self.rest()
-        return completions_of(pending.prompts, reply, found)
+        """Wait for the completions of a rollout that was begun.
+
+        Raises:
+            AvrtError: See `generate`.
+        """
+
+        def answers() -> Question:
+            if not self._process.asked:
+                self._process.begin(*joined(pending.questions))
+            return self._process.finish()
+
+        def replies() -> list[Question]:
+            if pending.failure is not None:
+                raise pending.failure
+            reply, found = self._lastingly(answers)
+            self._in_vain = 0
+            if not self._held:
+                self.rest()
+            return parted(reply, found, pending.questions)
+
+        return completions_of(pending.prompts, *self._ranks.scatter(replies))
 
     def push(self, policy: Policy) -> None:
-        """Give the engine the policy's weights as they are now.
+        """Give the engine the policy's weights as they are now; all ranks that share it take part.
 
         Of a sleeping engine the cache wakes last, so that it does not stand beside what loading takes.
         """
-        self._wake_up("weights")
-        push_weights(self._process, policy.released_weights())
-        self._wake_up()
+        self._policy = policy
+        given = False
+
+        def give() -> None:
+            nonlocal given
+            self._wake_up("weights")
+            if not given:  # an engine that ends from here on is given these weights as it is started again
+                given = True
+                self.supply.push(self._process, policy)
+            self._wake_up()
+
+        if policy.is_partitioned and not self._ranks.is_leader:
+            for _ in policy.released_weights():  # the ranks gather them together
+                pass
+        self._ranks.for_all(lambda: self._lastingly(give))
 
     def hold(self, policy: Policy) -> None:
         """Give the engine the policy's weights now, and not again until `release`, as nothing changes them before.
@@ -135,6 +207,29 @@ class VLLMEngine:
         self._held = False
         self.rest()
 
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of each of the engine's own parameters, by vLLM's names; for the rank that talks to it."""
+        found: dict[str, str] = self._process.ask({"do": "checksums"})[0]["checksums"]
+        return found
+
+    def rest(self) -> None:
+        """Let it sleep until the next rollout, if it is to."""
+        if self._options.sleep and self._ranks.is_leader and not self._asleep and not self._gone:
+            try:
+                self._process.ask({"do": "sleep", "level": self._options.sleep_level})
+            except EngineGoneError as error:
+                self._note(error)
+            else:
+                self._asleep = set(PARTS)
+
+    def close(self) -> None:
+        """End the connection, and the engine if it was started here."""
+        self._process.close()
+        self.supply.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
     def _wake_up(self, *parts: str) -> None:
         """Wake some parts, or all, that are asleep; on the same GPU they need the memory that PyTorch keeps unused."""
         for part in parts or PARTS:
@@ -143,18 +238,58 @@ class VLLMEngine:
                 self._process.ask({"do": "wake_up", "tags": [part]})
                 self._asleep.remove(part)
 
-    def rest(self) -> None:
-        """Let it sleep until the next rollout, if it is to."""
-        if self._options.sleep and not self._asleep:
-            self._process.ask({"do": "sleep"})
-            self._asleep = set(PARTS)
+    # ---- an engine that ends
 
-    def close(self) -> None:
-        """End the connection, and the engine if it was started here."""
-        self._process.close()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+    def _open(self, patience: float = 0) -> str:
+        version: str = self._process.open(*self._loaded, patience=patience)["version"]
+        self._asleep = set()
+        return version
+
+    def _lastingly(self, work: Callable[[], T]) -> T:
+        """Do something with the engine, again from its begin where it ends meanwhile.
+
+        Raises:
+            AvrtError: If it answers with an error, or ends again and again.
+        """
+        while True:
+            try:
+                if self._gone:
+                    self._start_again()
+                return work()
+            except EngineGoneError as error:
+                self._note(error)
+
+    def _note(self, error: EngineGoneError) -> None:
+        """It has ended: say so, and start it again when it is needed next, unless that has been in vain before."""
+        self._gone = True
+        self._process.close(wait=0)
+        self._in_vain += 1
+        if self._in_vain > RESTARTS:
+            raise AvrtError(
+                f"has ended {self._in_vain} times without answering a rollout, the last time: {error.what}",
+                where="vLLM engine",
+                remedy="its output says why; resume with --ckpt_path",
+            ) from None
+        self.restarts += 1
+        warnings.warn(
+            f"the vLLM engine has gone ({error.what}): it is started again, given the weights and asked again "
+            f"(restart {self.restarts})",
+            stacklevel=2,
+        )
+
+    def _start_again(self) -> None:
+        assert self._policy is not None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            self._open(self._options.reconnect_seconds)
+        except AvrtError as error:
+            if self._options.addresses:
+                raise
+            # It may have found the GPU's memory not free yet.
+            raise EngineGoneError(error.what, where=error.where, remedy=error.remedy) from None
+        self.supply.again(self._process, self._policy)
+        self._gone = False
 
 
 def start_engine(policy: Policy, options: VLLMOptions, rank: int = 0) -> VLLMEngine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -13,12 +13,17 @@ class VLLMOptions:
     Attributes:
         python: Python of an environment with vLLM; each rank starts an engine of its own beside itself, on its own GPU.
         addresses: `host:port` of engines that run elsewhere, started there by `vllm_process/worker.py`; rank r uses the
-            r-th, so there must be as many as ranks.
+            r-th. Of fewer than there are ranks, neighbours share one, and the first of them asks it for all.
         model: Folder or id of the student in the layout of the released checkpoints, as the engine sees it; None
             writes one out, which an engine beside the trainer can read. An engine elsewhere keeps its first one.
         settings: Further arguments of `vllm.LLM`, such as `{gpu_memory_utilization: 0.4, max_model_len: 4096}`.
         sleep: Let an engine on the same GPU give its memory back between rollouts (GPU only).
+        sleep_level: 1 keeps the engine's weights in the host's memory meanwhile; 2 throws them away, and has the model
+            read again from its folder before the trained weights are pushed.
         start_seconds: How long it may take to start.
+        reconnect_seconds: How long one at an address may be away before the run ends.
+        transfer: How it gets the weights: `cuda_ipc` (on the same GPU), `shared_memory` (on the same machine) or
+            `socket`; `auto` takes the first of these that works.
     """
 
     python: str | None = None
@@ -26,4 +31,7 @@ class VLLMOptions:
     model: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     sleep: bool = False
+    sleep_level: Literal[1, 2] = 1
     start_seconds: float = 900.0
+    reconnect_seconds: float = 600.0
+    transfer: Literal["auto", "cuda_ipc", "shared_memory", "socket"] = "auto"

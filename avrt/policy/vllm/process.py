@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,13 @@ from avrt.rollout.vllm_process.wire import WireError, receive, send
 WORKER = Path(vllm_process.__path__[0]) / "worker.py"
 LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "NODE_RANK")
 """Variables of the trainer's ranks, which vLLM must not take for its own."""
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}
+"""Seconds and number of probes after which a machine that has vanished counts as gone: three minutes."""
+LONGEST_PAUSE = 30.0
+
+
+class EngineGoneError(AvrtError):
+    """The engine has ended, or its connection has."""
 
 
 class EngineProcess:
@@ -26,22 +35,18 @@ class EngineProcess:
 
     Args:
         options: Where it is.
-        rank: Number of this process.
+        address: Which of the options' addresses, if there are any.
         gpu: Index of this process' GPU among those that it sees; by default PyTorch's current one, if there is any.
 
     Raises:
         AvrtError: If the options contradict each other.
     """
 
-    def __init__(self, options: VLLMOptions, rank: int = 0, gpu: int | None = None) -> None:
+    def __init__(self, options: VLLMOptions, address: int = 0, gpu: int | None = None) -> None:
         if (options.python is None) == (not options.addresses):
             raise AvrtError("set one of python and addresses", where="model.vllm")
-        if options.addresses and rank >= len(options.addresses):
-            raise AvrtError(
-                f"{len(options.addresses)} addresses are too few", where="model.vllm.addresses", remedy="one per rank"
-            )
         self._options = options
-        self._rank = rank
+        self._address = address
         self._gpu = gpu
         self._process: subprocess.Popen[str] | None = None
         self._connection: socket.socket | None = None
@@ -52,19 +57,24 @@ class EngineProcess:
         """Its process id, if it was started here."""
         return None if self._process is None else self._process.pid
 
-    def open(self, model: str, settings: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def asked(self) -> str:
+        """What it is still working on; empty if on nothing."""
+        return self._asked
+
+    def open(self, model: str, settings: dict[str, Any], *, patience: float = 0) -> dict[str, Any]:
         """Start or reach the engine and have it load a model; returns what it says of itself.
+
+        Args:
+            model: The model, as the engine sees it.
+            settings: Arguments of `vllm.LLM`.
+            patience: For how many seconds to try again where it cannot be reached.
 
         Raises:
             AvrtError: If that fails; the engine's own output goes to this process' standard error.
         """
-        address = self._options.addresses[self._rank] if self._options.addresses else self._launch()
-        host, _, port = address.rpartition(":")
-        try:
-            self._connection = socket.create_connection((host, int(port)), timeout=30)
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (OSError, ValueError) as error:
-            raise AvrtError(f"cannot be reached: {error}", where=address, remedy="is the worker running?") from None
+        address = self._options.addresses[self._address] if self._options.addresses else self._launch()
+        self._connection = _connect(address, patience)
         self._connection.settimeout(self._options.start_seconds)
         said = self.ask({"do": "start", "model": model, "settings": settings})[0]
         self._connection.settimeout(None)
@@ -76,7 +86,8 @@ class EngineProcess:
         """Ask something and wait for the reply.
 
         Raises:
-            AvrtError: If the engine is gone, or answers with an error.
+            EngineGoneError: If the engine is gone.
+            AvrtError: If it answers with an error.
         """
         self.begin(message, tensors)
         return self.finish()
@@ -85,7 +96,7 @@ class EngineProcess:
         """Ask something; the engine works on it while this process does other things, until `finish`.
 
         Raises:
-            AvrtError: If the engine is gone.
+            EngineGoneError: If the engine is gone.
         """
         if self._connection is None:
             raise RuntimeError("the engine has not been started")
@@ -94,14 +105,15 @@ class EngineProcess:
         try:
             send(self._connection, message, tensors)
         except (WireError, OSError) as error:
-            raise _gone(error) from None
+            raise self._gone(error) from None
         self._asked = message["do"]
 
     def finish(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Wait for the reply to what was asked last.
 
         Raises:
-            AvrtError: If the engine is gone, or answers with an error.
+            EngineGoneError: If the engine is gone.
+            AvrtError: If it answers with an error.
         """
         if self._connection is None or not self._asked:
             raise RuntimeError("the engine has not been asked anything")
@@ -109,22 +121,43 @@ class EngineProcess:
         try:
             reply, found = receive(self._connection)
         except (WireError, OSError) as error:
-            raise _gone(error) from None
+            raise self._gone(error) from None
         if "error" in reply:
             raise AvrtError(f"{asked}: {reply['error']}", where="vLLM engine")
         return reply, found
 
-    def close(self) -> None:
-        """End the connection, and the engine if it was started here."""
+    def close(self, *, wait: float = 10) -> None:
+        """End the connection, and the engine if it was started here.
+
+        Args:
+            wait: Seconds that the engine is given to end by itself.
+        """
+        self._asked = ""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         if self._process is not None:
             try:
-                self._process.wait(10)
+                self._process.wait(wait)
             except subprocess.TimeoutExpired:
                 self._process.kill()
+                self._process.wait()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
             self._process = None
+
+    def _gone(self, error: Exception) -> EngineGoneError:
+        """What has become of it, as far as is known here."""
+        what = str(error)
+        if self._process is not None:
+            try:
+                status = self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                pass
+            else:
+                name = signal.Signals(-status).name if -status in [*signal.Signals] else f"status {status}"
+                what = f"ended by {name}"
+        return EngineGoneError(what, where="vLLM engine", remedy="see its output; resume with --ckpt_path")
 
     def _launch(self) -> str:
         """Start the worker beside this process; returns the address at which it listens."""
@@ -148,8 +181,25 @@ class EngineProcess:
         raise AvrtError("ended before it listened, see above", where=python, remedy="does it have vllm?")
 
 
-def _gone(error: Exception) -> AvrtError:
-    return AvrtError(str(error), where="vLLM engine", remedy="see its output; resume with --ckpt_path")
+def _connect(address: str, patience: float) -> socket.socket:
+    """A connection to an address, tried again with growing pauses for some seconds."""
+    host, _, port = address.rpartition(":")
+    until, pause = time.monotonic() + patience, 1.0
+    while True:
+        try:
+            connection = socket.create_connection((host, int(port)), timeout=30)
+        except (OSError, ValueError) as error:
+            if time.monotonic() + pause > until:
+                raise AvrtError(f"cannot be reached: {error}", where=address, remedy="is the worker running?") from None
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        else:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in KEEPALIVE.items():
+                if hasattr(socket, name):
+                    connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            return connection
 
 
 def visible_device(visible: str | None, index: int) -> str:

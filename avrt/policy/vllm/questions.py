@@ -13,10 +13,13 @@ from avrt.policy.policy import Policy
 from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
 
+Question = tuple[dict[str, Any], dict[str, Tensor]]
+"""A message with the tensors beside it."""
+
 
 def question_message(
     policy: Policy, prompts: EncodedPrompts, sampling: SamplingOptions, seeds: Sequence[int], group_size: int
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+) -> Question:
     """The message that asks for `group_size` completions of each prompt, with the prompts' clips beside it.
 
     Raises:
@@ -44,6 +47,37 @@ def question_message(
         "stop_token_ids": [policy.inputs.tokenizer.eos_token_id],
     }
     return {"do": "sample", "prompts": asked, "sampling": settings}, tensors
+
+
+def joined(questions: Sequence[Question]) -> Question:
+    """Several ranks' questions as one; they draw in the same way."""
+    if len(questions) == 1:
+        return questions[0]
+    prompts: list[Any] = []
+    tensors = {}
+    for message, clips in questions:
+        for name, tensor in clips.items():
+            kind, row = name.split(".")
+            tensors[f"{kind}.{int(row) + len(prompts)}"] = tensor
+        prompts += message["prompts"]
+    return questions[0][0] | {"prompts": prompts}, tensors
+
+
+def parted(reply: dict[str, Any], found: dict[str, Tensor], questions: Sequence[Question]) -> list[Question]:
+    """The reply to joined questions as the replies to each."""
+    if len(questions) == 1:
+        return [(reply, found)]
+    parts = []
+    row = answer = 0
+    for message, _ in questions:
+        prompts = len(message["prompts"])
+        answers = sum(len(prompt["seeds"]) for prompt in message["prompts"])
+        tensors = {f"prompt.{i}": found[f"prompt.{row + i}"] for i in range(prompts)}
+        for kind in ("tokens", "logprobs"):
+            tensors |= {f"{kind}.{i}": found[f"{kind}.{answer + i}"] for i in range(answers)}
+        parts.append((reply | {"finished": reply["finished"][answer : answer + answers]}, tensors))
+        row, answer = row + prompts, answer + answers
+    return parts
 
 
 def completions_of(prompts: EncodedPrompts, reply: dict[str, Any], found: dict[str, Tensor]) -> list[Completion]:

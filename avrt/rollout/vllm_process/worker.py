@@ -12,12 +12,19 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import sys
 import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from wire import WireError, receive, send  # type: ignore[import-not-found]  # the file beside this script
+from blocks import DeviceBlock, HostBlock  # type: ignore[import-not-found]  # the files beside this script
+from wire import WireError, receive, send  # type: ignore[import-not-found]
 
-OPERATIONS = ("sample", "load", "sleep", "wake_up")
+OPERATIONS = ("sample", "attach", "load", "checksums", "sleep", "wake_up")
+BLOCKS = {"shared_memory": HostBlock, "cuda_ipc": DeviceBlock}
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}
+"""Seconds and number of probes after which a trainer that has vanished counts as gone: three minutes."""
+Message = tuple[dict[str, Any], dict[str, Any]]
 
 
 class Engine:
@@ -26,16 +33,21 @@ class Engine:
     Args:
         model: Folder with config and processor in the layout of the released checkpoints, on this machine.
         settings: Arguments of `vllm.LLM`.
+
+    Attributes:
+        next_message: Replies to the message at hand and waits for the next one.
     """
 
     def __init__(self, model: str, settings: dict[str, Any]) -> None:
         from vllm import LLM
 
         self.started = (model, settings)
+        self.next_message: Callable[[], Message] = _no_more
         self._llm = LLM(model=model, **settings)
-        self._incoming: dict[str, Any] = {}
+        self._block: Any = None
+        self._slept = 0
 
-    def sample(self, message: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def sample(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
         """Answer every prompt of a message once per seed."""
         import torch
         from vllm import SamplingParams
@@ -81,28 +93,78 @@ class Engine:
             asked |= {"multi_modal_data": media, "mm_processor_kwargs": prompt["processor"]}
         return asked
 
-    def load(self, message: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Take up some weights, and all that came once the last ones are there."""
-        self._incoming |= tensors
-        if message["last"]:
-            weights, self._incoming = list(self._incoming.items()), {}
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-            self._llm.reset_prefix_cache()
-            self._llm.reset_mm_cache()
-            reset = getattr(self._llm.llm_engine.engine_core, "reset_encoder_cache", None)
-            if reset is not None:
-                reset()
+    def attach(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
+        """Open memory of the trainer through which weights will come, or say why that is not possible."""
+        self.detach()
+        parallel = getattr(getattr(self._llm.llm_engine, "vllm_config", None), "parallel_config", None)
+        if message["way"] == "cuda_ipc" and getattr(parallel, "world_size", 1) > 1:
+            return {"refused": "the engine is on several GPUs"}, {}
+        try:
+            self._block = BLOCKS[message["way"]](message)
+        except (OSError, ValueError, RuntimeError) as error:
+            return {"refused": str(error).partition("\n")[0]}, {}
         return {}, {}
 
-    def sleep(self, message: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def detach(self) -> None:
+        """Let go of that memory."""
+        if self._block is not None:
+            self._block.close()
+            self._block = None
+
+    def load(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
+        """Take up weights: this message's and those of the messages that follow, up to the last one."""
+        weights = self._through_gpu(message) if message["way"] == "cuda_ipc" else self._on_host(message, tensors)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self._llm.reset_prefix_cache()
+        self._llm.reset_mm_cache()
+        reset = getattr(self._llm.llm_engine.engine_core, "reset_encoder_cache", None)
+        if reset is not None:
+            reset()
+        return {}, {}
+
+    def _on_host(self, message: dict[str, Any], tensors: dict[str, Any]) -> list[tuple[str, Any]]:
+        """All of them, before vLLM begins to replace its own: the trainer may die in between."""
+        found: dict[str, Any] = {}
+        while True:
+            found |= self._block.tensors(message["table"]) if message["way"] == "shared_memory" else tensors
+            if message["last"]:
+                return list(found.items())
+            message, tensors = self.next_message()
+
+    def _through_gpu(self, message: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        """One message's after the other, since the GPU has no room for all beside vLLM's own."""
+        while True:
+            yield from self._block.tensors(message["table"])
+            if message["last"]:
+                return
+            try:
+                message, _ = self.next_message()
+            except WireError:
+                # vLLM's own weights are half replaced, and it cannot go back.
+                print("the trainer has gone while it handed weights over", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    def checksums(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
+        """SHA-256 of each of vLLM's own parameters, by vLLM's names."""
+        return {"checksums": self._llm.collective_rpc("compute_weight_checksums")[0]}, {}
+
+    def sleep(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
         """Free the GPU's memory for the trainer."""
-        self._llm.sleep(level=1)
+        self._slept = message["level"]
+        self._llm.sleep(level=self._slept)
         return {}, {}
 
-    def wake_up(self, message: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def wake_up(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
         """Take it back, for some parts: `weights`, `kv_cache`."""
         self._llm.wake_up(tags=message["tags"])
+        if self._slept == 2 and "weights" in message["tags"]:
+            # All weights were thrown away, also the towers', which the trainer does not hand over.
+            self._llm.collective_rpc("reload_weights")
         return {}, {}
+
+
+def _no_more() -> Message:
+    raise RuntimeError("no trainer is connected")
 
 
 def serve(listener: socket.socket, *, once: bool) -> None:
@@ -111,35 +173,55 @@ def serve(listener: socket.socket, *, once: bool) -> None:
     while True:
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         with connection:
             while True:
                 try:
                     message, tensors = receive(connection)
-                except WireError:
-                    break
-                try:
-                    if message["do"] == "start":
-                        engine = engine or Engine(message["model"], message["settings"])
-                        if engine.started != (message["model"], message["settings"]):
-                            raise ValueError(f"serves {engine.started} already; start it again for another model")
-                        import vllm
-
-                        reply, found = {"version": vllm.__version__}, {}
-                    elif engine is None:
-                        raise RuntimeError("no model was started")
-                    elif message["do"] not in OPERATIONS:
-                        raise ValueError(f"unknown operation {message['do']}")
-                    else:
-                        reply, found = getattr(engine, message["do"])(message, tensors)
-                except Exception as error:  # the trainer is told, and decides
-                    traceback.print_exc()
-                    reply, found = {"error": f"{type(error).__name__}: {error}"}, {}
-                try:
+                    engine, reply, found = _answer(engine, connection, message, tensors)
                     send(connection, reply, found)
                 except WireError:
                     break
+        if engine is not None:
+            engine.detach()
         if once:
             return
+
+
+def _answer(
+    engine: Engine | None, connection: socket.socket, message: dict[str, Any], tensors: dict[str, Any]
+) -> tuple[Engine | None, dict[str, Any], dict[str, Any]]:
+    """Do what a message asks: the engine from then on, and the reply."""
+
+    def next_message() -> Message:
+        send(connection, {})
+        following: Message = receive(connection)
+        if following[0].get("do") != message["do"]:
+            raise ValueError(f"{following[0].get('do')} in the middle of {message['do']}")
+        return following
+
+    try:
+        if message["do"] == "start":
+            engine = engine or Engine(message["model"], message["settings"])
+            if engine.started != (message["model"], message["settings"]):
+                raise ValueError(f"serves {engine.started} already; start it again for another model")
+            import vllm
+
+            return engine, {"version": vllm.__version__}, {}
+        if engine is None:
+            raise RuntimeError("no model was started")
+        if message["do"] not in OPERATIONS:
+            raise ValueError(f"unknown operation {message['do']}")
+        engine.next_message = next_message
+        return engine, *getattr(engine, message["do"])(message, tensors)
+    except WireError:
+        raise
+    except Exception as error:  # the trainer is told, and decides
+        traceback.print_exc()
+        return engine, {"error": f"{type(error).__name__}: {error}"}, {}
 
 
 def main() -> None:

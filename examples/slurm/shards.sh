@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# A dataset into shards over many machines: each task of the array converts its part, the last job joins them to what one
+# run would have made.
+#   job=$(sbatch --parsable examples/slurm/shards.sh avqa data/avqa shards/avqa)
+#   sbatch --dependency=afterok:"$job" --wrap 'avrt shards merge shards/avqa'
+# A task that was stopped goes on where it was.
+#SBATCH --job-name=avrt-shards
+#SBATCH --array=1-8                  # as many parts
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=16
+#SBATCH --time=12:00:00
+#SBATCH --output=%x-%A_%a.log
+#SBATCH --requeue
+set -euo pipefail
+
+# shellcheck source=/dev/null
+source "${VENV:-.venv}/bin/activate"
+recipe="$1" root="$2" out="$3"
+shift 3
+avrt shards "$recipe" --root "$root" --out "$out" --part "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" "$@"

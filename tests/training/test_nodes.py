@@ -1,0 +1,203 @@
+"""Training and asking on two nodes, with a folder that they share and without; one of them killed or told to end."""
+
+import shutil
+import threading
+
+import pytest
+from torch.distributed import HashStore
+
+from avrt.errors import AvrtError
+from avrt.evaluation.result import Result
+from avrt.run_folder import complete_checkpoints
+from avrt.training.deepspeed_internals import trained_weights
+from avrt.training.meeting import Table, Told, agreed_checkpoint, check_alike, check_parts, folder_is_shared
+from avrt.training.nodes import check_place
+from tests.training.runs import fit, fit_arguments, logged
+from tests.training.test_benchmark import ask
+from tests.training.two_nodes import TwoNodes
+
+STEPS = 6
+COMMON = ("--model.micro_batch_size", 4, "--trainer.max_steps", STEPS, "--model.optimizer.warmup_steps", 1,
+          "--checkpoint.every_n_train_steps", 2)  # fmt: skip
+HALF = ("--data.batch_size", 4, "--trainer.num_nodes", 2, *COMMON)
+SIGNAL = ("--trainer.callbacks+=tests.training.recording.SendSignal", "--trainer.callbacks.step")
+LAST = "step-000006.ckpt"
+
+
+@pytest.fixture(scope="module")
+def one(world, tmp_path_factory):
+    """One process: its losses, and the weights that it ends with."""
+    root = tmp_path_factory.mktemp("one")
+    steps = fit("sft", world, root, "--data.num_workers", 0, "--data.batch_size", 8, *COMMON)
+    return steps, trained_weights(root / "checkpoints" / LAST)
+
+
+def check_same(one, steps, checkpoint, *, begun):
+    losses, weights = one
+    assert sorted(steps) == list(range(begun, STEPS))
+    for step, values in steps.items():
+        assert values["train/loss"] == pytest.approx(losses[step]["train/loss"], abs=2e-4), step
+    found = trained_weights(checkpoint)
+    assert found.keys() == weights.keys()
+    apart = max(float((found[name] - weights[name]).detach().abs().max()) for name in weights)
+    print(f"losses and weights as of one process; weights at most {apart:.1e} apart")
+    assert apart < 1e-4  # each step moves a weight by up to 2e-3
+
+
+def test_by_hand_without_a_shared_folder_one_killed(world, tmp_path, one):
+    """ZeRO-3. Each node has its part of a checkpoint; what needs all of them says so, or finds them."""
+    nodes = TwoNodes(tmp_path)
+    command = fit_arguments("sft", world, "{node}/run", *HALF, "--trainer.strategy.stage", 3, "--data.num_workers", 0)
+    first, second = nodes.run(*command, *SIGNAL, 3, "--trainer.callbacks.signal", "KILL", "--trainer.callbacks.rank", 1)
+    assert second.status == -9
+    assert first.status == 75, first.err
+    told = [line for line in first.err.splitlines() if line.startswith("avrt: error: ")]
+    assert len(told) == 1
+    assert told[0].startswith("avrt: error: node 1 (")
+    assert "has ended without a word (see its log; all that was saved is there: go on with --ckpt_path last)" in told[0]
+    assert "Traceback" not in first.err
+    print(f"the other node ended {first.at - second.at:.1f} s later")
+    assert first.at - second.at < 40
+    assert "do NOT share the run's folder" in first.err
+    runs = [nodes.folder(node) / "run" for node in (0, 1)]
+    assert [[path.name for path in complete_checkpoints(run)] for run in runs] == [["step-000002.ckpt"]] * 2
+
+    shutil.move(runs[0] / "checkpoints", tmp_path / "kept")
+    for ended in nodes.run(*command):  # the folder of an earlier run on one of them
+        assert ended.status == 2
+        assert ": node 1 (" in ended.err
+        assert "holds the checkpoints of an earlier run (step-000002.ckpt)" in ended.err
+    shutil.move(tmp_path / "kept", runs[0] / "checkpoints")
+
+    for run in runs:
+        shutil.rmtree(run / "lightning_logs", ignore_errors=True)
+    first, second = nodes.run(*command, "--ckpt_path", "last")
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    assert not list(runs[1].rglob("metrics.csv")) + list(runs[1].rglob("config.yaml"))
+    # The one that the run went on from stays, as on one node; step 4 is gone from both.
+    assert [[path.name for path in complete_checkpoints(run)] for run in runs] == [["step-000002.ckpt", LAST]] * 2
+    whole, part = (run / "checkpoints" / LAST for run in runs)
+    assert f"{part}/ {whole}/ && avrt export --ckpt_path {whole}" in first.out
+    with pytest.raises(AvrtError, match="holds 1 of 2 parts, not that of rank 1"):
+        trained_weights(whole)
+    shutil.copytree(part, whole, dirs_exist_ok=True)  # what the last line says, without ssh
+    check_same(one, logged(runs[0]), whole, begun=2)
+
+
+def test_under_slurm_with_a_shared_folder_told_to_end(world, tmp_path, one):
+    """ZeRO-2. Slurm's SIGTERM reaches every process of the step, also those that read the data."""
+    nodes = TwoNodes(tmp_path, slurm=True)
+    run = tmp_path / "run"
+    command = fit_arguments("sft", world, run, *HALF, "--trainer.strategy.stage", 2, "--data.num_workers", 2,
+                            "--ckpt_path", "last_or_new")  # fmt: skip
+    told = nodes.run(*command, *SIGNAL, 2, "--trainer.callbacks.signal", "TERM", "--trainer.callbacks.rank", -1,
+                     "--trainer.callbacks.group", "true")  # fmt: skip
+    assert [ended.status for ended in told] == [143, 143], told
+    assert "Traceback" not in told[0].err + told[1].err
+    assert "share the run's folder" in told[0].err
+    assert "SIGTERM: saving after step 3" in told[0].err
+    assert [path.name for path in complete_checkpoints(run)] == ["step-000003.ckpt"]
+    shutil.rmtree(run / "lightning_logs")
+    told = nodes.run(*command)
+    assert [ended.status for ended in told] == [0, 0], told
+    check_same(one, logged(run), run / "checkpoints" / LAST, begun=3)
+
+
+def test_a_benchmark_on_nodes_that_share_no_folder(world, tmp_path):
+    """Questions answered on either node are not asked again, and the result is that of one process."""
+    ask(world, tmp_path / "one")
+    nodes = TwoNodes(tmp_path)
+    command = ("test", "--config", "avqa.yaml", "--config", "nano/benchmark.yaml", "--data.num_workers", 0,
+               "--model.generation.max_new_tokens", 12, "--data.eval_batch_size", 3, "--data.test", world / "test",
+               "--trainer.num_nodes", 2, "--trainer.default_root_dir", "{node}/asked")  # fmt: skip
+    for already in (None, "8 of 8 questions are answered already"):
+        first, second = nodes.run(*command)
+        assert (first.status, second.status) == (0, 0), first.err + second.err
+        assert already is None or already in first.err
+    folders = [nodes.folder(node) / "asked" for node in (0, 1)]
+    assert len(list(folders[1].glob("journal/*.jsonl"))) == 1
+    assert not (folders[1] / "result.json").exists()
+    one, two = (folder / "predictions.jsonl" for folder in (tmp_path / "one", folders[0]))
+    assert one.read_bytes() == two.read_bytes()
+    assert Result.load(tmp_path / "one" / "result.json").scores == Result.load(folders[0] / "result.json").scores
+
+
+def told(node: int, **changes) -> Told:
+    fields = {"node": node, "host": f"host{node}", "folder": "/run", "given": "last", "checkpoint": "step-000004.ckpt",
+              "complete": ["step-000002.ckpt", "step-000004.ckpt"], "error": None, "options": {"data.batch_size": 4},
+              "versions": {"torch": "2"}}  # fmt: skip
+    return Told(**{**fields, **changes})
+
+
+def test_nodes_that_cannot_go_together():
+    check_alike([told(0), told(1)])
+    with pytest.raises(AvrtError, match=r"data.batch_size is 4 on node 0 \(host0\) and 8 on node 1 \(host1\)"):
+        check_alike([told(0), told(1, options={"data.batch_size": 8})])
+    with pytest.raises(AvrtError, match=r"torch is 2 on node 0 \(host0\) and 3 on node 1"):
+        check_alike([told(0), told(1, versions={"torch": "3"})])
+    with pytest.raises(AvrtError, match=r"node 0 \(host0\), node 2 \(host2\): disk full; node 1 \(host1\): no shards"):
+        check_alike([told(0, error="disk full"), told(1, error="no shards"), told(2, error="disk full")])
+
+
+def test_the_checkpoint_is_one_that_all_nodes_have():
+    older = {"checkpoint": "step-000002.ckpt", "complete": ["step-000002.ckpt"]}
+    assert agreed_checkpoint([told(0), told(1)], fits=True) == "step-000004.ckpt"
+    assert agreed_checkpoint([told(0), told(1, **older)], fits=True) == "step-000002.ckpt"
+    new = {"checkpoint": None, "complete": []}
+    assert agreed_checkpoint([told(0, **new), told(1, **new)], fits=True) is None
+    with pytest.raises(AvrtError, match=r"/run on node 1 \(host1\): the nodes do not have the same checkpoint"):
+        agreed_checkpoint([told(0), told(1, **new)], fits=True)
+    for odd in ({"fits": False}, {"fits": True}):
+        given = {} if not odd["fits"] else {"given": "/run/checkpoints/step-000002.ckpt"}
+        with pytest.raises(AvrtError, match="do not have the same"):
+            agreed_checkpoint([told(0), told(1, **older, **given)], **odd)
+
+
+def test_every_node_has_the_parts_of_its_own_processes():
+    nodes = [told(0), told(1)]
+    check_parts(nodes, [[0, 1], [2, 3]], made_by=4, world_size=4)
+    check_parts(nodes, [[0, 1, 2, 3], [0, 1, 2, 3]], made_by=4, world_size=2)
+    with pytest.raises(AvrtError, match=r"node 0 \(host0\) lacks the part of rank 0; it lies on node 1 \(host1\)"):
+        check_parts(nodes, [[2, 3], [0, 1]], made_by=4, world_size=4)
+    with pytest.raises(AvrtError, match="lacks the part of rank 2; it lies on none of these nodes"):
+        check_parts(nodes, [[0, 1], []], made_by=4, world_size=4)
+    with pytest.raises(AvrtError, match="made by 4 processes and is to be cut anew for 2"):
+        check_parts(nodes, [[0, 1], [2, 3]], made_by=4, world_size=2)
+
+
+@pytest.mark.parametrize(("folders", "shared"), [("aaa", True), ("abc", False), ("aab", None)])
+def test_whether_a_folder_is_shared_is_tried(tmp_path, folders, shared):
+    store, found = HashStore(), {}
+
+    def look(node: int) -> None:
+        try:
+            found[node] = folder_is_shared(Table(store, node, 3, speaks=True), tmp_path / folders[node] / "run")
+        except AvrtError as error:
+            found[node] = str(error)
+
+    threads = [threading.Thread(target=look, args=(node,)) for node in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    if shared is None:
+        assert all("is shared by some nodes, but not by node 2" in found[node] for node in range(3))
+    else:
+        assert found == dict.fromkeys(range(3), shared)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_node_that_does_not_know_its_place(monkeypatch):
+    from lightning.fabric.plugins.environments import LightningEnvironment
+
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(AvrtError, match="2 nodes need MASTER_ADDR, MASTER_PORT, NODE_RANK in the environment"):
+        check_place(LightningEnvironment(), devices=1, nodes=2)
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("NODE_RANK", "2")
+    with pytest.raises(AvrtError, match="NODE_RANK: 2 is not one of 2 nodes"):
+        check_place(LightningEnvironment(), devices=1, nodes=2)
+    monkeypatch.setenv("NODE_RANK", "1")
+    check_place(LightningEnvironment(), devices=1, nodes=2)

@@ -63,12 +63,15 @@ class StopAfter(pl.Callback):
     """Stops a run after so many updates, with what is in flight left to its checkpoint."""
 
     def __init__(self, steps: int) -> None:
-        self.steps = steps
+        self.steps = self.last = steps
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Note where it begins."""
+        self.last = trainer.global_step + self.steps
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop at a multiple."""
-        if trainer.global_step and trainer.global_step % self.steps == 0:
-            trainer.should_stop = True
+        """Stop there."""
+        trainer.should_stop |= trainer.global_step >= self.last
 
 
 def main() -> None:
@@ -107,7 +110,10 @@ def main() -> None:
             for number in range(options.rounds):
                 for mode in MODES if number % 2 == 0 else MODES[::-1]:
                     rounds[mode].append(train(options, student, engine, root / mode, mode))
-                    print(mode, number, f"{per_minute(rounds[mode][-1]):.1f} steps/min", os.getloadavg(), flush=True)
+                    mean = statistics.mean(step["rewards/total/mean"] for step in rounds[mode][-1])
+                    print(
+                        f"{mode} {number}: {per_minute(rounds[mode][-1]):.2f} steps/min, reward {mean:.3f}", flush=True
+                    )
         finally:
             worker.kill()
     show(rounds)

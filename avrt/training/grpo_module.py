@@ -146,6 +146,13 @@ class GRPOModule(TrainingModule):
         """In every stage: rollouts are sampled by it."""
         return True
 
+    def start_engine(self, stage: str) -> None:
+        """Also say that the policy learns while it samples ahead: one that ends then has to get the older weights."""
+        super().start_engine(stage)
+        if self.ahead is not None and self.vllm is not None:
+            self.ahead.engine = self.vllm
+            self.vllm.supply.keeps = True
+
     def max_completion_length(self) -> int:
         """The longest completion of rollouts and evaluation; traces are never read."""
         return max(self.options.sampling.max_new_tokens, self.generation.max_new_tokens)
@@ -201,7 +208,6 @@ class GRPOModule(TrainingModule):
 
     def _step_ahead(self, batch: OmniBatch, ahead: RolloutAhead) -> dict[str, Any]:
         """Begin a rollout, learn from the one before; and from this one too where no batch comes after it."""
-        ahead.engine = self.vllm
         take_step = partial(
             grpo_step_ahead, self.policy, self.reference, optimizer=self.step_optimizer, rewards=self.rewards,
             options=self.options, ahead=ahead, queue=self.queue,
@@ -240,6 +246,8 @@ class GRPOModule(TrainingModule):
     def _log_step(self, step: GRPOStep) -> None:
         metrics = rollout_metrics(step, self.queue)
         self._no_signal.note(metrics["advantage/zero_std_groups"] >= 1, metrics["rewards/total/mean"])
+        if self.vllm is not None:
+            metrics |= self.vllm.metrics()
         if self.queue is not None:
             metrics["train/updated"] = float(step.metrics is not None)
         if step.metrics is not None:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ STUDENT = StudentOptions("nano", dtype="float32")
 PROMPT = PromptOptions(system_prompt="", instruction="", audio_in_video=True)
 OPTIMIZER = OptimizerOptions(lr=1e-2, warmup_steps=1)
 BATCHES = 48 // 8
+FEW = {"max_steps": 4}
 
 
 @dataclass
@@ -137,6 +139,10 @@ def train(world, engine, root, *, ahead=1, callbacks=(), resume=False, val=False
     return run
 
 
+def is_timed(name):
+    return name.startswith(("seconds/", "rollout/push")) or name.endswith("_per_second")
+
+
 def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.weights, other.weights, strict=True))
 
@@ -168,7 +174,7 @@ def test_it_samples_while_the_policy_learns_and_takes_the_same_steps(world, engi
     assert run.of("step") == turns.of("step") == list(range(BATCHES))
     assert run.of("rollout/staleness") == [0, *[1] * (BATCHES - 1)]
     assert run.of("train/lr") == turns.of("train/lr")
-    measured = [name for name in turns.steps[0] if not name.startswith("seconds/") and "per_second" not in name]
+    measured = [name for name in turns.steps[0] if not is_timed(name)]
     assert {name: run.steps[0][name] for name in measured} == {name: turns.steps[0][name] for name in measured}
     assert not equal(run, turns)
 
@@ -229,17 +235,43 @@ def test_two_ranks_killed_in_mid_flight_go_on_as_if_unbroken(world, engine, tmp_
     assert [values["rollout/staleness"] for values in resumed.values()] == [1] * len(resumed)
     for step in resumed:
         for name, value in unbroken[step].items():
-            if not name.startswith("seconds/") and not name.endswith("_per_second"):
+            if not is_timed(name):
                 assert resumed[step][name] == pytest.approx(value, rel=1e-6, abs=1e-7), (step, name)
 
 
-def test_checkpoints_and_validation_by_the_engine_leave_the_run_as_it_is(world, engine, tmp_path):
+@pytest.fixture(scope="module")
+def plain(world, engine, tmp_path_factory):
+    return train(world, engine, tmp_path_factory.mktemp("plain"), trainer=FEW)
+
+
+class EndsTheEngine(pl.Callback):
+    """Kills it with -9 in the second update, before its answer to the next batch is taken."""
+
+    updates = 0
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.updates += 1
+        if self.updates == 2:
+            os.kill(module.vllm.pid, signal.SIGKILL)
+
+
+def test_an_engine_killed_in_mid_flight_is_given_the_weights_that_it_sampled_by(
+    world, engine, tmp_path, plain, monkeypatch
+):
+    """The policy has learned since: what is asked again has to come from the older weights."""
+    monkeypatch.setenv("STAND_IN_LOG", str(engine.noted.log))
+    beside = VLLMOptions(python=str(engine.noted.python), model=engine.options.model)
+    run = train(world, engine, tmp_path, vllm=beside, callbacks=[EndsTheEngine()], trainer=FEW)
+    assert run.of("rollout/engine_restarts") == [0, 0, 1, 1]
+    assert run.of("train/loss") == plain.of("train/loss")
+    assert equal(run, plain)
+
+
+def test_checkpoints_and_validation_by_the_engine_leave_the_run_as_it_is(world, engine, tmp_path, plain):
     """Both wait for the rollout in flight; the engine answers with newer weights than it samples with."""
-    few = {"max_steps": 4}
-    plain = train(world, engine, tmp_path / "plain", trainer=few)
     begun = len(engine.noted.calls())
     busy = train(
-        world, engine, tmp_path / "busy", vllm_in_validation=True, val=True, trainer={**few, "val_check_interval": 1},
+        world, engine, tmp_path / "busy", vllm_in_validation=True, val=True, trainer={**FEW, "val_check_interval": 1},
         callbacks=[pl.callbacks.ModelCheckpoint(tmp_path / "kept", every_n_train_steps=1, save_top_k=-1)],
     )  # fmt: skip
     assert engine.noted.names()[begun:].count("sample") == 4 + 4

@@ -18,15 +18,17 @@ from avrt.arguments import OneLineErrors
 from avrt.commands.clip_options import add_clip_options, clip_spec
 from avrt.commands.explain import explain
 from avrt.commands.recipe_names import find_recipe, recipe_summaries
-from avrt.commands.shard_reports import Outside, finish, look_at_one, quoted, survey
+from avrt.commands.shard_reports import Outside, finish, look_at_one, quoted, report, survey
 from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.media.isolation import Limits
 from avrt.data.shards.manifest import MANIFEST, Manifest
+from avrt.data.shards.slices import Slice, part_folder, read_part
 from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.parts import Division, read_shares
 from avrt.data_recipes.recipe import Recipe
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
+from avrt.messages import print_results, printable
 from avrt.progress import ProgressDisplay
 
 # name: (module with a function of this name, usage, what it does)
@@ -34,6 +36,7 @@ TOOLS = {
     "verify": ("avrt.commands.shard_tools", "verify DIR", "check every checksum, record and clip"),
     "show": ("avrt.commands.shard_tools", "show DIR --id ID --out DIR", "a contact sheet, sound, record"),
     "overlap": ("avrt.commands.shard_tools", "overlap TRAIN TEST", "find clips that two sets share"),
+    "merge": ("avrt.commands.shard_tools", "merge DIR --out DIR", "join the parts that --part i/n has made"),
     "to_parquet": (
         "avrt.commands.shard_parquet",
         "to_parquet DIR --out FILE",
@@ -143,15 +146,18 @@ class Conversion:
         origin = self.origin()
         if division is not None:
             origin |= {"parts": options.parts, "part": part, "together": options.together}
-        with ProgressDisplay(
-            sum(1 for _ in items()), "questions" if part is None else f"questions, {part}"
-        ) as progress:
+        count, job = sum(1 for _ in items()), None
+        if options.part is not None:
+            job = Slice.cut(*read_part(options.part), count, options.samples_per_shard)
+            count = job.items
+        with ProgressDisplay(count, "questions" if part is None else f"questions, {part}") as progress:
             return write_shards(
                 items(),
                 out,
                 self.spec,
                 recipe=origin,
                 samples_per_shard=options.samples_per_shard,
+                part=job,
                 keep_original=options.keep_original,
                 workers=options.workers,
                 limits=Limits(options.seconds_per_clip, options.gigabytes_per_clip),
@@ -186,6 +192,9 @@ def convert(name: str, kind: type[Recipe], options: Namespace, typed: Sequence[s
     out = Path(options.out)
     if options.together is not None and options.parts is None:
         raise AvrtError("is for --parts", where="--together", remedy="add --parts 80/10/10, or leave it out")
+    if options.part is not None:
+        _convert_part(run, out)
+        return
     if options.parts is None:
         manifest = _finished(out, options.resume) or run.write(out)
         finish(manifest, out, run.outside, look_at_one(out) if manifest.samples else None)
@@ -197,6 +206,20 @@ def convert(name: str, kind: type[Recipe], options: Namespace, typed: Sequence[s
     run.outside.tell()
     if {"train", "test"} <= set(division.clips):
         print(f"next: avrt shards overlap {quoted(out / 'train')} {quoted(out / 'test')}")
+
+
+def _convert_part(run: Conversion, out: Path) -> None:
+    """Write one part of the shards, or of those for training, validation and test, below their folder."""
+    number, of = read_part(run.options.part)
+    division = None
+    if run.options.parts is not None:
+        division = Division(run.items(), read_shares(run.options.parts), run.root, run.options.together)
+    for name in [None] if division is None else division.clips:
+        folder = part_folder(out if name is None else out / name, number, of)
+        report(_finished(folder, run.options.resume) or run.write(folder, division, name), folder)
+        merged = f"avrt shards merge {quoted(folder.parent)} --out {quoted(folder.parent)}"
+        print_results("part", printable(str(folder)), f"{merged}, when all {of} are there")
+    run.outside.tell()
 
 
 def _finished(folder: Path, resume: bool) -> Manifest | None:
@@ -224,6 +247,12 @@ def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
         type=str | None,
         default=None,
         help="with --parts: a field of the metadata; clips with the same value stay in one part",
+    )
+    parser.add_argument(
+        "--part",
+        type=str | None,
+        default=None,
+        help="i/n: convert only the i-th of n parts, into a folder in OUT; avrt shards merge joins them",
     )
     parser.add_argument("--workers", type=PositiveInt, default=cores, help="processes that decode")
     parser.add_argument("--resume", **flag, help="continue a run that was stopped")

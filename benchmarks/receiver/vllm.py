@@ -27,12 +27,14 @@ class LLM:
         torch.empty(1, device=device)  # as vLLM, which uses its GPU by the time that weights come
 
     def collective_rpc(self, method: str, kwargs: dict[str, Any] | None = None) -> list[Any]:
-        """Take weights, or say what they are."""
+        """Take weights, or say what they are; of positions it knows nothing."""
+        if method == "follow_trainer":
+            return [None]
         if method == "compute_weight_checksums":
             return [{name: checksum(tensor) for name, tensor in self._own.items()}]
         assert kwargs is not None
         for name, tensor in kwargs["weights_iterator"]:
-            if name not in self._own:
+            if name not in self._own or self._own[name].shape != tensor.shape:
                 self._own[name] = torch.empty_like(tensor, device=self._device)
             self._own[name].copy_(tensor)
         if self._device != "cpu":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from avrt.errors import AvrtError
@@ -20,7 +21,7 @@ Question = tuple[dict[str, Any], dict[str, Tensor]]
 def question_message(
     policy: Policy, prompts: EncodedPrompts, sampling: SamplingOptions, seeds: Sequence[int], group_size: int
 ) -> Question:
-    """The message that asks for `group_size` completions of each prompt, with the prompts' clips beside it.
+    """The message that asks for `group_size` completions of each prompt, with clips and positions beside it.
 
     Raises:
         AvrtError: If there are no clips: vLLM prepares them by itself.
@@ -36,6 +37,7 @@ def question_message(
         for kind, tensor in (("video", clip.frames), ("image", clip.image), ("audio", clip.audio)):
             if tensor is not None:
                 tensors[f"{kind}.{row}"] = tensor
+        tensors[f"positions.{row}"] = prompts.positions[row].int()
         mine = seeds[row * group_size : (row + 1) * group_size]
         prompt = policy.family.vllm_prompt(policy.inputs, prompts, row)
         asked.append(prompt | {"seeds": [seed % 2**31 for seed in mine]})
@@ -73,8 +75,8 @@ def parted(reply: dict[str, Any], found: dict[str, Tensor], questions: Sequence[
         prompts = len(message["prompts"])
         answers = sum(len(prompt["seeds"]) for prompt in message["prompts"])
         tensors = {f"prompt.{i}": found[f"prompt.{row + i}"] for i in range(prompts)}
-        for kind in ("tokens", "logprobs"):
-            tensors |= {f"{kind}.{i}": found[f"{kind}.{answer + i}"] for i in range(answers)}
+        for kind in ("tokens", "logprobs", "positions"):
+            tensors |= {f"{kind}.{i}": found[name] for i in range(answers) if (name := f"{kind}.{answer + i}") in found}
         parts.append((reply | {"finished": reply["finished"][answer : answer + answers]}, tensors))
         row, answer = row + prompts, answer + answers
     return parts
@@ -84,14 +86,19 @@ def completions_of(prompts: EncodedPrompts, reply: dict[str, Any], found: dict[s
     """The completions in a reply, on the device of the prompts.
 
     Raises:
-        AvrtError: If the engine has read a prompt as other tokens than the student does.
+        AvrtError: If the engine has read a prompt as other tokens than the student does, or at other positions.
     """
+    finished = reply["finished"]
     for row, (expected, sample_id) in enumerate(zip(prompts.token_ids, prompts.sample_ids, strict=True)):
         _check_prompt(found[f"prompt.{row}"], expected, sample_id)
+    for i in range(len(finished)):
+        row = i * len(prompts) // len(finished)
+        used, generated = found.get(f"positions.{i}"), len(found[f"tokens.{i}"])
+        _check_positions(used, generated, prompts.positions[row], prompts.ends[row], prompts.sample_ids[row])
     device = prompts.token_ids[0].device
     return [
-        Completion(found[f"tokens.{i}"].to(device), found[f"logprobs.{i}"].to(device), finished)
-        for i, finished in enumerate(reply["finished"])
+        Completion(found[f"tokens.{i}"].to(device), found[f"logprobs.{i}"].to(device), has_ended)
+        for i, has_ended in enumerate(finished)
     ]
 
 
@@ -106,4 +113,25 @@ def _check_prompt(theirs: Tensor, ours: Tensor, sample: str) -> None:
         f"vLLM reads the prompt as {len(theirs)} tokens, the student as {len(mine)}; they part at token {place}",
         where=f"sample {sample!r}",
         remedy="the versions of vLLM and transformers prepare this clip differently; sample without vllm",
+    )
+
+
+def _check_positions(theirs: Tensor | None, generated: int, ours: Tensor, end: int, sample: str) -> None:
+    """Compare what the engine computed with, (3, P + 1) or -1 where that was cached, with our positions (3, P).
+
+    The prompt's last token is never cached, and the first generated one is computed if another follows.
+    """
+    mine = torch.cat([ours.cpu(), torch.full((len(ours), 1), end)], dim=1)
+    computed = 2 if generated > 1 else 1
+    if theirs is None or theirs.shape != mine.shape or bool((theirs[:, -2:][:, :computed] < 0).any()):
+        where = "does not show its positions of the prompt"
+    elif not bool((apart := ((theirs >= 0) & (theirs != mine)).any(dim=0)).any()):
+        return
+    else:
+        place = int(apart.nonzero()[0])
+        where = f"has token {place} at {theirs[:, place].tolist()}, the student at {mine[:, place].tolist()}"
+    raise AvrtError(
+        f"vLLM {where}",
+        where=f"sample {sample!r}",
+        remedy="this version of vLLM does not take the positions it is given; use 0.32, or sample without vllm",
     )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avrt.errors import AvrtError
 from avrt.policy.vllm.process import EngineProcess
 from avrt.policy.vllm.weights import WeightTransfer
 from avrt.rollout.vllm_process.memory import HOST_DATA, NAME, pin, unpin
@@ -44,7 +45,10 @@ class SharedMemory(WeightTransfer):
             return "needs Linux"
         if self._file < 0:
             self._file = os.memfd_create(NAME)
-            os.posix_fallocate(self._file, 0, HOST_DATA)
+            try:
+                os.posix_fallocate(self._file, 0, HOST_DATA)
+            except OSError as error:
+                return str(error)
             os.pwrite(self._file, self._token, 0)
         return self.offered(process, {"pid": os.getpid(), "fd": self._file, "token": self._token.hex()})
 
@@ -94,7 +98,14 @@ class SharedMemory(WeightTransfer):
     def _grow(self, size: int) -> None:
         size = -(-max(PART_BYTES, size) // mmap.PAGESIZE) * mmap.PAGESIZE
         begin = os.fstat(self._file).st_size
-        os.posix_fallocate(self._file, begin, size)  # or writing would end this process where memory is short
+        try:
+            os.posix_fallocate(self._file, begin, size)  # or writing would end this process where memory is short
+        except OSError as error:
+            raise AvrtError(
+                f"no room for the weights in this machine's memory: {error}",
+                where="model.vllm.transfer",
+                remedy="set it to socket",
+            ) from None
         self._parts.append(torch.frombuffer(mmap.mmap(self._file, size, offset=begin), dtype=torch.uint8))
         pin(self._parts[-1])
         self._used = 0

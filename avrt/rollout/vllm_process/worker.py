@@ -17,7 +17,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from blocks import DeviceBlock, HostBlock  # type: ignore[import-not-found]  # the files beside this script
+# the files beside this script
+from blocks import DeviceBlock, HostBlock  # type: ignore[import-not-found]
+from extension import with_extension  # type: ignore[import-not-found]
+from interleaving import order_tokens  # type: ignore[import-not-found]
+from positions import extra_args, used_positions  # type: ignore[import-not-found]
 from wire import WireError, receive, send  # type: ignore[import-not-found]
 
 OPERATIONS = ("sample", "attach", "load", "checksums", "sleep", "wake_up")
@@ -43,7 +47,9 @@ class Engine:
 
         self.started = (model, settings)
         self.next_message: Callable[[], Message] = _no_more
-        self._llm = LLM(model=model, **settings)
+        self._llm = LLM(model=model, **with_extension(settings))
+        self._llm.collective_rpc("follow_trainer")
+        order_tokens()
         self._block: Any = None
         self._slept = 0
 
@@ -52,14 +58,18 @@ class Engine:
         import torch
         from vllm import SamplingParams
 
-        prompts, params, owners = [], [], []
+        prompts: list[dict[str, Any]] = []
+        params: list[Any] = []
+        owners: list[int] = []
         for number, prompt in enumerate(message["prompts"]):
             for seed in prompt["seeds"]:
                 prompts.append(self._prompt(number, prompt, tensors))
-                params.append(SamplingParams(**message["sampling"], seed=seed, logprobs=0, detokenize=False))
+                extra = extra_args(len(params), tensors[f"positions.{number}"])
+                asked = message["sampling"] | {"seed": seed, "logprobs": 0, "detokenize": False}
+                params.append(SamplingParams(**asked, extra_args=extra))
                 owners.append(number)
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {f"positions.{i}": used for i, used in used_positions(self._llm).items()}
         finished, lengths = [], []
         for i, output in enumerate(outputs):
             answer = output.outputs[0]
@@ -146,7 +156,8 @@ class Engine:
 
     def checksums(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
         """SHA-256 of each of vLLM's own parameters, by vLLM's names."""
-        return {"checksums": self._llm.collective_rpc("compute_weight_checksums")[0]}, {}
+        [found, *_] = self._llm.collective_rpc("compute_weight_checksums")
+        return {"checksums": {name.rpartition(":")[2]: value for name, value in found.items()}}, {}
 
     def sleep(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
         """Free the GPU's memory for the trainer."""

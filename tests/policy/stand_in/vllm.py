@@ -1,13 +1,16 @@
 """A stand-in for the package vLLM where that is not installed: the names that the worker uses, on our native engine.
 
 The worker, its process and its messages are the real ones. Each call is noted as a line of JSON in the file that
-STAND_IN_LOG names; `STAND_IN_FAILS=sample` makes that call fail.
+STAND_IN_LOG names; `STAND_IN_FAILS=sample` makes that call fail, `STAND_IN_DIES=sample:2,load:1` kills the process in
+the second call of `sample` and in the first of `load`, counted over all engines that write to the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +37,7 @@ class SamplingParams:
     seed: int
     logprobs: int
     detokenize: bool
+    extra_args: dict[str, Any]
 
 
 def note(call: str, **what: Any) -> None:
@@ -41,6 +45,11 @@ def note(call: str, **what: Any) -> None:
         file.write(json.dumps({"call": call, "pid": os.getpid(), **what}) + "\n")
     if os.environ.get("STAND_IN_FAILS") == call:
         raise RuntimeError("told to fail")
+    if "STAND_IN_DIES" in os.environ:
+        with open(os.environ["STAND_IN_LOG"]) as file:
+            count = sum(json.loads(line)["call"] == call for line in file)
+        if f"{call}:{count}" in os.environ["STAND_IN_DIES"].split(","):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class LLM:
@@ -48,23 +57,36 @@ class LLM:
         note("start", settings=settings)
         self._policy = load_policy(StudentOptions(model, dtype=dtype))
         self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace())
+        self._used: list[tuple[int, int, int, list[tuple[int, bytes]]]] = []
 
-    def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
-        assert method == "reload_weights"
+    def collective_rpc(self, method: str, kwargs: dict[str, Any] | None = None) -> list[Any]:
+        if method == "follow_trainer":  # it counts positions as the student does
+            return [None]
+        if method == "positions_used":
+            used, self._used = self._used, []
+            return [{"failure": "", "requests": used}]
         places = dict(self._policy.family.released_weights(self._policy.decoder))
+        if method == "compute_weight_checksums":
+            plain = {name: tensor.detach().view(-1).view(torch.uint8) for name, tensor in places.items()}
+            return [{name: hashlib.sha256(tensor.numpy()).hexdigest() for name, tensor in plain.items()}]
+        assert method == "reload_weights"
+        assert kwargs is not None
         weights = dict(kwargs["weights_iterator"])
         assert weights.keys() == places.keys()
         note("load")
         with torch.no_grad():
             for name, tensor in weights.items():
                 places[name].copy_(tensor)
+        return [None]
 
     def reset_prefix_cache(self) -> None: ...
 
     def reset_mm_cache(self) -> None: ...
 
     def generate(self, prompts: list[dict[str, Any]], params: list[SamplingParams], use_tqdm: bool) -> list[Any]:
-        note("sample", prompts=len(prompts), first=asdict(params[0]))
+        first = asdict(params[0])
+        del first["extra_args"]  # bytes
+        note("sample", prompts=len(prompts), first=first)
         return [self._answer(prompt, param) for prompt, param in zip(prompts, params, strict=True)]
 
     def _answer(self, prompt: dict[str, Any], params: SamplingParams) -> Any:
@@ -79,6 +101,8 @@ class LLM:
         interleaved = prompt.get("mm_processor_kwargs", {}).get("use_audio_in_video", False)
         layout = inputs.add(row, clip, audio_in_video=interleaved)
         ids, positions = inputs.expand(prompt["prompt_token_ids"], layout)
+        used = torch.cat([positions, (positions.max() + 1).expand(3, 1)], dim=1).int().numpy().tobytes()
+        self._used.append((params.extra_args["handed_positions"]["request"], 3, len(ids), [(0, used)]))
         row.prompt_ids, row.prompt_positions, row.position_ends = [ids], [positions], [int(positions.max()) + 1]
         row.vision_places, row.audio_places = (
             [torch.isin(ids, torch.tensor(tokens)).nonzero()[:, 0]] for tokens in inputs.placeholders

@@ -134,7 +134,9 @@ def merge(arguments: list[str]) -> None:
     """Join the parts that `avrt shards RECIPE --part i/n` has made into the shards of one run, byte for byte."""
     parser = OneLineErrors(prog="avrt shards merge", description=merge.__doc__)
     parser.add_argument("folder", type=str, help="the folder with all parts")
-    parser.add_argument("--out", type=str, required=True, help="folder or address for the shards; may be that of the parts")
+    parser.add_argument(
+        "--out", type=str, required=True, help="folder or address for the shards; may be that of the parts"
+    )
     again = "continue a merge that was stopped"
     parser.add_argument("--resume", type=bool, nargs="?", const=True, default=False, help=again)
     options = parser.parse_args(arguments)

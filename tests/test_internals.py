@@ -30,11 +30,12 @@ PRIVATE = {
     "avrt/training/lightning_internals.py": (
         "_save_none_monitor_checkpoint", "_monitor_candidates", "_every_n_train_steps", "_init_deepspeed_distributed",
         "_find_last_checkpoints", "._parser(",
-        "batch_progress", "combined_loader", "reset_seed",
+        "batch_progress", "combined_loader", "reset_seed", "_get_process_group_backend",
     ),
     "avrt/training/deepspeed_internals.py": (
         "clear_backward_seen_flag", "set_gradient_accumulation_boundary", "load_universal_checkpoint", "zero_pp_rank",
-        "zero_to_fp32", "ds_to_universal", "_register_deepspeed_module", "parameter_offload", "ds_active_sub_modules",
+        "zero_to_fp32", "ds_to_universal", "use_node_local_storage", "dp_world_size",
+        "_register_deepspeed_module", "parameter_offload", "ds_active_sub_modules",
         "partition_all_parameters", "INFLIGHT",
     ),
 }  # fmt: skip
@@ -129,7 +130,8 @@ def test_lightning_still_has_what_checkpoints_need():
         assert callable(getattr(ModelCheckpoint, name, None)), f"{name}: {lightning_internals.__file__}"
     assert lightning_internals.OpenModelCheckpoint(every_n_train_steps=7).interval == 7
     assert callable(getattr(LightningCLI, "_parser", None)), lightning_internals.__file__
-    assert callable(getattr(DeepSpeedStrategy, "_init_deepspeed_distributed", None)), lightning_internals.__file__
+    for name in ("_init_deepspeed_distributed", "_get_process_group_backend"):
+        assert callable(getattr(DeepSpeedStrategy, name, None)), f"{name}: {lightning_internals.__file__}"
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False)
     assert lightning_internals.progress(trainer) == (0, 0), lightning_internals.__file__
     state = trainer.fit_loop.state_dict()
@@ -149,4 +151,5 @@ def test_deepspeed_still_has_what_a_step_needs():
         assert f"self.{name} = []" in inspect.getsource(DeepSpeedZeRoOffload), deepspeed_internals.__file__
     assert "self.parameter_offload" in inspect.getsource(DeepSpeedZeroOptimizer_Stage3), deepspeed_internals.__file__
     assert "ds_active_sub_modules" in inspect.getsource(partition_parameters), deepspeed_internals.__file__
-    assert "load_universal_checkpoint" in inspect.getsource(DeepSpeedEngine), deepspeed_internals.__file__
+    for name in ("load_universal_checkpoint", "use_node_local_storage", "dp_world_size", "save_latest"):
+        assert name in inspect.getsource(DeepSpeedEngine), f"{name}: {deepspeed_internals.__file__}"

@@ -29,8 +29,6 @@ from avrt.training.launch import read_config
 from avrt.training.trained_policy import policy_from_checkpoint
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
-# Another engine computes with other kernels, and counts positions around sound within video a little differently.
-VLLM_TOLERANCE = 0.25
 TRIED_TOKENS = 32
 PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "webdataset", "torchvision", "torchaudio", "av")
 
@@ -130,7 +128,7 @@ def examine(module: GRPOModule, policy: Policy, batch: OmniBatch, answer_tokens:
             engine.close()
         if engine.difference is not None:
             checks.append(Check("vLLM weights / pushed weights", engine.difference, 0.0))
-        checks.append(check_engine(policy, batch, completions, size, VLLM_TOLERANCE))
+        checks.append(check_engine(policy, batch, completions, size, tolerance))
     return Findings(checks, sum(len(p) for p in batch.prompt_ids), time.perf_counter() - begun)
 
 

@@ -1,4 +1,4 @@
-"""`avrt shards verify | show | overlap`: tools for existing shards; `shards.TOOLS` lists them."""
+"""`avrt shards verify | show | overlap | merge`: tools for existing shards; `shards.TOOLS` lists them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from rich.console import Console
 from torchvision.io import write_png
 
 from avrt.arguments import OneLineErrors
+from avrt.commands.shard_reports import Outside, finish, look_at_one
 from avrt.data.media.clip import Clip
 from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Sample
 from avrt.data.shards.manifest import Manifest
 from avrt.data.shards.members import decode_members
+from avrt.data.shards.merging import find_parts, merge_parts
 from avrt.data.shards.overlap import Overlap, find_overlap, fingerprints
 from avrt.data.shards.reader import ShardSet, index_path, index_tar, load_index
 from avrt.errors import AvrtError, BadSampleError
@@ -33,13 +35,12 @@ _COLUMNS = 4
 def verify(arguments: list[str]) -> None:
     """Check every checksum, index, record and clip of a folder; status 1 if something is wrong."""
     parser = OneLineErrors(prog="avrt shards verify", description=verify.__doc__)
-    parser.add_argument("folder", type=str, help="a folder of shards")
-    folder = Path(parser.parse_args(arguments).folder)
+    parser.add_argument("folder", type=str, help="a folder or address of shards")
+    folder = parser.parse_args(arguments).folder
     shards = ShardSet(folder)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     faults: list[str] = []
-    for entry in shards.manifest.shards:
-        path = folder / Path(entry["file"]).name
+    for entry, path in zip(shards.manifest.shards, shards.paths(), strict=True):
         if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
             faults.append(f"{path}: is not the file that the manifest describes (copy or make it again)")
         elif index_path(path).is_file() and index_tar(path) != load_index(path):
@@ -67,7 +68,7 @@ def verify(arguments: list[str]) -> None:
     console.print(f"{len(seen)} of {len(shards)} samples are intact ({found.media}), {len(faults)} faults")
     if faults:
         sys.exit(1)
-    print_results("verified", printable(str(folder)))
+    print_results("verified", printable(folder))
 
 
 def show(arguments: list[str]) -> None:
@@ -126,6 +127,21 @@ def overlap(arguments: list[str]) -> None:
         print_results("pairs", printable(options.out))
     if pairs:
         sys.exit(1)
+
+
+def merge(arguments: list[str]) -> None:
+    """Join the parts that `avrt shards RECIPE --part i/n` has made into the shards of one run, byte for byte."""
+    parser = OneLineErrors(prog="avrt shards merge", description=merge.__doc__)
+    parser.add_argument("folder", type=str, help="the folder with all parts")
+    parser.add_argument("--out", type=str, required=True, help="folder for the shards; may be that of the parts")
+    again = "continue a merge that was stopped"
+    parser.add_argument("--resume", type=bool, nargs="?", const=True, default=False, help=again)
+    options = parser.parse_args(arguments)
+    parts, out = find_parts(Path(options.folder)), Path(options.out)
+    last = parts[-1].slice
+    with ProgressDisplay(last.first + last.items, "questions") as progress:
+        manifest = merge_parts(parts, out, resume=options.resume, progress=progress.update)
+    finish(manifest, out, Outside(), look_at_one(out) if manifest.samples else None)
 
 
 def contact_sheet(pictures: torch.Tensor) -> torch.Tensor:

@@ -18,22 +18,27 @@ from avrt.arguments import OneLineErrors
 from avrt.commands.clip_options import add_clip_options, clip_spec
 from avrt.commands.explain import explain
 from avrt.commands.recipe_names import find_recipe, recipe_summaries
-from avrt.commands.shard_reports import Outside, finish, look_at_one, quoted, survey
+from avrt.commands.shard_reports import Outside, finish, look_at_one, quoted, report, survey
 from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.media.isolation import Limits
 from avrt.data.shards.manifest import MANIFEST, Manifest
+from avrt.data.shards.slices import Slice, part_folder, read_part
 from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.parts import Division, read_shares
 from avrt.data_recipes.recipe import Recipe
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
+from avrt.messages import print_results, printable
 from avrt.progress import ProgressDisplay
+from avrt.remote.uploads import Destination
 
 # name: (module with a function of this name, usage, what it does)
 TOOLS = {
     "verify": ("avrt.commands.shard_tools", "verify DIR", "check every checksum, record and clip"),
     "show": ("avrt.commands.shard_tools", "show DIR --id ID --out DIR", "a contact sheet, sound, record"),
     "overlap": ("avrt.commands.shard_tools", "overlap TRAIN TEST", "find clips that two sets share"),
+    "upload": ("avrt.commands.shard_upload", "upload DIR ADDRESS", "shards to s3://..., the manifest last"),
+    "merge": ("avrt.commands.shard_tools", "merge DIR --out DIR", "join the parts that --part i/n has made"),
     "to_parquet": (
         "avrt.commands.shard_parquet",
         "to_parquet DIR --out FILE",
@@ -143,15 +148,18 @@ class Conversion:
         origin = self.origin()
         if division is not None:
             origin |= {"parts": options.parts, "part": part, "together": options.together}
-        with ProgressDisplay(
-            sum(1 for _ in items()), "questions" if part is None else f"questions, {part}"
-        ) as progress:
+        count, job = sum(1 for _ in items()), None
+        if options.part is not None:
+            job = Slice.cut(*read_part(options.part), count, options.samples_per_shard)
+            count = job.items
+        with ProgressDisplay(count, "questions" if part is None else f"questions, {part}") as progress:
             return write_shards(
                 items(),
                 out,
                 self.spec,
                 recipe=origin,
                 samples_per_shard=options.samples_per_shard,
+                part=job,
                 keep_original=options.keep_original,
                 workers=options.workers,
                 limits=Limits(options.seconds_per_clip, options.gigabytes_per_clip),
@@ -183,20 +191,55 @@ def convert(name: str, kind: type[Recipe], options: Namespace, typed: Sequence[s
         return
     if options.out is None:
         raise AvrtError("is needed", where="--out", remedy="name a new folder for the shards, or add --dry_run")
-    out = Path(options.out)
+    out = Destination(options.out, MANIFEST)
     if options.together is not None and options.parts is None:
         raise AvrtError("is for --parts", where="--together", remedy="add --parts 80/10/10, or leave it out")
+    if options.part is not None:
+        if out.remote:
+            remedy = "write parts to a folder, join them, then: avrt shards upload DIR ADDRESS"
+            raise AvrtError("is for folders", where="--part", remedy=remedy)
+        _convert_part(run, out.folder)
+        return
     if options.parts is None:
-        manifest = _finished(out, options.resume) or run.write(out)
-        finish(manifest, out, run.outside, look_at_one(out) if manifest.samples else None)
+        manifest = _written(run, out)
+        finish(manifest, out.name, run.outside, look_at_one(out) if manifest.samples else None)
         return
     division = Division(run.items(), read_shares(options.parts), run.root, options.together)
     for part in division.clips:
-        manifest = _finished(out / part, options.resume) or run.write(out / part, division, part)
-        finish(manifest, out / part, Outside())
+        manifest = _written(run, out.below(part), division, part)
+        finish(manifest, out.below(part).name, Outside())
     run.outside.tell()
     if {"train", "test"} <= set(division.clips):
-        print(f"next: avrt shards overlap {quoted(out / 'train')} {quoted(out / 'test')}")
+        print(f"next: avrt shards overlap {quoted(out.below('train').name)} {quoted(out.below('test').name)}")
+
+
+def _written(run: Conversion, out: Destination, division: Division | None = None, part: str | None = None) -> Manifest:
+    """Write shards, or with `--resume` find those of an earlier run that is complete."""
+    folder, resume = out.folder, run.options.resume
+    if resume and out.is_uploaded():
+        from avrt.data.shards.reader import ShardSet
+
+        return ShardSet(out.address).manifest
+    out.check()
+    finished = resume and (folder / MANIFEST).is_file()
+    manifest = Manifest.load(folder) if finished else run.write(folder, division, part)
+    if manifest.samples:
+        out.upload()
+    return manifest
+
+
+def _convert_part(run: Conversion, out: Path) -> None:
+    """Write one part of the shards, or of those for training, validation and test, below their folder."""
+    number, of = read_part(run.options.part)
+    division = None
+    if run.options.parts is not None:
+        division = Division(run.items(), read_shares(run.options.parts), run.root, run.options.together)
+    for name in [None] if division is None else division.clips:
+        folder = part_folder(out if name is None else out / name, number, of)
+        report(_finished(folder, run.options.resume) or run.write(folder, division, name), folder)
+        merged = f"avrt shards merge {quoted(folder.parent)} --out {quoted(folder.parent)}"
+        print_results(f"part {number} of {of}", printable(str(folder)), f"{merged}  (when all parts are there)")
+    run.outside.tell()
 
 
 def _finished(folder: Path, resume: bool) -> Manifest | None:
@@ -210,7 +253,7 @@ def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = OneLineErrors(prog=f"avrt shards {name}", description=(recipe.__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--root", type=str, required=True, help="the dataset's folder")
-    parser.add_argument("--out", type=str | None, default=None, help="new folder for the shards")
+    parser.add_argument("--out", type=str | None, default=None, help="new folder or address for the shards")
     parser.add_argument("--explain", **flag, help="only show what each field of the first question was taken for")
     parser.add_argument("--dry_run", **flag, help="only report what would be used and what is missing")
     parser.add_argument(
@@ -224,6 +267,12 @@ def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
         type=str | None,
         default=None,
         help="with --parts: a field of the metadata; clips with the same value stay in one part",
+    )
+    parser.add_argument(
+        "--part",
+        type=str | None,
+        default=None,
+        help="i/n: convert only the i-th of n parts, into a folder in OUT; avrt shards merge joins them",
     )
     parser.add_argument("--workers", type=PositiveInt, default=cores, help="processes that decode")
     parser.add_argument("--resume", **flag, help="continue a run that was stopped")

@@ -6,14 +6,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
 from avrt.data.shards.reader import ShardSet
 from avrt.evaluation.benchmark_runs import BenchmarkRun
 from avrt.evaluation.paper import sizes
 from avrt.evaluation.protocol import NANO_WORLD, fingerprint, flatten
 from avrt.evaluation.result import Result
 from avrt.evaluation.statistics import bootstrap
+from avrt.traces.database import rows
 from avrt.traces.filters import AUDIO, VISUAL
-from avrt.traces.store import rows
+from avrt.traces.schema import calls, verdicts
 from avrt.traces.trace_folder import TraceFolder, run_record
 
 RULE = "teachers'"
@@ -36,14 +39,13 @@ def teacher_runs(folder: Path) -> list[BenchmarkRun]:
         AvrtError: If it holds no finished run, or the shards of the questions are missing.
     """
     record, home = run_record(folder), TraceFolder.find(folder)
-    shards = ShardSet(Path(record["data"]))
+    shards = ShardSet(record["data"])
     benchmark = str(shards.manifest.recipe.get("name", "custom"))
     questions = [sample.id for sample in shards.samples() if sample.answer is not None]
-    query = (
-        "SELECT verdicts.sample, teacher, correct, model FROM verdicts LEFT JOIN calls ON calls.key = verdicts.call "
-        "WHERE folder = ? AND run = ? ORDER BY teacher DESC"
-    )
-    found = list(rows(home.store, query, (home.name, record["run"])))
+    query = select(verdicts.c.sample, verdicts.c.teacher, verdicts.c.correct, calls.c.model)
+    of_run = (verdicts.c.folder == home.name, verdicts.c.run == record["run"])
+    joined = query.join_from(verdicts, calls, calls.c.key == verdicts.c.call, isouter=True).where(*of_run)
+    found = list(rows(home.store, joined.order_by(verdicts.c.teacher.desc(), verdicts.c.sample)))
     runs = []
     for teacher in dict.fromkeys(row["teacher"] for row in found):
         right = {row["sample"]: bool(row["correct"]) for row in found if row["teacher"] == teacher}

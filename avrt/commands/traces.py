@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from sqlalchemy import select
 
 from avrt.arguments import OneLineErrors
 from avrt.data.shards.reader import ShardSet
@@ -20,14 +21,18 @@ from avrt.files import write_whole
 from avrt.messages import print_results, printable, quoted
 from avrt.progress import ProgressDisplay
 from avrt.text import clean, did_you_mean, to_json
+from avrt.traces.database import require_store, rows
 from avrt.traces.pipeline import RunStats, TracePipeline
 from avrt.traces.requests import is_cut_off
 from avrt.traces.run_summary import main_reasons, summarize
+from avrt.traces.schema import calls as made_calls
+from avrt.traces.schema import outcomes, verdicts
 from avrt.traces.selection import count_by_split, draw_traces
-from avrt.traces.store import CallStore, connect, rows
+from avrt.traces.store import CallStore
+from avrt.traces.store_place import written
 from avrt.traces.trace_export import SPLITS, export_run, write_parquet
 from avrt.traces.trace_folder import RUN, TraceFolder, run_record
-from avrt.traces.trace_options import TraceOptions, asked_otherwise
+from avrt.traces.trace_options import MERGER, TraceOptions, asked_otherwise
 
 CONFIG = "traces.yaml"
 WIDTH = 140  # characters of tables that are not printed on a terminal
@@ -69,6 +74,7 @@ def run(arguments: list[str]) -> None:
             if told is not None:
                 sys.stderr.write(f"avrt: warning: {printable(told)}\n")
     folder.path.mkdir(parents=True, exist_ok=True)
+    _tell_of_machines(options)
     wanted = None
     if options.as_many_as is not None:
         wanted = count_by_split(options.as_many_as, Path(options.out), folder.path, "as_many_as")
@@ -111,12 +117,35 @@ def _work(options: TraceOptions, shards: ShardSet, worker: int) -> str:
     own = len(range(worker, options.limited(len(shards)), options.workers))
     try:
         with ProgressDisplay(own, "samples", shown=worker == 0) as progress:
-            pipeline = TracePipeline(options, store, lambda stats: progress.update(stats.samples, _counts(stats)))
+            # Machines may have the same shards in different folders.
+            data = None if isinstance(folder.store, Path) else shards.digest
+
+            def report(stats: RunStats) -> None:
+                progress.update(stats.samples, _counts(stats))
+
+            pipeline = TracePipeline(options, store, report, data)
             stats = asyncio.run(_while_parent_runs(pipeline.process(shards, worker), worker))
     finally:
         store.close()
     _print_calls(stats, time.monotonic() - begun)
     return pipeline.run
+
+
+def _tell_of_machines(options: TraceOptions) -> None:
+    """Say what workers on several machines share, and what is of this machine alone."""
+    folder = options.folder
+    if isinstance(folder.store, Path):
+        return
+    told = [f"calls and outcomes are in {written(folder.store)}, as {folder.name}: shared by all workers with this run"]
+    if "export" in options.stages:
+        told.append(
+            f"exports go to {folder.path} of this machine: with several workers give them --stages [teach,merge], "
+            "then run [export] once"
+        )
+    if options.only or options.as_many_as is not None:
+        told.append("the trace folders that only and as_many_as name have to be on every machine")
+    for line in told:
+        print(printable(line))
 
 
 def _further_worker(options: TraceOptions, shards: ShardSet, worker: int) -> None:
@@ -181,8 +210,9 @@ def stats(arguments: list[str]) -> None:
     write_whole(folder / "stats.json", to_json(found, indent=1).encode())
     write_whole(folder / "stats.html", page(found).encode())
     home = TraceFolder.find(folder)
-    query = "SELECT sample FROM outcomes WHERE folder = ? ORDER BY status = 'kept' DESC LIMIT 1"
-    first = next(rows(home.store, query, (home.name,)), None)
+    query = select(outcomes.c.sample).where(outcomes.c.folder == home.name)
+    kept_first = (outcomes.c.status == "kept").desc()
+    first = next(rows(home.store, query.order_by(kept_first, outcomes.c.sample).limit(1)), None)
     look = None if first is None else f"avrt traces show {quoted(folder)} --id {quoted(first['sample'])}"
     print_results("statistics", f"{folder / 'stats.html'}, {folder / 'stats.json'}", look)
 
@@ -195,16 +225,17 @@ def show(arguments: list[str]) -> None:
     parser.add_argument("--prompts", type=bool, default=False, help="print whole prompts, not only questions")
     options = parser.parse_args(arguments)
     folder, console = TraceFolder.find(Path(options.folder)), Console(highlight=False, markup=False, soft_wrap=True)
-    connect(folder.store).close()
-    name = clean(options.id)
-    calls = list(rows(folder.store, "SELECT * FROM calls WHERE sample = ? ORDER BY role = 'merger', role, model, number", (name,)))  # fmt: skip  # noqa: E501
-    here = (folder.name, name)
-    outcome = next(rows(folder.store, "SELECT * FROM outcomes WHERE folder = ? AND sample = ?", here), None)
+    require_store(folder.store)
+    name, of = clean(options.id), made_calls.c
+    in_order = (of.role == MERGER, of.role, of.model, of.number)
+    calls = list(rows(folder.store, select(made_calls).where(of.sample == name).order_by(*in_order)))
+    here = (outcomes.c.folder == folder.name, outcomes.c.sample == name)
+    outcome = next(rows(folder.store, select(outcomes).where(*here)), None)
     if not calls and outcome is None:
         where = f"{folder.path}, id {printable(name)}"
         raise AvrtError("no such sample", where=where, remedy="traces.jsonl and difficulty.jsonl list the ids")
-    found = rows(folder.store, "SELECT * FROM verdicts WHERE folder = ? AND sample = ?", here)
-    verdicts = {row["call"]: row for row in found}
+    of_sample = (verdicts.c.folder == folder.name, verdicts.c.sample == name)
+    judgements = {row["call"]: row for row in rows(folder.store, select(verdicts).where(*of_sample))}
 
     def tell(text: str, style: str | None = None) -> None:
         console.print(printable(text, keep_lines=True), style=style)
@@ -219,7 +250,7 @@ def show(arguments: list[str]) -> None:
         tell(call["text"] or call["error"] or "")
         if is_cut_off(call["finish_reason"]):
             tell("-> cut off at its token limit: no vote, and not for the merger", "bold")
-        if verdict := verdicts.get(call["key"]):
+        if verdict := judgements.get(call["key"]):
             judged = "right" if verdict["correct"] else "wrong" if verdict["letter"] else "undecided"
             answer = "" if verdict["correct"] else f", right is {verdict['answer']}"
             tell(f"-> {verdict['letter']} ({judged}{answer}); votes {verdict['votes']}", "bold")

@@ -14,15 +14,18 @@ from typing import Any
 from avrt.data.sample import Sample, Sense
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
+from avrt.messages import short
 from avrt.traces.analysis import Analysis, read_analysis
 from avrt.traces.backend import Backend
 from avrt.traces.checks import check_trace
 from avrt.traces.filters import STRATEGIES, TeacherVerdict, difficulty
 from avrt.traces.media_phrases import Subject
 from avrt.traces.merger_reply import read_trace
+from avrt.traces.outcomes import Outcome
 from avrt.traces.requests import CallFailedError, Media, MergeInputs, Reply, Request
 from avrt.traces.selection import NOT_ASKED_FOR, selected_ids
-from avrt.traces.store import CallStore, Outcome, UnstorableError
+from avrt.traces.store import CallStore
+from avrt.traces.store_errors import UnstorableError
 from avrt.traces.teacher_view import teacher_view
 from avrt.traces.templates import Template, merger_template, merger_values, teacher_values
 from avrt.traces.trace_options import MERGER, TeacherOptions, TraceOptions, template_of
@@ -84,12 +87,15 @@ class TracePipeline:
         options: The run's settings.
         store: Where calls and outcomes are kept.
         report: Called with the run's counts after each sample.
+        data: What identifies the questions in the run's name; None for `options.data`.
 
     Raises:
         AvrtError: If a template, or a source named by `only`, cannot be used.
     """
 
-    def __init__(self, options: TraceOptions, store: CallStore, report: Callable[[RunStats], None]) -> None:
+    def __init__(
+        self, options: TraceOptions, store: CallStore, report: Callable[[RunStats], None], data: str | None = None
+    ) -> None:
         self._options = options
         self._store = store
         self._report = report
@@ -98,7 +104,7 @@ class TracePipeline:
         self._merged_teachers = [name for name in self._templates if reads is None or name in reads]
         self._merger_template: Template = merger_template(options.merger.template, self._merged_teachers)
         self._only = selected_ids(options.only, Path(options.out))
-        self.run = run_name(options, self._only)
+        self.run = run_name(options, self._only, data)
         self.stats = RunStats()
 
     async def process(self, shards: ShardSet, worker: int = 0) -> RunStats:
@@ -121,6 +127,8 @@ class TracePipeline:
                 backend.share_among(self._options.workers)
                 await backend.open()
             waiting = list(range(worker, self._options.limited(len(shards)), self._options.workers))
+            first = self._store.first_of(len(waiting))
+            waiting = [*waiting[first:], *waiting[:first]]
             while waiting:
                 skipped = await self._pass(shards, waiting, 2 * sum(b.max_concurrency for b in backends) or 64)
                 if len(skipped) == len(waiting):
@@ -165,6 +173,9 @@ class TracePipeline:
             sample = Sample.from_json(raw["json"])
             if sample.answer is None:
                 raise BadSampleError("has no right answer to filter by", where=f"sample {sample.id!r}")
+            if self._store.longest_id is not None and len(sample.id.encode()) > self._store.longest_id:
+                what = f"its id is longer than the {self._store.longest_id} bytes that the store takes"
+                raise BadSampleError(what, where=f"sample {short(sample.id)}")
         except BadSampleError as error:
             name = f"{Path(raw['__url__']).name}, sample {raw['__key__']}"
             await self._record(Outcome(name, index, "failed", f"unreadable: {error}", None, ""))
@@ -308,10 +319,15 @@ class TracePipeline:
         return reply
 
 
-def run_name(options: TraceOptions, only: frozenset[str] | None = None) -> str:
+def run_name(options: TraceOptions, only: frozenset[str] | None = None, data: str | None = None) -> str:
     """A hash of every setting that decides outcomes: processes with equal settings work on the same run.
 
     It includes the names of options' classes and fields, so that a run gets another name when these are renamed.
+
+    Args:
+        options: The settings.
+        only: The ids of the samples that the run is restricted to.
+        data: What identifies the questions; None for the folder that `options.data` names.
     """
     roles = [
         [
@@ -324,7 +340,8 @@ def run_name(options: TraceOptions, only: frozenset[str] | None = None) -> str:
     rest = [merger.backend.model, merger.template, repr(merger.sampling), merger.attempts, merger.reads]
     thinking = [merger.reads_thinking, merger.thinking_words]
     taken = [None if only is None else sorted(only), options.as_many_as, options.draw_seed]
-    decided = json.dumps([options.data, roles, rest, options.filter, repr(options.checks), thinking, taken])
+    questions = options.data if data is None else data
+    decided = json.dumps([questions, roles, rest, options.filter, repr(options.checks), thinking, taken])
     return hashlib.blake2b(decided.encode(), digest_size=8).hexdigest()
 
 

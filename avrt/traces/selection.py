@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import bindparam, or_, select, update
+
 from avrt.errors import AvrtError
 from avrt.text import clean, json_lines
-from avrt.traces.store import connect
+from avrt.traces.database import writing
+from avrt.traces.schema import outcomes
 from avrt.traces.trace_export import TRACES, read_traces, split_of
 from avrt.traces.trace_folder import TraceFolder
 
@@ -72,22 +74,21 @@ def draw_traces(folder: TraceFolder, run: str, wanted: Counter[str], seed: int, 
         For each split with fewer traces than wanted, how many are missing.
     """
     missing = {}
-    with closing(connect(folder.store)) as db:
-        db.execute("BEGIN IMMEDIATE")
+    with writing(folder.store) as db:
         # includes the traces that an earlier draw dropped, so that drawing twice changes nothing
-        query = "SELECT sample, clip FROM outcomes WHERE folder = ? AND run = ? AND (status = 'kept' OR reason = ?)"
-        pool = db.execute(query, (folder.name, run, NOT_DRAWN)).fetchall()
+        of_run = (outcomes.c.folder == folder.name, outcomes.c.run == run)
+        drawn_from = or_(outcomes.c.status == "kept", outcomes.c.reason == NOT_DRAWN)
+        pool = db.execute(select(outcomes.c.sample, outcomes.c.clip).where(*of_run, drawn_from)).all()
         for split, number in wanted.items():
-            ids = [row["sample"] for row in pool if split_of(row["clip"], val_share) == split]
+            ids = [sample for sample, clip in pool if split_of(clip, val_share) == split]
             ids.sort(key=lambda name: hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest())
             if len(ids) < number:
                 missing[split] = number - len(ids)
             for names, status, reason in ((ids[:number], "kept", None), (ids[number:], "dropped", NOT_DRAWN)):
-                db.executemany(
-                    "UPDATE outcomes SET status = ?, reason = ? WHERE folder = ? AND sample = ?",
-                    [(status, reason, folder.name, name) for name in names],
-                )
-        db.execute("COMMIT")
+                one = (outcomes.c.folder == folder.name, outcomes.c.sample == bindparam("of_sample"))
+                changed = update(outcomes).where(*one).values(status=status, reason=reason)
+                if names:
+                    db.execute(changed, [{"of_sample": name} for name in names])
     return missing
 
 

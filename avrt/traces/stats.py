@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import BigInteger, case, cast, func, select
+
 from avrt.data.sample import LETTERS
 from avrt.data.shards.manifest import MANIFEST
 from avrt.data.shards.reader import ShardSet
@@ -17,10 +19,12 @@ from avrt.errors import AvrtError, NothingUsableError
 from avrt.evaluation.result import DIFFICULTIES
 from avrt.packaged import find_packaged, packaged
 from avrt.response import parse_response
+from avrt.traces.database import rows
 from avrt.traces.filters import STRATEGIES, TeacherVerdict
 from avrt.traces.requests import CUT_OFF
+from avrt.traces.schema import calls
 from avrt.traces.stats_samples import samples_to_read
-from avrt.traces.store import rows
+from avrt.traces.store_place import StorePlace
 from avrt.traces.trace_export import SHARDS, read_traces
 from avrt.traces.trace_folder import TraceFolder, run_record
 
@@ -134,17 +138,26 @@ def _compare(one: TeacherVerdict, other: TeacherVerdict) -> str:
     return WRONG[0] if one.letter == other.letter and one.letter else WRONG[1]
 
 
-def _calls(folder: Path) -> dict[str, dict[str, Any]]:
+def _calls(store: StorePlace) -> dict[str, dict[str, Any]]:
     """Counts, mean seconds and tokens of the calls of each role and model."""
-    reasons = ", ".join(f"'{name}'" for name in CUT_OFF)
-    query = (
-        "SELECT role, model, count(*) n, sum(status = 'done') done, sum(status = 'failed') failed, "
-        "sum(attempts) - sum(status = 'done') retries, avg(seconds) seconds, sum(prompt_tokens) prompt_tokens, "
-        "sum(completion_tokens) completion_tokens, "
-        f"sum(lower(finish_reason) IN ({reasons})) cut_off "
-        "FROM calls GROUP BY role, model ORDER BY role, model"
+    of = calls.c
+    done, failed = (func.sum(case((of.status == status, 1), else_=0)) for status in ("done", "failed"))
+    cut = case((func.lower(of.finish_reason).in_(CUT_OFF), 1), (of.finish_reason.is_not(None), 0))
+    query = select(
+        of.role,
+        of.model,
+        func.count().label("n"),
+        done.label("done"),
+        failed.label("failed"),
+        (func.sum(of.attempts) - done).label("retries"),
+        func.avg(of.seconds).label("seconds"),
+        cast(func.sum(of.prompt_tokens), BigInteger).label("prompt_tokens"),
+        cast(func.sum(of.completion_tokens), BigInteger).label("completion_tokens"),
+        func.sum(cut).label("cut_off"),
     )
-    return {f"{row['role']}: {row['model']}": {key: row[key] for key in row.keys()[2:]} for row in rows(folder, query)}
+    found = rows(store, query.group_by(of.role, of.model).order_by(of.role, of.model))
+    told = [{str(name): value for name, value in row.items()} for row in found]
+    return {f"{row.pop('role')}: {row.pop('model')}": row for row in told}
 
 
 def _splits(traces: list[dict[str, Any]], unit: str, count: Count) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sqlalchemy import select
 
 from avrt.data.sample import LETTERS
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
-from avrt.traces.store import rows
+from avrt.traces.database import rows
+from avrt.traces.schema import calls as made
+from avrt.traces.schema import verdicts
 from avrt.traces.trace_folder import TraceFolder
 
 KEPT, OTHERS, PER_REASON = 6, 8, 2
@@ -80,9 +83,10 @@ def _drawn(listed: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, 
 
 def _calls(folder: TraceFolder, outcome: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The call behind each teacher's verdict, a merger's reply that a check refused, or the calls that failed."""
-    here = (folder.name, outcome["sample"])
-    judged = {r["call"]: r for r in rows(folder.store, "SELECT * FROM verdicts WHERE folder = ? AND sample = ?", here)}
-    calls = list(rows(folder.store, "SELECT * FROM calls WHERE sample = ? ORDER BY number", (outcome["sample"],)))
+    here = (verdicts.c.folder == folder.name, verdicts.c.sample == outcome["sample"])
+    judged = {r["call"]: r for r in rows(folder.store, select(verdicts).where(*here))}
+    of_sample = select(made).where(made.c.sample == outcome["sample"])
+    calls = list(rows(folder.store, of_sample.order_by(made.c.number, made.c.key)))
     failed = outcome["status"] == "failed"
     wanted = [c for c in calls if c["key"] in judged or (failed and c["status"] == "failed")]
     refused = []

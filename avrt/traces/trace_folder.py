@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sqlalchemy import select
+
 from avrt.errors import AvrtError
+from avrt.remote.stores import is_remote
 from avrt.text import to_json
-from avrt.traces.store import FILE, connect, rows
+from avrt.traces import schema
+from avrt.traces.database import require_store, rows
+from avrt.traces.store_errors import FILE
+from avrt.traces.store_place import StorePlace, read_place, written
 
 RUN = "run.json"
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
@@ -24,12 +30,13 @@ class TraceFolder:
 
     Attributes:
         path: The folder itself.
-        store: The folder of the store with the calls.
-        name: The trace folder's name in the store; empty for the store's own folder.
+        store: The folder or database of the store with the calls.
+        name: The trace folder's name in the store: its path from the store's folder, empty for that folder itself. In a
+            database it is the last part of `out`, with the run's name below it, so that it is the same on all machines.
     """
 
     path: Path
-    store: Path
+    store: StorePlace
     name: str = ""
 
     @classmethod
@@ -39,16 +46,18 @@ class TraceFolder:
         Args:
             out: The folder of all runs of one experiment.
             name: The run's folder inside it; None for `out` itself.
-            store: The folder of the calls; None for `out`.
+            store: The folder or database of the calls; None for `out`.
 
         Raises:
-            AvrtError: If the name is not a plain file name, or has another meaning in `out`.
+            AvrtError: If the name is not a plain file name, or has another meaning in `out`, or the store is not one.
         """
         if name is not None and (not _NAME.fullmatch(name) or name in _TAKEN):
             remedy = f"use letters, digits, _, - and dots; not {', '.join(_TAKEN)}"
             raise AvrtError(f"{name!r} cannot be the name of a trace folder", where="name", remedy=remedy)
         path = Path(out) if name is None else Path(out, name)
-        kept = Path(out if store is None else store)
+        kept = read_place(out if store is None else store)
+        if not isinstance(kept, Path):
+            return cls(path, kept, "/".join([Path(out).resolve().name, *([] if name is None else [name])]))
         return cls(path, kept, _relative(path, kept))
 
     @classmethod
@@ -60,16 +69,18 @@ class TraceFolder:
         """
         record = _read(path / RUN) if (path / RUN).is_file() else {}
         if isinstance(record.get("store"), str):
-            return cls(path, path / record["store"], str(record.get("folder", "")))
+            store = read_place(record["store"])
+            return cls(path, path / store if isinstance(store, Path) else store, str(record.get("folder", "")))
         if not (path / FILE).is_file() and (path.parent / FILE).is_file():
             return cls(path, path.parent, path.name)  # a named run that is not finished
         return cls(path, path)
 
     def rows(self, table: Literal["outcomes", "verdicts"], run: str) -> list[dict[str, Any]]:
         """The rows of one of its runs in a table of the store, in the order of samples or teachers."""
-        order = {"outcomes": "position", "verdicts": "sample, teacher"}[table]
-        query = f"SELECT * FROM {table} WHERE folder = ? AND run = ? ORDER BY {order}"
-        return [dict(row) for row in rows(self.store, query, (self.name, run))]
+        found = schema.outcomes if table == "outcomes" else schema.verdicts
+        order = ("position",) if table == "outcomes" else ("sample", "teacher")
+        query = select(found).where(found.c.folder == self.name, found.c.run == run)
+        return [dict(row) for row in rows(self.store, query.order_by(*(found.c[name] for name in order)))]
 
     def run_json(self, run: str, data: str) -> bytes:
         """The content of `run.json` after a run.
@@ -78,8 +89,9 @@ class TraceFolder:
             run: The run's name.
             data: The shards, kept as an absolute path, so that statistics find them from any working directory.
         """
-        store = _relative(self.store, self.path) or "."
-        record = {"run": run, "data": str(Path(data).absolute()), "store": store, "folder": self.name}
+        store = (_relative(self.store, self.path) or ".") if isinstance(self.store, Path) else written(self.store)
+        data = data if is_remote(data) else str(Path(data).absolute())
+        record = {"run": run, "data": data, "store": store, "folder": self.name}
         return to_json(record).encode()
 
 
@@ -90,7 +102,7 @@ def run_record(path: Path) -> dict[str, str]:
         AvrtError: If there is none.
     """
     folder = TraceFolder.find(path)
-    connect(folder.store).close()  # refuses a folder without a store
+    require_store(folder.store)
     if not (path / RUN).is_file():
         raise AvrtError("holds no finished run", where=path, remedy="run avrt traces run --out there first")
     record = _read(path / RUN, required=("run", "data"))

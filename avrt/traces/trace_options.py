@@ -84,7 +84,8 @@ class TraceOptions:
         data: Folder of shards with the questions.
         out: Trace folder, with the store and the exports.
         name: Export to a folder of this name inside `out` instead, as ablations do; the store stays in `out`.
-        store: Folder of the store with the calls; None for `out`.
+        store: Folder of the store with the calls, or a database that workers on many machines share, as in
+            `postgresql://user@host/database`; None for `out`.
         visual: The teacher that gets frames and images; None for no such teacher.
         audio: The teacher that gets the audio; None for no such teacher.
         further_teachers: Further teachers.

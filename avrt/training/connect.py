@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 
 from avrt.data.loading.datamodule import AVDataModule
+from avrt.distributed import gather_objects
 from avrt.errors import AvrtError
 from avrt.training.lightning_internals import place_loops
 
@@ -23,6 +25,8 @@ class ConnectData(pl.Callback):
         """
         data = data_of(trainer)
         pl_module.check_stage(stage)
+        if trainer.num_nodes > 1:
+            check_same_shards(gather_objects(data.digests()))
         if stage == "fit":
             data.check_training_samples(traces=pl_module.needs_traces, answers=pl_module.needs_answers)
             pl_module.resume_data = partial(_resume_data, data, pl_module)
@@ -34,6 +38,25 @@ class ConnectData(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """End what runs beside this process: Lightning does not tear modules down when a run fails."""
         pl_module.close_engine()
+
+
+def check_same_shards(each: Sequence[Mapping[str, str]]) -> None:
+    """Refuse a run whose processes read different shards, each from a folder of its node.
+
+    Args:
+        each: Of each process, option -> checksum of its shards.
+
+    Raises:
+        AvrtError: Naming the option and the process.
+    """
+    for rank, theirs in enumerate(each):
+        for option, digest in theirs.items():
+            if each[0].get(option) != digest:
+                raise AvrtError(
+                    f"the shards that process {rank} reads are not those of process 0",
+                    where=option,
+                    remedy="give every node the same ones",
+                )
 
 
 def _resume_data(data: AVDataModule, pl_module: Any, checkpoint: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 What is relied on: how the engine is told of micro-batches that do not go through its own forward pass, the hooks by
 which ZeRO-3 gathers weights, the setting that makes it load a universal checkpoint, the names of the files in a
-checkpoint, what it compiles and where, and what Lightning's strategy does with it before a run.
+checkpoint and when it counts as complete, what it writes on nodes that share no folder, what it compiles and where, and
+what Lightning's strategy does with it before a run.
 """
 
 from __future__ import annotations

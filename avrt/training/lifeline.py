@@ -1,4 +1,4 @@
-"""The death of a process or a node, told to all others within a minute, however they are kept waiting for it.
+"""The death of a process or a node, told to all others in about a minute, however they are kept waiting for it.
 
 A collective waits half an hour for a process that is gone, and never says which one. So every process of a run on
 several nodes keeps a connection to the first one. The system closes it when a process ends, and finds out by itself

@@ -1,6 +1,7 @@
 """Everything that relies on private parts of Lightning. Written against 2.6; `tests/test_internals.py` checks them.
 
-What is relied on: the record that the fit loop keeps of its progress, and the methods by which `ModelCheckpoint` saves.
+What is relied on: the record that the fit loop keeps of its progress, the methods by which `ModelCheckpoint` saves, and
+how a strategy starts communication.
 """
 
 from __future__ import annotations

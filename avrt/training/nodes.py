@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -125,8 +126,10 @@ class OnNodes(DDPStrategy):
         host, store = socket.gethostname(), self._come_together()
         told = PrefixStore("avrt", store)
         table = Table(told, self.node_rank, self.num_nodes, speaks=not self.local_rank)
-        name = node_name(self.node_rank, host)
-        lifeline = Lifeline(self.global_rank, self.world_size, name, node_name(0, table.from_first("host", host)))
+        of = f"process {self.global_rank} on " if self.num_processes > 1 else ""
+        first = node_name(0, table.from_first("host", host))
+        name = of + node_name(self.node_rank, host)
+        lifeline = Lifeline(self.global_rank, self.world_size, name, f"process 0 on {first}" if of else first)
         self._connect(lifeline, table)
         versions = {package: _version(package) for package in SAME}
         self.nodes = tuple(Told(**node) for node in table.exchange("told", tell(start, self.node_rank, host, versions)))
@@ -157,10 +160,13 @@ class OnNodes(DDPStrategy):
         }  # fmt: skip
         if not self.local_rank:
             sys.stderr.write(f"node {self.node_rank} of {self.num_nodes} meets the others at {address}:{port}\n")
-        waiting = timedelta(minutes=self.patience_minutes)
+        seconds = 60 * self.patience_minutes
         try:
+            if self.global_rank:
+                _reach(address, port, seconds)  # PyTorch would fill the log meanwhile
+            waiting = timedelta(seconds=seconds)
             store, _, _ = next(rendezvous("env://", self.global_rank, self.world_size, timeout=waiting))
-        except distributed.DistError as error:
+        except (TimeoutError, distributed.DistError) as error:
             if "EADDRINUSE" in str(error):
                 raise
             raise AvrtError(
@@ -215,6 +221,24 @@ class PlainNodesStrategy(OnNodes):
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load the checkpoint that all nodes have."""
         return super().load_checkpoint(self.agreed(checkpoint_path), weights_only)
+
+
+def _reach(address: str, port: int, seconds: float) -> None:
+    """Wait until somebody listens.
+
+    Raises:
+        TimeoutError: If nobody does within so many seconds.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=5).close()
+        except OSError as error:
+            if time.monotonic() > until:
+                raise TimeoutError(str(error)) from error
+            time.sleep(0.5)
+        else:
+            return
 
 
 def check_place(environment: Any, devices: int, nodes: int) -> None:

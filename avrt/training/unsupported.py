@@ -35,6 +35,8 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sync_batchnorm": (lambda value: not value, "leave it out: the models have no batch norm"),
     "use_distributed_sampler": (lambda value: value is not False, "leave it out: the plan of batches does this"),
 }
+_NOT_AS_SLURM = ("You set `--ntasks=", "You set `devices=", "You set `num_nodes=")
+"""How Lightning begins where the trainer's processes are not those that Slurm has."""
 _LOGGERS = {
     "WandbLogger": "wandb",
     "MLFlowLogger": "mlflow",
@@ -87,8 +89,8 @@ def plain_error(error: BaseException) -> AvrtError | None:
             where="MASTER_PORT",
             remedy=f"set another one in the environment, e.g. MASTER_PORT={_free_port()}",
         )
-    if isinstance(error, RuntimeError) and str(error).startswith("You set `--ntasks="):  # Lightning reads SLURM_*
-        return AvrtError(" ".join(str(error).split()), where="SLURM_NTASKS")
+    if isinstance(error, (RuntimeError, ValueError)) and str(error).startswith(_NOT_AS_SLURM):
+        return AvrtError(" ".join(str(error).split()), where="trainer.devices, trainer.num_nodes")
     return None
 
 

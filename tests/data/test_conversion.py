@@ -2,20 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from avrt.commands import shards as shards_command
 from avrt.data.media.clip import ClipSpec, FrameBudget
 from avrt.data.media.isolation import Limits
 from avrt.data.sample import Modality
 from avrt.data.shards.conversion import SourceItem, write_shards
 from avrt.data.shards.manifest import JOURNAL, MANIFEST, Manifest
+from avrt.data.shards.merging import find_parts, merge_parts
 from avrt.data.shards.reader import ShardSet
+from avrt.data.shards.slices import Slice, part_folder
 from avrt.errors import AvrtError, BadSampleError
 from tests.conftest import make_clip, make_sample
 
@@ -148,3 +153,110 @@ def test_files_that_take_too_long_or_are_no_files_cost_themselves_alone(tmp_path
     assert set(manifest.skipped) == {"fifo", "slow", "row 4"}
     assert "longer than 0.1 s" in manifest.skipped["slow"]
     assert manifest.samples == 1
+
+
+def test_parts_are_merged_to_the_bytes_of_one_run(dataset, whole, tmp_path):
+    """Damaged and missing clips, rows that cannot be used, shards whose bounds are not those of parts."""
+    parts = tmp_path / "parts"
+    for i in (3, 1, 4, 2):
+        shards_command.main(avrt(dataset, parts, "--workers", 1, "--part", f"{i}/4")[4:])
+    merged = tmp_path / "merged"
+    shards_command.main(["merge", str(parts), "--out", str(merged)])
+    assert contents(merged) == contents(whole)
+    assert len(Manifest.load(whole).skipped) > 10
+    with pytest.raises(AvrtError, match="already holds shards"):
+        shards_command.main(["merge", str(parts), "--out", str(merged)])
+    for wrong in ("0/4", "5/4", "1", "1/4/2"):
+        with pytest.raises(AvrtError, match=r"is not a part .give i/n with i from 1 to n"):
+            shards_command.main(avrt(dataset, parts, "--part", wrong)[4:])
+
+
+def odd_items(folder: Path) -> list[SourceItem | BadSampleError]:
+    """Ids that occur again in other parts, in the same one and as the names of errors, and errors without a name."""
+    good, short = make_clip(folder / "good.mp4", frames=12), make_clip(folder / "short.mp4", frames=12)
+    short.write_bytes(short.read_bytes()[:300])
+    items: list[SourceItem | BadSampleError] = [
+        SourceItem(make_sample(f"q{i % 7}", metadata={"row": i}), {Modality.VIDEO: short if i in (2, 16) else good})
+        for i in range(18)
+    ]
+    for place, where in ((3, None), (5, "q1"), (9, "q1 (2)"), (12, None), (13, "q1"), (17, "x [item 3]")):
+        items.insert(place, BadSampleError("field 'answer' is missing", where=where))
+    return items
+
+
+def write_parts(items, out: Path, count: int, samples_per_shard: int = 3, **options) -> None:
+    for i in range(1, count + 1):
+        part = Slice.cut(i, count, len(items), samples_per_shard)
+        folder = part_folder(out, i, count)
+        write_shards(items, folder, SPEC, samples_per_shard=samples_per_shard, part=part, **options)
+
+
+@pytest.mark.parametrize("count", [1, 4, 30])
+def test_what_depends_on_other_parts_is_decided_by_the_merge(tmp_path, count):
+    items = odd_items(tmp_path)
+    whole = write_shards(items, tmp_path / "whole", SPEC, recipe={"name": "r"}, samples_per_shard=3, keep_original=True)
+    assert whole.samples == 7
+    assert len(whole.skipped) == len(items) - 7
+    write_parts(items, tmp_path / "parts", count, recipe={"name": "r"}, keep_original=True)
+    merge_parts(find_parts(tmp_path / "parts"), tmp_path / "merged")
+    assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
+
+
+def test_a_merge_that_was_stopped_is_continued(tmp_path):
+    items = odd_items(tmp_path)
+    write_shards(items, tmp_path / "whole", SPEC, samples_per_shard=2)
+    write_parts(items, tmp_path / "parts", 4, samples_per_shard=2)
+    parts, out = find_parts(tmp_path / "parts"), tmp_path / "merged"
+
+    def stop(done: int) -> None:
+        if done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge_parts(parts, out, progress=stop)
+    assert (out / "shard-000000.tar").is_file()
+    with pytest.raises(AvrtError, match="unfinished shards"):
+        merge_parts(parts, out)
+    merge_parts(parts, out, resume=True)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_parts_that_are_not_all_of_one_conversion_are_refused(tmp_path):
+    items, out = odd_items(tmp_path), tmp_path / "parts"
+    with pytest.raises(AvrtError, match="holds no parts"):
+        find_parts(out)
+    write_parts(items, out, 4)
+    third = part_folder(out, 3, 4)
+    away = tmp_path / "away"
+    third.rename(away)
+    with pytest.raises(AvrtError, match=r"has 3 of 4 parts, without 3 .*make it with --part 3/4"):
+        find_parts(out)
+    shutil.copytree(part_folder(out, 2, 4), out / "copy")
+    with pytest.raises(AvrtError, match="part 2 of 4 is there twice"):
+        find_parts(out)
+    shutil.rmtree(out / "copy")
+    part = Slice.cut(3, 4, len(items), 3)
+    for options, message in (
+        ({"recipe": {"limit": 5}, "part": part}, "recipe.limit 5, part-00001-of-00004 with None"),
+        ({"part": replace(part, samples_per_shard=4)}, "samples_per_shard 4"),
+        ({"part": Slice.cut(3, 4, len(items) - 4, 3)}, "does not begin where part-00002-of-00004 ends"),
+        ({"part": Slice.cut(3, 5, len(items), 3)}, "parts 5"),
+    ):
+        write_shards(items, third, SPEC, **options)
+        with pytest.raises(AvrtError, match=message):
+            find_parts(out)
+        shutil.rmtree(third)
+    write_shards(items, third, replace(SPEC, frames=6), part=part)
+    with pytest.raises(AvrtError, match=r"spec.frames 6, part-00001-of-00004 with 4"):
+        find_parts(out)
+    shutil.rmtree(third)
+    away.rename(third)
+    (third / MANIFEST).rename(third / JOURNAL)
+    with pytest.raises(AvrtError, match=r"is an unfinished part .finish it with --resume"):
+        find_parts(out)
+    (third / JOURNAL).rename(third / MANIFEST)
+    tar = third / "shard-000000.tar"
+    if tar.exists():
+        tar.write_bytes(bytes(tar.stat().st_size))
+    with pytest.raises(AvrtError, match="not the file that the manifest describes"):
+        merge_parts(find_parts(out), tmp_path / "merged")

@@ -85,9 +85,8 @@ def test_log_probabilities_agree_in_every_form_of_prompt(nano, prompts, start, m
         print(f"{prefill}: first tokens and all {worst.max():.1e}")
         assert len(answers) == 26
         assert worst.max() < 1e-5
-        # asked again, every prompt is in vLLM's cache but for its end
-        cached = [bool((found[f"positions.{i}"] == -1).any()) for i in range(26)]
-        assert all(cached) if kept else not all(cached)
+        # asked again, long prompts are in vLLM's cache but for their ends
+        assert not kept or max(int((found[f"positions.{i}"][0] == -1).sum()) for i in range(26)) > 300
 
 
 @pytest.mark.server

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avrt.data.shards.reader import ShardSet
-from avrt.traces.store import rows
+from avrt.traces.database import rows
 from tests.conftest import avrt
 from tests.traces.servers import serving, write_config, write_questions
 

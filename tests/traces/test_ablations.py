@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -13,7 +14,7 @@ import pytest
 from avrt.data.sample import Modality
 from avrt.data.shards.reader import ShardSet
 from avrt.data.shards.writer import ShardWriter
-from avrt.traces.store import RESULTS, rows
+from avrt.traces.database import rows
 from tests.conftest import avrt
 from tests.traces.servers import serving, write_config, write_questions
 
@@ -180,11 +181,10 @@ def as_version_1(out):
     db = sqlite3.connect(out / "store.sqlite3", isolation_level=None)
     for table in ("outcomes", "verdicts"):
         columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[1] != "folder"]
+        (made,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
         db.execute(f"CREATE TABLE old AS SELECT {', '.join(columns)} FROM {table} WHERE folder = ''")
         db.execute(f"DROP TABLE {table}")
-        start = RESULTS.index(f"{table} (")
-        body = RESULTS[start : RESULTS.index("WITHOUT ROWID", start)].replace("folder TEXT NOT NULL,", "")
-        db.execute(f"CREATE TABLE {body.replace('(folder, ', '(')} WITHOUT ROWID")
+        db.execute(re.sub(r"\s*folder TEXT NOT NULL,", "", made).replace("(folder, ", "("))
         db.execute(f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM old")
         db.execute("DROP TABLE old")
     db.execute("PRAGMA user_version = 1")

@@ -16,7 +16,7 @@ from avrt.commands import shards as shards_command
 from avrt.policy.policy import load_policy
 from avrt.policy.saving import export_policy
 from avrt.policy.student_options import StudentOptions
-from avrt.traces.store import rows
+from avrt.traces.database import rows
 from avrt.traces.student_backend import find_model
 from tests.conftest import avrt
 from tests.traces.servers import free_port, wait_for

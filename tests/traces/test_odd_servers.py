@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from avrt.traces.store import rows
+from avrt.traces.database import rows
 from tests.conftest import avrt
 from tests.traces.servers import serving, write_config, write_questions
 

@@ -16,7 +16,7 @@ import yaml
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.reader import ShardSet
 from avrt.data.shards.writer import ShardWriter
-from avrt.traces.store import rows
+from avrt.traces.database import rows
 from tests.conftest import avrt
 from tests.traces.servers import free_port, serving, write_config, write_questions
 

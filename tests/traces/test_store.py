@@ -9,8 +9,12 @@ import time
 import pytest
 
 from avrt.errors import AvrtError
+from avrt.traces.database import connect, rows
+from avrt.traces.outcomes import Outcome
 from avrt.traces.requests import Media, Reply, Request, Sampling
-from avrt.traces.store import CallStore, Outcome, UnstorableError, connect, rows
+from avrt.traces.store import CallStore
+from avrt.traces.store_errors import UnstorableError
+from avrt.traces.store_place import read_place, written
 
 
 def request(sample="q1", **changes):
@@ -19,15 +23,15 @@ def request(sample="q1", **changes):
     )
 
 
-def test_a_finished_call_is_kept(tmp_path):
+def test_a_finished_call_is_kept(place):
     async def first():
-        store = CallStore(tmp_path)
+        store = CallStore(place)
         assert (await store.claim("k", request(), "m")).state == "mine"
         await store.finish("k", Reply("text", "thought", "stop", 3, 4, 0.5, 2))
         store.close()
 
     async def second():
-        store = CallStore(tmp_path)
+        store = CallStore(place)
         claim = await store.claim("k", request(), "m")
         store.close()
         return claim
@@ -36,24 +40,29 @@ def test_a_finished_call_is_kept(tmp_path):
     claim = asyncio.run(second())
     assert claim.state == "done"
     assert claim.reply == Reply("text", "thought", "stop", 3, 4, 0.5, 2)
+
+
+def test_a_store_of_sqlite_is_written_ahead(tmp_path):
+    CallStore(tmp_path).close()
     with connect(tmp_path) as db:
-        assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        assert db.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        assert db.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
 
 
-def test_claims_of_a_living_process_are_respected_and_those_of_a_dead_one_are_not(tmp_path):
+def test_claims_of_a_living_process_are_respected_and_those_of_a_dead_one_are_not(place):
     script = (
-        "import asyncio, sys, time\nfrom pathlib import Path\n"
+        "import asyncio, sys, time\nfrom avrt.traces.store_place import read_place\n"
         "from avrt.traces.requests import Request, Sampling\nfrom avrt.traces.store import CallStore\n"
-        "async def go():\n    store = CallStore(Path(sys.argv[1]))\n"
+        "async def go():\n    store = CallStore(read_place(sys.argv[1]))\n"
         "    await store.claim('k', Request('visual', 'q1', '', 'p', Sampling()), 'm')\n"
         "    print('claimed', flush=True)\n    time.sleep(60)\nasyncio.run(go())\n"
     )
-    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen([sys.executable, "-c", script, written(place)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "claimed\n"
 
         async def ask():
-            store = CallStore(tmp_path)
+            store = CallStore(place)
             state = (await store.claim("k", request(), "m")).state
             store.close()
             return state
@@ -62,12 +71,15 @@ def test_claims_of_a_living_process_are_respected_and_those_of_a_dead_one_are_no
     finally:
         other.kill()
         other.wait()
-    assert asyncio.run(ask()) == "mine"
+    deadline = time.monotonic() + 30
+    while (state := asyncio.run(ask())) != "mine" and time.monotonic() < deadline:
+        time.sleep(0.05)  # the server notices at once that a process is gone, but not before it
+    assert state == "mine"
 
 
-def test_the_next_run_retries_failed_calls_unless_switched_off(tmp_path):
+def test_the_next_run_retries_failed_calls_unless_switched_off(place):
     async def state(**options):
-        store = CallStore(tmp_path, **options)
+        store = CallStore(place, **options)
         claim = await store.claim("k", request(), "m")
         again = await store.claim("k", request(), "m") if claim.state == "mine" else claim
         await store.fail("k", "broken")
@@ -116,9 +128,11 @@ def test_a_full_disk_ends_with_a_clear_message_and_keeps_what_was_done(tmp_path)
         await store.claim("k0", request("q0"), "m")
         await store.finish("k0", Reply("kept"))
         with connect(tmp_path) as db:
-            pages = db.execute("PRAGMA page_count").fetchone()[0]
+            pages = db.exec_driver_sql("PRAGMA page_count").scalar_one()
         # SQLite itself refuses to grow the file, as it does where the disk is full.
-        await store._do(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}"))
+        await store._writer.do(
+            lambda db, numbers: [db.exec_driver_sql(f"PRAGMA max_page_count = {n}") for n in numbers], pages + 2
+        )
         try:
             for i in range(1, 50):
                 await store.claim(f"k{i}", request(f"q{i}", prompt="long " * 2000), "m")
@@ -130,17 +144,17 @@ def test_a_full_disk_ends_with_a_clear_message_and_keeps_what_was_done(tmp_path)
     assert [row["text"] for row in rows(tmp_path, "SELECT text FROM calls WHERE key = 'k0'")] == ["kept"]
 
 
-def test_outcomes_replace_those_of_an_earlier_run(tmp_path):
+def test_outcomes_replace_those_of_an_earlier_run(place):
     async def go():
-        store = CallStore(tmp_path)
+        store = CallStore(place)
         verdict = {"teacher": "audio", "letter": "A", "votes": '["A"]', "answer": "A", "correct": 1, "call": "k"}
         await store.record_outcome("one", Outcome("q1", 0, "dropped", "filter: audio wrong", "hard", "c"), [verdict])
         await store.record_outcome("two", Outcome("q1", 0, "kept", None, "easy", "c", "trace", "k"), [verdict])
         store.close()
 
     asyncio.run(go())
-    assert [tuple(r) for r in rows(tmp_path, "SELECT run, status FROM outcomes")] == [("two", "kept")]
-    assert len(list(rows(tmp_path, "SELECT * FROM verdicts"))) == 1
+    assert [dict(r) for r in rows(place, "SELECT run, status FROM outcomes")] == [{"run": "two", "status": "kept"}]
+    assert len(list(rows(place, "SELECT * FROM verdicts"))) == 1
 
 
 def test_files_that_are_not_a_store_are_refused(tmp_path):
@@ -156,19 +170,24 @@ def test_files_that_are_not_a_store_are_refused(tmp_path):
         connect(tmp_path)
 
 
-def test_processes_that_start_together_create_one_store(tmp_path):
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_processes_that_start_together_create_one_store(kind, tmp_path, request):
     program = """
 import sys, time
-from pathlib import Path
 from avrt.traces.store import CallStore
+from avrt.traces.store_place import read_place
 print("ready", flush=True)
 begin = float(sys.stdin.readline())
-for i in range(40):
+for i, place in enumerate(sys.argv[1:]):
     while time.time() < begin + 0.05 * i:
         pass
-    CallStore(Path(sys.argv[1]) / str(i)).close()
+    CallStore(read_place(place)).close()
 """
-    command = [sys.executable, "-c", program, str(tmp_path)]
+    if kind == "sqlite":
+        places = [str(tmp_path / str(i)) for i in range(40)]
+    else:
+        places = [request.getfixturevalue("cluster").new() for _ in range(5)]
+    command = [sys.executable, "-c", program, *places]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, **pipes) for _ in range(3)]
     for process in processes:
@@ -185,9 +204,9 @@ ODD = "half \ud83d nul \0 pair \ud83e\udd41 line \u2028"
 CLEAN = "half \ufffd nul \ufffd pair \U0001f941 line \u2028"
 
 
-def test_texts_are_cleaned_before_they_are_kept(tmp_path):
+def test_texts_are_cleaned_before_they_are_kept(place):
     async def go():
-        store = CallStore(tmp_path)
+        store = CallStore(place)
         odd = request(ODD, role=ODD, system=ODD, prompt=ODD)
         await store.claim("k", odd, ODD)
         kept = await store.finish("k", Reply(ODD, ODD, ODD))
@@ -202,19 +221,19 @@ def test_texts_are_cleaned_before_they_are_kept(tmp_path):
 
     kept, found = asyncio.run(go())
     assert kept == found == Reply(CLEAN, CLEAN, CLEAN)
-    done, failed = rows(tmp_path, "SELECT * FROM calls ORDER BY status")
+    done, failed = rows(place, "SELECT * FROM calls ORDER BY status")
     for row in (done, failed):
         assert [row[name] for name in ("sample", "role", "model", "system", "prompt")] == [CLEAN] * 5
     assert failed["error"] == CLEAN
-    (outcome,) = rows(tmp_path, "SELECT * FROM outcomes")
+    (outcome,) = rows(place, "SELECT * FROM outcomes")
     assert (outcome["sample"], outcome["reason"], outcome["trace"]) == (CLEAN, CLEAN, CLEAN)
-    (verdict,) = rows(tmp_path, "SELECT * FROM verdicts")
+    (verdict,) = rows(place, "SELECT * FROM verdicts")
     assert (verdict["sample"], verdict["teacher"]) == (CLEAN, CLEAN)
 
 
-def test_a_record_that_sqlite_refuses_does_not_fail_its_group(tmp_path):
+def test_a_record_that_the_database_refuses_does_not_fail_its_group(place):
     async def go():
-        store = CallStore(tmp_path)
+        store = CallStore(place)
         for i in range(6):
             await store.claim(f"k{i}", request(f"q{i}"), "m")
         replies = [Reply(f"text {i}", prompt_tokens=10**30 if i == 3 else i) for i in range(6)]
@@ -228,5 +247,76 @@ def test_a_record_that_sqlite_refuses_does_not_fail_its_group(tmp_path):
 
     done = asyncio.run(go())
     assert [type(answer) for answer in done] == [Reply] * 3 + [UnstorableError] + [Reply] * 2
-    kept = {row["key"]: row["status"] for row in rows(tmp_path, "SELECT * FROM calls")}
+    kept = {row["key"]: row["status"] for row in rows(place, "SELECT * FROM calls")}
     assert kept == {f"k{i}": "failed" if i == 3 else "done" for i in range(6)}
+
+
+def test_two_owners_never_both_get_a_call(place):
+    """Many calls at once, in opposite orders, half of them left by an owner that is gone."""
+
+    async def go():
+        keys = [f"k{i:04d}" for i in range(600)]
+        gone = CallStore(place)
+        await asyncio.gather(*(gone.claim(key, request(key), "m") for key in keys[::2]))
+        gone.close()
+        stores = [CallStore(place) for _ in range(3)]
+        orders = [keys, keys[::-1], keys[300:] + keys[:300]]
+        claims = await asyncio.gather(
+            *(
+                store.claim(key, request(key), "m")
+                for step in zip(*orders, strict=True)
+                for store, key in zip(stores, step, strict=True)
+            )
+        )
+        again = await asyncio.gather(*(stores[0].claim(key, request(key), "m") for key in keys))
+        for store in stores:
+            store.close()
+        asked = [key for step in zip(*orders, strict=True) for key in step]
+        return keys, list(zip(asked, claims, strict=True)), again
+
+    keys, claims, again = asyncio.run(go())
+    states = {key: sorted(claim.state for asked, claim in claims if asked == key) for key in keys}
+    assert set(map(tuple, states.values())) == {("elsewhere", "elsewhere", "mine")}
+    mine = sum(claim.state == "mine" for (_, claim) in claims[::3])
+    assert sum(claim.state == "mine" for claim in again) == mine
+
+
+def test_a_worker_that_loses_the_database_ends_and_its_claims_go_to_others(cluster):
+    address = cluster.new()
+    place = read_place(address)
+
+    async def go():
+        store, other = CallStore(place), CallStore(place)
+        await store.claim("k", request(), "m")
+        assert (await other.claim("k", request(), "m")).state == "elsewhere"
+        me = store._owner.name
+        cluster.run(
+            address,
+            f"SELECT pg_terminate_backend(pid) FROM pg_locks WHERE objid = (x'{me[-8:]}'::bit(32)::bigint)::oid",
+        )
+        with pytest.raises(AvrtError, match=r"the store cannot be used: .*; finished calls are kept") as lost:
+            await store.finish("k", Reply("too late"))
+        with pytest.raises(AvrtError, match="the store cannot be used"):
+            await store.claim("other", request("q2"), "m")
+        state = (await other.claim("k", request(), "m")).state
+        for each in (store, other):
+            each.close()
+        return state, str(lost.value)
+
+    state, told = asyncio.run(go())
+    assert state == "mine"
+    assert "\n" not in told
+    assert [row["text"] for row in rows(place, "SELECT text FROM calls")] == [None]
+
+
+def test_texts_are_sorted_alike_by_both_databases(cluster, tmp_path):
+    names = ["b", "B", "a", "\u00e9", "z", "_", "\U0001f941", "a b", "ab"]
+
+    async def go(place):
+        store = CallStore(place)
+        for name in names:
+            await store.claim(name, request(name), "m")
+        store.close()
+        return [row["sample"] for row in rows(place, "SELECT sample FROM calls ORDER BY sample")]
+
+    assert asyncio.run(go(cluster.new_place())) == asyncio.run(go(tmp_path)) == sorted(names)

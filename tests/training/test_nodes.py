@@ -1,17 +1,22 @@
 """Training and asking on two nodes, with a folder that they share and without; one of them killed or told to end."""
 
 import shutil
+import socket
 import threading
 
 import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from torch.distributed import HashStore
 
 from avrt.errors import AvrtError
 from avrt.evaluation.result import Result
 from avrt.run_folder import complete_checkpoints
+from avrt.training.connect import check_same_shards
 from avrt.training.deepspeed_internals import trained_weights
+from avrt.training.lifeline import Lifeline
 from avrt.training.meeting import Table, Told, agreed_checkpoint, check_alike, check_parts, folder_is_shared
 from avrt.training.nodes import check_place
+from avrt.training.unsupported import plain_error
 from tests.training.runs import fit, fit_arguments, logged
 from tests.training.test_benchmark import ask
 from tests.training.two_nodes import TwoNodes
@@ -139,6 +144,31 @@ def test_nodes_that_cannot_go_together():
         check_alike([told(0, error="disk full"), told(1, error="no shards"), told(2, error="disk full")])
 
 
+def test_every_process_reads_the_same_shards():
+    check_same_shards([{"data.train": "a b", "data.val": "c"}] * 3)
+    with pytest.raises(AvrtError, match=r"data\.val: the shards that process 2 reads are not those of process 0"):
+        check_same_shards([{"data.val": "c"}, {"data.val": "c"}, {"data.val": "d"}])
+
+
+def test_processes_that_are_not_those_of_slurm_are_told_in_one_line(monkeypatch):
+    given = {"NTASKS": "8", "NTASKS_PER_NODE": "4", "NNODES": "2", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_JOB_NAME", "avrt")
+    environment = SLURMEnvironment(auto_requeue=False)
+    check_place(environment, devices=4, nodes=2)
+    for devices, nodes in ((1, 2), (4, 1)):
+        with pytest.raises(AvrtError, match=r"trainer\.devices, trainer\.num_nodes: You set"):
+            check_place(environment, devices=devices, nodes=nodes)
+        with pytest.raises(ValueError, match="You set") as raised:
+            environment.validate_settings(num_devices=devices, num_nodes=nodes)
+        assert "trainer.num_nodes" in str(plain_error(raised.value))  # on one node, where Lightning alone looks
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(RuntimeError) as odd:
+        SLURMEnvironment()
+    assert "--ntasks-per-node=8" in str(plain_error(odd.value))
+
+
 def test_the_checkpoint_is_one_that_all_nodes_have():
     older = {"checkpoint": "step-000002.ckpt", "complete": ["step-000002.ckpt"]}
     assert agreed_checkpoint([told(0), told(1)], fits=True) == "step-000004.ckpt"
@@ -187,9 +217,46 @@ def test_whether_a_folder_is_shared_is_tried(tmp_path, folders, shared):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_node_that_does_not_know_its_place(monkeypatch):
-    from lightning.fabric.plugins.environments import LightningEnvironment
+def connected(count: int) -> list[Lifeline]:
+    """Lifelines of so many processes, in this one."""
+    ends = [Lifeline(rank, count, f"node {rank}", "node 0") for rank in range(count)]
+    door = ends[0].listen("127.0.0.1")
+    stranger = socket.create_connection((door.address, door.port))
+    stranger.sendall(b'{"key": "of another run", "name": "nobody"}\n')
+    threads = [threading.Thread(target=end.open, args=(door,)) for end in ends]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert stranger.recv(1) == b""  # shown the door
+    return ends
 
+
+def close(end: Lifeline, error: Exception | None = None) -> None:
+    """Close it in a thread: in the main one it sets an alarm where somebody is lost."""
+    thread = threading.Thread(target=end.close, args=(error,))
+    thread.start()
+    thread.join(30)
+
+
+def test_what_ends_one_process_is_told_to_all():
+    ends = connected(3)
+    close(ends[2], AvrtError("no space left", where="/run"))
+    assert [end.loss(10) for end in ends[:2]] == ["node 2: /run: no space left"] * 2
+    for end in ends[:2]:
+        close(end)
+    ends = connected(3)
+    close(ends[0], ValueError("of two\nlines"))
+    assert [end.loss(10) for end in ends[1:]] == ["node 0: ValueError: of two lines"] * 2
+    for end in ends[1:]:
+        close(end)
+    ends = connected(3)  # that end well, one after another
+    for end in (ends[1], ends[0], ends[2]):
+        close(end)
+    assert [end.loss(0.3) for end in ends] == [None] * 3
+
+
+def test_a_node_that_does_not_know_its_place(monkeypatch):
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(AvrtError, match="2 nodes need MASTER_ADDR, MASTER_PORT, NODE_RANK in the environment"):

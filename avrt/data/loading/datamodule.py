@@ -222,6 +222,12 @@ class AVDataModule(pl.LightningDataModule):
         """Open a shard folder or address."""
         return ShardSet(location, self.cache, self.cache_gigabytes)
 
+    def digests(self) -> dict[str, str]:
+        """Option -> checksum of the shards that it names, of all that are open."""
+        trained_on = [] if self.mixture is None else [shards.digest for shards in self.mixture.sets]
+        evaluated = {f"data.{split}": shards.digest for split, shards in self._shards.items()}
+        return evaluated | ({"data.train": " ".join(trained_on)} if trained_on else {})
+
     def question_types(self, split: str) -> list[str]:
         """The question types of a split, sorted."""
         return sorted(self._shards[split].manifest.question_types) if split in self._shards else []

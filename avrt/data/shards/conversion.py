@@ -20,6 +20,7 @@ from avrt.data.media.isolation import IsolatedPool, Limits
 from avrt.data.sample import Modality
 from avrt.data.shards.manifest import Manifest
 from avrt.data.shards.members import clip_media, encode_clip
+from avrt.data.shards.slices import Slice, numbered
 from avrt.data.shards.source import SourceItem
 from avrt.data.shards.writer import ShardWriter
 from avrt.errors import BadSampleError
@@ -105,6 +106,7 @@ def write_shards(
     *,
     recipe: Mapping[str, Any] | None = None,
     samples_per_shard: int = 256,
+    part: Slice | None = None,
     keep_original: bool = False,
     workers: int = 0,
     limits: Limits | None = None,
@@ -119,6 +121,7 @@ def write_shards(
         spec: What is taken from each clip.
         recipe: Recorded in the manifest.
         samples_per_shard: Size of a shard.
+        part: Take only this part of the items, to be merged with the others by `avrt.data.shards.merging`.
         keep_original: Also store the source file: the video, or else the picture or the sound.
         workers: Processes that decode; 0 decodes in this process, which a hostile file can hang or crash.
         limits: Limits on each clip in a worker process.
@@ -129,7 +132,11 @@ def write_shards(
         AvrtError: If the folder holds shards, or unfinished shards that were begun with other arguments.
     """
     with ExitStack() as stack:
-        origin = {**(recipe or {}), "keep_original": keep_original} if keep_original else recipe
+        origin = {**(recipe or {}), **({} if part is None else part.record())}
+        if keep_original:
+            origin["keep_original"] = True
+        if part is not None:
+            items = part.take(items)
         writer = stack.enter_context(ShardWriter(folder, asdict(spec), origin, samples_per_shard, resume=resume))
         runs = _runs(islice(items, writer.consumed, None), spec)
         if workers:
@@ -139,7 +146,7 @@ def write_shards(
             encoded = ((run, _encode_here(run)) for run in runs)
         for run, clip in encoded:
             for item in run.items:
-                _write(writer, item, clip, keep_original)
+                _write(writer, item, clip, keep_original, part)
             if progress is not None:
                 progress(writer.consumed)
     return writer.manifest
@@ -172,9 +179,14 @@ def _encode_here(run: _Run) -> EncodedClip | BadSampleError:
 
 
 def _write(
-    writer: ShardWriter, item: SourceItem | BadSampleError, clip: EncodedClip | BadSampleError, keep_original: bool
+    writer: ShardWriter,
+    item: SourceItem | BadSampleError,
+    clip: EncodedClip | BadSampleError,
+    keep_original: bool,
+    part: Slice | None,
 ) -> None:
     """Write one item with its clip, or record why it is left out."""
+    number = writer.consumed + (0 if part is None else part.first)
     try:
         if isinstance(item, BadSampleError):
             raise item
@@ -183,8 +195,8 @@ def _write(
         original = _original(item) if keep_original else {}
         writer.write(replace(item.sample, media=clip.media), {**clip.members, **original}, (*item.notes, *clip.notes))
     except BadSampleError as error:
-        name = item.sample.id if isinstance(item, SourceItem) else item.where or f"item {writer.consumed}"
-        writer.skip(name, str(error))
+        name = item.sample.id if isinstance(item, SourceItem) else item.where or f"item {number}"
+        writer.skip(name if part is None else numbered(name, number), str(error))
 
 
 def _original(item: SourceItem) -> dict[str, bytes]:

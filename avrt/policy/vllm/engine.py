@@ -193,8 +193,9 @@ class VLLMEngine:
         def give() -> None:
             nonlocal given
             self._wake_up("weights")
-            if not given:  # an engine that ends from here on is given these weights as it is started again
-                given = True
+            if not given:
+                self.supply.choose(self._process, policy)
+                given = True  # an engine that ends from here on is given these weights as it is started again
                 self.supply.push(self._process, policy, read_back)
             self._wake_up()
             if read_back is not None:

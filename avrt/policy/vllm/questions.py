@@ -76,9 +76,7 @@ def parted(reply: dict[str, Any], found: dict[str, Tensor], questions: Sequence[
         answers = sum(len(prompt["seeds"]) for prompt in message["prompts"])
         tensors = {f"prompt.{i}": found[f"prompt.{row + i}"] for i in range(prompts)}
         for kind in ("tokens", "logprobs", "positions"):
-            tensors |= {
-                f"{kind}.{i}": t for i in range(answers) if (t := found.get(f"{kind}.{answer + i}")) is not None
-            }
+            tensors |= {f"{kind}.{i}": found[name] for i in range(answers) if (name := f"{kind}.{answer + i}") in found}
         parts.append((reply | {"finished": reply["finished"][answer : answer + answers]}, tensors))
         row, answer = row + prompts, answer + answers
     return parts

@@ -59,7 +59,7 @@ class WeightSupply:
         return "" if self._chosen is None else self._chosen.name
 
     def push(self, process: EngineProcess, policy: Policy, read_back: ReadBack | None = None) -> None:
-        """Give the engine the policy's weights as they are now; the first time, choose the way.
+        """Give the engine the policy's weights as they are now.
 
         Args:
             process: The engine.
@@ -70,7 +70,7 @@ class WeightSupply:
             AvrtError: If no way that is wanted is open.
             EngineGoneError: If it ends meanwhile; see `again`.
         """
-        transfer = self._chosen or self._choose(process, policy)
+        transfer = self.choose(process, policy)
         weights = self._weights(transfer, policy)
         if read_back is not None:
             weights = read_back.watch(weights)
@@ -89,7 +89,7 @@ class WeightSupply:
             self._told = True
             refused = f" (not {self._refused})" if self._refused else ""
             _LOG.info(
-                "vLLM gets the weights by %s: %.2f GB at %.1f GB/s%s",
+                "vLLM gets the weights by %s: %.2f GB, the first time at %.2f GB/s%s",
                 transfer.name, size / 1e9, self.gigabytes_per_second, refused,
             )  # fmt: skip
 
@@ -115,12 +115,23 @@ class WeightSupply:
             self._chosen.close()
         self._copy = _Copy()
 
-    def _choose(self, process: EngineProcess, policy: Policy) -> WeightTransfer:
-        """The first way that is open; by now the policy is on its device."""
+    def choose(self, process: EngineProcess, policy: Policy) -> WeightTransfer:
+        """The first way that is open, found before the first push, by when the policy is on its device.
+
+        Raises:
+            AvrtError: If none that is wanted is.
+            EngineGoneError: If the engine ends meanwhile.
+        """
+        if self._chosen is not None:
+            return self._chosen
         refused: list[str] = []
         for way in self._ways:
             transfer = way()
-            why = transfer.attach(process, _device(policy))
+            try:
+                why = transfer.attach(process, _device(policy))
+            except AvrtError:
+                transfer.close()
+                raise
             if not why:
                 self._chosen = transfer
                 self._refused = "; ".join(refused)
@@ -155,7 +166,8 @@ class _Copy:
         for name, tensor in weights:
             place = self.weights.get(name)
             if place is None or place.shape != tensor.shape or place.dtype != tensor.dtype:
-                place = self.weights[name] = torch.empty_like(tensor, device="cpu", requires_grad=False)
+                place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                self.weights[name] = place
             place.copy_(tensor.detach())
             yield name, tensor
         self.whole = True

@@ -29,6 +29,7 @@ from avrt.policy.input_settings import InputSettings, settings_of
 from avrt.policy.policy import Policy, load_policy
 from avrt.policy.saving import export_policy
 from avrt.policy.student_options import StudentOptions
+from avrt.remote.uploads import folder_for
 from avrt.response import Response, parse_response
 from avrt.rollout.sampling import SamplingOptions, completion_seeds
 from avrt.run_folder import checkpoint_at, is_trained
@@ -277,14 +278,15 @@ class Student:
         Adapters are merged, after which the student cannot be trained further.
 
         Args:
-            folder: Where to; created if missing.
+            folder: Where to; created if missing. Or an address, such as `s3://bucket/model`.
             full_layout: Write the layout of the released checkpoints, which vLLM expects.
 
         Raises:
             AvrtError: If the folder already holds a model.
         """
-        export_policy(self.policy, Path(folder), settings=self.settings, full_layout=full_layout)
-        write_card(Path(folder), self.settings)
+        with folder_for(folder, "config.json") as place:
+            export_policy(self.policy, place, settings=self.settings, full_layout=full_layout)
+            write_card(place, self.settings)
 
     def push(self, name: str, *, private: bool = False, license_name: str = LICENSE, full_layout: bool = False) -> str:
         """Upload the student to the Hub, with its settings and a model card; `avrt push` also shows scores in it.
@@ -315,10 +317,10 @@ def load(source: str | Path | StudentOptions, device: str | torch.device | None 
     It turns transformers' progress bars off, for the whole process.
 
     Args:
-        source: An exported folder, an id on the Hub, a training run or one of its checkpoints, a packaged model such
-            as `nano/teachers/visual`, `nano` for random weights, or the options in full. The weights of a model given
-            by name are float32 on a CPU and bfloat16 elsewhere. A model without settings, such as a released one, is
-            asked in avrt's own words, with 8 frames and all of its sound.
+        source: An exported folder or its address (`s3://bucket/model`), an id on the Hub, a training run or one of its
+            checkpoints, a packaged model such as `nano/teachers/visual`, `nano` for random weights, or the options in
+            full. The weights of a model given by name are float32 on a CPU and bfloat16 elsewhere. A model without
+            settings, such as a released one, is asked in avrt's own words, with 8 frames and all of its sound.
         device: Where it runs; by default a GPU where there is one.
 
     Raises:

@@ -6,6 +6,9 @@ import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
 
+from avrt.remote.models import fetch_model
+from avrt.remote.stores import is_remote
+
 
 def packaged(package: str, *parts: str) -> Path:
     """The path of a file or folder inside a package, whether or not it exists.
@@ -35,6 +38,16 @@ def packaged_models() -> list[str]:
 
 
 def model_source(name: str) -> str:
-    """A model by path or id as it is, and one that comes with the package, such as `nano/student`, as its path."""
+    """Where a model is read from: a path or id as it is, a packaged one's path, the copy of one at an address.
+
+    Args:
+        name: A path, an id on the Hub, the name of a model that comes with the package, such as `nano/student`, or an
+            address, such as `s3://bucket/model`, which is fetched where its copy is missing or old.
+
+    Raises:
+        AvrtError: If there is no model at the address, or it cannot be fetched.
+    """
+    if is_remote(name):
+        return str(fetch_model(name))
     ours = packaged("avrt.configs", name)
     return str(ours) if not Path(name).exists() and (ours / "config.json").is_file() else name

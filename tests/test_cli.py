@@ -64,7 +64,10 @@ def test_unknown_configuration_offers_the_nearest_or_lists_the_known_ones():
             "no such option: --mergr.attempts (did you mean --merger.attempts?)",
         ),
         (("traces", "run", "--bad", "1"), "(see: avrt traces run --help)"),
-        (("export", "--ckpt_path", "x", "--out", "y", "--layout", "flat"), "layout: Expected one of: thinker, full."),
+        (
+            ("export", "--ckpt_path", "x", "--out", "y", "--layout", "flat"),
+            "layout: Expected one of: thinker, full, adapters.",
+        ),
         (("fit", "--model.optimiser.lr", "1", "--config", "sft.yaml"), "did you mean --model.optimizer.lr?"),
         (("fit", "--config", "sft.yaml", "--trainer.max_step", "3"), "did you mean --trainer.max_steps?"),
         (("fit", "--config", "sft.yaml", "--optimizer", "SGD"), "--optimizer: no such option"),

@@ -84,6 +84,15 @@ def test_a_stage_on_h100s_is_the_same_stage(stage, monkeypatch):
         assert replace(large.options, micro_batch_size=1) == printed.options
 
 
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_the_4_bit_overlay_changes_what_is_trained_and_its_rate(stage, monkeypatch):
+    printed, _ = read(monkeypatch, f"{stage}.yaml")
+    module, _ = read(monkeypatch, f"{stage}.yaml", "qlora.yaml")
+    assert replace(module.student_options, quantize=None, lora=None) == printed.student_options
+    assert (module.student_options.quantize, module.student_options.lora.rank) == ("nf4", 16)
+    assert replace(module.optimizer_options, lr=2e-6) == printed.optimizer_options
+
+
 def test_offloaded_memory_is_page_locked(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["avrt"])
     _, _, trainer = read_config(["--config", str(CONFIGS / "grpo.yaml")])

@@ -107,6 +107,22 @@ def test_plan_of_fine_tuning_with_adapters():
     assert "reference" not in done.stdout
     assert "rollout" not in done.stdout
     assert "fits into 4 x H100" in told
+    done = avrt("doctor", "--plan=RTX4090", "--config", "grpo.yaml", "--config", "qlora.yaml", "--trainer.devices", 1)
+    told = " ".join(done.stdout.split())
+    assert f"on {36 * (2 * 2048 * 2048 + 2 * 2048 * 256 + 3 * 2048 * 11008) / 1e9:.2f} G in 4 bits" in told
+    assert "fits into 1 x RTX4090" in told
+    refused = avrt(
+        "doctor",
+        "--plan",
+        "--config",
+        "grpo.yaml",
+        "--config",
+        "qlora.yaml",
+        "--trainer.strategy.stage",
+        3,
+        check=False,
+    )
+    assert refused.stderr.splitlines()[-1].startswith("avrt: error: model.student.quantize: ZeRO-3 cannot scatter")
 
 
 def test_plan_reads_the_prompts_of_its_training_data(world):

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 PRIVATE = {
     "avrt/models/transformers_internals.py": (
         "._attn_implementation", "_get_feat_extract_output_lengths", "early_initialization", "full_attention",
-        "_dynamo", "apply_rotary",
+        "_dynamo", "apply_rotary", "should_save_on_this_rank",
     ),
     "avrt/training/lightning_internals.py": (
         "_save_none_monitor_checkpoint", "_monitor_candidates", "_every_n_train_steps", "_init_deepspeed_distributed",
@@ -36,6 +36,7 @@ PRIVATE = {
         "clear_backward_seen_flag", "set_gradient_accumulation_boundary", "load_universal_checkpoint", "zero_pp_rank",
         "zero_to_fp32", "ds_to_universal", "use_node_local_storage", "dp_world_size",
         "_register_deepspeed_module", "parameter_offload", "ds_active_sub_modules",
+        "partition_all_parameters", "INFLIGHT",
     ),
 }  # fmt: skip
 
@@ -79,6 +80,14 @@ def test_transformers_hands_a_ready_mask_to_every_layer(nano):
         ours.use_attention(config, before)
     assert len(seen) == config.num_hidden_layers, f"transformers {transformers.__version__}: {ours.__file__}"
     assert all(given is mask for given in seen)
+
+
+def test_transformers_asks_the_model_which_process_saves_it(nano, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(nano.model), "should_save_on_this_rank", lambda self, is_main_process: False)
+    nano.model.save_pretrained(tmp_path / "theirs")
+    ours.save_here(nano.model, tmp_path / "ours", nano.model.state_dict())
+    assert not (tmp_path / "theirs" / "model.safetensors").exists(), ours.__file__
+    assert (tmp_path / "ours" / "model.safetensors").exists(), ours.__file__
 
 
 def test_caches_keep_their_tensors_where_we_look():
@@ -136,6 +145,8 @@ def test_deepspeed_still_has_what_a_step_needs():
         assert callable(getattr(kind, "clear_backward_seen_flag", None)), deepspeed_internals.__file__
     assert callable(getattr(DeepSpeedEngine, "set_gradient_accumulation_boundary", None)), deepspeed_internals.__file__
     assert callable(getattr(DeepSpeedZeRoOffload, "_register_deepspeed_module", None)), deepspeed_internals.__file__
+    assert callable(getattr(DeepSpeedZeRoOffload, "partition_all_parameters", None)), deepspeed_internals.__file__
+    assert partition_parameters.ZeroParamStatus.INFLIGHT, deepspeed_internals.__file__
     for name in ("forward_hooks", "backward_hooks"):
         assert f"self.{name} = []" in inspect.getsource(DeepSpeedZeRoOffload), deepspeed_internals.__file__
     assert "self.parameter_offload" in inspect.getsource(DeepSpeedZeroOptimizer_Stage3), deepspeed_internals.__file__

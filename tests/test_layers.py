@@ -18,6 +18,7 @@ RANKS = {
     "avrt.run_folder": 0,
     "avrt.text": 0,
     "avrt.files": 0,
+    "avrt.remote": 0,
     "avrt.transfer": 0,
     "avrt.html": 0,
     "avrt.terminal_tables": 0,

@@ -126,6 +126,8 @@ def examine(module: GRPOModule, policy: Policy, batch: OmniBatch, answer_tokens:
             completions = engine.generate(policy, policy.encode(batch), sampling, seeds, size)
         finally:
             engine.close()
+        if engine.difference is not None:
+            checks.append(Check("vLLM weights / pushed weights", engine.difference, 0.0))
         checks.append(check_engine(policy, batch, completions, size, tolerance))
     return Findings(checks, sum(len(p) for p in batch.prompt_ids), time.perf_counter() - begun)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from avrt.commands.option_table import MODULES, Choice, Option, chosen, find, option_table, unknown_in, unknown_in_file
 from avrt.data.shards.manifest import Manifest
-from avrt.data.shards.remote import is_remote
 from avrt.errors import AvrtError
+from avrt.remote.stores import is_remote
 from avrt.run_folder import check_new_run, find_checkpoint
 from avrt.signatures import module
 from avrt.text import did_you_mean

@@ -25,12 +25,12 @@ def main(arguments: list[str]) -> None:
         required=True,
         help="a checkpoint, e.g. step-000100.ckpt; a run's folder: its newest; last: of the newest run below runs/",
     )
-    parser.add_argument("--out", type=str, required=True, help="new folder for the model")
+    parser.add_argument("--out", type=str, required=True, help="new folder or address for the model")
     parser.add_argument(
         "--layout",
-        type=Literal["thinker", "full"],
+        type=Literal["thinker", "full", "adapters"],
         default="thinker",
-        help="the thinker alone, or the layout of the released omni checkpoints (for vLLM)",
+        help="the thinker alone; the layout of the released omni checkpoints (for vLLM); or adapters alone (for peft)",
     )
     parser.add_argument(
         "--dtype",
@@ -49,16 +49,23 @@ def main(arguments: list[str]) -> None:
 
     from avrt.evaluation.model_card import write_card
     from avrt.policy.input_settings import SETTINGS
-    from avrt.policy.saving import export_policy
+    from avrt.policy.saving import export_adapters, export_policy
+    from avrt.remote.uploads import folder_for
     from avrt.training.input_record import settings_of_checkpoint
     from avrt.training.trained_policy import policy_from_checkpoint
 
     transformers.utils.logging.disable_progress_bar()
     policy = policy_from_checkpoint(checkpoint, options.source)
     settings = settings_of_checkpoint(checkpoint)
+    if options.layout == "adapters":
+        with folder_for(options.out, "adapter_config.json") as folder:
+            export_adapters(policy, folder, settings=settings)
+        print_results("adapters", options.out)
+        return
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
-    export_policy(policy, Path(options.out), settings=settings, full_layout=options.layout == "full", dtype=dtype)
-    write_card(Path(options.out), settings)
+    with folder_for(options.out, "config.json") as folder:
+        export_policy(policy, folder, settings=settings, full_layout=options.layout == "full", dtype=dtype)
+        write_card(folder, settings)
     if settings is None:
         print(f"{checkpoint} is of an earlier avrt and does not say how its student is asked: {SETTINGS} is left out")
     print_results(

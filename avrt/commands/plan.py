@@ -61,7 +61,10 @@ def plan(card_name: str, arguments: list[str], answer: int | None = None) -> int
     origin = "" if was_read else " (by the released dimensions, which this package knows)"
     say(f"{source}{origin}: decoder {numbers.decoder / 1e9:.2f} G parameters, towers {numbers.towers / 1e9:.2f} G")
     if settings.lora is not None:
-        say(f"adapters of rank {settings.lora.rank}: {numbers.trained / 1e6:.1f} M parameters")
+        four_bits = (
+            f" on {numbers.quantized / 1e9:.2f} G in 4 bits (seconds as if in full)" if numbers.quantized else ""
+        )
+        say(f"adapters of rank {settings.lora.rank}: {numbers.trained / 1e6:.1f} M parameters{four_bits}")
     say(told)
     console.print(memory_table(settings))
     console.print(phase_table(settings, card))

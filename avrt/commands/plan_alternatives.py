@@ -18,10 +18,12 @@ ALIKE = 1.03
 def alternatives(configured: Settings) -> Iterator[Settings]:
     """The run as configured, and with other offload, stage, reference, micro-batch, checkpointing and decoding."""
     yield configured
-    stages = [configured.how.stage] if configured.how.stage == 0 else sorted({2, 3, configured.how.stage})
+    scattered = [] if configured.parameters.quantized else [3]
+    stages = [configured.how.stage] if configured.how.stage == 0 else sorted({2, *scattered, configured.how.stage})
     offloads = [False] if configured.how.stage == 0 else [False, True]
     sizes = sorted({min(size, len(configured.prompts.lengths)) for size in MICRO_BATCHES})
-    decodings = {configured.decoding, "static"} if configured.samples else {configured.decoding}
+    recorded = configured.samples and not configured.parameters.quantized
+    decodings = {configured.decoding, "static"} if recorded else {configured.decoding}
     references: tuple[Place, ...] = ("none",) if configured.how.reference == "none" else ("device", "host")
     for stage, offload, reference, size, checkpointing, decoding in product(
         stages, offloads, references, sizes, (False, True), sorted(decodings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -30,7 +30,7 @@ from avrt.models.time_estimate import ASSUMED, Work, seconds_per_phase
 from avrt.policy.student_options import LoraOptions, StudentOptions
 from avrt.rollout.sampling import decoding_for
 from avrt.rollout.static import PROMPT_MULTIPLE
-from avrt.training.evaluation_module import EvaluationModule
+from avrt.training.evaluation_module import EvaluationModule, refuse_scattered
 from avrt.training.grpo_module import GRPOModule
 from avrt.training.strategy import OmniDeepSpeedStrategy
 from avrt.training.training_module import TrainingModule
@@ -64,12 +64,16 @@ class Parameters:
         decoder: The decoder's own.
         towers: The towers'.
         largest: Of the largest trained tensor.
+        quantized: Those of the decoder in 4 bits.
+        largest_quantized: Of the largest of them.
     """
 
     trained: int
     decoder: int
     towers: int
     largest: int
+    quantized: int = 0
+    largest_quantized: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,10 @@ class Settings:
         """Weights, gradients and optimizer states."""
         numbers = self.parameters
         frozen = numbers.towers + (0 if self.lora is None else numbers.decoder)
-        return held_bytes(numbers.trained, frozen, self.shape.bytes, self.how, largest=numbers.largest)
+        return held_bytes(
+            numbers.trained, frozen, self.shape.bytes, self.how, largest=numbers.largest, quantized=numbers.quantized,
+            largest_quantized=numbers.largest_quantized,
+        )  # fmt: skip
 
     @property
     def buffers(self) -> int:
@@ -203,20 +210,25 @@ class Settings:
         return sum(self.seconds(card).values())
 
 
-def count_parameters(family: Family, model: nn.Module, decoder: Decoder, lora: LoraOptions | None) -> Parameters:
+def count_parameters(family: Family, model: nn.Module, decoder: Decoder, options: StudentOptions) -> Parameters:
     """Exact numbers, from the shapes of a model without weights."""
+    lora = options.lora
     own = {id(p): p for part in (decoder.language_model, decoder.lm_head) for p in part.parameters()}
     total = sum(p.numel() for p in own.values())
     towers = sum(p.numel() for tower in family.towers(model) for p in tower.parameters())
     if lora is None:
         return Parameters(total, total, towers, max(p.numel() for p in own.values()))
-    adapters = [
-        lora.rank * width
+    adapted = [
+        module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and re.fullmatch(family.lora_targets, name)
-        for width in (module.in_features, module.out_features)
     ]
-    return Parameters(sum(adapters), total, towers, max(adapters))
+    adapters = [lora.rank * width for layer in adapted for width in (layer.in_features, layer.out_features)]
+    numbers = Parameters(sum(adapters), total, towers, max(adapters))
+    if options.quantize is None:
+        return numbers
+    sizes = [layer.in_features * layer.out_features for layer in adapted]
+    return replace(numbers, quantized=sum(sizes), largest_quantized=max(sizes))
 
 
 def partitioning_of(module: EvaluationModule, trainer: Trainer) -> tuple[Partitioning, bool]:
@@ -230,6 +242,8 @@ def partitioning_of(module: EvaluationModule, trainer: Trainer) -> tuple[Partiti
         reference = module.reference_place
     element = ELEMENT_SIZE[module.student_options.dtype]
     strategy = trainer.strategy
+    if isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3:
+        refuse_scattered(module.student_options)
     config: dict[str, Any] = strategy.config or {} if isinstance(strategy, OmniDeepSpeedStrategy) else {}
     if not config:
         return Partitioning(stage=0, ranks=trainer.world_size, accumulate=element, reference=reference), False
@@ -280,7 +294,7 @@ def settings_of(
     slots = count if sampling is None or in_step else min(count, sampling.prompts_at_once or count)
     return Settings(
         shape=shape_of(options, decoder),
-        parameters=count_parameters(family, model, decoder, options.lora),
+        parameters=count_parameters(family, model, decoder, options),
         encoding=family.encoding_cost(model, prompts.vision, prompts.audio, ELEMENT_SIZE[options.dtype]),
         prompts=prompts,
         group_size=module.options.group_size if isinstance(module, GRPOModule) else 1,
@@ -290,7 +304,7 @@ def settings_of(
         micro_batch_size=min(module.micro_batch_size, count),
         samples=isinstance(module, GRPOModule) and module.vllm_options is None,
         decoding="dynamic"
-        if sampling is None
+        if sampling is None or (options.quantize is not None and sampling.decoding == "auto")
         else decoding_for(sampling, on_gpu=on_gpu, scattered=how.stage == 3, gathered=gathers_once),
         slots=slots,
         how=how,

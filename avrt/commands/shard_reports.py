@@ -16,6 +16,7 @@ from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.media_paths import OutsideRootError, outside_hint
 from avrt.errors import BadSampleError, NothingUsableError
 from avrt.messages import LONGEST, print_results, printable
+from avrt.remote.uploads import Destination
 
 _LINE = 300
 _QUOTED = re.compile(r"(?<= is )(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\")")
@@ -49,7 +50,7 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, soft_wrap=True)
 
 
-def nothing_usable(rows: int, where: Path | None = None, remedy: str | None = None) -> NothingUsableError:
+def nothing_usable(rows: int, where: Path | str | None = None, remedy: str | None = None) -> NothingUsableError:
     """The error for a dataset of which no question can be used."""
     if not rows:
         return NothingUsableError("there are no questions", where=where)
@@ -108,7 +109,7 @@ def _examples(reasons: list[str]) -> list[str]:
     return [*chosen, *(reason for reason in reasons if reason not in chosen and "out of the dataset" not in reason)]
 
 
-def report(manifest: Manifest, folder: Path) -> None:
+def report(manifest: Manifest, folder: Path | str) -> None:
     """Print what was written and what was left out."""
     console = _console()
     console.print(
@@ -139,7 +140,7 @@ def _kind_of(reason: str) -> str:
     return shortened.split(":")[0] + (f" {remedy[0]}" if remedy and ":" in shortened else "")
 
 
-def finish(manifest: Manifest, folder: Path, outside: Outside, next_step: str | None = None) -> None:
+def finish(manifest: Manifest, folder: Path | str, outside: Outside, next_step: str | None = None) -> None:
     """Print what was written, the hint about media outside of the root, and what one would do next.
 
     Raises:
@@ -152,12 +153,14 @@ def finish(manifest: Manifest, folder: Path, outside: Outside, next_step: str | 
     print_results("shards", printable(str(folder)), next_step)
 
 
-def look_at_one(folder: Path) -> str:
-    """The command that shows the first sample of new shards."""
+def look_at_one(out: Destination) -> str:
+    """The command that shows the first sample of new shards; those at an address are not fetched for it."""
     from avrt.data.shards.reader import ShardSet
 
-    first = ShardSet(folder).sample(0).id
-    return f"avrt shards show {quoted(folder)} --id={quoted(first)} --out look"
+    if out.remote:
+        return f"avrt shards verify {quoted(out.name)}"
+    first = ShardSet(out.folder).sample(0).id
+    return f"avrt shards show {quoted(out.name)} --id={quoted(first)} --out look"
 
 
 def quoted(word: object) -> str:

@@ -18,7 +18,7 @@ from avrt.commands.shard_reports import Outside, finish, look_at_one
 from avrt.data.media.clip import Clip
 from avrt.data.media.codecs import to_flac
 from avrt.data.sample import Sample
-from avrt.data.shards.manifest import Manifest
+from avrt.data.shards.manifest import MANIFEST, Manifest
 from avrt.data.shards.members import decode_members
 from avrt.data.shards.merging import find_parts, merge_parts
 from avrt.data.shards.overlap import Overlap, find_overlap, fingerprints
@@ -27,6 +27,7 @@ from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
 from avrt.messages import print_results, printable, short
 from avrt.progress import ProgressDisplay
+from avrt.remote.uploads import Destination
 from avrt.text import clean, to_json
 
 _COLUMNS = 4
@@ -35,13 +36,12 @@ _COLUMNS = 4
 def verify(arguments: list[str]) -> None:
     """Check every checksum, index, record and clip of a folder; status 1 if something is wrong."""
     parser = OneLineErrors(prog="avrt shards verify", description=verify.__doc__)
-    parser.add_argument("folder", type=str, help="a folder of shards")
-    folder = Path(parser.parse_args(arguments).folder)
+    parser.add_argument("folder", type=str, help="a folder or address of shards")
+    folder = parser.parse_args(arguments).folder
     shards = ShardSet(folder)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     faults: list[str] = []
-    for entry in shards.manifest.shards:
-        path = folder / Path(entry["file"]).name
+    for entry, path in zip(shards.manifest.shards, shards.paths(), strict=True):
         if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
             faults.append(f"{path}: is not the file that the manifest describes (copy or make it again)")
         elif index_path(path).is_file() and index_tar(path) != load_index(path):
@@ -69,7 +69,7 @@ def verify(arguments: list[str]) -> None:
     console.print(f"{len(seen)} of {len(shards)} samples are intact ({found.media}), {len(faults)} faults")
     if faults:
         sys.exit(1)
-    print_results("verified", printable(str(folder)))
+    print_results("verified", printable(folder))
 
 
 def show(arguments: list[str]) -> None:
@@ -134,15 +134,20 @@ def merge(arguments: list[str]) -> None:
     """Join the parts that `avrt shards RECIPE --part i/n` has made into the shards of one run, byte for byte."""
     parser = OneLineErrors(prog="avrt shards merge", description=merge.__doc__)
     parser.add_argument("folder", type=str, help="the folder with all parts")
-    parser.add_argument("--out", type=str, required=True, help="folder for the shards; may be that of the parts")
+    parser.add_argument(
+        "--out", type=str, required=True, help="folder or address for the shards; may be that of the parts"
+    )
     again = "continue a merge that was stopped"
     parser.add_argument("--resume", type=bool, nargs="?", const=True, default=False, help=again)
     options = parser.parse_args(arguments)
-    parts, out = find_parts(Path(options.folder)), Path(options.out)
+    parts, target = find_parts(Path(options.folder)), Destination(options.out, MANIFEST)
+    target.check()
     last = parts[-1].slice
     with ProgressDisplay(last.first + last.items, "questions") as progress:
-        manifest = merge_parts(parts, out, resume=options.resume, progress=progress.update)
-    finish(manifest, out, Outside(), look_at_one(out) if manifest.samples else None)
+        manifest = merge_parts(parts, target.folder, resume=options.resume, progress=progress.update)
+    if manifest.samples:
+        target.upload()
+    finish(manifest, target.name, Outside(), look_at_one(target) if manifest.samples else None)
 
 
 def contact_sheet(pictures: torch.Tensor) -> torch.Tensor:

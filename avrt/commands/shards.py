@@ -30,12 +30,14 @@ from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
 from avrt.messages import print_results, printable
 from avrt.progress import ProgressDisplay
+from avrt.remote.uploads import Destination
 
 # name: (module with a function of this name, usage, what it does)
 TOOLS = {
     "verify": ("avrt.commands.shard_tools", "verify DIR", "check every checksum, record and clip"),
     "show": ("avrt.commands.shard_tools", "show DIR --id ID --out DIR", "a contact sheet, sound, record"),
     "overlap": ("avrt.commands.shard_tools", "overlap TRAIN TEST", "find clips that two sets share"),
+    "upload": ("avrt.commands.shard_upload", "upload DIR ADDRESS", "shards to s3://..., the manifest last"),
     "merge": ("avrt.commands.shard_tools", "merge DIR --out DIR", "join the parts that --part i/n has made"),
     "to_parquet": (
         "avrt.commands.shard_parquet",
@@ -189,23 +191,41 @@ def convert(name: str, kind: type[Recipe], options: Namespace, typed: Sequence[s
         return
     if options.out is None:
         raise AvrtError("is needed", where="--out", remedy="name a new folder for the shards, or add --dry_run")
-    out = Path(options.out)
+    out = Destination(options.out, MANIFEST)
     if options.together is not None and options.parts is None:
         raise AvrtError("is for --parts", where="--together", remedy="add --parts 80/10/10, or leave it out")
     if options.part is not None:
-        _convert_part(run, out)
+        if out.remote:
+            remedy = "write parts to a folder, join them, then: avrt shards upload DIR ADDRESS"
+            raise AvrtError("is for folders", where="--part", remedy=remedy)
+        _convert_part(run, out.folder)
         return
     if options.parts is None:
-        manifest = _finished(out, options.resume) or run.write(out)
-        finish(manifest, out, run.outside, look_at_one(out) if manifest.samples else None)
+        manifest = _written(run, out)
+        finish(manifest, out.name, run.outside, look_at_one(out) if manifest.samples else None)
         return
     division = Division(run.items(), read_shares(options.parts), run.root, options.together)
     for part in division.clips:
-        manifest = _finished(out / part, options.resume) or run.write(out / part, division, part)
-        finish(manifest, out / part, Outside())
+        manifest = _written(run, out.below(part), division, part)
+        finish(manifest, out.below(part).name, Outside())
     run.outside.tell()
     if {"train", "test"} <= set(division.clips):
-        print(f"next: avrt shards overlap {quoted(out / 'train')} {quoted(out / 'test')}")
+        print(f"next: avrt shards overlap {quoted(out.below('train').name)} {quoted(out.below('test').name)}")
+
+
+def _written(run: Conversion, out: Destination, division: Division | None = None, part: str | None = None) -> Manifest:
+    """Write shards, or with `--resume` find those of an earlier run that is complete."""
+    folder, resume = out.folder, run.options.resume
+    if resume and out.is_uploaded():
+        from avrt.data.shards.reader import ShardSet
+
+        return ShardSet(out.address).manifest
+    out.check()
+    finished = resume and (folder / MANIFEST).is_file()
+    manifest = Manifest.load(folder) if finished else run.write(folder, division, part)
+    if manifest.samples:
+        out.upload()
+    return manifest
 
 
 def _convert_part(run: Conversion, out: Path) -> None:
@@ -218,7 +238,7 @@ def _convert_part(run: Conversion, out: Path) -> None:
         folder = part_folder(out if name is None else out / name, number, of)
         report(_finished(folder, run.options.resume) or run.write(folder, division, name), folder)
         merged = f"avrt shards merge {quoted(folder.parent)} --out {quoted(folder.parent)}"
-        print_results("part", printable(str(folder)), f"{merged}, when all {of} are there")
+        print_results(f"part {number} of {of}", printable(str(folder)), f"{merged}  (when all parts are there)")
     run.outside.tell()
 
 
@@ -233,7 +253,7 @@ def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = OneLineErrors(prog=f"avrt shards {name}", description=(recipe.__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--root", type=str, required=True, help="the dataset's folder")
-    parser.add_argument("--out", type=str | None, default=None, help="new folder for the shards")
+    parser.add_argument("--out", type=str | None, default=None, help="new folder or address for the shards")
     parser.add_argument("--explain", **flag, help="only show what each field of the first question was taken for")
     parser.add_argument("--dry_run", **flag, help="only report what would be used and what is missing")
     parser.add_argument(

@@ -39,7 +39,7 @@ def teacher_runs(folder: Path) -> list[BenchmarkRun]:
         AvrtError: If it holds no finished run, or the shards of the questions are missing.
     """
     record, home = run_record(folder), TraceFolder.find(folder)
-    shards = ShardSet(Path(record["data"]))
+    shards = ShardSet(record["data"])
     benchmark = str(shards.manifest.recipe.get("name", "custom"))
     questions = [sample.id for sample in shards.samples() if sample.answer is not None]
     query = select(verdicts.c.sample, verdicts.c.teacher, verdicts.c.correct, calls.c.model)

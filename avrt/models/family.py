@@ -130,8 +130,8 @@ class Family(ABC):
         """Turn a saved model's folder into the layout of the released checkpoints, which vLLM loads."""
 
     @abstractmethod
-    def released_weights(self, decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
-        """Name in the released checkpoints, and tensor, of everything that is trained."""
+    def released_parts(self, decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
+        """The decoder's parts, and what their parameters' names begin with in the released checkpoints."""
 
     @abstractmethod
     def vllm_prompt(self, inputs: Any, prompts: EncodedPrompts, row: int) -> dict[str, Any]:

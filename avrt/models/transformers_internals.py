@@ -3,13 +3,14 @@
 What is relied on: the registry of attention functions and the name that a configuration keeps of its own; that a mask
 which is ready is handed to every layer untouched; the tensors inside key-value caches, and what a decoder asks of one;
 what Qwen's towers work out from the sizes of their inputs, and that they take it ready made; the name under which
-attention layers call the rotary embedding.
+attention layers call the rotary embedding; what decides which process saves a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -45,6 +46,21 @@ def attention_name(config: Any) -> str:
 def use_attention(config: Any, name: str) -> None:
     """Have a loaded model use another registered attention function."""
     config._attn_implementation = name
+
+
+def save_here(model: Any, folder: Path, state: dict[str, Tensor]) -> None:
+    """Save a state as a model's, by this process, whatever its rank; transformers would let the first one alone.
+
+    Args:
+        model: The model, whose configuration is saved beside.
+        folder: Where to, each process its own.
+        state: Tensors by name.
+    """
+    model.should_save_on_this_rank = lambda is_main_process: True
+    try:
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        del model.should_save_on_this_rank
 
 
 def ready_mask(mask: object) -> dict[str, object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -26,10 +27,12 @@ from avrt.models.feature_cache import FeatureCache, weights_hash
 from avrt.models.fused import fuse_layers
 from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
-from avrt.models.transformers_internals import use_attention
+from avrt.models.transformers_internals import save_here, use_attention
 from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
 from avrt.packaged import model_source
-from avrt.policy.adapters import add_adapters
+from avrt.policy.adapters import add_adapters, recompute_with_own_tensors
+from avrt.policy.plain_weights import Gather, plain_state, plain_weights
+from avrt.policy.quantized import quantize_layers
 from avrt.policy.student_options import StudentOptions
 from avrt.rollout.completion import Completion
 from avrt.rollout.native import generate
@@ -72,6 +75,7 @@ class Policy(nn.Module):
         inputs: How clips and prompts become the model's inputs.
         engine: Samples completions in place of the native engine, where set.
         is_partitioned: Whether ranks hold parts of the weights (ZeRO-3), so that every forward pass is a collective.
+        gather: Then, a context that all enter together, in which some modules' weights are whole, to be read.
         whole_weights: Then, where each rank has room for the whole decoder: a context that all enter together to
             generate, in which a forward pass is each rank's own.
         prompt_room: Most tokens of a prompt, where it is known, so that buffers of fixed shape need never be made anew.
@@ -81,11 +85,13 @@ class Policy(nn.Module):
         self, family: Family, model: nn.Module, processor: Any, options: StudentOptions, *, share_prefix: bool = True
     ) -> None:
         super().__init__()
+        options.check()
         self.family = family
         self.options = options
         self.share_prefix = share_prefix
         self.engine: RolloutEngine | None = None
         self.is_partitioned = False
+        self.gather: Gather | None = None
         self.whole_weights: Callable[[], contextlib.AbstractContextManager[None]] | None = None
         self.prompt_room: int | None = None
         self.inputs = family.inputs(model, processor)
@@ -95,15 +101,21 @@ class Policy(nn.Module):
             for tower in family.towers(model):
                 use_attention(tower.config, TOWER_ATTENTION)
         fuse_layers(decoder.language_model, family.fused_layers(model), options.fused_layers)
+        if options.quantize is not None:
+            quantize_layers(model, family.lora_targets)
         model.requires_grad_(False)
-        decoder.language_model.requires_grad_(True)
-        decoder.lm_head.requires_grad_(True)
+        if options.lora is None:
+            decoder.language_model.requires_grad_(True)
+            decoder.lm_head.requires_grad_(True)
         if options.gradient_checkpointing:
             decoder.language_model.activation_checkpointing_enable({"use_reentrant": False})
         # The adapter wrapper holds the same modules as the model; in a tuple they are not registered twice.
         self._adapters: tuple[Any, ...] = ()
         if options.lora is not None:
-            self._adapters = (add_adapters(model, family.lora_targets, options.lora),)
+            recompute_with_own_tensors(decoder.lm_head)
+            self._adapters = (
+                add_adapters(model, family.lora_targets, options.lora, quantized=options.quantize is not None),
+            )
         self.cache: FeatureCache | None = None
         if options.feature_cache is not None:
             # Now, because under ZeRO-3 nobody holds the whole weights later.
@@ -202,8 +214,9 @@ class Policy(nn.Module):
 
     def decoding_of(self, sampling: SamplingOptions) -> str:
         """How the native engine decodes: as the options say, or for `auto` what is fastest here."""
-        if sampling.decoding == "auto" and not (self.share_prefix and self.decoder.supports_packing):
-            return "dynamic"
+        packed = self.share_prefix and self.decoder.supports_packing
+        if sampling.decoding == "auto" and (not packed or self.options.quantize is not None):
+            return "dynamic"  # bitsandbytes' kernels were not tried in a recorded step
         on_gpu = next(self.decoder.lm_head.parameters()).is_cuda
         gathered = self.whole_weights is not None
         return decoding_for(sampling, on_gpu=on_gpu, scattered=self.is_partitioned, gathered=gathered)
@@ -247,17 +260,48 @@ class Policy(nn.Module):
         """Most tokens of prompt and completion together."""
         return self.family.context_length(self.model)
 
-    def released_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Name in the released checkpoints, and tensor, of everything that is trained, as another engine loads it."""
-        return self.family.released_weights(self.decoder)
+    def released_weights(self, *, everything: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """Name in the released checkpoints, and tensor, of the decoder's weights, as another engine loads them.
+
+        Adapters are merged, one layer at a time; see `avrt.policy.plain_weights`.
+
+        Args:
+            everything: False leaves out layers without an adapter, which are as they were, where adapters are trained.
+                Where ranks hold parts of the weights, all have to read, and one that asks for everything gets it for
+                all.
+        """
+        everything = everything or not self._adapters
+        if self.is_partitioned:
+            everything = bool(all_reduce_max(int(everything), next(self.decoder.lm_head.parameters()).device))
+        for prefix, part in self.family.released_parts(self.decoder):
+            for name, tensor in plain_weights(part, everything=everything, gather=self.gather):
+                yield prefix + name, tensor
 
     def without_adapters(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which adapters, if there are any, are switched off."""
         return self._adapters[0].disable_adapter() if self._adapters else contextlib.nullcontext()
 
-    def merged(self) -> Any:
-        """The plain model, with adapters merged into the weights they belong to; it cannot be trained on then."""
-        return self._adapters[0].merge_and_unload() if self._adapters else self.model
+    def save_model(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write weights and configuration of the plain model, with adapters merged; the policy's own stay as they are.
+
+        Args:
+            folder: Where to.
+            dtype: Round merged weights to this type; None to the one in which they are computed.
+        """
+        save_here(self.model, folder, plain_state(self.model, dtype))
+
+    def save_adapters(self, folder: Path) -> None:
+        """Write the adapters alone, as peft loads them beside the student's source.
+
+        Raises:
+            AvrtError: If there are none.
+        """
+        if not self._adapters:
+            raise AvrtError("there are no adapters: all weights were trained", remedy="export the model")
+        [adapters] = self._adapters
+        for config in adapters.peft_config.values():
+            config.base_model_name_or_path = self.options.source
+        adapters.save_pretrained(folder, save_embedding_layers=False)
 
     def train(self, mode: bool = True) -> Policy:
         """Switch the decoder's mode; the frozen towers always stay in evaluation mode."""

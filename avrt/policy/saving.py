@@ -24,7 +24,7 @@ def export_policy(
     """Write weights (safetensors), configuration, processor, and how the student is asked.
 
     Args:
-        policy: What to write; adapters are merged, after which it cannot be trained further.
+        policy: What to write, with adapters merged; it can be trained on.
         folder: Where to; created if missing.
         settings: How it was trained to be asked; None where that is not known.
         full_layout: Write the layout of the released checkpoints, which vLLM expects, instead of the model alone.
@@ -35,17 +35,40 @@ def export_policy(
     """
     if (folder / "config.json").exists():
         raise AvrtError("already holds a model", where=folder, remedy="choose another --out or delete it")
-    model = policy.merged()
     if dtype is not None:
-        convert_parameters(model, dtype)
-    model.save_pretrained(folder)
+        convert_parameters(policy.model, dtype)
+    policy.save_model(folder, dtype)
     policy.inputs.processor.save_pretrained(folder)
     if full_layout:
         policy.family.to_released_layout(folder)
     if settings is not None:
         settings.save(folder)
+    _readable(folder)
+
+
+def export_adapters(policy: Policy, folder: Path, *, settings: InputSettings | None = None) -> None:
+    """Write a policy's adapters alone, as peft reads them, and how the student is asked.
+
+    Args:
+        policy: What to write.
+        folder: Where to; created if missing.
+        settings: How it was trained to be asked; None where that is not known.
+
+    Raises:
+        AvrtError: If the folder already holds adapters, or the policy has none.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise AvrtError("already holds adapters", where=folder, remedy="choose another --out or delete it")
+    policy.save_adapters(folder)
+    if settings is not None:
+        settings.save(folder)
+    _readable(folder)
+
+
+def _readable(folder: Path) -> None:
+    """Let others read the weights: safetensors lets nobody."""
     for weights in folder.glob("*.safetensors"):
-        weights.chmod(0o666 & ~_umask())  # safetensors lets nobody else read them
+        weights.chmod(0o666 & ~_umask())
 
 
 def _umask() -> int:

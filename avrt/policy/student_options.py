@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from avrt.errors import AvrtError
 from avrt.models.feature_cache import FeatureCacheOptions
 
 
@@ -39,6 +40,9 @@ class StudentOptions:
         feature_cache: Keep the frozen towers' output on disk, so that each clip is encoded once for all epochs and
             runs; worth it where clips come again.
         lora: Train adapters instead of the decoder's own weights.
+        quantize: Hold the weights beneath the adapters in 4 bits (`nf4`, QLoRA; needs `lora` and the extra `qlora`):
+            0.56 bytes each instead of 2. Towers, embeddings, norms and vocabulary projection stay as they are. Not
+            under ZeRO-3.
         seed: Seed of the nano preset's weights.
     """
 
@@ -49,4 +53,18 @@ class StudentOptions:
     fused_layers: bool | Literal["auto"] = "auto"
     feature_cache: FeatureCacheOptions | None = None
     lora: LoraOptions | None = None
+    quantize: Literal["nf4"] | None = None
     seed: int = 0
+
+    def check(self) -> None:
+        """Refuse options that contradict each other; not at once, as a command line sets them one after the other.
+
+        Raises:
+            AvrtError: If 4-bit weights would have to be trained themselves.
+        """
+        if self.quantize is not None and self.lora is None:
+            raise AvrtError(
+                "4-bit weights cannot be trained themselves",
+                where="model.student.quantize",
+                remedy="set model.student.lora.rank 16, or leave it out",
+            )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from avrt.data.sample import Modality, Sample
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import blake2b
-from avrt.packaged import find_packaged, packaged
+from avrt.packaged import find_packaged, model_source, packaged
 from avrt.prompts import CHOICE
+from avrt.remote.stores import is_remote
 from avrt.traces.batching_backend import BatchingBackend, decode_reply
 from avrt.traces.requests import CallFailedError, Reply, Request
 from avrt.traces.templates import Template
@@ -25,7 +26,7 @@ class StudentBackend(BatchingBackend):
     """An exported student. Without a template it is asked as it was trained, where its folder says how.
 
     Args:
-        source: The student's folder: a path, or the name of a packaged one, such as `nano/teachers/visual`.
+        source: The student's folder: a path, an address, or the name of a packaged one, such as `nano/teachers/visual`.
         batch_size: Most requests in a batch.
         dtype: Type of the weights.
         device: Device, such as `cpu` or `cuda:0`.
@@ -159,6 +160,8 @@ def find_model(name: str) -> Path:
     Raises:
         AvrtError: If there is none.
     """
+    if is_remote(name):
+        return Path(model_source(name))
     found = find_packaged(name, packaged("avrt.configs"), Path.is_dir)
     if found is None:
         raise AvrtError("no such folder", where=name, remedy="set source to an exported student")

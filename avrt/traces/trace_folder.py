@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sqlalchemy import select
 
 from avrt.errors import AvrtError
+from avrt.remote.stores import is_remote
 from avrt.text import to_json
 from avrt.traces import schema
 from avrt.traces.database import require_store, rows
@@ -89,7 +90,8 @@ class TraceFolder:
             data: The shards, kept as an absolute path, so that statistics find them from any working directory.
         """
         store = (_relative(self.store, self.path) or ".") if isinstance(self.store, Path) else written(self.store)
-        record = {"run": run, "data": str(Path(data).absolute()), "store": store, "folder": self.name}
+        data = data if is_remote(data) else str(Path(data).absolute())
+        record = {"run": run, "data": data, "store": store, "folder": self.name}
         return to_json(record).encode()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from avrt.errors import AvrtError
+from avrt.packaged import model_source
 from avrt.traces.batching_backend import BatchingBackend, decode_reply
 from avrt.traces.requests import CallFailedError, Reply, Request
 
@@ -68,7 +69,7 @@ class TransformersBackend(BatchingBackend):
         failure: Exception | None = None
         for name in classes:
             try:
-                return getattr(transformers, name).from_pretrained(self._source, **settings)
+                return getattr(transformers, name).from_pretrained(model_source(self._source), **settings)
             except (OSError, ValueError) as error:
                 failure = error
         what = f"cannot be loaded: {str(failure).splitlines()[0]}"

@@ -49,7 +49,7 @@ class BenchmarkModule(EvaluationModule):
         label: The student's label in results and tables.
         generation: How answers are generated; greedy by default.
         seed: Seed of sampled answers.
-        vllm: Let vLLM answer instead of the native engine; the result says so. Not under ZeRO-3, and not with LoRA.
+        vllm: Let vLLM answer instead of the native engine; the result says so.
     """
 
     shards: ShardSet

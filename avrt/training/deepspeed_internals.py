@@ -89,6 +89,11 @@ def prepare_backward(engine: Any, *, last: bool) -> None:
     engine.optimizer.clear_backward_seen_flag()
 
 
+def _offload(engine: Any) -> Any:
+    """What has ZeRO-3's hooks: the optimizer's `parameter_offload`, or what has them in evaluation."""
+    return getattr(engine.optimizer, "parameter_offload", engine.optimizer)
+
+
 @contextlib.contextmanager
 def gathered(engine: Any, modules: Sequence[nn.Module]) -> Iterator[None]:
     """Hold some modules' weights whole, with no module gathering or releasing weights by itself meanwhile (ZeRO-3).
@@ -103,8 +108,7 @@ def gathered(engine: Any, modules: Sequence[nn.Module]) -> Iterator[None]:
     import deepspeed
 
     parameters: list[Any] = [parameter for module in modules for parameter in module.parameters()]
-    # With an optimizer the hooks are its `parameter_offload`'s; an engine that only evaluates has that in its place.
-    offload = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
+    offload = _offload(engine)
     with deepspeed.zero.GatheredParameters(parameters):
         for parameter in parameters:
             parameter.ds_active_sub_modules.clear()
@@ -115,6 +119,26 @@ def gathered(engine: Any, modules: Sequence[nn.Module]) -> Iterator[None]:
             yield
         finally:
             offload._register_deepspeed_module(offload.module)
+
+
+@contextlib.contextmanager
+def gathered_to_read(engine: Any, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Hold some modules' weights whole, to be read (ZeRO-3); all ranks have to enter together.
+
+    Args:
+        engine: DeepSpeed's engine.
+        modules: Whose weights.
+    """
+    import deepspeed
+
+    parameters: list[Any] = [parameter for module in modules for parameter in module.parameters()]
+    if any(parameter.ds_status is parameter.ds_status.INFLIGHT for parameter in parameters):
+        # Being fetched ahead of a module that did not run then: wait for them, and begin with none.
+        _offload(engine).partition_all_parameters()
+    with deepspeed.zero.GatheredParameters(parameters):
+        for parameter in parameters:
+            parameter.ds_active_sub_modules.clear()
+        yield
 
 
 def load_universal(engine: Any) -> None:

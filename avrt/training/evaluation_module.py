@@ -35,6 +35,20 @@ SPLITS = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
 """Stage of the trainer -> the split that its evaluation asks."""
 
 
+def refuse_scattered(student: StudentOptions) -> None:
+    """Refuse a student that ZeRO-3 cannot scatter.
+
+    Raises:
+        AvrtError: If it has weights in 4 bits.
+    """
+    if student.quantize is not None:
+        raise AvrtError(
+            "ZeRO-3 cannot scatter 4-bit weights",
+            where="model.student.quantize",
+            remedy="set --trainer.strategy.stage 2, or leave it out",
+        )
+
+
 class EvaluationModule(pl.LightningModule):
     """Asks a student the questions of a split, logs metrics and writes `predictions.jsonl`.
 
@@ -42,7 +56,7 @@ class EvaluationModule(pl.LightningModule):
         student: Which student.
         generation: How answers are generated.
         rewards: Rewards reported beside accuracy; None for none.
-        vllm: Let vLLM answer instead of the native engine; not under ZeRO-3, and not with LoRA.
+        vllm: Let vLLM answer instead of the native engine.
 
     Attributes:
         policy: The student, from `load` on.
@@ -72,6 +86,7 @@ class EvaluationModule(pl.LightningModule):
         vllm: VLLMOptions | None = None,
     ) -> None:
         super().__init__()
+        student.check()
         self.strict_loading = False  # checkpoints lack the frozen parameters; `on_load_checkpoint` checks the others
         self.student_options = student
         self.generation = generation
@@ -94,15 +109,21 @@ class EvaluationModule(pl.LightningModule):
         strategy = self.trainer.strategy
         if strategy.root_device.type == "cpu":
             limit_threads()
+        scattered = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
+        if scattered:
+            refuse_scattered(self.student_options)
         if not hasattr(self, "policy"):
             self.policy = load_policy(self.student_options)
             if self.checkpoint is not None:
                 put_trained(self.policy, self.checkpoint)
-        self.policy.is_partitioned = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
+        self.policy.is_partitioned = scattered
         self.policy.whole_weights = None
-        if isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3 and strategy.gather_for_generation:
+        self.policy.gather = None
+        if isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3:
+            self.policy.gather = strategy.gathered_to_read
             decoder = self.policy.decoder
-            self.policy.whole_weights = partial(strategy.whole_weights, (decoder.language_model, decoder.lm_head))
+            if strategy.gather_for_generation:
+                self.policy.whole_weights = partial(strategy.whole_weights, (decoder.language_model, decoder.lm_head))
 
     def needs_engine(self, stage: str) -> bool:
         """Whether vLLM samples anything in a stage, where `vllm` is set."""

@@ -61,8 +61,7 @@ class GRPOModule(TrainingModule):
         reference: Where the reference's weights are: on the `device`, under ZeRO-3 scattered like the policy's; or on
             the `host`, in page-locked memory, from where they are brought to the device once a step. The numbers are
             the same. Outside that time it saves 6.8 GB on each device for a 3B student, 15.2 GB for 7B.
-        vllm: Sample by vLLM instead of the native engine, in training and in `avrt validate`, `test` and `predict`; not
-            under ZeRO-3, and not with LoRA.
+        vllm: Sample by vLLM instead of the native engine, in training and in `avrt validate`, `test` and `predict`.
         rollout_ahead: 1 has vLLM sample the next batch while the policy learns from the one before, so that the two
             take the time of the longer one. Completions then come from a policy that is one update older
             (`rollout/staleness`), which their recorded log-probabilities correct for: by ratio and clip, or, with

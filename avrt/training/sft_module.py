@@ -28,7 +28,7 @@ class SFTModule(TrainingModule):
         micro_batch_size: Samples per forward and backward pass.
         generation: How completions are generated in validation, test and prediction.
         rewards: Rewards reported in evaluation.
-        vllm: Let vLLM answer in `avrt validate`, `test` and `predict`; not under ZeRO-3, and not with LoRA.
+        vllm: Let vLLM answer in `avrt validate`, `test` and `predict`.
         vllm_in_validation: Let vLLM answer the validation questions while training too. Off, because its numbers are
             close to the policy's but not equal.
     """

@@ -21,6 +21,7 @@ from avrt.training.compilers import check_compilers, interpreter_on_path
 from avrt.training.deepspeed_internals import (
     check_whole,
     gathered,
+    gathered_to_read,
     import_deepspeed,
     import_deferred,
     keep_on_nodes,
@@ -179,6 +180,10 @@ class OmniDeepSpeedStrategy(OnNodes, DeepSpeedStrategy):
     def whole_weights(self, modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[None]:
         """A context that all ranks enter together, in which each holds some modules' weights whole (stage 3)."""
         return gathered(self.deepspeed_engine, modules)
+
+    def gathered_to_read(self, modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[None]:
+        """A context that all ranks enter together, in which some modules' weights are whole, to be read (stage 3)."""
+        return gathered_to_read(self.deepspeed_engine, modules)
 
     def optimizer(self, parameters: Any, **settings: Any) -> torch.optim.Optimizer:
         """AdamW where the optimizer states live.

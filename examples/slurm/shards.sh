@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A dataset into shards over many machines: each task of the array converts its part, the last job joins them to what one
 # run would have made.
-#   job=$(sbatch --parsable examples/slurm/shards.sh avqa data/avqa shards/avqa)
-#   sbatch --dependency=afterok:"$job" --wrap 'avrt shards merge shards/avqa'
+#   job=$(sbatch --parsable examples/slurm/shards.sh avqa data/avqa shards/in_parts)
+#   sbatch --dependency=afterok:"$job" --wrap 'avrt shards merge shards/in_parts --out shards/avqa'
 # A task that was stopped goes on where it was.
 #SBATCH --job-name=avrt-shards
 #SBATCH --array=1-8                  # as many parts
@@ -18,4 +18,5 @@ set -euo pipefail
 source "${VENV:-.venv}/bin/activate"
 recipe="$1" root="$2" out="$3"
 shift 3
-avrt shards "$recipe" --root "$root" --out "$out" --part "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" "$@"
+avrt shards "$recipe" --root "$root" --out "$out" --part "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" \
+    --resume "$@"

@@ -15,27 +15,13 @@ from avrt.data.shards import remote
 from avrt.data.shards.manifest import Manifest
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
+from avrt.remote import copies
 from tests.data.web import Weather, serving
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
-
-
-@pytest.fixture(scope="module")
-def stored(world, tmp_path_factory):
-    """The training shards in small tars, to be served."""
-    from avrt.data.sample import Sample
-    from avrt.data.shards.writer import ShardWriter
-
-    source, folder = ShardSet(world / "train"), tmp_path_factory.mktemp("stored") / "shards"
-    with ShardWriter(folder, source.manifest.spec, samples_per_shard=6) as writer:
-        for i in range(len(source)):
-            raw = source.read(i)
-            members = {name: data for name, data in raw.items() if not name.startswith("__") and name != "json"}
-            writer.write(Sample.from_json(raw["json"]), members)
-    return folder
+    monkeypatch.setattr(copies, "_FIRST_PAUSE", 0.01)
 
 
 def epoch(address, cache, builder, workers=0, ranks=1, window=0, gigabytes=0.0, ahead=0):
@@ -119,7 +105,7 @@ def test_what_is_not_there_is_one_clear_error(stored, tmp_path):
         (stored / "bad" / "manifest.json").write_text("[1")
         with pytest.raises(AvrtError, match="not a shard manifest"):
             ShardSet(f"{address}/bad", tmp_path)
-    with pytest.raises(AvrtError, match=f"after {remote.ATTEMPTS} attempts"):
+    with pytest.raises(AvrtError, match=f"after {copies.ATTEMPTS} attempts"):
         ShardSet(address, tmp_path / "gone")
 
 
@@ -136,10 +122,19 @@ def test_a_server_that_goes_away_ends_the_epoch_with_one_line(stored, tmp_path, 
     assert "\n" not in str(ended.value)
 
 
-def test_other_addresses_are_opened_by_webdataset(stored, tmp_path):
-    shards = ShardSet(f"pipe:cat {stored}/{{name}}", tmp_path)
+def test_other_addresses_are_opened_by_fsspec(stored, tmp_path):
+    shards = ShardSet(f"file://{stored}/{{name}}", tmp_path)
     assert [sample.id for sample in shards.samples()] == [sample.id for sample in ShardSet(stored).samples()]
     assert Counter(len(v) for v in shards.read(3).values() if isinstance(v, bytes))
+
+
+def test_no_address_runs_a_command(tmp_path):
+    for address in (f"pipe:touch {tmp_path}/owned #{{name}}", f"PIPE:touch {tmp_path}/owned"):
+        with pytest.raises(AvrtError, match="addresses that run a command are not opened"):
+            ShardSet(address, tmp_path / "cache")
+    with pytest.raises(AvrtError, match="is no address"):
+        ShardSet(f"simplecache::file://{tmp_path}", tmp_path / "cache")
+    assert not list(tmp_path.rglob("owned"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -167,8 +162,11 @@ def test_what_announced_files_can_be_sent_to_other_processes(stored, tmp_path):
 
 def test_no_server_can_fill_the_disk(stored, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "LARGEST_MANIFEST", 3 << 20)
+    (tmp_path / "endless_store").mkdir()
+    with (tmp_path / "endless_store" / "manifest.json").open("wb") as file:
+        file.truncate(50_000_000)
     with pytest.raises(AvrtError, match="more bytes than expected"):
-        ShardSet("pipe:cat /dev/zero #{name}", tmp_path / "endless")
+        ShardSet(f"file://{tmp_path}/endless_store", tmp_path / "endless")
     folder = tmp_path / "grown"
     shutil.copytree(stored, folder)
     with serving(folder, Weather()) as address:
@@ -190,7 +188,7 @@ def test_a_hostile_manifest_names_no_other_files_and_no_commands(stored, tmp_pat
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["shards"][0]["file"] = name
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    for address in (folder, f"pipe:cat {folder}/{{name}}"):
+    for address in (folder, f"file://{folder}"):
         with pytest.raises(AvrtError, match=r"not a plain name|not a shard manifest"):
             ShardSet(address, tmp_path / "cache")
     assert not list(tmp_path.rglob("owned"))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from avrt.commands.phases import advice, shape_of
+from avrt.commands.plan_settings import count_parameters
 from avrt.models.memory_estimate import Partitioning, Shape, checkpoint_bytes, expected_bytes, held_bytes
 from avrt.models.memory_estimate.activations import buffer_bytes, kept_bytes
 from avrt.models.qwen2_5_omni.family import QwenOmni
@@ -195,3 +196,20 @@ def test_forecast_and_measurement_agree_within_a_factor_of_two(checkpointing):
     found = {name: (int(m), int(e)) for name, m, e in (line.split() for line in done.stdout.splitlines()[-3:])}
     measured, expected = found["update"]
     assert 0.5 < measured / expected < 2, found
+
+
+def test_held_in_4_bits(nano):
+    """Counted of a real 4-bit student: packed weights with their scales, and the rest as it is."""
+    pytest.importorskip("bitsandbytes")
+    student = load_policy(StudentOptions("nano", dtype="float32", lora=LoraOptions(rank=4), quantize="nf4"))
+    held = sum(p.nbytes for p in student.parameters())
+    layers = [m for m in student.modules() if hasattr(m, "dequantized")]
+    held += sum(layer.weight.quant_state.absmax.nbytes for layer in layers)
+    numbers = count_parameters(nano.family, nano.model, nano.decoder, student.options)
+    how = Partitioning(stage=2, reference="none")
+    expected = held_bytes(
+        numbers.trained, numbers.towers + numbers.decoder, 4, how, quantized=numbers.quantized,
+        largest_quantized=numbers.largest_quantized,
+    )  # fmt: skip
+    assert expected.weights == held
+    assert expected.gathered == 4 * max(layer.in_features * layer.out_features for layer in layers)

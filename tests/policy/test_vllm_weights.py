@@ -50,15 +50,22 @@ def test_weights_arrive_each_way_and_a_killed_engine_samples_the_same(nano, batc
     media = [(("audio",), Clip(audio=clip.audio)), ((), Clip())]
     mixed = collate([builder.row(make_sample(str(i), media=m), c) for i, (m, c) in enumerate(media)])
     options, seeds = SamplingOptions(max_new_tokens=48), list(range(8))
-    for seed, way in enumerate(("socket", "shared_memory")):
+    by_way = {}
+    for seed, way in ((0, "shared_memory"), (1, "socket"), (1, "shared_memory")):
         student = changed(nano, seed)
         engine.supply = WeightSupply(way)
-        answers = engine.generate(student, student.encode(mixed), options, seeds, 4)
+        answers = by_way[way] = engine.generate(student, student.encode(mixed), options, seeds, 4)
         assert engine.supply.way == way
         print(f"{way}: {engine.metrics()}, apart {apart(student, mixed, answers).max():.1e}")
         assert apart(student, mixed, answers).max() < 1e-5
         theirs, ours = engine.checksums(), expected(student)
-        assert {name: theirs[name] for name in ours} == ours
+        # On a CPU it repacks the large matrices for its own use and leaves nothing in their place.
+        kept = {name for name in ours if theirs[name] != checksum(torch.empty(0))}
+        assert len(kept) > 10
+        assert {name: theirs[name] for name in kept} == {name: ours[name] for name in kept}
+    for one, other in zip(by_way["socket"], answers, strict=True):
+        assert one.token_ids.equal(other.token_ids)
+        assert one.logprobs.equal(other.logprobs)
     # Killed in mid-rollout, and the policy goes on meanwhile: what was asked is answered as it would have been.
     pending = engine.begin(student, student.encode(mixed), options, seeds, 4)
     with torch.no_grad():

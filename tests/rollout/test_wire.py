@@ -53,6 +53,7 @@ def framed(text, size):
         framed({"message": {}, "tensors": [["a", "float32", [1], 2]]}, 8),
         framed({"message": {}, "tensors": [["a", "int8", [-1], 0]]}, 8),
         framed({"message": {}, "tensors": [["a", "object", [1], 0]]}, 8),
+        framed({"message": {}, "tensors": [["a", "int8", [0, 2**70], 0]]}, 8),
         framed({"message": {}, "tensors": [["a"]]}, 8),
         framed({"message": []}, 0),
         b"GET / HTTP/1.1\r\n\r\n",

@@ -13,9 +13,8 @@ from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
 from avrt.evaluation.protocol import differences, fingerprint
 from avrt.evaluation.result import Result
-from avrt.policy.policy import load_policy
-from avrt.policy.student_options import LoraOptions, StudentOptions
-from avrt.policy.vllm.engine import VLLMEngine, start_engine
+from avrt.policy.student_options import StudentOptions
+from avrt.policy.vllm.engine import VLLMEngine
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.benchmark_module import BenchmarkModule
@@ -142,15 +141,6 @@ def test_validation_between_rollouts_is_native_unless_asked_for(world, tmp_path,
 
 
 # ---- what cannot work
-
-
-@pytest.mark.parametrize("why", ["zero-3", "lora"])
-def test_students_without_whole_weights_are_refused_before_anything_is_started(why, vllm):
-    policy = load_policy(StudentOptions("nano", dtype="float32", lora=LoraOptions() if why == "lora" else None))
-    policy.is_partitioned = why == "zero-3"
-    with pytest.raises(AvrtError, match=r"model\.vllm: vLLM is given whole weights, which neither ZeRO-3 nor LoRA has"):
-        start_engine(policy, VLLMOptions(python=str(vllm.python)))
-    assert vllm.calls() == []
 
 
 def test_prompts_without_clips_are_refused(nano, batch, vllm):

@@ -11,8 +11,8 @@ from avrt.data.loading.order import SampleOrder, Source
 from avrt.data.parts import Parts
 from avrt.data.sample import Sample
 from avrt.data.shards.reader import ShardSet
-from avrt.data.shards.remote import is_remote
 from avrt.errors import AvrtError, BadSampleError, NothingUsableError
+from avrt.remote.stores import is_remote
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from typing import Any, BinaryIO
 from avrt.data.parts import Parts
 from avrt.data.sample import Sample
 from avrt.data.shards.manifest import MANIFEST, Manifest
-from avrt.data.shards.remote import RemoteFolder, is_remote, safe_name
+from avrt.data.shards.remote import RemoteFolder, safe_name
 from avrt.errors import AvrtError, BadSampleError
 from avrt.files import sha256
+from avrt.remote.stores import is_remote, shown
 
 MAX_MEMBER_BYTES = 64 << 20
 """Larger members are refused, except the source media that `--keep_original` stores."""
@@ -39,7 +40,7 @@ class ShardSet:
     """Random access to the samples of a shard folder, in the order they were written.
 
     Args:
-        folder: A folder with a manifest, or the address of one that `webdataset` can open.
+        folder: A folder with a manifest, or the address of one, such as `s3://bucket/shards`.
         cache: Folder for copies of remote shards; by default in the user's cache folder.
         cache_gigabytes: Most that is kept of one remote folder; 0 for everything.
 
@@ -55,7 +56,7 @@ class ShardSet:
             remote = RemoteFolder(str(folder), cache, cache_gigabytes)
             self.folder = remote.local
             data = remote.read(MANIFEST)
-            self.manifest = Manifest.parse(data, f"{folder}/{MANIFEST}")
+            self.manifest = Manifest.parse(data, f"{shown(str(folder))}/{MANIFEST}")
             self.digest = hashlib.sha256(data).hexdigest()
             self._shards = [self._remote(entry, remote) for entry in self.manifest.shards]
         else:
@@ -109,6 +110,10 @@ class ShardSet:
         number, key, _ = self._locate(index)
         return f"{self._shards[number].path()}:{key}"
 
+    def paths(self) -> Iterator[Path]:
+        """The file of each shard, in order; those of a remote folder are copied first and checked."""
+        return (shard.path() for shard in self._shards)
+
     def prefetch(self, index: int) -> None:
         """Start to copy the shard of a sample in the background, if it is remote."""
         self._shards[self._numbers.locate(index)[0]].prefetch()
@@ -145,7 +150,7 @@ class ShardSet:
         return _Shard(int(entry["samples"]), lambda: path, indexed=True)
 
     def _remote(self, entry: dict[str, Any], remote: RemoteFolder) -> _Shard:
-        name = safe_name(entry["file"], f"{remote.address}/{MANIFEST}")
+        name = safe_name(entry["file"], f"{shown(remote.address)}/{MANIFEST}")
         file = (name, int(entry["bytes"]), str(entry["sha256"]))
         prefetch = functools.partial(remote.prefetch, *file)
         return _Shard(int(entry["samples"]), functools.partial(remote.fetch, *file), prefetch=prefetch)

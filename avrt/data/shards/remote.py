@@ -9,33 +9,21 @@ import os
 import queue
 import re
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from avrt.errors import AvrtError
 from avrt.files import sha256
+from avrt.remote.copies import ATTEMPTS, copy_file
+from avrt.remote.stores import shown
 
-ATTEMPTS = 8
-"""Failures in a row, without a new byte, after which copying a file fails."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 20.0
-_TIMEOUT = 60.0
-_CHUNK = 1 << 20
 LARGEST_MANIFEST = 256 << 20
 """In bytes. The entry of a shard takes about 150, so that the manifest of a million shards fits."""
-_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 log = logging.getLogger(__name__)
-
-
-def is_remote(folder: Path | str) -> bool:
-    """Whether a shard folder is an address rather than a path."""
-    return isinstance(folder, str) and _ADDRESS.match(folder) is not None
 
 
 def safe_name(name: Any, where: object) -> str:
@@ -52,12 +40,11 @@ def safe_name(name: Any, where: object) -> str:
 class RemoteFolder:
     """A folder of files at an address, with local copies of the files that were needed.
 
-    From `http` and `https` addresses a broken transfer resumes where it stopped. From all other addresses that
-    `webdataset` opens (`s3`, `gs`, `pipe`, ...) it begins again. Processes share the copies, and each file is copied by
-    one of them.
+    A broken transfer resumes where it stopped. Processes share the copies, and each file is copied by one of them.
 
     Args:
-        address: The folder's address. The file's name replaces `{name}` in it, or is appended.
+        address: The folder's address, by http(s) or of a store that fsspec opens (`s3`, `gs`, `hf`, ...). The file's
+            name replaces `{name}` in it, or is appended.
         cache: Folder for the copies of all addresses; by default in the user's cache folder.
         gigabytes: Most that is kept of this folder, the files used last; 0 for everything.
     """
@@ -146,65 +133,12 @@ class RemoteFolder:
                 return
             partial.unlink()
             if not last:
-                log.warning("%s/%s arrived damaged; it is copied again", self.address, name)
-        raise AvrtError("is not the file that the manifest describes", where=f"{self.address}/{name}")
+                log.warning("%s arrived damaged; it is copied again", shown(self._address_of(name)))
+        raise AvrtError("is not the file that the manifest describes", where=shown(self._address_of(name)))
 
     def _copy(self, name: str, partial: Path, size: int | None = None, attempts: int = ATTEMPTS) -> None:
         """Copy a file, with retries; a partial copy is continued if the address allows it."""
-        failures = 0
-        while True:
-            before = partial.stat().st_size if partial.exists() else 0
-            try:
-                self._transfer(name, partial, size)
-                have = partial.stat().st_size
-                if size is None or have == size:
-                    return
-                reason = f"{have:,} of {size:,} bytes arrived"
-            except AvrtError:
-                raise
-            except urllib.error.HTTPError as error:
-                if error.code in (400, 401, 403, 404, 405, 410, 414):
-                    raise AvrtError(f"cannot be fetched: {error}", where=f"{self.address}/{name}") from None
-                if error.code == 416:
-                    partial.unlink(missing_ok=True)
-                reason = str(error)
-            except Exception as error:  # each kind of address raises its own errors, and a retry may help
-                reason = f"{type(error).__name__}: {error}"
-            gained = partial.exists() and partial.stat().st_size > before
-            failures = 1 if gained else failures + 1
-            if failures >= attempts:
-                raise AvrtError(
-                    f"cannot be fetched after {failures} attempts: {reason}",
-                    where=f"{self.address}/{name}",
-                    remedy="check the address, then resume with --ckpt_path last",
-                )
-            log.info("%s/%s: %s; retrying", self.address, name, reason)
-            time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1)))
-
-    def _transfer(self, name: str, partial: Path, size: int | None) -> None:
-        """Make one attempt; it stops at the first excess byte, so that no server can fill the disk."""
-        address, most = self._address_of(name), LARGEST_MANIFEST if size is None else size
-        if not address.startswith(("http://", "https://")):
-            import webdataset
-
-            with webdataset.gopen(address) as stream, partial.open("wb") as file:
-                _pour(stream, file, most, address)
-            return
-        have = partial.stat().st_size if partial.exists() else 0
-        if size is not None and have == size:
-            return
-        if have > most:  # from when the address held another file
-            partial.unlink()
-            have = 0
-        headers = {"Range": f"bytes={have}-"} if have else {}
-        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=_TIMEOUT) as answer:
-            goes_on = answer.status == 206 and have > 0
-            expected = answer.length
-            with partial.open("ab" if goes_on else "wb") as file:
-                _pour(answer, file, most - (have if goes_on else 0), address)
-        arrived = partial.stat().st_size - (have if goes_on else 0)
-        if expected is not None and arrived < expected:
-            raise ConnectionError(f"broken off after {arrived:,} of {expected:,} bytes")
+        copy_file(self._address_of(name), partial, size, LARGEST_MANIFEST if size is None else size, attempts)
 
     def _address_of(self, name: str) -> str:
         return self.address.replace("{name}", name) if "{name}" in self.address else f"{self.address}/{name}"
@@ -232,12 +166,3 @@ class RemoteFolder:
             kept += size
             if kept > self._limit:
                 file.unlink(missing_ok=True)
-
-
-def _pour(source: Any, file: BinaryIO, most: int, address: str) -> None:
-    """Copy a stream of at most `most` bytes."""
-    while chunk := source.read(_CHUNK):
-        most -= len(chunk)
-        if most < 0:
-            raise AvrtError("holds more bytes than expected", where=address, remedy="make or copy the shards again")
-        file.write(chunk)

@@ -15,6 +15,8 @@ from avrt.models.memory_estimate.shape import FLOAT32
 
 LIVE_WEIGHTS = 1_000_000_000
 """Weights that ZeRO-3 keeps gathered at a time (`max_live_parameters` of `runtime/zero/config.py`)."""
+FOUR_BIT = 0.5 + FLOAT32 / 64
+"""Bytes of a weight in 4 bits: half a byte, and a scale in float32 for each block of 64."""
 Place = Literal["none", "device", "host", "partitioned"]
 
 
@@ -64,7 +66,7 @@ class Held:
         optimizer: Master weights and two moments.
         backward: Beside these in a backward pass: buckets, and gradients on their way through them.
         step: Beside these in the optimizer's step.
-        gathered: Under ZeRO-3, whole weights at the moment they are used.
+        gathered: Whole weights at the moment they are used: those that ZeRO-3 gathers, or a 4-bit one in its full type.
         host_optimizer: Optimizer states, gradients and buffers on the host.
         host_weights: Weights of policy and towers on the host.
         host_reference: The reference's copy there; it comes to the device while it scores.
@@ -93,7 +95,15 @@ class Held:
 
 
 def held_bytes(
-    trained: int, frozen: int, element_size: int, how: Partitioning, *, copied: int | None = None, largest: int = 0
+    trained: int,
+    frozen: int,
+    element_size: int,
+    how: Partitioning,
+    *,
+    copied: int | None = None,
+    largest: int = 0,
+    quantized: int = 0,
+    largest_quantized: int = 0,
 ) -> Held:
     """Bytes of weights, gradients and optimizer states.
 
@@ -104,14 +114,16 @@ def held_bytes(
         how: Ranks, stage, offload, reference.
         copied: Parameters of the reference; by default the trained ones.
         largest: Parameters of the largest trained tensor.
+        quantized: Frozen parameters in 4 bits.
+        largest_quantized: Parameters of the largest of them.
     """
     size, split = element_size, how.ranks
-    weights = float((trained + frozen) * size)
+    weights = (trained + frozen - quantized) * size + quantized * FOUR_BIT
     reference = (trained if copied is None else copied) * size if how.reference != "none" else 0.0
     # page-locked memory comes in blocks of a power of two
     copy_on_host = 2.0 ** math.ceil(math.log2(reference)) if how.reference == "host" and reference else 0.0
     reference = 0.0 if how.reference == "host" else reference
-    gathered = 0.0
+    gathered = float(largest_quantized * size)
     if how.stage == 3:
         # `partition_parameters.py` splits frozen parameters too; a module's weights are whole while it runs.
         gathered = min(LIVE_WEIGHTS * size, weights)

@@ -100,9 +100,9 @@ class QwenOmni(Family):
         """Put the thinker inside an omni model without its talker."""
         released_layout.wrap_thinker(folder)
 
-    def released_weights(self, decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
-        """The text model's weights by their names inside the omni model."""
-        yield from released_layout.weights(decoder)
+    def released_parts(self, decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
+        """Text model and vocabulary projection, by their names inside the omni model."""
+        yield from released_layout.parts(decoder)
 
     def vllm_prompt(self, inputs: QwenOmniInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
         """The prompt with its placeholders folded, and how vLLM's copy of the processor is to prepare the media."""

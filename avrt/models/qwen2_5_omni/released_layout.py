@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import nn
 from transformers import Qwen2_5OmniConfig
 
 from avrt.models.decoder import Decoder
@@ -49,12 +49,10 @@ def wrap_thinker(folder: Path) -> None:
         index.write_text(json.dumps(record, indent=2))
 
 
-def weights(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
-    """Name in the released checkpoints, and tensor, of everything that is trained."""
-    for name, parameter in decoder.language_model.named_parameters():
-        yield f"{THINKER_PREFIX}model.{name}", parameter.detach()
-    for name, parameter in decoder.lm_head.named_parameters():
-        yield f"{THINKER_PREFIX}lm_head.{name}", parameter.detach()
+def parts(decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
+    """The decoder's parts, and what their parameters' names begin with in the released checkpoints."""
+    yield f"{THINKER_PREFIX}model.", decoder.language_model
+    yield f"{THINKER_PREFIX}lm_head.", decoder.lm_head
 
 
 def vllm_prompt(inputs: QwenOmniInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import EngineGoneError, EngineProcess
 from avrt.policy.vllm.questions import Question, completions_of, joined, parted, question_message
 from avrt.policy.vllm.ranks import EngineRanks
+from avrt.policy.vllm.readback import ReadBack
 from avrt.policy.vllm.supply import WeightSupply
 from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
@@ -31,6 +32,8 @@ from avrt.rollout.sampling import SamplingOptions
 T = TypeVar("T")
 PARTS = ("weights", "kv_cache")
 """What of an engine can be woken by itself, in the order in which it is."""
+READ_BACK = 2
+"""How many times weights are read back after they were pushed."""
 SETTINGS: dict[str, Any] = {"enforce_eager": False, "limit_mm_per_prompt": {"video": 1, "image": 1, "audio": 1}}
 
 
@@ -69,13 +72,16 @@ class VLLMEngine:
         version: Of vLLM.
         supply: How it gets the weights.
         restarts: How often it was started again.
+        difference: Largest difference of weights that were read back from those that were pushed, 0; None where that
+            was not possible.
 
     Raises:
         AvrtError: If the options contradict each other.
     """
 
     def __init__(self, options: VLLMOptions, rank: int = 0, gpu: int | None = None) -> None:
-        self.supply = WeightSupply(options.transfer)
+        # An engine that loaded what was exported here holds all that does not change.
+        self.supply = WeightSupply(options.transfer, everything=options.model is not None)
         self._options = options
         self._ranks = EngineRanks(rank, len(options.addresses))
         self._process = EngineProcess(options, self._ranks.engine, gpu)
@@ -85,7 +91,9 @@ class VLLMEngine:
         self._asleep: set[str] = set()
         self._held = self._gone = False
         self._in_vain = 0
+        self._compared = 0
         self.restarts = 0
+        self.difference: float | None = None
         self.version = ""
 
     @property
@@ -176,21 +184,26 @@ class VLLMEngine:
     def push(self, policy: Policy) -> None:
         """Give the engine the policy's weights as they are now; all ranks that share it take part.
 
-        Of a sleeping engine the cache wakes last, so that it does not stand beside what loading takes.
+        Of a sleeping engine the cache wakes last, so that it does not stand beside what loading takes. The first two
+        times, before and after an update, a few weights are read back and compared.
         """
         self._policy = policy
-        given = False
+        given, read_back = False, ReadBack() if self._compared < READ_BACK else None
 
         def give() -> None:
             nonlocal given
             self._wake_up("weights")
-            if not given:  # an engine that ends from here on is given these weights as it is started again
-                given = True
-                self.supply.push(self._process, policy)
+            if not given:
+                self.supply.choose(self._process, policy)
+                given = True  # an engine that ends from here on is given these weights as it is started again
+                self.supply.push(self._process, policy, read_back)
             self._wake_up()
+            if read_back is not None:
+                self.difference = read_back.check(self._process)
+                self._compared += 1
 
         if policy.is_partitioned and not self._ranks.is_leader:
-            for _ in policy.released_weights():  # the ranks gather them together
+            for _ in policy.released_weights(everything=self.supply.everything):  # the ranks gather them together
                 pass
         self._ranks.for_all(lambda: self._lastingly(give))
 
@@ -301,14 +314,8 @@ def start_engine(policy: Policy, options: VLLMOptions, rank: int = 0) -> VLLMEng
         rank: Number of this process.
 
     Raises:
-        AvrtError: If the policy's weights cannot be given to an engine, or it cannot be started; it is closed then.
+        AvrtError: If it cannot be started; it is closed then.
     """
-    if policy.is_partitioned or policy.options.lora is not None:
-        raise AvrtError(
-            "vLLM is given whole weights, which neither ZeRO-3 nor LoRA has",
-            where="model.vllm",
-            remedy="use ZeRO stage 2 and full weights, or sample without vllm",
-        )
     engine = VLLMEngine(options, rank)
     try:
         engine.start(policy)

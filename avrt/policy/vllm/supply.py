@@ -13,6 +13,7 @@ from avrt.errors import AvrtError
 from avrt.policy.policy import Policy
 from avrt.policy.vllm.cuda_ipc import CudaIPC
 from avrt.policy.vllm.process import EngineGoneError, EngineProcess
+from avrt.policy.vllm.readback import ReadBack
 from avrt.policy.vllm.shared_memory import SharedMemory
 from avrt.policy.vllm.weights import Socket, WeightTransfer
 
@@ -26,6 +27,7 @@ class WeightSupply:
 
     Args:
         wanted: A way's name, or `auto`.
+        everything: Give also what training does not change.
 
     Attributes:
         keeps: Whether an engine that is started again has to get what was pushed last although the policy has learned
@@ -37,7 +39,8 @@ class WeightSupply:
         AvrtError: If there is no such way.
     """
 
-    def __init__(self, wanted: str = "auto") -> None:
+    def __init__(self, wanted: str = "auto", *, everything: bool = True) -> None:
+        self.everything = everything
         self._ways = [way for way in WAYS if wanted in ("auto", way.name)]
         if not self._ways:
             names = ", ".join(way.name for way in WAYS)
@@ -55,15 +58,22 @@ class WeightSupply:
         """The chosen way's name; empty before."""
         return "" if self._chosen is None else self._chosen.name
 
-    def push(self, process: EngineProcess, policy: Policy) -> None:
-        """Give the engine the policy's weights as they are now; the first time, choose the way.
+    def push(self, process: EngineProcess, policy: Policy, read_back: ReadBack | None = None) -> None:
+        """Give the engine the policy's weights as they are now.
+
+        Args:
+            process: The engine.
+            policy: The policy.
+            read_back: Keeps some of them to compare.
 
         Raises:
             AvrtError: If no way that is wanted is open.
             EngineGoneError: If it ends meanwhile; see `again`.
         """
-        transfer = self._chosen or self._choose(process, policy)
+        transfer = self.choose(process, policy)
         weights = self._weights(transfer, policy)
+        if read_back is not None:
+            weights = read_back.watch(weights)
         begun = time.perf_counter()
         try:
             size = transfer.push(process, weights)
@@ -79,7 +89,7 @@ class WeightSupply:
             self._told = True
             refused = f" (not {self._refused})" if self._refused else ""
             _LOG.info(
-                "vLLM gets the weights by %s: %.2f GB at %.1f GB/s%s",
+                "vLLM gets the weights by %s: %.2f GB, the first time at %.2f GB/s%s",
                 transfer.name, size / 1e9, self.gigabytes_per_second, refused,
             )  # fmt: skip
 
@@ -105,12 +115,23 @@ class WeightSupply:
             self._chosen.close()
         self._copy = _Copy()
 
-    def _choose(self, process: EngineProcess, policy: Policy) -> WeightTransfer:
-        """The first way that is open; by now the policy is on its device."""
+    def choose(self, process: EngineProcess, policy: Policy) -> WeightTransfer:
+        """The first way that is open, found before the first push, by when the policy is on its device.
+
+        Raises:
+            AvrtError: If none that is wanted is.
+            EngineGoneError: If the engine ends meanwhile.
+        """
+        if self._chosen is not None:
+            return self._chosen
         refused: list[str] = []
         for way in self._ways:
             transfer = way()
-            why = transfer.attach(process, _device(policy))
+            try:
+                why = transfer.attach(process, _device(policy))
+            except AvrtError:
+                transfer.close()
+                raise
             if not why:
                 self._chosen = transfer
                 self._refused = "; ".join(refused)
@@ -121,7 +142,7 @@ class WeightSupply:
 
     def _weights(self, transfer: WeightTransfer, policy: Policy) -> Iterator[tuple[str, Tensor]]:
         """The policy's weights, copied on their way where that is the only way to have them again."""
-        weights = policy.released_weights()
+        weights = policy.released_weights(everything=self.everything)
         if transfer.holds or not (self.keeps or policy.is_partitioned):
             return weights
         return self._copy.of(weights)
@@ -145,7 +166,8 @@ class _Copy:
         for name, tensor in weights:
             place = self.weights.get(name)
             if place is None or place.shape != tensor.shape or place.dtype != tensor.dtype:
-                place = self.weights[name] = torch.empty_like(tensor, device="cpu", requires_grad=False)
+                place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                self.weights[name] = place
             place.copy_(tensor.detach())
             yield name, tensor
         self.whole = True

@@ -83,7 +83,7 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], dict[str, torch.
         for name, dtype, shape, offset in table:
             tensor = tensor_at(data, dtype, shape, offset)
             found[str(name)] = tensor.clone() if tensor.nbytes < SMALL else tensor
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise WireError(f"received data that is not a message of this protocol: {error}") from None
     if not isinstance(message, dict):
         raise WireError("received data that is not a message of this protocol")

@@ -15,6 +15,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 # the files beside this script
@@ -22,9 +23,10 @@ from blocks import DeviceBlock, HostBlock  # type: ignore[import-not-found]
 from extension import with_extension  # type: ignore[import-not-found]
 from interleaving import order_tokens  # type: ignore[import-not-found]
 from positions import extra_args, used_positions  # type: ignore[import-not-found]
+from reading import held_weights  # type: ignore[import-not-found]
 from wire import WireError, receive, send  # type: ignore[import-not-found]
 
-OPERATIONS = ("sample", "attach", "load", "checksums", "sleep", "wake_up")
+OPERATIONS = ("sample", "attach", "load", "read", "checksums", "sleep", "wake_up")
 BLOCKS = {"shared_memory": HostBlock, "cuda_ipc": DeviceBlock}
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}
 """Seconds and number of probes after which a trainer that has vanished counts as gone: three minutes."""
@@ -154,6 +156,11 @@ class Engine:
                 print("the trainer has gone while it handed weights over", file=sys.stderr, flush=True)
                 os._exit(1)
 
+    def read(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
+        """Some weights as they are held, by the names that they were loaded under."""
+        [found] = self._llm.apply_model(partial(held_weights, names=message["names"]))
+        return {}, found
+
     def checksums(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
         """SHA-256 of each of vLLM's own parameters, by vLLM's names."""
         [found, *_] = self._llm.collective_rpc("compute_weight_checksums")
@@ -243,6 +250,8 @@ def main() -> None:
     options = parser.parse_args()
     # In one process with its engine core, so that weights reach the model without being pickled.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # The runner whose positions are known to be read back; the other one's, which vLLM prefers on GPUs, never were.
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     host, _, port = options.listen.rpartition(":")
     with socket.create_server((host, int(port))) as listener:
         print(f"listening on {host}:{listener.getsockname()[1]}", flush=True)

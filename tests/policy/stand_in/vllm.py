@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -65,19 +66,27 @@ class LLM:
         if method == "positions_used":
             used, self._used = self._used, []
             return [{"failure": "", "requests": used}]
-        places = dict(self._policy.family.released_weights(self._policy.decoder))
+        places = dict(self._policy.released_weights())
         if method == "compute_weight_checksums":
             plain = {name: tensor.detach().view(-1).view(torch.uint8) for name, tensor in places.items()}
             return [{name: hashlib.sha256(tensor.numpy()).hexdigest() for name, tensor in plain.items()}]
         assert method == "reload_weights"
         assert kwargs is not None
         weights = dict(kwargs["weights_iterator"])
-        assert weights.keys() == places.keys()
-        note("load")
+        assert weights.keys() <= places.keys()
+        note("load", tensors=len(weights))
         with torch.no_grad():
             for name, tensor in weights.items():
                 places[name].copy_(tensor)
         return [None]
+
+    def apply_model(self, function: Callable[[Any], Any]) -> list[Any]:
+        model = torch.nn.Module()  # parts by vLLM's names
+        model.language_model = torch.nn.Module()
+        model.language_model.model, model.language_model.lm_head = (
+            self._policy.decoder.language_model, self._policy.decoder.lm_head
+        )  # fmt: skip
+        return [function(model)]
 
     def reset_prefix_cache(self) -> None: ...
 

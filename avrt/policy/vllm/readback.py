@@ -1,0 +1,64 @@
+"""Read back: does an engine multiply by the weights that it was given?"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor
+
+from avrt.errors import AvrtError
+from avrt.policy.vllm.process import EngineGoneError, EngineProcess
+
+IN_A_LAYER = re.compile(r".*\.\d+\.(.*\.weight)")
+
+
+class ReadBack:
+    """A few of the weights on their way to an engine, to be compared with what it holds afterwards.
+
+    They are the projections of the last layer, so that all others have come before.
+    """
+
+    def __init__(self) -> None:
+        self._given: dict[str, tuple[str, Tensor]] = {}
+
+    def watch(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Pass weights on, and keep the last of each kind."""
+        for name, tensor in weights:
+            if tensor.ndim == 2 and (kind := IN_A_LAYER.fullmatch(name)):
+                self._given[kind[1]] = name, tensor
+            yield name, tensor
+
+    def check(self, process: EngineProcess) -> float | None:
+        """Read them from an engine that has loaded all.
+
+        Returns:
+            Their largest difference; None where the engine cannot tell, which is said in a warning.
+
+        Raises:
+            AvrtError: If any differs at all.
+            EngineGoneError: If it has ended.
+        """
+        given = dict(self._given.values())
+        if not given:  # the engine ended before any came, and was given them as it was started again
+            return None
+        try:
+            _, held = process.ask({"do": "read", "names": list(given)})
+        except EngineGoneError:
+            raise
+        except AvrtError as error:
+            warnings.warn(f"weights are not compared with those that were pushed: {error}", stacklevel=2)
+            return None
+        apart = {
+            name: float((held[name] - tensor.detach().cpu().to(held[name].dtype)).abs().max())
+            for name, tensor in given.items()
+        }
+        worst = max(apart, key=lambda name: apart[name])
+        if apart[worst]:
+            raise AvrtError(
+                f"multiplies by other weights than it was given: {worst} differs by up to {apart[worst]:.1e}",
+                where="vLLM engine",
+                remedy="this version of vLLM does not take them up; sample without vllm",
+            )
+        return apart[worst]

@@ -65,10 +65,12 @@ def test_weights_of_a_gpu_arrive_as_they_were_pushed(engine, way):
 
 
 def test_a_block_of_another_gpu_or_another_trainer_is_refused(engine):
-    transfer = CudaIPC(chunk_bytes=1 << 20)
+    transfer, before = CudaIPC(chunk_bytes=1 << 20), torch.cuda.memory_allocated()
     assert transfer.attach(engine, torch.device("cpu")) == "the policy is not on a GPU"
     assert transfer.attach(engine, torch.device("cuda", 0)) == ""
     said = transfer.offer()
     assert transfer.offered(engine, said | {"uuid": "another"}) == "the engine is not on the trainer's GPU"
     assert transfer.offered(engine, transfer.offer() | {"token": "00" * 32}) == "the trainer's block is another"
     transfer.close()
+    torch.cuda.ipc_collect()
+    assert torch.cuda.memory_allocated() == before  # also what was offered in vain

@@ -8,6 +8,8 @@ given the weights: one-step off-policy, as in verl's recipe of that name and in 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -100,7 +102,7 @@ class RolloutAhead:
     Attributes:
         batch: Its questions; None if there is no such batch.
         staleness: Updates of the policy since it was given to the engine.
-        missed: Whether a checkpoint's completions were of no use, as they belong to other samples.
+        missed: Whether a checkpoint's completions were of no use, as they belong to other questions.
     """
 
     def __init__(self, engine: AheadEngine | None = None) -> None:
@@ -113,18 +115,21 @@ class RolloutAhead:
         self._begun = self._came = 0.0
         self._seconds = {"rollout": 0.0, "wait": 0.0}
         self._stored: list[dict[str, Any]] = []
+        self._drawn = SamplingOptions()
+        self._seeds: list[int] = []
 
     def begin(self, policy: Policy, batch: OmniBatch, options: GRPOOptions, seed: tuple[int, ...]) -> None:
         """Have the engine sample a batch by the policy's weights as they are now, unless a checkpoint had done so."""
         self._begun = self._came = time.perf_counter()
         self.batch, self.staleness = batch, 0
+        self._drawn = options.sampling
+        self._seeds = completion_seeds((sample.id for sample in batch.samples), options.group_size, *seed)
         self._completions = self._take_stored(batch, options.group_size)
         if self._completions is None:
             assert self.engine is not None
             nothing = ClipFeatures([None] * len(batch), [None] * len(batch))  # the engine prepares the clips by itself
-            seeds = completion_seeds((sample.id for sample in batch.samples), options.group_size, *seed)
             prompts = EncodedPrompts.of(batch, nothing)
-            self._pending = self.engine.begin(policy, prompts, options.sampling, seeds, options.group_size)
+            self._pending = self.engine.begin(policy, prompts, options.sampling, self._seeds, options.group_size)
         self._seconds = {"rollout": time.perf_counter() - self._begun, "wait": 0.0}
 
     def wait(self) -> None:
@@ -150,17 +155,17 @@ class RolloutAhead:
     # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's share of a checkpoint: its completions, by the samples they belong to; waits for them.
+        """This rank's share of a checkpoint: its completions, by the questions they belong to; waits for them.
 
         The batch itself is not in it: a resumed run reads it again, and takes these for it.
         """
         if self.batch is None:
-            return {"ids": [], "completions": [], "staleness": 0}
+            return {"questions": [], "completions": [], "staleness": 0}
         self.wait()
         plain = [asdict(completion) for completion in self._completions or []]
         for completion in plain:
             completion |= {name: completion[name].cpu() for name in ("token_ids", "logprobs")}
-        return {"ids": [s.id for s in self.batch.samples], "completions": plain, "staleness": self.staleness}
+        return {"questions": self._questions(self.batch), "completions": plain, "staleness": self.staleness}
 
     def load_state_dict(self, shares: Sequence[dict[str, Any]], rank: int) -> None:
         """Take the completions in the shares of all ranks for the batch that is begun next.
@@ -176,12 +181,12 @@ class RolloutAhead:
             return None
         groups: dict[str, list[dict[str, Any]]] = {}
         for share in shares:
-            if len(share["completions"]) == len(share["ids"]) * group_size:
-                for i, name in enumerate(share["ids"]):
-                    groups.setdefault(name, share["completions"][i * group_size : (i + 1) * group_size])
+            if len(share["completions"]) == len(share["questions"]) * group_size:
+                for i, question in enumerate(share["questions"]):
+                    groups.setdefault(question, share["completions"][i * group_size : (i + 1) * group_size])
         device, spare = batch.valid.device, next(iter(groups.values()), [])  # a padding sample may take any
-        rows = zip(batch.samples, batch.valid.tolist(), strict=True)
-        found = [groups.get(sample.id, [] if valid else spare) for sample, valid in rows]
+        rows = zip(self._questions(batch), batch.valid.tolist(), strict=True)
+        found = [groups.get(question, [] if valid else spare) for question, valid in rows]
         complete = all(found)
         # Asking anew may be something that all ranks do together, such as gathering weights.
         self.missed = not all_reduce_min(int(complete), device)
@@ -193,3 +198,14 @@ class RolloutAhead:
             for group in found
             for plain in group
         ]
+
+    def _questions(self, batch: OmniBatch) -> list[str]:
+        """For each sample a hash of all that its completions follow from beside weights and clip."""
+        drawn = self._drawn
+        how = [drawn.max_new_tokens, drawn.temperature, drawn.top_k, drawn.top_p]
+        size = len(self._seeds) // max(1, len(batch))
+        asked = [
+            [sample.id, ids.tolist(), self._seeds[i * size : (i + 1) * size], how]
+            for i, (sample, ids) in enumerate(zip(batch.samples, batch.prompt_ids, strict=True))
+        ]
+        return [hashlib.sha256(json.dumps(question).encode()).hexdigest() for question in asked]

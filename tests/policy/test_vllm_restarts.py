@@ -4,10 +4,14 @@ The worker is the real one and is really killed; the package vLLM in it is a sta
 """
 
 import copy
+import os
+import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ import torch
 
 from avrt.errors import AvrtError
 from avrt.policy.vllm.engine import VLLMEngine
+from avrt.policy.vllm.exported import ExportedModel
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import WORKER
 from avrt.rollout.sampling import SamplingOptions
@@ -93,6 +98,53 @@ def test_an_engine_that_ends_again_and_again_ends_the_run(nano, batch, vllm, mon
     finally:
         engine.close()
     assert vllm.gone()
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        ({"STAND_IN_FAILS": "load"}, "told to fail"),  # while weights are handed over
+        ({"STAND_IN_DIES": "start:2,start:3,start:4"}, "has ended 4 times"),  # before they are
+    ],
+)
+def test_a_rank_whose_engine_fails_gathers_scattered_weights_to_the_end(nano, vllm, monkeypatch, patch, message):
+    """Or ranks that gather with it would wait for ever instead of hearing why."""
+    for name, value in patch.items():
+        monkeypatch.setenv(name, value)
+    student, gathered = copy.deepcopy(nano), []
+
+    def released(*, everything=True):
+        yield from nano.released_weights(everything=everything)
+        gathered.append("all")
+
+    monkeypatch.setattr(student, "is_partitioned", True)
+    monkeypatch.setattr(student, "released_weights", released)
+    engine = VLLMEngine(VLLMOptions(python=str(vllm.python)))
+    try:
+        engine.start(nano)
+        if "STAND_IN_DIES" in patch:
+            os.kill(engine.pid, signal.SIGKILL)
+        with warnings.catch_warnings(), pytest.raises(AvrtError, match=message):
+            warnings.simplefilter("ignore")  # of each restart
+            engine.push(student)
+    finally:
+        engine.close()
+    assert gathered == ["all"]
+
+
+def test_what_a_killed_trainer_wrote_for_its_engine_is_deleted_by_the_next(nano, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = ExportedModel(nano, 0, wanted=True)
+    other = ExportedModel(nano, 0, wanted=True)
+    assert Path(left.path, "config.json").exists()  # its trainer lives
+    os.close(left._lock)  # as the system does when that is killed
+    left._lock = -1
+    last = ExportedModel(nano, 0, wanted=True)
+    assert [Path(each.path).exists() for each in (left, other, last)] == [False, True, True]
+    other.close()
+    last.close()
+    assert not list(tmp_path.iterdir())
+    assert ExportedModel(nano, 0, wanted=False).path == ""
 
 
 def listening(vllm, port=0):

@@ -1,10 +1,12 @@
 """What trainer and rollout engine tell each other arrives whole; what is no message, or no engine, is refused."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 
@@ -14,6 +16,7 @@ import torch
 from avrt.errors import AvrtError
 from avrt.policy.vllm.engine import VLLMEngine
 from avrt.policy.vllm.options import VLLMOptions
+from avrt.policy.vllm.process import WORKER
 from avrt.rollout.vllm_process.wire import WireError, receive, send
 
 
@@ -183,6 +186,49 @@ def test_an_engine_has_its_ranks_gpu_and_wakes_its_cache_after_loading(
     load = [["reload_weights", True], ["reset_prefix_cache"]]
     read_again = [["reload_weights"]] if level == 2 else []
     assert [json.loads(line) for line in notes.read_text().splitlines()] == [
-        ["start", True, expected, None], *load, ["sleep", level],
-        ["wake_up", ["weights"]], *read_again, *load, ["wake_up", ["kv_cache"]], ["sleep", level],
+        ["start", True, expected, None], ["sleep", level],
+        *2 * [["wake_up", ["weights"]], *read_again, *load, ["wake_up", ["kv_cache"]], ["sleep", level]],
     ]  # fmt: skip
+
+
+def test_an_engine_that_slept_when_its_trainer_went_is_woken_by_the_next(nano, python_with_stand_in):
+    python, notes = python_with_stand_in
+    with listening([python, WORKER, "--listen", "127.0.0.1:0"]) as (_, address):
+        for _ in range(2):
+            engine = VLLMEngine(VLLMOptions(addresses=[address], model="m", sleep=True))
+            engine.start(nano)
+            engine.close()
+        engine = VLLMEngine(VLLMOptions(addresses=[address], model="m", sleep=True))
+        engine.start(nano)
+        engine.push(nano)
+        engine.close()
+    calls = [json.loads(line) for line in notes.read_text().splitlines()]
+    assert calls[1:] == [
+        ["sleep", 1], ["wake_up", ["weights"]], ["reload_weights", True], ["reset_prefix_cache"],
+        ["wake_up", ["kv_cache"]],
+    ]  # fmt: skip
+
+
+def test_an_engine_ends_with_the_trainer_that_started_it_whatever_it_is_at(python_with_stand_in):
+    """Its connection stays, and it is ready for the next message: as one that samples when its trainer is killed."""
+    python, _ = python_with_stand_in
+    trainer = f"import subprocess; subprocess.run([{python!r}, {str(WORKER)!r}, '--once'])"
+    with listening([sys.executable, "-c", trainer]) as (process, address):
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            send(connection, {"do": "nothing"})
+            assert receive(connection)[0] == {"error": "RuntimeError: no model was started"}
+            process.kill()
+            assert connection.recv(1) == b""
+
+
+@contextlib.contextmanager
+def listening(command):
+    """A process, and the address at which it says that a worker listens."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process, next(line for line in process.stdout if line.startswith("listening on ")).split()[-1]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

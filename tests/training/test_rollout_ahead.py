@@ -4,6 +4,7 @@ The worker is the real one, in a process of its own that serves every run of thi
 stand-in of `tests/policy/stand_in`.
 """
 
+import copy
 import io
 import json
 import os
@@ -29,6 +30,7 @@ from avrt.policy.saving import export_policy
 from avrt.policy.student_options import StudentOptions
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import WORKER
+from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import RunCheckpoint, complete_checkpoints
 from avrt.training.grpo_module import GRPOModule
@@ -291,18 +293,27 @@ def test_fewer_steps_than_a_checkpoint_has_leave_the_rollout_to_it(world, engine
 
 def test_another_number_of_ranks_finds_its_samples_or_asks_anew(batch, nano):
     asked = []
+    ids = [sample.id for sample in batch.samples]
 
     class Asked:
+        """Answers each prompt of the batch by its number."""
+
         def begin(self, policy, prompts, sampling, seeds, group_size):
             asked.append(prompts.sample_ids)
+            return prompts.sample_ids
 
-    def answers(number):
-        return [{"token_ids": torch.tensor([number, g]), "logprobs": torch.zeros(2), "finished": True} for g in (0, 1)]
+        def finish(self, pending):
+            numbers = [ids.index(sample_id) for sample_id in pending]
+            return [Completion(torch.tensor([i, g]), torch.zeros(2), True) for i in numbers for g in (0, 1)]
 
-    ids = [sample.id for sample in batch.samples]
-    shares = [
-        {"ids": [ids[i], ids[i + 2]], "completions": [*answers(i), *answers(i + 2)], "staleness": 1} for i in (0, 1)
-    ]
+    def share(*rows):
+        ahead = RolloutAhead(Asked())
+        ahead.begin(nano, batch.select(rows), GRPOOptions(group_size=2), (0,))
+        ahead.staleness = 1
+        return ahead.state_dict()
+
+    shares = [share(0, 2), share(1, 3)]
+    asked.clear()
     buffer = io.BytesIO()
     torch.save(shares, buffer)
     buffer.seek(0)
@@ -312,9 +323,18 @@ def test_another_number_of_ranks_finds_its_samples_or_asks_anew(batch, nano):
     done = ahead.finish()
     assert [c.token_ids.tolist() for c in done.completions] == [[i, g] for i in range(4) for g in (0, 1)]
     assert (done.staleness, ahead.missed, asked) == (1, False, [])
-    for lacking, size in ((shares[:1], 2), (shares, 4)):
+    other = copy.copy(batch)  # as with other options for prompts
+    other.prompt_ids = [*batch.prompt_ids[:3], batch.prompt_ids[3][1:]]
+    cold = SamplingOptions(temperature=0.5)
+    for lacking, asks, options, seed in (
+        (shares[:1], batch, GRPOOptions(group_size=2), 0),
+        (shares, batch, GRPOOptions(group_size=4), 0),
+        (shares, other, GRPOOptions(group_size=2), 0),
+        (shares, batch, GRPOOptions(group_size=2, sampling=cold), 0),
+        (shares, batch, GRPOOptions(group_size=2), 1),
+    ):
         ahead.load_state_dict(lacking, 0)
-        ahead.begin(nano, batch, GRPOOptions(group_size=size), (0,))
+        ahead.begin(nano, asks, options, (seed,))
         assert ahead.missed
         assert asked.pop() == ids
         assert ahead.staleness == 0

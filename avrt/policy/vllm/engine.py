@@ -7,11 +7,9 @@ but not equal: `policy/sampler_mismatch` says how far off they are, `loss.import
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +17,7 @@ import torch
 from avrt.errors import AvrtError
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.policy.policy import Policy
-from avrt.policy.saving import export_policy
+from avrt.policy.vllm.exported import ExportedModel
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import EngineGoneError, EngineProcess
 from avrt.policy.vllm.questions import Question, completions_of, joined, parted, question_message
@@ -85,7 +83,8 @@ class VLLMEngine:
         self._options = options
         self._ranks = EngineRanks(rank, len(options.addresses))
         self._process = EngineProcess(options, self._ranks.engine, gpu)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._rank = rank
+        self._exported: ExportedModel | None = None
         self._loaded: tuple[str, dict[str, Any]] = ("", {})
         self._policy: Policy | None = None
         self._asleep: set[str] = set()
@@ -117,14 +116,19 @@ class VLLMEngine:
         """
         self._policy = policy
         model = self._options.model
-        if model is None and (self._ranks.is_leader or policy.is_partitioned):
-            self._folder = tempfile.TemporaryDirectory(prefix="avrt-vllm-")
-            model = str(Path(self._folder.name) / "model")
-            export_policy(policy, Path(model), full_layout=True)
+        if model is None:
+            self._exported = ExportedModel(policy, self._rank, wanted=self._ranks.is_leader)
+            model = self._exported.path
         dtype = {"dtype": policy.options.dtype}
         sleep = {"enable_sleep_mode": True} if self._options.sleep else {}
-        self._loaded = (model or "", {**SETTINGS, **dtype, **sleep, **self._options.settings})
-        self.version = self._ranks.for_all(self._open)
+        self._loaded = (model, {**SETTINGS, **dtype, **sleep, **self._options.settings})
+
+        def open_and_rest() -> str:
+            version = self._open()
+            self.rest()  # what trains on the same GPU is allocated before the first rollout
+            return version
+
+        self.version = self._ranks.for_all(open_and_rest)
 
     def generate(
         self, policy: Policy, prompts: EncodedPrompts, sampling: SamplingOptions, seeds: Sequence[int], group_size: int
@@ -202,10 +206,22 @@ class VLLMEngine:
                 self.difference = read_back.check(self._process)
                 self._compared += 1
 
-        if policy.is_partitioned and not self._ranks.is_leader:
-            for _ in policy.released_weights(everything=self.supply.everything):  # the ranks gather them together
-                pass
-        self._ranks.for_all(lambda: self._lastingly(give))
+        def gather() -> None:
+            if policy.is_partitioned:  # the ranks do it together
+                for _ in policy.released_weights(everything=self.supply.everything):
+                    pass
+
+        def give_or_gather() -> None:
+            try:
+                self._lastingly(give)
+            except AvrtError:
+                if not given:  # the others are about it
+                    gather()
+                raise
+
+        if not self._ranks.is_leader:
+            gather()
+        self._ranks.for_all(give_or_gather)
 
     def hold(self, policy: Policy) -> None:
         """Give the engine the policy's weights now, and not again until `release`, as nothing changes them before.
@@ -239,9 +255,9 @@ class VLLMEngine:
         """End the connection, and the engine if it was started here."""
         self._process.close()
         self.supply.close()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        if self._exported is not None:
+            self._exported.close()
+            self._exported = None
 
     def _wake_up(self, *parts: str) -> None:
         """Wake some parts, or all, that are asleep; on the same GPU they need the memory that PyTorch keeps unused."""
@@ -254,8 +270,9 @@ class VLLMEngine:
     # ---- an engine that ends
 
     def _open(self, patience: float = 0) -> str:
-        version: str = self._process.open(*self._loaded, patience=patience)["version"]
-        self._asleep = set()
+        said = self._process.open(*self._loaded, patience=patience)
+        self._asleep = set(said["asleep"])
+        version: str = said["version"]
         return version
 
     def _lastingly(self, work: Callable[[], T]) -> T:
@@ -301,7 +318,9 @@ class VLLMEngine:
                 raise
             # It may have found the GPU's memory not free yet.
             raise EngineGoneError(error.what, where=error.where, remedy=error.remedy) from None
+        self._wake_up("weights")
         self.supply.again(self._process, self._policy)
+        self._wake_up()
         self._gone = False
 
 

@@ -15,7 +15,8 @@ class VLLMOptions:
         addresses: `host:port` of engines that run elsewhere, started there by `vllm_process/worker.py`; rank r uses the
             r-th. Of fewer than there are ranks, neighbours share one, and the first of them asks it for all.
         model: Folder or id of the student in the layout of the released checkpoints, as the engine sees it; None
-            writes one out, which an engine beside the trainer can read. An engine elsewhere keeps its first one.
+            writes one out, once per machine, which an engine beside the trainer can read. An engine elsewhere keeps its
+            first one.
         settings: Further arguments of `vllm.LLM`, such as `{gpu_memory_utilization: 0.4, max_model_len: 4096}`.
         sleep: Let an engine on the same GPU give its memory back between rollouts (GPU only).
         sleep_level: 1 keeps the engine's weights in the host's memory meanwhile; 2 throws them away, and has the model

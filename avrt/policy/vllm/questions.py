@@ -33,11 +33,14 @@ def question_message(
             remedy="give it what encode returned, whole, or sample without vllm",
         )
     asked, tensors = [], {}
+    lengths = [positions.shape[1] for positions in prompts.positions]
+    # Off the GPU in one copy: other ranks may get them, in messages that hold tensors of the CPU only.
+    positions = torch.cat([*prompts.positions], dim=1).int().cpu().split(lengths, dim=1)
     for row, clip in enumerate(prompts.clips):
         for kind, tensor in (("video", clip.frames), ("image", clip.image), ("audio", clip.audio)):
             if tensor is not None:
                 tensors[f"{kind}.{row}"] = tensor
-        tensors[f"positions.{row}"] = prompts.positions[row].int()
+        tensors[f"positions.{row}"] = positions[row].contiguous()
         mine = seeds[row * group_size : (row + 1) * group_size]
         prompt = policy.family.vllm_prompt(policy.inputs, prompts, row)
         asked.append(prompt | {"seeds": [seed % 2**31 for seed in mine]})

@@ -106,6 +106,10 @@ class SharedMemory(WeightTransfer):
                 where="model.vllm.transfer",
                 remedy="set it to socket",
             ) from None
-        self._parts.append(torch.frombuffer(mmap.mmap(self._file, size, offset=begin), dtype=torch.uint8))
-        pin(self._parts[-1])
+        part = torch.frombuffer(mmap.mmap(self._file, size, offset=begin), dtype=torch.uint8)
+        try:
+            pin(part)
+        except MemoryError as error:
+            raise AvrtError(str(error), where="model.vllm.transfer", remedy="set it to socket") from None
+        self._parts.append(part)
         self._used = 0

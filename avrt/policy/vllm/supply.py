@@ -77,8 +77,9 @@ class WeightSupply:
         begun = time.perf_counter()
         try:
             size = transfer.push(process, weights)
-        except EngineGoneError:
-            # Ranks that gather weights together have to get through all, and one cannot begin again by itself.
+        except AvrtError:
+            # Ranks that gather weights together have to get through all, or the others would wait for this one; and one
+            # cannot begin again by itself.
             if policy.is_partitioned:
                 for _ in weights:
                     pass

@@ -44,7 +44,10 @@ class HostBlock:
         if size != len(self._bytes):
             self._unmap()
             self._bytes = torch.frombuffer(mmap.mmap(self._file, size), dtype=torch.uint8)
-            pin(self._bytes)
+            try:
+                pin(self._bytes)
+            except MemoryError as error:
+                raise MemoryError(f"{error}; set model.vllm.transfer: socket") from None
         return {str(name): tensor_at(self._bytes, dtype, shape, offset) for name, dtype, shape, offset in table}
 
     def close(self) -> None:
@@ -69,17 +72,15 @@ class DeviceBlock:
     """
 
     def __init__(self, said: dict[str, Any]) -> None:
-        found = [i for i in range(torch.cuda.device_count()) if device_uuid(i) == said["uuid"]]
-        if not found:
-            raise ValueError("the engine is not on the trainer's GPU")
+        index = gpu_index(said["uuid"])
         torch.cuda.init()  # type: ignore[no-untyped-call]
         handle = said["handle"]
         storage = torch.UntypedStorage._new_shared_cuda(
-            found[0], bytes.fromhex(handle["memory"]), int(handle["size"]), int(handle["offset"]),
+            index, bytes.fromhex(handle["memory"]), int(handle["size"]), int(handle["offset"]),
             bytes.fromhex(handle["counter"]), int(handle["counter_offset"]),
             bytes.fromhex(handle["event"]), bool(handle["wait"]),
         )  # fmt: skip
-        self._bytes = torch.empty(0, dtype=torch.uint8, device=f"cuda:{found[0]}").set_(storage)
+        self._bytes = torch.empty(0, dtype=torch.uint8, device=f"cuda:{index}").set_(storage)
         self._begun: dict[str, torch.Tensor] = {}
         token = bytes.fromhex(said["token"])
         if len(token) < 16 or bytes(self._bytes[: len(token)].tolist()) != token:
@@ -109,3 +110,15 @@ class DeviceBlock:
         """Give it back."""
         self._begun.clear()
         self._bytes = torch.empty(0, dtype=torch.uint8)
+
+
+def gpu_index(uuid: str) -> int:
+    """Number of a GPU among those that this process sees.
+
+    Raises:
+        ValueError: If it does not see that one.
+    """
+    for index in range(torch.cuda.device_count()):
+        if device_uuid(index) == uuid:
+            return index
+    raise ValueError("the engine is not on the trainer's GPU")

@@ -20,9 +20,15 @@ def device_uuid(index: int) -> str:
 
 
 def pin(data: torch.Tensor) -> None:
-    """Have a GPU copy from and to host memory (N,) directly, where this process uses a GPU."""
+    """Have a GPU copy from and to host memory (N,) directly, where this process uses a GPU.
+
+    Raises:
+        MemoryError: If the system does not let it.
+    """
     if _uses_gpu(data):
-        torch.cuda.cudart().cudaHostRegister(data.data_ptr(), len(data), 0)  # type: ignore[no-untyped-call]
+        status = int(torch.cuda.cudart().cudaHostRegister(data.data_ptr(), len(data), 0))  # type: ignore[no-untyped-call]
+        if status:
+            raise MemoryError(f"CUDA does not pin {len(data)} bytes of the host's memory: error {status}")
 
 
 def unpin(data: torch.Tensor) -> None:

@@ -14,13 +14,15 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 # the files beside this script
-from blocks import DeviceBlock, HostBlock  # type: ignore[import-not-found]
+from blocks import DeviceBlock, HostBlock, gpu_index  # type: ignore[import-not-found]
 from extension import with_extension  # type: ignore[import-not-found]
 from interleaving import order_tokens  # type: ignore[import-not-found]
 from positions import extra_args, used_positions  # type: ignore[import-not-found]
@@ -28,9 +30,13 @@ from reading import held_weights  # type: ignore[import-not-found]
 from wire import WireError, receive, send  # type: ignore[import-not-found]
 
 OPERATIONS = ("sample", "attach", "load", "read", "checksums", "sleep", "wake_up")
+PARTS = ("weights", "kv_cache")
+"""What of an engine can be woken by itself."""
 BLOCKS = {"shared_memory": HostBlock, "cuda_ipc": DeviceBlock}
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}
 """Seconds and number of probes after which a trainer that has vanished counts as gone: three minutes."""
+PARENT_SECONDS = 1.0
+"""How often an engine beside a trainer looks whether that is still there."""
 Message = tuple[dict[str, Any], dict[str, Any]]
 
 
@@ -43,6 +49,7 @@ class Engine:
 
     Attributes:
         next_message: Replies to the message at hand and waits for the next one.
+        asleep: Which of its parts sleep: `weights`, `kv_cache`.
     """
 
     def __init__(self, model: str, settings: dict[str, Any]) -> None:
@@ -53,6 +60,7 @@ class Engine:
         self._llm = LLM(model=model, **with_extension(settings))
         self._llm.collective_rpc("follow_trainer")
         order_tokens()
+        self.asleep: list[str] = []
         self._block: Any = None
         self._slept = 0
 
@@ -107,12 +115,18 @@ class Engine:
         return asked
 
     def attach(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
-        """Open memory of the trainer through which weights will come, or say why that is not possible."""
+        """Open memory of the trainer through which weights will come, or say why that is not possible.
+
+        Without a handle it is only asked whether the engine is on the trainer's GPU.
+        """
         self.detach()
         parallel = getattr(getattr(self._llm.llm_engine, "vllm_config", None), "parallel_config", None)
         if message["way"] == "cuda_ipc" and getattr(parallel, "world_size", 1) > 1:
             return {"refused": "the engine is on several GPUs"}, {}
         try:
+            if message["way"] == "cuda_ipc" and "handle" not in message:
+                gpu_index(message["uuid"])
+                return {}, {}
             self._block = BLOCKS[message["way"]](message)
         except (OSError, ValueError, RuntimeError) as error:
             return {"refused": str(error).partition("\n")[0]}, {}
@@ -171,6 +185,7 @@ class Engine:
         """Free the GPU's memory for the trainer."""
         self._slept = message["level"]
         self._llm.sleep(level=self._slept)
+        self.asleep = [*PARTS]
         return {}, {}
 
     def wake_up(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
@@ -179,6 +194,7 @@ class Engine:
         if self._slept == 2 and "weights" in message["tags"]:
             # All weights were thrown away, also the towers', which the trainer does not hand over.
             self._llm.collective_rpc("reload_weights")
+        self.asleep = [part for part in self.asleep if part not in message["tags"]]
         return {}, {}
 
 
@@ -229,7 +245,8 @@ def _answer(
                 raise ValueError(f"serves {engine.started} already; start it again for another model")
             import vllm
 
-            return engine, {"version": vllm.__version__}, {}
+            # An engine that serves on may sleep since the trainer before, or since the connection was lost.
+            return engine, {"version": vllm.__version__, "asleep": engine.asleep}, {}
         if engine is None:
             raise RuntimeError("no model was started")
         if message["do"] not in OPERATIONS:
@@ -243,8 +260,21 @@ def _answer(
         return engine, {"error": f"{type(error).__name__}: {error}"}, {}
 
 
+def end_with(parent: int) -> None:
+    """Watch the trainer that started this process, and end with it: one that is killed cannot end it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        print("the trainer has gone", file=sys.stderr, flush=True)
+        os._exit(1)  # whatever vLLM is at, which may take long and holds the GPU
+
+    threading.Thread(target=watch, name="end-with-trainer", daemon=True).start()
+
+
 def main() -> None:
     """Listen, say where, and serve."""
+    parent = os.getppid()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--listen", default="127.0.0.1:0", help="host:port; port 0 takes a free one and prints it")
     parser.add_argument("--once", action="store_true", help="end when the first trainer has gone")
@@ -258,6 +288,7 @@ def main() -> None:
         if options.once:
             # Slurm sends SIGTERM to all processes of a step: it is for the trainer, which saves and then ends this one.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            end_with(parent)
             listener.settimeout(60)  # a trainer that started it and has not come by then has gone
         print(f"listening on {host}:{listener.getsockname()[1]}", flush=True)
         os.dup2(2, 1)  # nobody reads on; what vLLM prints from now on would fill the pipe and block it

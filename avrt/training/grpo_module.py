@@ -213,7 +213,9 @@ class GRPOModule(TrainingModule):
         )  # fmt: skip
         step = take_step(batch, seed=(self.seed, batch.epoch, batch.step))
         if ahead.missed:
-            rank_zero_warn("the checkpoint's completions are of other prompts, or drawn otherwise, than in this run: sampled anew")
+            rank_zero_warn(
+                "the checkpoint's completions are of other prompts, or drawn otherwise, than in this run: sampled anew"
+            )
             ahead.missed = False
         if step is not None:
             self._log_step(step)

@@ -16,6 +16,7 @@ from avrt.errors import AvrtError
 from avrt.policy.vllm import shared_memory, weights
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import EngineProcess
+from avrt.policy.vllm.readback import ReadBack
 from avrt.policy.vllm.supply import WeightSupply
 from avrt.rollout.vllm_process.memory import NAME
 from benchmarks.receiver.vllm import checksum
@@ -127,3 +128,14 @@ def test_a_way_that_does_not_work_here_is_refused(process, nano):
         WeightSupply("cuda_ipc").push(process, nano)
     with pytest.raises(AvrtError, match="'nccl' is none of auto, cuda_ipc, shared_memory, socket"):
         WeightSupply("nccl")
+
+
+def test_weights_that_are_no_numbers_are_not_the_same():
+    class Engine:
+        def ask(self, message):
+            return {}, {"model.layers.0.q_proj.weight": torch.tensor([[float("nan"), 1.0]])}
+
+    read_back = ReadBack()
+    list(read_back.watch([("model.layers.0.q_proj.weight", torch.ones(1, 2))]))
+    with pytest.raises(AvrtError, match=r"q_proj\.weight differs by up to nan"):
+        read_back.check(Engine())

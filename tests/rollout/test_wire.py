@@ -102,6 +102,7 @@ STAND_IN = '''
 """In vLLM's place, which sleeps on GPUs only: writes down what is asked of it, and what it sees of the machine."""
 
 import json
+import logging
 import os
 
 __version__ = "none"
@@ -118,8 +119,13 @@ class LLM:
         note("start", settings["enable_sleep_mode"], *seen)
 
     def collective_rpc(self, method, kwargs=None):
-        if method != "follow_trainer":
-            note(method, *([] if kwargs is None else [len(kwargs["weights_iterator"]) > 0]))
+        if method == "follow_trainer":
+            return [["what it lacks"]]
+        if method == "reload_weights":
+            log = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise")
+            log.warning("%s: Failed to load weights", "Tower")
+            log.warning("something else")
+        note(method, *([] if kwargs is None else [len(kwargs["weights_iterator"]) > 0]))
 
     def reset_prefix_cache(self):
         note("reset_prefix_cache")
@@ -191,7 +197,8 @@ def test_an_engine_has_its_ranks_gpu_and_wakes_its_cache_after_loading(
     ]  # fmt: skip
 
 
-def test_an_engine_that_slept_when_its_trainer_went_is_woken_by_the_next(nano, python_with_stand_in):
+def test_an_engine_that_slept_when_its_trainer_went_is_woken_by_the_next(nano, python_with_stand_in, capfd):
+    """What it lacks is said here; of what it logs, only what is no news is left out."""
     python, notes = python_with_stand_in
     with listening([python, WORKER, "--listen", "127.0.0.1:0"]) as (_, address):
         for _ in range(2):
@@ -199,9 +206,13 @@ def test_an_engine_that_slept_when_its_trainer_went_is_woken_by_the_next(nano, p
             engine.start(nano)
             engine.close()
         engine = VLLMEngine(VLLMOptions(addresses=[address], model="m", sleep=True))
-        engine.start(nano)
+        with pytest.warns(UserWarning, match="vLLM none has no what it lacks, where 0.32 is put right"):
+            engine.start(nano)
         engine.push(nano)
         engine.close()
+    logged = capfd.readouterr().err
+    assert "something else" in logged
+    assert "Failed to load weights" not in logged
     calls = [json.loads(line) for line in notes.read_text().splitlines()]
     assert calls[1:] == [
         ["sleep", 1], ["wake_up", ["weights"]], ["reload_weights", True], ["reset_prefix_cache"],

@@ -307,8 +307,13 @@ def test_another_number_of_ranks_finds_its_samples_or_asks_anew(batch, nano):
             return [Completion(torch.tensor([i, g]), torch.zeros(2), True) for i in numbers for g in (0, 1)]
 
     def share(*rows):
+        part = copy.copy(batch)
+        part.valid = batch.valid[[*rows]]
+        for name, value in vars(batch).items():
+            if isinstance(value, list) and len(value) == len(batch):
+                setattr(part, name, [value[i] for i in rows])
         ahead = RolloutAhead(Asked())
-        ahead.begin(nano, batch.select(rows), GRPOOptions(group_size=2), (0,))
+        ahead.begin(nano, part, GRPOOptions(group_size=2), (0,))
         ahead.staleness = 1
         return ahead.state_dict()
 

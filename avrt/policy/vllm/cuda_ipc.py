@@ -18,10 +18,11 @@ from avrt.rollout.vllm_process.wire import aligned, byte_view, dtype_name
 class CudaIPC(WeightTransfer):
     """One block on the GPU that the engine opens once; weights go through it piece by piece.
 
-    It is as large as a chunk, and a tensor of more comes in several pieces, so that the trainer's memory for it does not
-    depend on the model. (The engine puts each tensor together before vLLM takes it up.) The handle is PyTorch's own
-    (`torch.multiprocessing.reductions` has the same), sent as text. PyTorch counts who holds a handle and frees the
-    block only when nobody does: what is shared in vain, or with an engine that was killed, has to be counted down here.
+    It is as large as a chunk, and a tensor of more comes in several pieces, so that the trainer's memory for it does
+    not depend on the model. (The engine puts each tensor together before vLLM takes it up, and gives that memory back
+    after the last.) The handle is PyTorch's own (`torch.multiprocessing.reductions` has the same), sent as text.
+    PyTorch counts who holds a handle and frees the block only when nobody does: what is shared in vain, or with an
+    engine that was killed, has to be counted down here.
     """
 
     name = "cuda_ipc"

@@ -273,6 +273,12 @@ class VLLMEngine:
         said = self._process.open(*self._loaded, patience=patience)
         self._asleep = set(said["asleep"])
         version: str = said["version"]
+        if said["lacking"]:
+            warnings.warn(
+                f"vLLM {version} has no {' and no '.join(said['lacking'])}, where 0.32 is put right for sound within "
+                "video: look at what avrt doctor says of it, or use vLLM 0.32",
+                stacklevel=2,
+            )
         return version
 
     def _lastingly(self, work: Callable[[], T]) -> T:

@@ -12,7 +12,7 @@ from torch import Tensor
 from avrt.errors import AvrtError
 from avrt.policy.policy import Policy
 from avrt.policy.vllm.cuda_ipc import CudaIPC
-from avrt.policy.vllm.process import EngineGoneError, EngineProcess
+from avrt.policy.vllm.process import EngineProcess
 from avrt.policy.vllm.readback import ReadBack
 from avrt.policy.vllm.shared_memory import SharedMemory
 from avrt.policy.vllm.weights import Socket, WeightTransfer

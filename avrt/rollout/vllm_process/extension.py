@@ -18,14 +18,18 @@ class WorkerExtension:
     model_runner: Any
     _handed: HandedPositions
 
-    def follow_trainer(self) -> None:
+    def follow_trainer(self) -> list[str]:
         """From now on compute as the trainer does: with the positions that requests bring, and their features in order.
+
+        Returns:
+            What of the latter this version of vLLM has no place for.
 
         Raises:
             RuntimeError: If this model or this version of vLLM has no place for the positions.
         """
-        order_features()
+        lacking: list[str] = order_features()
         self._handed = HandedPositions(self.model_runner)
+        return lacking
 
     def positions_used(self) -> dict[str, Any]:
         """See `HandedPositions.used`."""

@@ -19,24 +19,39 @@ from typing import Any
 
 import torch
 
+TOKENS, FEATURES = "omni_get_updates_use_audio_in_video", "check_interleaved_audio_video"
+"""What is replaced, by its name in vLLM 0.32."""
 
-def order_tokens() -> None:
-    """In the process that prepares prompts, put `placeholders` in the place of vLLM's own, where 0.32 has it."""
+
+def order_tokens() -> list[str]:
+    """In the process that prepares prompts, put `placeholders` in the place of vLLM's own, where 0.32 has it.
+
+    Returns:
+        What this vLLM has not.
+    """
     try:
         from vllm.model_executor.models.qwen2_5_omni_thinker import Qwen2_5OmniThinkerMultiModalProcessor as Processor
     except ModuleNotFoundError:
-        return  # a vLLM without this model
+        return []  # a vLLM without this model
 
-    if hasattr(Processor, "omni_get_updates_use_audio_in_video"):
-        Processor.omni_get_updates_use_audio_in_video = staticmethod(placeholders)
+    if not hasattr(Processor, TOKENS):
+        return [TOKENS]
+    setattr(Processor, TOKENS, staticmethod(placeholders))
+    return []
 
 
-def order_features() -> None:
-    """In a process that runs the model, always sort features by kind."""
+def order_features() -> list[str]:
+    """In a process that runs the model, always sort features by kind.
+
+    Returns:
+        What this vLLM has not.
+    """
     from vllm.model_executor.models import qwen2_5_omni_thinker
 
-    if hasattr(qwen2_5_omni_thinker, "check_interleaved_audio_video"):
-        qwen2_5_omni_thinker.check_interleaved_audio_video = _has_both
+    if not hasattr(qwen2_5_omni_thinker, FEATURES):
+        return [FEATURES]
+    setattr(qwen2_5_omni_thinker, FEATURES, _has_both)
+    return []
 
 
 def _has_both(is_video: torch.Tensor, is_audio: torch.Tensor, num_video: int, num_audio: int) -> bool:

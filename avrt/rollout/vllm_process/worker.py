@@ -10,6 +10,7 @@ weights whenever they have changed. Whoever can connect can make it load a model
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import socket
@@ -35,6 +36,8 @@ PARTS = ("weights", "kv_cache")
 BLOCKS = {"shared_memory": HostBlock, "cuda_ipc": DeviceBlock}
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}
 """Seconds and number of probes after which a trainer that has vanished counts as gone: three minutes."""
+RELOADING = "vllm.model_executor.model_loader.reload.layerwise"
+"""Where vLLM 0.32 logs which layers got no weights."""
 PARENT_SECONDS = 1.0
 """How often an engine beside a trainer looks whether that is still there."""
 Message = tuple[dict[str, Any], dict[str, Any]]
@@ -49,6 +52,7 @@ class Engine:
 
     Attributes:
         next_message: Replies to the message at hand and waits for the next one.
+        lacking: What this version of vLLM has not of what was to be put right in it; see `interleaving.py`.
         asleep: Which of its parts sleep: `weights`, `kv_cache`.
     """
 
@@ -58,8 +62,8 @@ class Engine:
         self.started = (model, settings)
         self.next_message: Callable[[], Message] = _no_more
         self._llm = LLM(model=model, **with_extension(settings))
-        self._llm.collective_rpc("follow_trainer")
-        order_tokens()
+        lacking = [name for found in self._llm.collective_rpc("follow_trainer") for name in found]
+        self.lacking: list[str] = sorted({*order_tokens(), *lacking})
         self.asleep: list[str] = []
         self._block: Any = None
         self._slept = 0
@@ -141,7 +145,16 @@ class Engine:
     def load(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
         """Take up weights: this message's and those of the messages that follow, up to the last one."""
         weights = self._through_gpu(message) if message["way"] == "cuda_ipc" else self._on_host(message, tensors)
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        log = logging.getLogger(RELOADING)
+        log.addFilter(_tells_of_more_than_missing)
+        try:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        finally:
+            log.removeFilter(_tells_of_more_than_missing)
+        if message["way"] == "cuda_ipc":
+            import torch
+
+            torch.cuda.empty_cache()  # of whole tensors, which the trainer may need
         self._llm.reset_prefix_cache()
         self._llm.reset_mm_cache()
         reset = getattr(self._llm.llm_engine.engine_core, "reset_encoder_cache", None)
@@ -198,6 +211,11 @@ class Engine:
         return {}, {}
 
 
+def _tells_of_more_than_missing(record: logging.LogRecord) -> bool:
+    """Not the warning about each layer of the towers, which are frozen and not handed over."""
+    return "Failed to load weights" not in str(record.msg)
+
+
 def _no_more() -> Message:
     raise RuntimeError("no trainer is connected")
 
@@ -246,7 +264,7 @@ def _answer(
             import vllm
 
             # An engine that serves on may sleep since the trainer before, or since the connection was lost.
-            return engine, {"version": vllm.__version__, "asleep": engine.asleep}, {}
+            return engine, {"version": vllm.__version__, "asleep": engine.asleep, "lacking": engine.lacking}, {}
         if engine is None:
             raise RuntimeError("no model was started")
         if message["do"] not in OPERATIONS:

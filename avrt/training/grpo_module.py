@@ -156,6 +156,13 @@ class GRPOModule(TrainingModule):
         """The longest completion of rollouts and evaluation; traces are never read."""
         return max(self.options.sampling.max_new_tokens, self.generation.max_new_tokens)
 
+    def prompt_limit(self) -> int:
+        """Also what vLLM has room for, where it is set: known before anything is sampled."""
+        limit = super().prompt_limit()
+        if self.vllm_options is not None and self.prompt_options.max_prompt_tokens is not None:
+            self.vllm_options.check_room(limit, self.max_completion_length(), "data.prompt.max_prompt_tokens")
+        return limit
+
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from avrt.errors import AvrtError
 from avrt.policy.vllm.engine import VLLMEngine
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import WORKER
+from avrt.rollout.sampling import SamplingOptions
 from avrt.rollout.vllm_process.wire import WireError, receive, send
 
 
@@ -195,6 +196,15 @@ def test_an_engine_has_its_ranks_gpu_and_wakes_its_cache_after_loading(
         ["start", True, expected, None], ["sleep", level],
         *2 * [["wake_up", ["weights"]], *read_again, *load, ["wake_up", ["kv_cache"]], ["sleep", level]],
     ]  # fmt: skip
+
+
+def test_completions_that_vllm_would_cut_off_are_refused(nano, batch):
+    longest = max(len(ids) for ids in batch.prompt_ids)
+    engine = VLLMEngine(VLLMOptions(python="python", settings={"max_model_len": longest + 7}))
+    with pytest.raises(
+        AvrtError, match=rf"sample .*: a prompt of {longest} and completions of up to 8 tokens do not fit into vLLM's"
+    ):
+        engine.generate(nano, nano.encode(batch), SamplingOptions(max_new_tokens=8), list(range(4)), 1)
 
 
 def test_an_engine_that_slept_when_its_trainer_went_is_woken_by_the_next(nano, python_with_stand_in, capfd):

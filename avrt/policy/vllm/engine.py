@@ -139,7 +139,7 @@ class VLLMEngine:
         itself, so these have to be there.
 
         Raises:
-            AvrtError: If there are no clips, if the engine fails, or if it reads a prompt as other tokens than the
+            AvrtError: If there are no clips, if there is no room for a completion, if the engine fails, or if it reads a prompt as other tokens than the
                 student does.
         """
         return self.finish(self.begin(policy, prompts, sampling, seeds, group_size))
@@ -151,6 +151,8 @@ class VLLMEngine:
 
         Where the policy learns meanwhile, set `supply.keeps` first.
         """
+        for ids, sample in zip(prompts.token_ids, prompts.sample_ids, strict=True):
+            self._options.check_room(len(ids), sampling.max_new_tokens, f"sample {sample!r}")
         question = question_message(policy, prompts, sampling, seeds, group_size)
         if not self._held:
             self.push(policy)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from avrt.errors import AvrtError
+
 
 @dataclass(frozen=True)
 class VLLMOptions:
@@ -36,3 +38,22 @@ class VLLMOptions:
     start_seconds: float = 900.0
     reconnect_seconds: float = 600.0
     transfer: Literal["auto", "cuda_ipc", "shared_memory", "socket"] = "auto"
+
+    def check_room(self, prompt: int, completion: int, where: str) -> None:
+        """Refuse what vLLM would cut off without a word: where prompt and completion exceed `max_model_len`, if it is set.
+
+        Args:
+            prompt: Tokens of the prompt.
+            completion: Tokens of the longest completion.
+            where: What they are of.
+
+        Raises:
+            AvrtError: If there is no room for both.
+        """
+        room = self.settings.get("max_model_len")
+        if isinstance(room, int) and 0 < room < prompt + completion:
+            raise AvrtError(
+                f"a prompt of {prompt} and completions of up to {completion} tokens do not fit into vLLM's {room}",
+                where=where,
+                remedy="raise max_model_len in model.vllm.settings, or lower max_new_tokens",
+            )

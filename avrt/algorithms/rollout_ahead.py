@@ -64,7 +64,13 @@ def grpo_step_ahead(
 
 
 class AheadEngine(Protocol):
-    """An engine that samples while this process does other things."""
+    """An engine that samples while this process does other things.
+
+    Attributes:
+        sampling_seconds: What its last completions took it.
+    """
+
+    sampling_seconds: float
 
     def begin(
         self, policy: Policy, prompts: EncodedPrompts, sampling: SamplingOptions, seeds: Sequence[int], group_size: int
@@ -112,7 +118,7 @@ class RolloutAhead:
         self.missed = False
         self._pending: Any = None
         self._completions: list[Completion] | None = None
-        self._begun = self._came = 0.0
+        self._sampled = 0.0
         self._seconds = {"rollout": 0.0, "wait": 0.0}
         self._stored: list[dict[str, Any]] = []
         self._drawn = SamplingOptions()
@@ -120,7 +126,7 @@ class RolloutAhead:
 
     def begin(self, policy: Policy, batch: OmniBatch, options: GRPOOptions, seed: tuple[int, ...]) -> None:
         """Have the engine sample a batch by the policy's weights as they are now, unless a checkpoint had done so."""
-        self._begun = self._came = time.perf_counter()
+        begun = time.perf_counter()
         self.batch, self.staleness = batch, 0
         self._drawn = options.sampling
         self._seeds = completion_seeds((sample.id for sample in batch.samples), options.group_size, *seed)
@@ -130,7 +136,8 @@ class RolloutAhead:
             nothing = ClipFeatures([None] * len(batch), [None] * len(batch))  # the engine prepares the clips by itself
             prompts = EncodedPrompts.of(batch, nothing)
             self._pending = self.engine.begin(policy, prompts, options.sampling, self._seeds, options.group_size)
-        self._seconds = {"rollout": time.perf_counter() - self._begun, "wait": 0.0}
+        self._seconds = {"rollout": time.perf_counter() - begun, "wait": 0.0}
+        self._sampled = 0.0
 
     def wait(self) -> None:
         """Wait for the completions, and keep them until `finish` takes them: then the engine can do other things."""
@@ -139,8 +146,9 @@ class RolloutAhead:
         assert self.engine is not None
         begun = time.perf_counter()
         self._completions, self._pending = self.engine.finish(self._pending), None
-        self._came = time.perf_counter()
-        self._seconds["wait"] += self._came - begun
+        self._seconds["wait"] += time.perf_counter() - begun
+        # As the engine says: it may have been done long before it was asked for them.
+        self._sampled = self._seconds["rollout"] + self.engine.sampling_seconds
 
     def finish(self) -> Answered | None:
         """The batch and its completions, once they have come; None if none was begun."""
@@ -148,7 +156,7 @@ class RolloutAhead:
             return None
         self.wait()
         assert self._completions is not None
-        done = Answered(self.batch, self._completions, self.staleness, self._seconds, self._came - self._begun)
+        done = Answered(self.batch, self._completions, self.staleness, self._seconds, self._sampled)
         self.batch, self._completions = None, None
         return done
 

@@ -26,8 +26,8 @@ class Rooms:
     """The keys of n sequences, each in a room of P tokens that is seldom full, and read by Q queries.
 
     Attributes:
-        keys: Sequences as the kernel is told of them: of each room `parts` with all its queries, and what is left of it
-            with none.
+        keys: Ends of the sequences, of queries as of keys, as the kernel is told of them: of each room `parts` with all
+            its queries, and what is left of it with none.
         count: n.
         parts: Even parts that a room's keys are cut into.
     """

@@ -79,8 +79,20 @@ def merged_weight(layer: Any, dtype: torch.dtype | None = None) -> Tensor:
     weight: Tensor = base.dequantized() if is_quantized(base) else base.weight
     [adapter] = layer.active_adapters
     down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    merged = torch.addmm(weight.float(), up.float(), down.float(), alpha=layer.scaling[adapter])
+    with _whole_float32():
+        merged = torch.addmm(weight.float(), up.float(), down.float(), alpha=layer.scaling[adapter])
     return merged.to(dtype or weight.dtype)
+
+
+@contextlib.contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Not TF32, which a run may compute in on a GPU: it would round a float32 student's weights to 11 bits."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _merged(layer: Any, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -66,6 +68,15 @@ def rollout_metrics(step: GRPOStep, queue: GroupQueue | None) -> dict[str, float
     metrics["train/samples_per_second"] = sums["groups"] / sum(seconds.values())
     metrics["train/skipped_samples"] = sums["skipped"]
     return metrics | {f"seconds/{phase}": value for phase, value in seconds.items()}
+
+
+def engine_metrics(each: Sequence[dict[str, float]]) -> dict[str, float]:
+    """What `VLLMEngine.metrics` says on each rank, as one: the slowest push, and all restarts.
+
+    A rank that shares an engine and does not talk to it has zeros.
+    """
+    slowest = max(each, key=lambda mine: mine["rollout/push_seconds"])
+    return {**slowest, "rollout/engine_restarts": sum(mine["rollout/engine_restarts"] for mine in each)}
 
 
 def distributions(rollout: Rollout) -> dict[str, list[float]]:

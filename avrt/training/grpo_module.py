@@ -21,7 +21,7 @@ from avrt.policy.reference import Reference
 from avrt.policy.student_options import StudentOptions
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
-from avrt.training.grpo_metrics import NoSignalWarning, distributions, rollout_metrics, update_metrics
+from avrt.training.grpo_metrics import NoSignalWarning, distributions, engine_metrics, rollout_metrics, update_metrics
 from avrt.training.lightning_internals import hand_back
 from avrt.training.optimizers import OptimizerOptions
 from avrt.training.training_module import TrainingModule
@@ -150,7 +150,7 @@ class GRPOModule(TrainingModule):
         super().start_engine(stage)
         if self.ahead is not None and self.vllm is not None:
             self.ahead.engine = self.vllm
-            self.vllm.supply.keeps = True
+            self.vllm.supply.keeps = stage == "fit"
 
     def max_completion_length(self) -> int:
         """The longest completion of rollouts and evaluation; traces are never read."""
@@ -255,7 +255,7 @@ class GRPOModule(TrainingModule):
         metrics = rollout_metrics(step, self.queue)
         self._no_signal.note(metrics["advantage/zero_std_groups"] >= 1, metrics["rewards/total/mean"])
         if self.vllm is not None:
-            metrics |= self.vllm.metrics()
+            metrics |= engine_metrics(gather_objects(self.vllm.metrics()))
         if self.queue is not None:
             metrics["train/updated"] = float(step.metrics is not None)
         if step.metrics is not None:

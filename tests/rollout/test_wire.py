@@ -16,7 +16,7 @@ import torch
 from avrt.errors import AvrtError
 from avrt.policy.vllm.engine import VLLMEngine
 from avrt.policy.vllm.options import VLLMOptions
-from avrt.policy.vllm.process import WORKER
+from avrt.policy.vllm.process import WORKER, EngineProcess
 from avrt.rollout.sampling import SamplingOptions
 from avrt.rollout.vllm_process.wire import WireError, receive, send
 
@@ -99,6 +99,16 @@ def test_a_python_without_vllm_is_named_and_ended(nano, tmp_path):
         os.kill(pid, 0)
 
 
+def test_an_engine_that_takes_too_long_is_ended_and_the_option_named(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o755)
+    process = EngineProcess(VLLMOptions(python=str(python), start_seconds=0.5))
+    with pytest.raises(AvrtError, match=r"not started within 0\.5 seconds \(raise model\.vllm\.start_seconds\)"):
+        process.open("m", {})
+    process.close()
+
+
 STAND_IN = '''
 """In vLLM's place, which sleeps on GPUs only: writes down what is asked of it, and what it sees of the machine."""
 
@@ -116,7 +126,7 @@ def note(*what):
 
 class LLM:
     def __init__(self, model, **settings):
-        seen = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK")]
+        seen = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "TORCHELASTIC_RUN_ID")]
         note("start", settings["enable_sleep_mode"], *seen)
 
     def collective_rpc(self, method, kwargs=None):
@@ -178,6 +188,7 @@ def test_an_engine_has_its_ranks_gpu_and_wakes_its_cache_after_loading(
     """
     python, notes = python_with_stand_in
     monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "torchrun's")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -193,7 +204,7 @@ def test_an_engine_has_its_ranks_gpu_and_wakes_its_cache_after_loading(
     load = [["reload_weights", True], ["reset_prefix_cache"]]
     read_again = [["reload_weights"]] if level == 2 else []
     assert [json.loads(line) for line in notes.read_text().splitlines()] == [
-        ["start", True, expected, None], ["sleep", level],
+        ["start", True, expected, None, None], ["sleep", level],
         *2 * [["wake_up", ["weights"]], *read_again, *load, ["wake_up", ["kv_cache"]], ["sleep", level]],
     ]  # fmt: skip
 

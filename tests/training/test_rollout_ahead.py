@@ -298,6 +298,8 @@ def test_another_number_of_ranks_finds_its_samples_or_asks_anew(batch, nano):
     class Asked:
         """Answers each prompt of the batch by its number."""
 
+        sampling_seconds = 1.0
+
         def begin(self, policy, prompts, sampling, seeds, group_size):
             asked.append(prompts.sample_ids)
             return prompts.sample_ids
@@ -343,6 +345,8 @@ def test_another_number_of_ranks_finds_its_samples_or_asks_anew(batch, nano):
         assert ahead.missed
         assert asked.pop() == ids
         assert ahead.staleness == 0
+    assert done.sampling_seconds == 0  # a checkpoint's took none
+    assert 1 <= ahead.finish().sampling_seconds < 1.5  # as the engine says, and asking it
 
 
 @pytest.mark.parametrize(

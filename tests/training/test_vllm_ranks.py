@@ -5,6 +5,7 @@ import subprocess
 
 from avrt.policy.vllm.process import WORKER
 from avrt.policy.vllm.ranks import engine_of
+from avrt.training.grpo_metrics import engine_metrics
 from tests.policy.standing_in import stand_in
 from tests.training.runs import SMALL, fit
 
@@ -33,3 +34,9 @@ def test_neighbours_share_an_engine_and_none_goes_without():
     assert [engine_of(rank, 4, 2) for rank in range(4)] == [0, 0, 1, 1]
     assert [engine_of(rank, 5, 2) for rank in range(5)] == [0, 0, 0, 1, 1]
     assert [engine_of(rank, 3, 3) for rank in range(3)] == [engine_of(rank, 3, 5) for rank in range(3)] == [0, 1, 2]
+
+
+def test_a_step_logs_the_slowest_push_and_the_restarts_of_all_ranks():
+    names = ("rollout/push_seconds", "rollout/push_gigabytes_per_second", "rollout/engine_restarts")
+    each = [dict(zip(names, values, strict=True)) for values in ((2.0, 5.0, 1.0), (4.0, 2.5, 2.0), (0.0, 0.0, 0.0))]
+    assert engine_metrics(each) == dict(zip(names, (4.0, 2.5, 3.0), strict=True))

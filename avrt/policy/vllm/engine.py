@@ -70,6 +70,7 @@ class VLLMEngine:
         version: Of vLLM.
         supply: How it gets the weights.
         restarts: How often it was started again.
+        sampling_seconds: What its last completions took it.
         difference: Largest difference of weights that were read back from those that were pushed, 0; None where that
             was not possible.
 
@@ -92,6 +93,7 @@ class VLLMEngine:
         self._in_vain = 0
         self._compared = 0
         self.restarts = 0
+        self.sampling_seconds = 0.0
         self.difference: float | None = None
         self.version = ""
 
@@ -115,6 +117,13 @@ class VLLMEngine:
             AvrtError: If that fails; the engine's own output goes to this process' standard error.
         """
         self._policy = policy
+        beside = self._options.python is not None and torch.cuda.is_available()
+        if beside and not self._options.settings.keys() & {"gpu_memory_utilization", "kv_cache_memory_bytes"}:
+            warnings.warn(
+                "model.vllm.settings says nothing of gpu_memory_utilization: vLLM takes about nine tenths of the GPU's "
+                "memory, which this process shares with it; set it to what may be spared, such as 0.35",
+                stacklevel=2,
+            )
         model = self._options.model
         if model is None:
             self._exported = ExportedModel(policy, self._rank, wanted=self._ranks.is_leader)
@@ -139,8 +148,8 @@ class VLLMEngine:
         itself, so these have to be there.
 
         Raises:
-            AvrtError: If there are no clips, if there is no room for a completion, if the engine fails, or if it reads a prompt as other tokens than the
-                student does.
+            AvrtError: If there are no clips, if there is no room for a completion, if the engine fails, or if it reads a
+                prompt as other tokens than the student does.
         """
         return self.finish(self.begin(policy, prompts, sampling, seeds, group_size))
 
@@ -185,7 +194,9 @@ class VLLMEngine:
                 self.rest()
             return parted(reply, found, pending.questions)
 
-        return completions_of(pending.prompts, *self._ranks.scatter(replies))
+        reply, found = self._ranks.scatter(replies)
+        self.sampling_seconds = float(reply["seconds"])
+        return completions_of(pending.prompts, reply, found)
 
     def push(self, policy: Policy) -> None:
         """Give the engine the policy's weights as they are now; all ranks that share it take part.

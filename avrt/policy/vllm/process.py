@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,12 @@ from torch import Tensor
 from avrt.errors import AvrtError
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout import vllm_process
-from avrt.rollout.vllm_process.wire import WireError, receive, send
+from avrt.rollout.vllm_process.wire import WireError, keep_alive, receive, send
 
 WORKER = Path(vllm_process.__path__[0]) / "worker.py"
 LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "NODE_RANK")
-"""Variables of the trainer's ranks, which vLLM must not take for its own."""
-KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}
-"""Seconds and number of probes after which a machine that has vanished counts as gone: three minutes."""
+LAUNCHERS = ("TORCHELASTIC_", "GROUP_", "ROLE_")
+"""Variables of the trainer's ranks, and how torchrun's begin, which vLLM must not take for its own."""
 LONGEST_PAUSE = 30.0
 
 
@@ -76,7 +76,13 @@ class EngineProcess:
         address = self._options.addresses[self._address] if self._options.addresses else self._launch()
         self._connection = _connect(address, patience)
         self._connection.settimeout(self._options.start_seconds)
-        said = self.ask({"do": "start", "model": model, "settings": settings})[0]
+        begun = time.monotonic()
+        try:
+            said = self.ask({"do": "start", "model": model, "settings": settings})[0]
+        except EngineGoneError:
+            if time.monotonic() - begun < self._options.start_seconds:
+                raise
+            raise self._too_slow() from None
         self._connection.settimeout(None)
         return said
 
@@ -159,11 +165,19 @@ class EngineProcess:
                 what = f"ended by {name}"
         return EngineGoneError(what, where="vLLM engine", remedy="see its output; resume with --ckpt_path")
 
+    def _too_slow(self) -> EngineGoneError:
+        return EngineGoneError(
+            f"has not started within {self._options.start_seconds:g} seconds",
+            where="vLLM engine",
+            remedy="raise model.vllm.start_seconds",
+        )
+
     def _launch(self) -> str:
         """Start the worker beside this process; returns the address at which it listens."""
         python = str(self._options.python)
         left_out = ("PYTHONPATH", "PYTHONHOME", *LAUNCH)
-        environment = {key: value for key, value in os.environ.items() if key not in left_out}
+        environment = {key: value for key, value in os.environ.items()
+                       if key not in left_out and not key.startswith(LAUNCHERS)}  # fmt: skip
         gpu = torch.cuda.current_device() if self._gpu is None and torch.cuda.is_available() else self._gpu
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = visible_device(environment.get("CUDA_VISIBLE_DEVICES"), gpu)
@@ -175,9 +189,17 @@ class EngineProcess:
         except OSError as error:
             raise AvrtError(f"cannot be run: {error}", where=python, remedy="set model.vllm.python") from None
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("listening on "):
-                return line.split()[-1]
+        begun = time.monotonic()
+        end = threading.Timer(self._options.start_seconds, self._process.kill)
+        end.start()
+        try:
+            for line in self._process.stdout:
+                if line.startswith("listening on "):
+                    return line.split()[-1]
+        finally:
+            end.cancel()
+        if time.monotonic() - begun >= self._options.start_seconds:
+            raise self._too_slow()
         raise AvrtError("ended before it listened, see above", where=python, remedy="does it have vllm?")
 
 
@@ -194,11 +216,7 @@ def _connect(address: str, patience: float) -> socket.socket:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         else:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in KEEPALIVE.items():
-                if hasattr(socket, name):
-                    connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            keep_alive(connection)
             return connection
 
 

@@ -1,7 +1,7 @@
 """Has vLLM use the positions that the trainer hands in with each prompt, and reports those that it really used.
 
 vLLM counts the positions of a prompt anew from its media, family by family, and not always as transformers does. Here
-they come with each request instead, as one of its `extra_args`. `PositionsExtension` is mixed into the worker of every
+they come with each request instead, as one of its `extra_args`. `WorkerExtension` is mixed into the worker of every
 process of the engine (`worker_extension_cls`): it answers the model's `get_mrope_input_positions` with what came, and
 reads back what the forward passes were given, from the buffer that vLLM keeps for it.
 

@@ -4,7 +4,7 @@ Runs in the engine's own Python environment too, so it imports nothing of this p
 executed.
 
 A message is 16 bytes with the lengths of its two parts, then JSON, which names the tensors with dtype, shape and place,
-then their bytes as they lie in memory, each at a multiple of 64. They are copied on neither side.
+then their bytes as they lie in memory, each at a multiple of 64. On a CPU they are copied on neither side.
 """
 
 from __future__ import annotations
@@ -33,8 +33,21 @@ DTYPES = {
 }  # fmt: skip
 
 
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}
+"""Seconds and number of probes after which a machine that has vanished counts as gone: three minutes."""
+
+
 class WireError(ConnectionError):
     """The other side has gone, or does not speak this protocol."""
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Have a connection send small messages at once, and notice when the other machine has vanished."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def send(connection: socket.socket, message: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None) -> None:

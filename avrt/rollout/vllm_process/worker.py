@@ -28,14 +28,12 @@ from extension import with_extension  # type: ignore[import-not-found]
 from interleaving import order_tokens  # type: ignore[import-not-found]
 from positions import extra_args, used_positions  # type: ignore[import-not-found]
 from reading import held_weights  # type: ignore[import-not-found]
-from wire import WireError, receive, send  # type: ignore[import-not-found]
+from wire import WireError, keep_alive, receive, send  # type: ignore[import-not-found]
 
 OPERATIONS = ("sample", "attach", "load", "read", "checksums", "sleep", "wake_up")
 PARTS = ("weights", "kv_cache")
 """What of an engine can be woken by itself."""
 BLOCKS = {"shared_memory": HostBlock, "cuda_ipc": DeviceBlock}
-KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}
-"""Seconds and number of probes after which a trainer that has vanished counts as gone: three minutes."""
 RELOADING = "vllm.model_executor.model_loader.reload.layerwise"
 """Where vLLM 0.32 logs which layers got no weights."""
 PARENT_SECONDS = 1.0
@@ -83,7 +81,9 @@ class Engine:
                 asked = message["sampling"] | {"seed": seed, "logprobs": 0, "detokenize": False}
                 params.append(SamplingParams(**asked, extra_args=extra))
                 owners.append(number)
+        begun = time.perf_counter()
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        seconds = time.perf_counter() - begun
         found: dict[str, Any] = {f"positions.{i}": used for i, used in used_positions(self._llm).items()}
         finished, lengths = [], []
         for i, output in enumerate(outputs):
@@ -97,7 +97,7 @@ class Engine:
                 found[f"prompt.{owners[i]}"] = torch.tensor(list(output.prompt_token_ids), dtype=torch.long)
             finished.append(answer.finish_reason == "stop")
             lengths.append(len(ids))
-        return {"finished": finished, "tokens": sum(lengths)}, found
+        return {"finished": finished, "tokens": sum(lengths), "seconds": seconds}, found
 
     @staticmethod
     def _prompt(number: int, prompt: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
@@ -225,11 +225,7 @@ def serve(listener: socket.socket, *, once: bool) -> None:
     engine: Engine | None = None
     while True:
         connection, _ = listener.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE.items():
-            if hasattr(socket, name):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        keep_alive(connection)
         with connection:
             while True:
                 try:

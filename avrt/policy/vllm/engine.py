@@ -148,8 +148,8 @@ class VLLMEngine:
         itself, so these have to be there.
 
         Raises:
-            AvrtError: If there are no clips, if there is no room for a completion, if the engine fails, or if it reads a
-                prompt as other tokens than the student does.
+            AvrtError: If there are no clips, if there is no room for a completion, if the engine fails, or if it reads
+                a prompt as other tokens than the student does.
         """
         return self.finish(self.begin(policy, prompts, sampling, seeds, group_size))
 

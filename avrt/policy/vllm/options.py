@@ -40,7 +40,7 @@ class VLLMOptions:
     transfer: Literal["auto", "cuda_ipc", "shared_memory", "socket"] = "auto"
 
     def check_room(self, prompt: int, completion: int, where: str) -> None:
-        """Refuse what vLLM would cut off without a word: prompt and completion of more than `max_model_len`, if it is set.
+        """Refuse what vLLM would cut off without a word: prompt and completion beyond `max_model_len`, if it is set.
 
         Args:
             prompt: Tokens of the prompt.

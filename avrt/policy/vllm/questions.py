@@ -35,7 +35,7 @@ def question_message(
     asked, tensors = [], {}
     lengths = [positions.shape[1] for positions in prompts.positions]
     # Off the GPU in one copy: other ranks may get them, in messages that hold tensors of the CPU only.
-    positions = torch.cat([*prompts.positions], dim=1).int().cpu().split(lengths, dim=1)
+    positions = torch.split(torch.cat([*prompts.positions], dim=1).int().cpu(), lengths, dim=1)
     for row, clip in enumerate(prompts.clips):
         for kind, tensor in (("video", clip.frames), ("image", clip.image), ("audio", clip.audio)):
             if tensor is not None:

@@ -24,14 +24,18 @@ RCLONE = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}
 
 @contextmanager
 def s3_server(root: Path) -> Iterator[int]:
-    """Serve the folders of `root` as buckets; yields the port."""
+    """Serve the folders of `root` as buckets; yields the port.
+
+    It keeps what it has seen of a folder, so change files by S3 once it has been asked for them. (Told to look each time, it
+    reads all folders for each request, and their folders: seconds for a file of a few bytes.)
+    """
     assert RCLONE is not None
     (root / BUCKET).mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [RCLONE, "serve", "s3", str(root), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
-    command += ["--config", os.devnull, "--dir-cache-time", "0s", "--vfs-cache-mode", "off", "--quiet"]
+    command += ["--config", os.devnull, "--vfs-cache-mode", "off", "--quiet"]
     server = subprocess.Popen(command)
     try:
         deadline = time.monotonic() + 60

@@ -17,6 +17,7 @@ from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.library import load
 from avrt.remote import copies, models, uploads
+from avrt.remote.stores import store
 from tests.bucket import BUCKET, RCLONE, SECRET, Cuts, cutting, environment, s3_server
 from tests.data.conftest import stored  # noqa: F401
 
@@ -25,27 +26,16 @@ pytestmark = pytest.mark.skipif(RCLONE is None, reason="needs rclone, which the 
 QUESTION = ("What makes the sound?", ("a dog", "a door"))
 
 
-@pytest.fixture(scope="module")
-def buckets(tmp_path_factory):
-    """(folder of the bucket, port of its server)."""
-    root = tmp_path_factory.mktemp("s3")
-    with s3_server(root) as port:
-        yield root / BUCKET, port
-
-
 @pytest.fixture
-def s3(buckets, tmp_path, monkeypatch):
-    """(folder of the bucket, proxy's weather): `s3://` leads through a proxy to the server."""
-    folder, port = buckets
+def s3(tmp_path, monkeypatch):
+    """(folder of the bucket, proxy's weather): `s3://` leads through a proxy to a server."""
     cuts = Cuts()
     monkeypatch.setattr(copies, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr(copies, "_RANGE", 64 << 10)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with cutting(port, cuts) as proxy:
+    with s3_server(tmp_path / "s3") as port, cutting(port, cuts) as proxy:
         use(monkeypatch, proxy)
-        yield folder, cuts
-    shutil.rmtree(folder)
-    folder.mkdir()
+        yield tmp_path / "s3" / BUCKET, cuts
 
 
 def use(monkeypatch, port, **others):
@@ -86,12 +76,12 @@ def test_an_epoch_with_cuts_is_the_epoch_of_local_files(stored, s3, tmp_path, bu
 
 def test_a_model_in_a_bucket_is_fetched_once_and_again_when_it_changes(s3, tmp_path, monkeypatch, capsys):
     folder, cuts = s3
-    monkeypatch.setattr(copies, "_RANGE", 1 << 20)  # the server hashes the whole file for each
     address = f"s3://{BUCKET}/models/one"
     student = load("nano", "cpu")
     student.save(address)
     assert not list((tmp_path / "cache" / "avrt" / "uploads").iterdir())
-    (folder / "models" / "one" / "pickled.bin").write_bytes(b"never fetched")
+    fs, path = store(address)
+    fs.pipe_file(f"{path}/pickled.bin", b"never fetched")
     cuts.share = 0.02
     copy = load(address, "cpu")
     assert copy.score(None, *QUESTION) == student.score(None, *QUESTION)
@@ -104,7 +94,7 @@ def test_a_model_in_a_bucket_is_fetched_once_and_again_when_it_changes(s3, tmp_p
     assert not list(fetched.rglob("*.bin"))
 
     cuts.share = 0.0
-    shutil.rmtree(folder / "models" / "one")
+    fs.rm(path, recursive=True)
     other = load("nano", "cpu")
     with torch.no_grad():
         next(p for p in other.policy.decoder.lm_head.parameters()).mul_(1.5)
@@ -154,9 +144,10 @@ def test_what_is_wrong_is_one_line(stored, s3, tmp_path, monkeypatch):  # noqa: 
     tar = folder / "shards" / name
     data = bytearray(tar.read_bytes())
     data[len(data) // 2] ^= 0xFF
-    tar.write_bytes(data)
+    fs, path = store(f"s3://{BUCKET}/shards/{name}")
+    fs.pipe_file(path, bytes(data))
     refused("flipped", lambda: shards.sample(7))
-    tar.write_bytes(data[:-512])
+    fs.pipe_file(path, bytes(data[:-512]))
     refused("cut short", lambda: shards.sample(7))
     endpoint = os.environ["FSSPEC_S3_ENDPOINT_URL"].rpartition(":")[2]
     use(monkeypatch, endpoint, AWS_SECRET_ACCESS_KEY="wrong-secret")

@@ -16,6 +16,28 @@ from avrt.rollout.completion import Completion
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """Completions of the B prompts of a batch, before anything is known of their rewards.
+
+    Attributes:
+        batch: The questions.
+        prompts: The same, encoded.
+        completions: B * G of them, prompt by prompt.
+        seconds: How long this process was busy with them, `rollout`; and waited for an engine that worked beside it,
+            `wait`.
+        staleness: Updates of the policy since it was given to the engine that sampled.
+        sampling_seconds: From the question to the last completion.
+    """
+
+    batch: OmniBatch
+    prompts: EncodedPrompts
+    completions: list[Completion]
+    seconds: dict[str, float]
+    staleness: int
+    sampling_seconds: float
+
+
+@dataclass(frozen=True)
 class Rollout:
     """Groups of completions of the B prompts of a batch, with their rewards and advantages.
 
@@ -45,14 +67,19 @@ class Group:
         completions: G of them.
         advantages: (G,).
         valid: Whether it counts; False for groups of padding samples.
-        fresh: Whether the policy that learns is still the one that sampled it.
+        staleness: Updates of the policy since it sampled the group; 0 while it is still the one that learns.
     """
 
     prompt: EncodedPrompts
     completions: list[Completion]
     advantages: Tensor
     valid: bool
-    fresh: bool = True
+    staleness: int = 0
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the policy that learns is still the one that sampled it."""
+        return self.staleness == 0
 
     def to_plain(self) -> dict[str, Any]:
         """Everything as dicts, lists and CPU tensors, for a checkpoint."""
@@ -63,6 +90,8 @@ class Group:
     def from_plain(cls, plain: dict[str, Any], device: torch.device) -> Group:
         """The group that `to_plain` was called on."""
         parts = _plain(plain, device)
+        if "fresh" in parts:  # as earlier versions wrote it
+            parts["staleness"] = int(not parts.pop("fresh"))
         prompt = EncodedPrompts(**{**parts["prompt"], "features": ClipFeatures(**parts["prompt"]["features"])})
         return cls(**{**parts, "prompt": prompt, "completions": [Completion(**c) for c in parts["completions"]]})
 
@@ -78,11 +107,14 @@ def _plain(value: Any, device: torch.device) -> Any:
     return {key: _plain(inner, device) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
-def select_groups(prompts: EncodedPrompts, rollout: Rollout, queue: GroupQueue | None) -> list[Group] | None:
+def select_groups(
+    prompts: EncodedPrompts, rollout: Rollout, queue: GroupQueue | None, staleness: int = 0
+) -> list[Group] | None:
     """The groups to learn from now: a batch's own, or the queue's; None if more are to be sampled first."""
     size = rollout.advantages.shape[1]
+    of_each = [rollout.completions[b * size : (b + 1) * size] for b in range(len(rollout.batch))]
     groups = [
-        Group(prompts.rows([b]), rollout.completions[b * size : (b + 1) * size], rollout.advantages[b], valid)
+        Group(prompts.rows([b]), of_each[b], rollout.advantages[b], valid, staleness)
         for b, valid in enumerate(rollout.batch.valid.tolist())
     ]
     if queue is None:
@@ -134,7 +166,7 @@ class GroupQueue:
         if fewest < count and self.batches < self._patience:
             return None
         taken = self._waiting[:count]
-        self._waiting = [replace(group, fresh=False) for group in self._waiting[count:]]
+        self._waiting = [replace(group, staleness=group.staleness + 1) for group in self._waiting[count:]]
         self.batches = 0
         return taken + [replace(spare, valid=False)] * (count - len(taken))
 

@@ -1,7 +1,8 @@
 """Group relative policy optimization (AVRT stage 2, eq. 2-6), from questions to the optimizer step.
 
 Read from top to bottom: `grpo_step` samples G completions of every question, rewards them, normalizes the rewards
-within each group, and updates the policy on the clipped loss with a KL penalty to the reference.
+within each group, and updates the policy on the clipped loss with a KL penalty to the reference. In
+`avrt.algorithms.rollout_ahead` an engine samples the next batch meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from avrt.algorithms.groups import Group, GroupQueue, Rollout, select_groups
+from avrt.algorithms.groups import Group, GroupQueue, Rollout, Sampled, select_groups
 from avrt.algorithms.micro_batch import MicroBatch
 from avrt.algorithms.optimizer import StepOptimizer, micro_batches
 from avrt.data.inputs.batch import OmniBatch
@@ -26,7 +27,7 @@ from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions, completion_seeds
 from avrt.transfer import tensor_on
 
-METRICS = ("loss", "kl", "clipped", "entropy", "ratio", "mismatch", "importance")
+METRICS = ("loss", "kl", "clipped", "entropy", "ratio", "mismatch", "importance", "staleness")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class GRPOOptions:
         num_iterations: Optimizer steps on each rollout.
         mask_truncated_completions: Leave completions that were cut off out of the loss.
         micro_batch_size: Groups per forward and backward pass.
+        rollout_ahead: Batches that an engine samples while the policy learns from an earlier one, 0 or 1.
     """
 
     group_size: int = 4
@@ -54,6 +56,7 @@ class GRPOOptions:
     num_iterations: int = 1
     mask_truncated_completions: bool = False
     micro_batch_size: int = 1
+    rollout_ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,14 @@ class GRPOStep:
         rollout: The groups that were sampled.
         metrics: Sums over the completions that were learned from, over all iterations, and their number `completions`;
             `loss` is this rank's share of the loss. None if dynamic sampling waits for further groups.
-        seconds: Of `rollout`, `reward` and `update`.
+        seconds: Of `rollout`, `reward` and `update`; of `wait` where an engine samples ahead.
+        sampling_seconds: From the question to the last completion.
     """
 
     rollout: Rollout
     metrics: dict[str, Tensor] | None
     seconds: dict[str, float]
+    sampling_seconds: float
 
 
 def grpo_step(
@@ -99,16 +104,29 @@ def grpo_step(
     prompts = policy.encode(batch)
     seeds = completion_seeds((sample.id for sample in batch.samples), options.group_size, *seed)
     completions = policy.generate(prompts, options.sampling, seeds=seeds, group_size=options.group_size)
-    sampled = time.perf_counter()
+    seconds = time.perf_counter() - begun
+    sampled = Sampled(batch, prompts, completions, {"rollout": seconds}, 0, seconds)
+    return learn(policy, reference, sampled, optimizer, rewards, options, queue)
 
-    rollout = compute_rewards(policy, batch, completions, rewards, options)
-    groups = select_groups(prompts, rollout, queue)
+
+def learn(
+    policy: Policy,
+    reference: Reference | None,
+    sampled: Sampled,
+    optimizer: StepOptimizer,
+    rewards: RewardSum,
+    options: GRPOOptions,
+    queue: GroupQueue | None = None,
+) -> GRPOStep:
+    """The step from the completions on: rewards, advantages, policy update."""
+    begun = time.perf_counter()
+    rollout = compute_rewards(policy, sampled.batch, sampled.completions, rewards, options)
+    groups = select_groups(sampled.prompts, rollout, queue, sampled.staleness)
     rewarded = time.perf_counter()
 
     metrics = None if groups is None else policy_update(policy, reference, groups, optimizer, options)
-    updated = time.perf_counter()
-    seconds = {"rollout": sampled - begun, "reward": rewarded - sampled, "update": updated - rewarded}
-    return GRPOStep(rollout, metrics, seconds)
+    seconds = sampled.seconds | {"reward": rewarded - begun, "update": time.perf_counter() - rewarded}
+    return GRPOStep(rollout, metrics, seconds, sampled.sampling_seconds)
 
 
 def compute_rewards(
@@ -157,25 +175,25 @@ def policy_update(
     if reference is not None and options.loss.beta:  # without a penalty nobody asks it
         with reference.loaded():
             referred = [reference.logprobs(part.prompts, part.tokens).logprobs for part in parts]
+    decoupled = bool(options.rollout_ahead and options.loss.importance_sampling_cap)
     metrics = {name: torch.zeros((), device=device) for name in METRICS}
     for _ in range(options.num_iterations):
         optimizer.zero_grad()
         for i, part in enumerate(parts):
             scores = policy.logprobs(part.prompts, part.tokens)
             index, count = scores.completion_index, len(part.tokens)
-            if part.old is None:
-                # Fresh groups are on-policy: this pass computes their old log-probabilities. Groups that waited were
-                # sampled by an earlier policy, whose log-probabilities were recorded.
-                part.old = torch.where(part.fresh[index], scores.logprobs.detach(), part.recorded)
+            old, proximal = part.old_logprobs(scores.logprobs, index, decoupled=decoupled)
             token_loss, measured = options.loss(
-                scores.logprobs, part.old, referred[i], part.advantages[index], index, count, part.recorded
+                scores.logprobs, old, referred[i], part.advantages[index], index, count, part.recorded
             )
             loss = options.loss.average(token_loss, index, part.weights, totals)
             optimizer.backward(loss, last=i + 1 == len(parts))
 
             metrics["loss"] += loss.detach()
-            measured |= {"mismatch": (part.old - part.recorded).abs(), "entropy": scores.entropy}
+            scored = proximal if options.rollout_ahead else old
+            measured |= {"mismatch": (scored - part.recorded).abs(), "entropy": scores.entropy}
             for name, values in measured.items():
                 metrics[name] += (sequence_mean(values, index, count) * part.weights).sum()
+            metrics["staleness"] += (part.staleness * part.weights).sum()
         optimizer.step()
     return metrics | {"completions": tensor_on([len(lengths)], device)[0]}

@@ -58,7 +58,8 @@ def main(arguments: list[str]) -> None:
     policy = policy_from_checkpoint(checkpoint, options.source)
     settings = settings_of_checkpoint(checkpoint)
     if options.layout == "adapters":
-        export_adapters(policy, Path(options.out), settings=settings)
+        with folder_for(options.out, "adapter_config.json") as folder:
+            export_adapters(policy, folder, settings=settings)
         print_results("adapters", options.out)
         return
     dtype = None if options.dtype is None else getattr(torch, options.dtype)

@@ -134,18 +134,20 @@ def merge(arguments: list[str]) -> None:
     """Join the parts that `avrt shards RECIPE --part i/n` has made into the shards of one run, byte for byte."""
     parser = OneLineErrors(prog="avrt shards merge", description=merge.__doc__)
     parser.add_argument("folder", type=str, help="the folder with all parts")
-    parser.add_argument("--out", type=str, required=True, help="folder or address for the shards; may be that of the parts")
+    parser.add_argument(
+        "--out", type=str, required=True, help="folder or address for the shards; may be that of the parts"
+    )
     again = "continue a merge that was stopped"
     parser.add_argument("--resume", type=bool, nargs="?", const=True, default=False, help=again)
     options = parser.parse_args(arguments)
-    parts, out = find_parts(Path(options.folder)), Destination(options.out, MANIFEST)
-    out.check()
+    parts, target = find_parts(Path(options.folder)), Destination(options.out, MANIFEST)
+    target.check()
     last = parts[-1].slice
     with ProgressDisplay(last.first + last.items, "questions") as progress:
-        manifest = merge_parts(parts, out.folder, resume=options.resume, progress=progress.update)
+        manifest = merge_parts(parts, target.folder, resume=options.resume, progress=progress.update)
     if manifest.samples:
-        out.upload()
-    finish(manifest, out.name, Outside(), look_at_one(out) if manifest.samples else None)
+        target.upload()
+    finish(manifest, target.name, Outside(), look_at_one(target) if manifest.samples else None)
 
 
 def contact_sheet(pictures: torch.Tensor) -> torch.Tensor:

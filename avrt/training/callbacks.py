@@ -44,8 +44,13 @@ class ShowRollouts(pl.Callback):
         step = pl_module.run_log.step
         if not trainer.is_global_zero or not trainer.loggers or step < self._due:
             return
+        outputs = outputs or {}
+        rollout: Rollout | None = outputs.get("rollout")
+        if "rollout" in outputs:
+            if rollout is None:  # with rollouts ahead a run's first batch is only begun
+                return
+            batch = rollout.batch
         self._due = step + self.every_n_steps - step % self.every_n_steps
-        rollout: Rollout | None = (outputs or {}).get("rollout")
         valid = [row for row, counts in enumerate(batch.valid.tolist()) if counts]
         for number, row in enumerate(valid[: self.questions]):
             if rollout is not None:

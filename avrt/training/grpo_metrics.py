@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from avrt.algorithms.groups import GroupQueue, Rollout
-from avrt.algorithms.grpo import GRPOOptions
+from avrt.algorithms.grpo import GRPOOptions, GRPOStep
 from avrt.distributed import all_reduce_sum, gather_rows
 
 PATIENCE = 10
 """After how many batches without a single unequal reward a run warns."""
 
 
-def rollout_metrics(rollout: Rollout, queue: GroupQueue | None, seconds: Mapping[str, float]) -> dict[str, float]:
+def rollout_metrics(step: GRPOStep, queue: GroupQueue | None) -> dict[str, float]:
     """Means over all valid groups of all ranks, by the name they are logged under.
 
     Args:
-        rollout: This rank's groups.
+        step: This rank's groups, and how long each phase of the step took here.
         queue: Its waiting groups, under dynamic sampling.
-        seconds: How long each phase of the step took here.
     """
+    rollout, seconds = step.rollout, step.seconds
     valid, size = rollout.batch.valid, rollout.advantages.shape[1]
     device = valid.device
     lengths = torch.tensor([len(c.token_ids) for c in rollout.completions], device=device)
@@ -62,7 +60,8 @@ def rollout_metrics(rollout: Rollout, queue: GroupQueue | None, seconds: Mapping
     metrics["completions/tokens"] = sums["length"] / completions
     metrics["completions/cut_off"] = sums["cut_off"] / completions
     metrics["completions/empty"] = sums["empty"] / completions
-    metrics["completions/tokens_per_second"] = sums["length"] / seconds["rollout"]
+    if step.sampling_seconds:  # completions that a checkpoint had took none
+        metrics["completions/tokens_per_second"] = sums["length"] / step.sampling_seconds
     metrics["train/samples"] = sums["groups"]
     metrics["train/samples_per_second"] = sums["groups"] / sum(seconds.values())
     metrics["train/skipped_samples"] = sums["skipped"]
@@ -93,6 +92,8 @@ def update_metrics(measured: dict[str, Tensor], options: GRPOOptions) -> dict[st
         "policy/entropy": sums["entropy"] / learned,
         "policy/sampler_mismatch": sums["mismatch"] / learned,
     }
+    if options.rollout_ahead:  # counted in updates, each of which is some optimizer steps
+        metrics["rollout/staleness"] = sums["staleness"] / learned * options.num_iterations
     if options.loss.importance_sampling_cap:
         metrics["policy/importance"] = sums["importance"] / learned
     return metrics

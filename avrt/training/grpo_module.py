@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from avrt.algorithms.groups import GroupQueue
-from avrt.algorithms.grpo import GRPOOptions, grpo_step
+from avrt.algorithms.grpo import GRPOOptions, GRPOStep, grpo_step
+from avrt.algorithms.rollout_ahead import RolloutAhead, grpo_step_ahead
 from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import gather_objects
 from avrt.errors import AvrtError
@@ -20,6 +22,7 @@ from avrt.policy.student_options import StudentOptions
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.grpo_metrics import NoSignalWarning, distributions, rollout_metrics, update_metrics
+from avrt.training.lightning_internals import hand_back
 from avrt.training.optimizers import OptimizerOptions
 from avrt.training.training_module import TrainingModule
 
@@ -59,6 +62,10 @@ class GRPOModule(TrainingModule):
             the `host`, in page-locked memory, from where they are brought to the device once a step. The numbers are
             the same. Outside that time it saves 6.8 GB on each device for a 3B student, 15.2 GB for 7B.
         vllm: Sample by vLLM instead of the native engine, in training and in `avrt validate`, `test` and `predict`.
+        rollout_ahead: 1 has vLLM sample the next batch while the policy learns from the one before, so that the two
+            take the time of the longer one. Completions then come from a policy that is one update older
+            (`rollout/staleness`), which their recorded log-probabilities correct for: by ratio and clip, or, with
+            `loss.importance_sampling_cap`, by an importance weight (decoupled PPO). 0 has the two take turns.
         vllm_in_validation: Let vLLM answer the validation questions while training too. Off, because its numbers are
             close to the policy's but not equal.
         generation: How completions are generated in validation, test and prediction.
@@ -85,6 +92,7 @@ class GRPOModule(TrainingModule):
         share_prefix: bool = True,
         reference: Literal["device", "host"] = "device",
         vllm: VLLMOptions | None = None,
+        rollout_ahead: int = 0,
         vllm_in_validation: bool = False,
         generation: SamplingOptions = SamplingOptions(temperature=0.0),
         seed: int = 0,
@@ -100,6 +108,8 @@ class GRPOModule(TrainingModule):
                 where="model.reference",
                 remedy="leave it out",
             )
+        if rollout_ahead:
+            refuse_to_go_ahead(rollout_ahead, vllm)
         if not rollout.exact:
             rank_zero_warn(
                 "model.rollout draws completions from another distribution than the policy's (temperature, top_k, "
@@ -107,7 +117,7 @@ class GRPOModule(TrainingModule):
             )
         self.options = GRPOOptions(
             group_size, rollout, loss, normalize_std, unbiased_std, std_epsilon, num_iterations,
-            mask_truncated_completions, micro_batch_size,
+            mask_truncated_completions, micro_batch_size, rollout_ahead,
         )  # fmt: skip
         self.num_iterations = num_iterations
         self.share_prefix = share_prefix
@@ -115,6 +125,7 @@ class GRPOModule(TrainingModule):
         self.reference: Reference | None = None
         self.reference_place = reference
         self.queue = GroupQueue(dynamic_sampling) if dynamic_sampling else None
+        self.ahead = RolloutAhead() if rollout_ahead else None
         self._no_signal = NoSignalWarning()
 
     # ---- set-up
@@ -134,6 +145,13 @@ class GRPOModule(TrainingModule):
         """In every stage: rollouts are sampled by it."""
         return True
 
+    def start_engine(self, stage: str) -> None:
+        """Also say that the policy learns while it samples ahead: one that ends then has to get the older weights."""
+        super().start_engine(stage)
+        if self.ahead is not None and self.vllm is not None:
+            self.ahead.engine = self.vllm
+            self.vllm.supply.keeps = True
+
     def max_completion_length(self) -> int:
         """The longest completion of rollouts and evaluation; traces are never read."""
         return max(self.options.sampling.max_new_tokens, self.generation.max_new_tokens)
@@ -141,16 +159,27 @@ class GRPOModule(TrainingModule):
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the groups that wait on any rank: only one rank's checkpoint may be kept."""
+        """Add what waits on any rank, groups and the rollout in flight: only one rank's checkpoint may be kept.
+
+        The batch of a rollout in flight counts as not handed out: a resumed run reads it again, and has these for it.
+        """
         super().on_save_checkpoint(checkpoint)
         if self.queue is not None:
             checkpoint["waiting_groups"] = gather_objects(self.queue.state_dict())
+        if self.ahead is not None and (batch := self.ahead.batch) is not None:
+            checkpoint["rollout_ahead"] = gather_objects(self.ahead.state_dict())
+            hand_back(checkpoint, batch.epoch, batch.consumed - self.samples_per_step)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up this rank's waiting groups, if the run that saved them had groups of the same size."""
+        """Take up this rank's waiting groups, if the run that saved them had groups of the same size.
+
+        So it does with the completions of a rollout that was in flight, if its batch is asked again.
+        """
         super().on_load_checkpoint(checkpoint)
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
+        if self.ahead is not None:
+            self.ahead.load_state_dict(checkpoint.get("rollout_ahead", []), self.global_rank)
         shares = checkpoint.get("waiting_groups", [])
         sizes = {len(group["completions"]) for share in shares for group in share["groups"]}
         if self.queue is None or sizes - {self.options.group_size}:
@@ -162,7 +191,9 @@ class GRPOModule(TrainingModule):
     # ---- steps
 
     def training_step(self, batch: OmniBatch, batch_idx: int) -> dict[str, Any]:
-        """Sample, reward and update."""
+        """Sample, reward and update; or, with a rollout ahead, update on the batch before while this one is sampled."""
+        if self.ahead is not None:
+            return self._step_ahead(batch, self.ahead)
         self.policy.engine = self.vllm
         try:
             step = grpo_step(
@@ -171,8 +202,51 @@ class GRPOModule(TrainingModule):
             )  # fmt: skip
         finally:
             self.policy.engine = None
-        metrics = rollout_metrics(step.rollout, self.queue, step.seconds)
+        self._log_step(step)
+        return {"rollout": step.rollout}
+
+    def _step_ahead(self, batch: OmniBatch, ahead: RolloutAhead) -> dict[str, Any]:
+        """Begin a rollout, learn from the one before; and from this one too where no batch comes after it."""
+        take_step = partial(
+            grpo_step_ahead, self.policy, self.reference, optimizer=self.step_optimizer, rewards=self.rewards,
+            options=self.options, ahead=ahead, queue=self.queue,
+        )  # fmt: skip
+        step = take_step(batch, seed=(self.seed, batch.epoch, batch.step))
+        if ahead.missed:
+            rank_zero_warn("the checkpoint's completions are of other samples than this run asks: sampled anew")
+            ahead.missed = False
+        if step is not None:
+            self._log_step(step)
+        if self._is_last():
+            if step is not None:  # two updates on one batch of the loader: each is a step of its own in the log
+                self.run_log.flush()
+                self.run_log.begin_batch()
+            step = take_step(None)
+            assert step is not None
+            self._log_step(step)
+        return {"rollout": None if step is None else step.rollout}
+
+    def _is_last(self) -> bool:
+        """Whether the batch at hand is the last to be learned from, as the run would be over with it or the next step.
+
+        In a run that has taken all its steps already, because it was resumed with fewer, it is left to the checkpoint.
+        """
+        trainer = self.trainer
+        left = trainer.max_steps - trainer.global_step if trainer.max_steps >= 0 else self.num_iterations + 1
+        over = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        return left > 0 and (over or left <= self.num_iterations)
+
+    def on_validation_epoch_start(self) -> None:
+        """Have a rollout in flight finished before the engine is asked the validation's questions."""
+        if self.ahead is not None and self.vllm_in_validation:
+            self.ahead.wait()
+        super().on_validation_epoch_start()
+
+    def _log_step(self, step: GRPOStep) -> None:
+        metrics = rollout_metrics(step, self.queue)
         self._no_signal.note(metrics["advantage/zero_std_groups"] >= 1, metrics["rewards/total/mean"])
+        if self.vllm is not None:
+            metrics |= self.vllm.metrics()
         if self.queue is not None:
             metrics["train/updated"] = float(step.metrics is not None)
         if step.metrics is not None:
@@ -181,4 +255,20 @@ class GRPOModule(TrainingModule):
         if self.run_log.is_due:
             for name, values in distributions(step.rollout).items():
                 self.run_log.histogram(name, values)
-        return {"rollout": step.rollout}
+
+
+def refuse_to_go_ahead(batches: int, vllm: VLLMOptions | None) -> None:
+    """Refuse rollouts ahead where nothing can sample them.
+
+    Raises:
+        AvrtError: If the engine is this process itself, or sleeps while the policy learns; or for more than one batch.
+    """
+    if batches != 1:
+        why, remedy = f"must be 0 or 1, not {batches}", "1 is one batch ahead"
+    elif vllm is None:
+        why, remedy = "the native engine is this process, which learns meanwhile", "set model.vllm, or this to 0"
+    elif vllm.sleep:
+        why, remedy = "an engine that sleeps meanwhile cannot sample", "set model.vllm.sleep: false, or this to 0"
+    else:
+        return
+    raise AvrtError(why, where="model.rollout_ahead", remedy=remedy)

@@ -113,6 +113,19 @@ def place_loops(checkpoint: dict[str, Any], plan: Plan, steps_per_epoch: int) ->
     return {"epoch": epoch, "consumed": consumed}
 
 
+def hand_back(checkpoint: dict[str, Any], epoch: int, consumed: int) -> None:
+    """Have a checkpoint say that the last batch has not been handed out, so that a resumed run reads it again.
+
+    Args:
+        checkpoint: What Lightning is about to save, changed in place.
+        epoch: The batch's.
+        consumed: What had been consumed of that epoch before it.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    loop["state_dict"]["combined_loader"] = [{"epoch": epoch, "consumed": consumed}]
+    loop["epoch_loop.batch_progress"]["total"]["processed"] -= 1
+
+
 def _fill(progress: dict[str, Any], count: int, **others: int) -> None:
     """Set every count of a progress record, nested ones too; `others` names those that differ."""
     for name, value in progress.items():

@@ -72,6 +72,7 @@ class TrainingModule(EvaluationModule):
         self.step_optimizer = ModuleOptimizer(self)
         self.micro_batch_size = micro_batch_size
         self.batches_per_epoch = 0
+        self.samples_per_step = 0
         self.input_settings: InputSettings | None = None
         self.run_options: dict[str, Option] = {}
 
@@ -80,6 +81,7 @@ class TrainingModule(EvaluationModule):
         super().connect_data(data, stage)
         if stage == "fit":
             self.batches_per_epoch = data.train_plan.steps
+            self.samples_per_step = data.train_plan.global_step_size
             self.input_settings = settings_of_run(self, data)
 
     def setup(self, stage: str) -> None:

@@ -125,7 +125,7 @@ def test_everything_of_a_group_survives_in_a_checkpoint():
         Completion(torch.tensor([1, 2]), torch.tensor([-0.5, -1.5]), True),
         Completion(torch.tensor([3]), torch.tensor([-2.5]), False),
     ]
-    before = Group(prompt, answers, torch.tensor([1.0, -1.0]), valid=True, fresh=False)
+    before = Group(prompt, answers, torch.tensor([1.0, -1.0]), valid=True, staleness=2)
     buffer = io.BytesIO()
     torch.save(before.to_plain(), buffer)
     buffer.seek(0)
@@ -141,7 +141,7 @@ def test_everything_of_a_group_survives_in_a_checkpoint():
         ([3], [-2.5], False),
     ]
     assert after.advantages.tolist() == [1.0, -1.0]
-    assert (after.valid, after.fresh) == (True, False)
+    assert (after.valid, after.staleness, after.fresh) == (True, 2, False)
 
 
 def test_patience_survives_in_a_checkpoint():

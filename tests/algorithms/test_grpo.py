@@ -144,6 +144,39 @@ def test_the_sampler_mismatch_is_a_distance(nano, batch):
     assert metrics["mismatch"] / metrics["completions"] == pytest.approx(0.5, abs=1e-4)
 
 
+@pytest.mark.parametrize(("cap", "ahead"), [(0.0, 1), (1.2, 1), (1.2, 0)])
+def test_a_stale_group_is_corrected_by_clip_or_by_importance_weight(batch, cap, ahead):
+    """The clip lies around the policy that sampled; with rollouts ahead and a cap around the one before the update."""
+    policy, optimizer, trained = made()
+    twin, _, twin_trained = made()
+    sampling, loss = SamplingOptions(max_new_tokens=4), PolicyLoss(beta=0.0, importance_sampling_cap=cap)
+    options = GRPOOptions(group_size=2, sampling=sampling, loss=loss, micro_batch_size=4, rollout_ahead=ahead)
+    prompts = policy.encode(batch)
+    completions = policy.generate(prompts, sampling, seeds=list(range(8)), group_size=2)
+    shifts = [torch.linspace(-0.4, 0.4, len(c.token_ids)) for c in completions]
+    older = [replace(c, logprobs=c.logprobs + s) for c, s in zip(completions, shifts, strict=True)]
+    rollout = compute_rewards(policy, batch, older, RewardSum(RewardOptions(extra=[BREVITY])), options)
+    groups = select_groups(prompts, rollout, None, staleness=1)
+    metrics = policy_update(policy, None, groups, optimizer, options)
+    assert metrics["staleness"] == metrics["completions"] == 8
+
+    tokens = [completion.token_ids for completion in older]
+    advantages = rollout.advantages.flatten()
+    each = torch.cat([a.expand(len(t)) for a, t in zip(advantages, tokens, strict=True)])
+    logprobs, recorded = twin.logprobs(prompts, tokens).logprobs, torch.cat([c.logprobs for c in older])
+    if cap and ahead:
+        weight = (logprobs.detach() - recorded).exp()
+        assert weight.max() > cap > weight.min()
+        token_loss = -(logprobs - logprobs.detach()).exp() * each * weight.clamp(max=cap)
+    else:
+        ratio = (logprobs - recorded).exp()
+        token_loss = -torch.minimum(ratio * each, ratio.clamp(0.8, 1.2) * each)
+    torch.stack([part.mean() for part in token_loss.split([len(t) for t in tokens])]).mean().backward()
+    assert metrics["mismatch"] / 8 == pytest.approx(0.2666 if ahead else 0.0, abs=0.08 if ahead else 1e-6)
+    for ours, theirs in zip(trained, twin_trained, strict=True):
+        assert torch.allclose(ours, theirs - 0.1 * theirs.grad, atol=2e-6)
+
+
 def test_each_group_has_its_own_completions_and_a_batch_of_one_fills_its_own_step(nano, batch, builder):
     rollout_of = GRPOOptions(group_size=2, sampling=SamplingOptions(max_new_tokens=4))
     rewards = RewardSum(RewardOptions())

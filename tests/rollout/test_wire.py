@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -173,6 +174,7 @@ def test_an_engine_has_its_ranks_gpu_and_wakes_its_cache_after_loading(
     engine = VLLMEngine(VLLMOptions(python=python, model="m", sleep=True, sleep_level=level), rank=2, gpu=gpu)
     try:
         engine.start(nano)
+        os.kill(engine.pid, signal.SIGTERM)  # Slurm's, to all processes of a step: the trainer's step needs it still
         for _ in range(2):
             engine.push(nano)
             engine.rest()

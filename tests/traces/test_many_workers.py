@@ -66,7 +66,7 @@ def test_killed_workers_are_replaced_and_the_end_is_that_of_one_process(question
 
         workers = [start(number) for number in range(3)]
         kills = []
-        for number, share in ((3, generator.uniform(0.1, 0.3)), (4, generator.uniform(0.4, 0.6))):
+        for number, share in ((3, generator.uniform(0.1, 0.3)), (4, generator.uniform(0.3, 0.45))):
             while len(server.records("sent")) < share * 2000:
                 time.sleep(0.05)
             victim = workers.pop(0)

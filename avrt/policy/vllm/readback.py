@@ -41,6 +41,8 @@ class ReadBack:
             EngineGoneError: If it has ended.
         """
         given = dict(self._given.values())
+        if not given:  # the engine ended before any came, and was given them as it was started again
+            return None
         try:
             _, held = process.ask({"do": "read", "names": list(given)})
         except EngineGoneError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -254,6 +255,10 @@ def main() -> None:
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     host, _, port = options.listen.rpartition(":")
     with socket.create_server((host, int(port))) as listener:
+        if options.once:
+            # Slurm sends SIGTERM to all processes of a step: it is for the trainer, which saves and then ends this one.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            listener.settimeout(60)  # a trainer that started it and has not come by then has gone
         print(f"listening on {host}:{listener.getsockname()[1]}", flush=True)
         os.dup2(2, 1)  # nobody reads on; what vLLM prints from now on would fill the pipe and block it
         serve(listener, once=options.once)

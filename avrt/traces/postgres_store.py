@@ -60,12 +60,18 @@ class SessionOwner:
         key = secrets.token_hex(8)
         self.name = clean(f"{socket.gethostname()}:{os.getpid()}:{key}")
         db.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _lock_key(self.name)})
+        self._met: set[int | None] = set(db.scalars(_HELD))
         db.commit()
 
     def running(self, db: Connection, names: set[str]) -> set[str]:
         """Those of some owners that still run."""
         held = set(db.scalars(_HELD)) if names else set()
+        self._met |= held
         return {name for name in names if _lock_key(name) in held}
+
+    def met(self, names: set[str]) -> set[str]:
+        """Those of some owners that ran at the same time as this process, as far as it has seen."""
+        return {name for name in names if _lock_key(name) in self._met}
 
     def release(self) -> None:
         """Nothing: the lock ends with the connection."""

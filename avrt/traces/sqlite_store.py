@@ -38,11 +38,17 @@ class FileOwner:
         self._lock = ProcessLock(folder / "owners")
         self._dead: set[str] = set()
         self.name = self._lock.name
+        self._met = {name for name in self._lock.others() if self._lock.is_held(name)}
 
     def running(self, db: Connection, names: set[str]) -> set[str]:
         """Those of some owners that still run."""
         self._dead |= {name for name in names - self._dead if not self._lock.is_held(name)}
+        self._met |= names - self._dead
         return names - self._dead
+
+    def met(self, names: set[str]) -> set[str]:
+        """Those of some owners that ran at the same time as this process, as far as it has seen."""
+        return names & self._met
 
     def release(self) -> None:
         """Show that this process has ended."""

@@ -5,12 +5,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from avrt.errors import AvrtError
 from avrt.traces.database import connect, rows
 from avrt.traces.outcomes import Outcome
+from avrt.traces.postgres_store import _HELD
 from avrt.traces.requests import Media, Reply, Request, Sampling
 from avrt.traces.store import CallStore
 from avrt.traces.store_errors import UnstorableError
@@ -84,12 +86,59 @@ def test_the_next_run_retries_failed_calls_unless_switched_off(place):
         again = await store.claim("k", request(), "m") if claim.state == "mine" else claim
         await store.fail("k", "broken")
         third = await store.claim("k", request(), "m")
-        store.close()
+        close(store)
         return claim.state, again.state, third.state
 
     assert asyncio.run(state()) == ("mine", "mine", "failed")
     assert asyncio.run(state(retry_failed=False))[0] == "failed"
     assert asyncio.run(state())[0] == "mine"
+
+
+def test_what_fails_in_a_run_is_not_repeated_by_its_other_workers(place):
+    async def go():
+        one, two, late = CallStore(place), CallStore(place), None
+        await one.claim("k", request(), "m")
+        await one.fail("k", "broken")
+        states = [(await two.claim("k", request(), "m")).state]
+        late = CallStore(place)  # a worker that begins while the others still run
+        one.close()
+        states += [(await store.claim("k", request(), "m")).state for store in (two, late)]
+        two.close()
+        late.close()
+        return states
+
+    assert asyncio.run(go()) == ["failed"] * 3
+
+
+def test_a_failed_call_that_is_claimed_again_and_given_up_has_still_failed(place):
+    async def go():
+        first = CallStore(place)
+        await first.claim("k", request(), "m")
+        await first.fail("k", "broken")
+        close(first)
+        second, third = CallStore(place), CallStore(place)
+        states = [(await second.claim("k", request(), "m")).state]
+        await second.release("k")
+        found = [(row["status"], row["error"]) for row in rows(place, "SELECT * FROM calls")]
+        states.append((await third.claim("k", request(), "m")).state)  # nobody has made it in this run
+        second.close()
+        third.close()
+        return states, found
+
+    assert asyncio.run(go()) == (["mine", "mine"], [("failed", "broken")])
+
+
+def close(store):
+    """Close a store, and wait until its owner is gone: a server notices at once that a session ends, not before."""
+    place, name = store._place, store._owner.name
+    store.close()
+    deadline = time.monotonic() + 30
+    with connect(place) as db:
+        while not isinstance(place, Path) and time.monotonic() < deadline:
+            db.rollback()
+            if (name.rpartition(":")[2]) not in {f"{key & (1 << 64) - 1:016x}" for key in db.scalars(_HELD)}:
+                return
+            time.sleep(0.02)
 
 
 def test_a_key_depends_on_everything_that_a_reply_depends_on():

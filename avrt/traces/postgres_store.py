@@ -127,6 +127,8 @@ def _engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: object) -> None:
         for name, value in _SETTINGS.items():
+            if name == "idle_session_timeout" and connection.info.server_version < 140_000:
+                continue  # has no such limit
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
         connection.commit()
 

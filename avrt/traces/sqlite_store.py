@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from avrt.errors import AvrtError
 from avrt.traces.process_lock import ProcessLock
 from avrt.traces.schema import SCHEMA_VERSION, metadata, outcomes, verdicts
-from avrt.traces.store_errors import FILE
+from avrt.traces.store_place import SQLITE_FILE
 
 LOCK = "store.lock"
 WRITES = "avrt_writes"
@@ -62,7 +62,7 @@ def connect(folder: Path, *, create: bool) -> Connection:
         AvrtError: If there is none, or it has another version.
         SQLAlchemyError: If it cannot be read.
     """
-    path = folder / FILE
+    path = folder / SQLITE_FILE
     if create:
         folder.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():

@@ -11,6 +11,8 @@ from avrt.errors import AvrtError
 from avrt.messages import printable
 
 StorePlace = Path | URL
+SQLITE_FILE = "store.sqlite3"
+"""The name of the file of SQLite in a store that is a folder."""
 DRIVER = "postgresql+psycopg"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _NAMES = ("postgresql", "postgres", DRIVER)

@@ -17,8 +17,7 @@ from avrt.remote.stores import is_remote
 from avrt.text import to_json
 from avrt.traces import schema
 from avrt.traces.database import require_store, rows
-from avrt.traces.store_errors import FILE
-from avrt.traces.store_place import StorePlace, is_of_this_machine, read_place, written
+from avrt.traces.store_place import SQLITE_FILE, StorePlace, is_of_this_machine, read_place, written
 
 RUN = "run.json"
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
@@ -110,7 +109,7 @@ class TraceFolder:
         if store is not None:
             place = read_place(store)
             return cls(path, place, _relative(path, place) if isinstance(place, Path) else "")
-        if not (path / FILE).is_file() and (path.parent / FILE).is_file():
+        if not (path / SQLITE_FILE).is_file() and (path.parent / SQLITE_FILE).is_file():
             return cls(path, path.parent, path.name)  # a named run that is not finished
         return cls(path, path)
 

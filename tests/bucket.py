@@ -24,14 +24,18 @@ RCLONE = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}
 
 @contextmanager
 def s3_server(root: Path) -> Iterator[int]:
-    """Serve the folders of `root` as buckets; yields the port."""
+    """Serve the folders of `root` as buckets; yields the port.
+
+    It keeps what it has seen of a folder, so change files by S3 once it has been asked for them. (With a
+    `--dir-cache-time` of 0 it reads all folders again and again: seconds for a file of a few bytes.)
+    """
     assert RCLONE is not None
     (root / BUCKET).mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [RCLONE, "serve", "s3", str(root), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
-    command += ["--config", os.devnull, "--dir-cache-time", "0s", "--vfs-cache-mode", "off", "--quiet"]
+    command += ["--config", os.devnull, "--vfs-cache-mode", "off", "--quiet"]
     server = subprocess.Popen(command)
     try:
         deadline = time.monotonic() + 60
@@ -57,11 +61,15 @@ class Cuts:
         share: Share of the pieces of 16 KB of answers after which the connection is cut.
         cuts: How often it did.
         sent: Bytes of answers.
+        received: Bytes of requests.
+        most: Bytes of requests after which it takes no more: the store is gone.
     """
 
     share: float = 0.0
     cuts: int = 0
     sent: int = 0
+    received: int = 0
+    most: int | None = None
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
 
@@ -72,6 +80,11 @@ def cutting(port: int, cuts: Cuts) -> Iterator[int]:
     async def one_way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
         try:
             while data := await reader.read(PIECE):
+                if not answers:
+                    cuts.received += len(data)
+                    if cuts.most is not None and cuts.received > cuts.most:
+                        writer.transport.abort()
+                        return
                 writer.write(data)
                 await writer.drain()
                 if answers:

@@ -126,7 +126,8 @@ def list_model(address: str) -> list[ModelFile]:
 def version_of(told: Mapping[str, Any]) -> str:
     """What a store says that changes when a file does."""
     names = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "LastModified", "last_modified", "mtime", "created")
-    return next((str(told[name]) for name in names if told.get(name)), "")
+    said = (str(told[name]).strip('"') for name in names if told.get(name))
+    return next(filter(None, said), "")  # a server without etags may say `""`
 
 
 def _copy_all(address: str, files: list[ModelFile], partial: Path) -> None:

@@ -6,6 +6,7 @@ and its like, and the files in `~/.config/fsspec`.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def store(address: str) -> tuple[Any, str]:
             "is no address", where=shown(address), remedy="PROTOCOL://PLACE/DIR, such as s3://bucket/shards"
         )
     try:
-        fs, path = fsspec.core.url_to_fs(address)
+        fs, path = fsspec.core.url_to_fs(address, **_options(protocol))
     except ImportError as error:
         remedy = INSTALL.get(protocol, one_line(error, address))
         what = f"{protocol}:// needs a package that is not installed"
@@ -76,6 +77,20 @@ def store(address: str) -> tuple[Any, str]:
         what = f"cannot be opened: {one_line(error, address)}"
         raise AvrtError(what, where=shown(address), remedy=f"addresses begin with https://, {known} ...") from None
     return fs, str(path)
+
+
+def _options(protocol: str) -> dict[str, Any]:
+    """What a file system is told besides the user's own settings of fsspec.
+
+    Some servers of S3 (rclone's) answer a request for a part of a file with the checksum of the whole file, which
+    botocore would refuse each time. Sizes are checked here, and of shards the sha256.
+    """
+    if protocol not in ("s3", "s3a") or "AWS_RESPONSE_CHECKSUM_VALIDATION" in os.environ:
+        return {}
+    import fsspec
+
+    own = fsspec.config.conf.get("s3", {}) | fsspec.config.conf.get("s3a", {})
+    return {"config_kwargs": {"response_checksum_validation": "when_required", **own.get("config_kwargs", {})}}
 
 
 def one_line(error: BaseException, address: str = "") -> str:

@@ -170,17 +170,17 @@ class _Uploaded:
         local = [told.st_size, told.st_mtime_ns]
         if name in self._known and self._known[name] == [*local, _version(address)]:
             return
-        _put(path, address)
+        version = _put(path, address)
         with self._lock, self._path.open("a") as stream:
-            stream.write(json.dumps([name, [*local, _version(address)]]) + "\n")
+            stream.write(json.dumps([name, [*local, version]]) + "\n")
 
     def forget(self) -> None:
         """Forget everything, since it is all there."""
         self._path.unlink(missing_ok=True)
 
 
-def _put(path: Path, address: str) -> None:
-    """Upload one file, with retries."""
+def _put(path: Path, address: str) -> str:
+    """Upload one file, with retries; its version in the store."""
     for failures in range(1, ATTEMPTS + 1):
         fs, place = store(address)
         try:
@@ -188,9 +188,10 @@ def _put(path: Path, address: str) -> None:
                 fs.makedirs(place.rpartition("/")[0], exist_ok=True)
             fs.put_file(str(path), place)
             fs.invalidate_cache()
-            have, size = int(fs.info(place)["size"]), path.stat().st_size
+            told = fs.info(place)
+            have, size = int(told["size"]), path.stat().st_size
             if have == size:
-                return
+                return version_of(told)
             reason = f"{have:,} of {size:,} bytes are there"
         except Exception as error:  # each kind of store raises its own errors, and a retry may help
             if is_final(error):

@@ -130,4 +130,5 @@ def test_doctor_compares_what_vllm_records_with_scoring(world, monkeypatch):
         "--model.vllm.python", PYTHON, "--model.vllm.settings", json.dumps(SETTINGS),
     )  # fmt: skip
     assert "vLLM / scoring" in done.stdout
-    assert done.stdout.count("PASS") == 5
+    assert "vLLM weights" in done.stdout
+    assert done.stdout.count("PASS") == 6

@@ -140,14 +140,27 @@ def merge(arguments: list[str]) -> None:
     again = "continue a merge that was stopped"
     parser.add_argument("--resume", type=bool, nargs="?", const=True, default=False, help=again)
     options = parser.parse_args(arguments)
-    parts, target = find_parts(Path(options.folder)), Destination(options.out, MANIFEST)
+    target = Destination(options.out, MANIFEST)
+    if options.resume and target.is_uploaded():
+        manifest = ShardSet(target.address).manifest
+    else:
+        manifest = _merged(Path(options.folder), target, options.resume)
+    finish(manifest, target.name, Outside(), look_at_one(target) if manifest.samples else None)
+
+
+def _merged(folder: Path, target: Destination, resume: bool) -> Manifest:
+    """Join parts and upload them, or, to resume, upload those that an earlier run has joined."""
     target.check()
-    last = parts[-1].slice
-    with ProgressDisplay(last.first + last.items, "questions") as progress:
-        manifest = merge_parts(parts, target.folder, resume=options.resume, progress=progress.update)
+    if resume and (target.folder / MANIFEST).is_file():
+        manifest = Manifest.load(target.folder)
+    else:
+        parts = find_parts(folder)
+        last = parts[-1].slice
+        with ProgressDisplay(last.first + last.items, "questions") as progress:
+            manifest = merge_parts(parts, target.folder, resume=resume, progress=progress.update)
     if manifest.samples:
         target.upload()
-    finish(manifest, target.name, Outside(), look_at_one(target) if manifest.samples else None)
+    return manifest
 
 
 def contact_sheet(pictures: torch.Tensor) -> torch.Tensor:

@@ -183,6 +183,9 @@ def convert(name: str, kind: type[Recipe], options: Namespace, typed: Sequence[s
     """
     recipe = kind(**{part.name: options[part.name] for part in fields(kind)})
     run = Conversion(name, recipe, Path(options.root), clip_spec(options, kind.clip), options)
+    if options.part is not None and (options.explain or options.dry_run):
+        other = "--explain" if options.explain else "--dry_run"
+        raise AvrtError(f"does nothing with {other}", where="--part", remedy=f"leave it out: {other} is for all parts")
     if options.explain:
         explain([name, *typed], recipe, run.root, run.spec)
         return
@@ -221,8 +224,7 @@ def _written(run: Conversion, out: Destination, division: Division | None = None
 
         return ShardSet(out.address).manifest
     out.check()
-    finished = resume and (folder / MANIFEST).is_file()
-    manifest = Manifest.load(folder) if finished else run.write(folder, division, part)
+    manifest = _finished(folder, resume) or run.write(folder, division, part)
     if manifest.samples:
         out.upload()
     return manifest
@@ -237,7 +239,10 @@ def _convert_part(run: Conversion, out: Path) -> None:
     for name in [None] if division is None else division.clips:
         folder = part_folder(out if name is None else out / name, number, of)
         report(_finished(folder, run.options.resume) or run.write(folder, division, name), folder)
-        merged = f"avrt shards merge {quoted(folder.parent)} --out {quoted(folder.parent)}"
+        # beside the parts, so that an upload of it leaves them out
+        whole = folder.parent.resolve().with_name(f"{folder.parent.resolve().name}-merged")
+        whole = Path(os.path.relpath(whole)) if not folder.is_absolute() else whole
+        merged = f"avrt shards merge {quoted(folder.parent)} --out {quoted(whole)}"
         print_results(f"part {number} of {of}", printable(str(folder)), f"{merged}  (when all parts are there)")
     run.outside.tell()
 

@@ -67,14 +67,15 @@ def run(arguments: list[str]) -> None:
     parser.add_class_arguments(TraceOptions)
     parsed = parser.parse_args(arguments)
     options = TraceOptions(**{k: v for k, v in vars(parser.instantiate_classes(parsed)).items() if k != "config"})
-    shards, folder = ShardSet(options.data), options.folder
+    shards = ShardSet(options.data)
+    folder = options.folder.of_questions(shards.digest)
     spec = shards.manifest.spec
     for name, teacher, _ in options.teachers():
         for told in (teacher.backend.warn_of_shards(options.data, spec), asked_otherwise(name, teacher)):
             if told is not None:
                 sys.stderr.write(f"avrt: warning: {printable(told)}\n")
     folder.path.mkdir(parents=True, exist_ok=True)
-    _tell_of_machines(options)
+    _tell_of_machines(options, folder)
     wanted = None
     if options.as_many_as is not None:
         wanted = count_by_split(options.as_many_as, Path(options.out), folder.path, "as_many_as")
@@ -95,7 +96,7 @@ def run(arguments: list[str]) -> None:
     write_whole(folder.path / CONFIG, parser.dump(parsed).encode())
     write_whole(folder.path / RUN, folder.run_json(name, options.data))
     missing = draw_traces(folder, name, wanted, options.draw_seed, options.val_share) if wanted else {}
-    summary = summarize(name, options, len(shards))
+    summary = summarize(name, options, shards)
     print(summary.counts_line)
     for line in [] if summary.nothing_usable else main_reasons(summary.reasons):  # else they are in the error
         print(f"  {printable(line)}")
@@ -106,13 +107,14 @@ def run(arguments: list[str]) -> None:
     for warning in (*summary.warnings, *fewer):
         sys.stderr.write(f"avrt: warning: {printable(warning)}\n")
     summary.raise_if_nothing_usable(folder.path)
-    print_results("trace folder", folder.path, f"avrt traces stats {quoted(folder.path)}")
+    named = f" --store {quoted(written(folder.store))}" if folder.store_has_to_be_named else ""
+    print_results("trace folder", folder.path, f"avrt traces stats {quoted(folder.path)}{named}")
 
 
 def _work(options: TraceOptions, shards: ShardSet, worker: int) -> str:
     """Process one worker's share of the questions; returns the run's name."""
     begun = time.monotonic()
-    folder = options.folder
+    folder = options.folder.of_questions(shards.digest)
     store = CallStore(folder.store, retry_failed=options.retry_failed, results=folder.name)
     own = len(range(worker, options.limited(len(shards)), options.workers))
     try:
@@ -131,9 +133,8 @@ def _work(options: TraceOptions, shards: ShardSet, worker: int) -> str:
     return pipeline.run
 
 
-def _tell_of_machines(options: TraceOptions) -> None:
+def _tell_of_machines(options: TraceOptions, folder: TraceFolder) -> None:
     """Say what workers on several machines share, and what is of this machine alone."""
-    folder = options.folder
     if isinstance(folder.store, Path):
         return
     told = [f"calls and outcomes are in {written(folder.store)}, as {folder.name}: shared by all workers with this run"]
@@ -198,10 +199,11 @@ def stats(arguments: list[str]) -> None:
     parser.add_argument("folder", type=str, help="the trace folder")
     measure = "folder or id of the model in whose tokens lengths are measured, such as the student; words without it"
     parser.add_argument("--tokenizer", type=str | None, default=None, help=measure)
+    _add_store(parser)
     options = parser.parse_args(arguments)
     folder = Path(options.folder)
-    data = Path(run_record(folder)["data"])
-    found = collect(folder, data if data.is_dir() else None, options.tokenizer)
+    data = Path(run_record(folder, options.store)["data"])
+    found = collect(folder, data if data.is_dir() else None, options.tokenizer, options.store)
     show_tables(found, Console() if sys.stdout.isatty() else Console(width=WIDTH))
     if options.tokenizer is None and found["splits"]:
         print("lengths are in words; AVRT's are in tokens of the student: --tokenizer MODEL measures in tokens")
@@ -209,11 +211,12 @@ def stats(arguments: list[str]) -> None:
         sys.stderr.write(f"avrt: warning: {data}: the shards are missing, so durations and resolutions are left out\n")
     write_whole(folder / "stats.json", to_json(found, indent=1).encode())
     write_whole(folder / "stats.html", page(found).encode())
-    home = TraceFolder.find(folder)
+    home = TraceFolder.find(folder, options.store)
     query = select(outcomes.c.sample).where(outcomes.c.folder == home.name)
     kept_first = (outcomes.c.status == "kept").desc()
     first = next(rows(home.store, query.order_by(kept_first, outcomes.c.sample).limit(1)), None)
-    look = None if first is None else f"avrt traces show {quoted(folder)} --id {quoted(first['sample'])}"
+    named = "" if options.store is None else f" --store {quoted(options.store)}"
+    look = None if first is None else f"avrt traces show {quoted(folder)} --id {quoted(first['sample'])}{named}"
     print_results("statistics", f"{folder / 'stats.html'}, {folder / 'stats.json'}", look)
 
 
@@ -223,8 +226,10 @@ def show(arguments: list[str]) -> None:
     parser.add_argument("folder", type=str, help="the trace folder")
     parser.add_argument("--id", type=str, required=True, help="the sample's id")
     parser.add_argument("--prompts", type=bool, default=False, help="print whole prompts, not only questions")
+    _add_store(parser)
     options = parser.parse_args(arguments)
-    folder, console = TraceFolder.find(Path(options.folder)), Console(highlight=False, markup=False, soft_wrap=True)
+    folder = TraceFolder.find(Path(options.folder), options.store)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     require_store(folder.store)
     name, of = clean(options.id), made_calls.c
     in_order = (of.role == MERGER, of.role, of.model, of.number)
@@ -259,6 +264,11 @@ def show(arguments: list[str]) -> None:
         reason = f": {outcome['reason']}" if outcome["reason"] else ""
         tell(f"{outcome['status']}{reason}; difficulty {outcome['difficulty']}", "bold")
     print_results("trace folder", folder.path, None if options.prompts else "--prompts true prints whole prompts")
+
+
+def _add_store(parser: OneLineErrors) -> None:
+    where = "the folder's store; needed where run.json names a database of another machine, or a folder far away"
+    parser.add_argument("--store", type=str | None, default=None, help=where)
 
 
 def export(arguments: list[str]) -> None:

@@ -14,6 +14,8 @@ from avrt.traces.requests import Reply, Request
 from avrt.traces.schema import calls
 from avrt.traces.upsert import insert_into
 
+NOBODY = "nobody"
+"""The owner of a failed call that was claimed again and given up: no process has its name."""
 _REPLY = [calls.c[field.name] for field in fields(Reply)]
 
 
@@ -63,6 +65,8 @@ class Wanted:
 def claim(db: Connection, wanted: Sequence[Wanted], owner: Owner, retry_failed: bool) -> list[Claim]:
     """Claim calls that are new, that a dead process has claimed, or that failed in an earlier run.
 
+    A run is all processes that work at the same time: what failed in one of them is not repeated by the others.
+
     Nothing is taken on the word of an earlier statement: a row is added only if there is none yet, and given to this
     process only if it still has the owner that was found dead. So a process that runs at the same time gets the call,
     or this one, but never both.
@@ -77,19 +81,21 @@ def claim(db: Connection, wanted: Sequence[Wanted], owner: Owner, retry_failed: 
         states.update(dict.fromkeys(mine, Claim("mine")))
         if lost := by_key.keys() - found.keys() - mine:
             found.update(_states(db, list(lost)))
-    others = {row["owner"] for row in found.values() if row["status"] == "running"} - {owner.name}
-    running = owner.running(db, others) if others else set()
+    unfinished = {row["owner"] for row in found.values() if row["status"] != "done"} - {owner.name}
+    running = owner.running(db, unfinished) if unfinished else set()
+    final = (owner.met(unfinished) if retry_failed else unfinished) | {owner.name}
     for key in sorted(found):
-        states[key] = _claim_found(db, key, found[key], owner.name, running, retry_failed)
+        states[key] = _claim_found(db, key, found[key], owner.name, running, final)
     # a row that was there and is gone: its owner gave the call up at this moment
     return [states.get(call.key, Claim("elsewhere")) for call in wanted]
 
 
-def _claim_found(db: Connection, key: str, row: RowMapping, me: str, running: set[str], retry_failed: bool) -> Claim:
+def _claim_found(db: Connection, key: str, row: RowMapping, me: str, running: set[str], final: set[str]) -> Claim:
+    """Claim a call that has a row, unless it is done, made by somebody, or failed by an owner whose word is final."""
     if row["status"] == "done":
         return Claim("done", reply_of(row))
     mine = row["owner"] == me
-    if row["status"] == "failed" and (mine or not retry_failed):
+    if row["status"] == "failed" and row["owner"] in final:
         return Claim("failed", error=row["error"])
     if row["status"] == "running" and mine:
         return Claim("mine")
@@ -120,8 +126,9 @@ def finish(db: Connection, records: Sequence[Mapping[str, Any]]) -> list[None]:
 
 
 def release(db: Connection, keys: Sequence[str], owner: Owner) -> list[None]:
-    """Give up claims whose calls were not made."""
+    """Give up claims whose calls were not made; one that had failed in an earlier run is a failed call again."""
     own = (calls.c.key.in_(keys), calls.c.status == "running", calls.c.owner == owner.name)
+    db.execute(update(calls).where(*own, calls.c.error.is_not(None)).values(status="failed", owner=NOBODY))
     db.execute(delete(calls).where(*own))
     return [None] * len(keys)
 

@@ -28,6 +28,10 @@ class Owner(Protocol):
         """Those of some owners whose processes still run, now."""
         ...
 
+    def met(self, names: set[str]) -> set[str]:
+        """Those of some owners that ran at the same time as this process, as far as it has seen."""
+        ...
+
     def release(self) -> None:
         """Show that this process has ended."""
         ...

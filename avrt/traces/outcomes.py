@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, bindparam, delete, insert
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from avrt.text import clean_all
 from avrt.traces.schema import outcomes, verdicts
@@ -53,6 +53,35 @@ class Decided:
     run: str
     outcome: Outcome
     verdicts: Sequence[Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some samples of a run.
+
+    Attributes:
+        folder: The trace folder's name in the store.
+        run: The run's name.
+        positions: Where they are in the shards.
+    """
+
+    folder: str
+    run: str
+    positions: Sequence[int]
+
+
+def decided(db: Connection, blocks: Sequence[Block]) -> list[dict[int, str]]:
+    """Samples that are kept or dropped for good in a run: their statuses by position, for each block.
+
+    Those that failed are not among them, as the next run may make their calls again.
+    """
+    query = select(outcomes.c.position, outcomes.c.status).where(outcomes.c.status.in_(("kept", "dropped")))
+    found = []
+    for block in blocks:
+        here = (outcomes.c.folder == block.folder, outcomes.c.run == block.run)
+        chosen = db.execute(query.where(*here, outcomes.c.position.in_(block.positions)))
+        found.append({row.position: row.status for row in chosen})
+    return found
 
 
 def record(db: Connection, decided: Sequence[Decided]) -> list[None]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import avrt
 from avrt.data.sample import Sample, Sense
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
@@ -31,6 +32,8 @@ from avrt.traces.templates import Template, merger_template, merger_values, teac
 from avrt.traces.trace_options import MERGER, TeacherOptions, TraceOptions, template_of
 
 POLL_SECONDS = 0.5
+BLOCK = 256
+"""So many neighbouring samples are asked for at once, whether other workers have decided them."""
 
 
 @dataclass
@@ -87,7 +90,9 @@ class TracePipeline:
         options: The run's settings.
         store: Where calls and outcomes are kept.
         report: Called with the run's counts after each sample.
-        data: What identifies the questions in the run's name; None for `options.data`.
+        data: What identifies the questions in the run's name; None for `options.data`. With it, the name identifies
+            everything that decides outcomes, also the templates' texts and the version of avrt, so that a worker can
+            leave out what others with the same name have decided.
 
     Raises:
         AvrtError: If a template, or a source named by `only`, cannot be used.
@@ -104,6 +109,8 @@ class TracePipeline:
         self._merged_teachers = [name for name in self._templates if reads is None or name in reads]
         self._merger_template: Template = merger_template(options.merger.template, self._merged_teachers)
         self._only = selected_ids(options.only, Path(options.out))
+        if data is not None:
+            data = repr((data, avrt.__version__, sorted(self._templates.items()), self._merger_template))
         self.run = run_name(options, self._only, data)
         self.stats = RunStats()
 
@@ -147,11 +154,18 @@ class TracePipeline:
 
     async def _pass(self, shards: ShardSet, indices: list[int], at_once: int) -> list[int]:
         """Process samples, at most `at_once` at a time; returns those that wait for a call of another process."""
-        queue = iter(indices)
+        rest, block = deque(indices), deque[int]()
+        filling = asyncio.Lock()
         skipped: list[int] = []
 
+        async def following() -> int | None:
+            async with filling:
+                while rest and not block:
+                    block.extend(await self._undecided([rest.popleft() for _ in range(min(BLOCK, len(rest)))]))
+                return block.popleft() if block else None
+
         async def work() -> None:
-            for index in queue:
+            while (index := await following()) is not None:
                 try:
                     raw = shards.read(index, teachers=True)
                     await self._process_sample(index, teacher_view(raw, self._options.shown))
@@ -166,6 +180,15 @@ class TracePipeline:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return sorted(skipped)
+
+    async def _undecided(self, indices: list[int]) -> list[int]:
+        """Those of some samples that no worker of this run has decided for good; the others are counted."""
+        decided = await self._store.decided(self.run, indices)
+        if decided:
+            self.stats.samples += len(decided)
+            self.stats.outcomes.update(decided.values())
+            self._report(self.stats)
+        return [index for index in indices if index not in decided]
 
     async def _process_sample(self, index: int, raw: dict[str, Any]) -> None:
         """Decide one sample's outcome and record it."""

@@ -60,12 +60,18 @@ class SessionOwner:
         key = secrets.token_hex(8)
         self.name = clean(f"{socket.gethostname()}:{os.getpid()}:{key}")
         db.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _lock_key(self.name)})
+        self._met: set[int | None] = set(db.scalars(_HELD))
         db.commit()
 
     def running(self, db: Connection, names: set[str]) -> set[str]:
         """Those of some owners that still run."""
         held = set(db.scalars(_HELD)) if names else set()
+        self._met |= held
         return {name for name in names if _lock_key(name) in held}
+
+    def met(self, names: set[str]) -> set[str]:
+        """Those of some owners that ran at the same time as this process, as far as it has seen."""
+        return {name for name in names if _lock_key(name) in self._met}
 
     def release(self) -> None:
         """Nothing: the lock ends with the connection."""
@@ -121,6 +127,8 @@ def _engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: object) -> None:
         for name, value in _SETTINGS.items():
+            if name == "idle_session_timeout" and connection.info.server_version < 140_000:
+                continue  # has no such limit
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
         connection.commit()
 

@@ -31,6 +31,10 @@ class ProcessLock:
         self._file.close()
         (self.folder / self.name).unlink(missing_ok=True)
 
+    def others(self) -> list[str]:
+        """Names of the other lock files, whether or not somebody holds them."""
+        return [path.name for path in self.folder.iterdir() if path.name != self.name]
+
     def is_held(self, name: str) -> bool:
         """Whether the process with the lock of that name still runs; a lock file that nobody holds is deleted."""
         path = self.folder / Path(name).name

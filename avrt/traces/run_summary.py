@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from avrt.data.shards.reader import ShardSet
 from avrt.errors import NothingUsableError
 from avrt.traces.stats import reason_category
 from avrt.traces.trace_options import TraceOptions
@@ -50,19 +51,19 @@ class RunSummary:
             raise NothingUsableError(what, where=folder, remedy="see avrt traces stats and avrt traces show")
 
 
-def summarize(run: str, options: TraceOptions, samples: int) -> RunSummary:
+def summarize(run: str, options: TraceOptions, shards: ShardSet) -> RunSummary:
     """Summarize the outcomes of a run.
 
     Args:
         run: The run's name.
         options: The run's settings.
-        samples: Number of samples in the shards.
+        shards: The questions.
     """
-    found = options.folder.rows("outcomes", run)
+    found = options.folder.of_questions(shards.digest).rows("outcomes", run)
     counts = Counter(o["status"] for o in found)
     reasons = Counter(reason_category(o["reason"]) for o in found if o["reason"] and o["status"] != "kept")
     warnings = []
-    taken = options.limited(samples)
+    taken = options.limited(len(shards))
     if missing := taken - sum(o["position"] < taken for o in found):
         warnings.append(f"{missing} samples have the id of another sample and share its outcome")
     top = reasons.most_common(1)

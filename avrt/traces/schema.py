@@ -63,6 +63,8 @@ outcomes = Table(
     _text("merger_call", needed=False),
     sqlite_with_rowid=False,
 )
+# Workers on several machines ask which samples have been decided; one machine's do not.
+Index("outcomes_by_position", outcomes.c.folder, outcomes.c.run, outcomes.c.position).ddl_if("postgresql")
 
 verdicts = Table(
     "verdicts",

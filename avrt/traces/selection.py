@@ -79,16 +79,20 @@ def draw_traces(folder: TraceFolder, run: str, wanted: Counter[str], seed: int, 
         of_run = (outcomes.c.folder == folder.name, outcomes.c.run == run)
         drawn_from = or_(outcomes.c.status == "kept", outcomes.c.reason == NOT_DRAWN)
         pool = db.execute(select(outcomes.c.sample, outcomes.c.clip).where(*of_run, drawn_from)).all()
+        drawn: dict[str, tuple[str, str | None]] = {}
         for split, number in wanted.items():
             ids = [sample for sample, clip in pool if split_of(clip, val_share) == split]
             ids.sort(key=lambda name: hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest())
             if len(ids) < number:
                 missing[split] = number - len(ids)
-            for names, status, reason in ((ids[:number], "kept", None), (ids[number:], "dropped", NOT_DRAWN)):
-                one = (outcomes.c.folder == folder.name, outcomes.c.sample == bindparam("of_sample"))
-                changed = update(outcomes).where(*one).values(status=status, reason=reason)
-                if names:
-                    db.execute(changed, [{"of_sample": name} for name in names])
+            for i, name in enumerate(ids):
+                drawn[name] = ("kept", None) if i < number else ("dropped", NOT_DRAWN)
+        one = (outcomes.c.folder == folder.name, outcomes.c.sample == bindparam("of_sample"))
+        # in their order, as workers that still record take theirs, so that none waits for another in a circle
+        in_order = [(name, *drawn[name]) for name in sorted(drawn)]
+        changes = [{"of_sample": name, "status": status, "reason": reason} for name, status, reason in in_order]
+        if changes:
+            db.execute(update(outcomes).where(*one), changes)
     return missing
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from avrt.errors import AvrtError
 from avrt.traces.process_lock import ProcessLock
 from avrt.traces.schema import SCHEMA_VERSION, metadata, outcomes, verdicts
-from avrt.traces.store_errors import FILE
+from avrt.traces.store_place import SQLITE_FILE
 
 LOCK = "store.lock"
 WRITES = "avrt_writes"
@@ -38,11 +38,17 @@ class FileOwner:
         self._lock = ProcessLock(folder / "owners")
         self._dead: set[str] = set()
         self.name = self._lock.name
+        self._met = {name for name in self._lock.others() if self._lock.is_held(name)}
 
     def running(self, db: Connection, names: set[str]) -> set[str]:
         """Those of some owners that still run."""
         self._dead |= {name for name in names - self._dead if not self._lock.is_held(name)}
+        self._met |= names - self._dead
         return names - self._dead
+
+    def met(self, names: set[str]) -> set[str]:
+        """Those of some owners that ran at the same time as this process, as far as it has seen."""
+        return names & self._met
 
     def release(self) -> None:
         """Show that this process has ended."""
@@ -56,7 +62,7 @@ def connect(folder: Path, *, create: bool) -> Connection:
         AvrtError: If there is none, or it has another version.
         SQLAlchemyError: If it cannot be read.
     """
-    path = folder / FILE
+    path = folder / SQLITE_FILE
     if create:
         folder.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():

@@ -33,7 +33,9 @@ STATUSES = ("kept", "dropped", "failed")
 WRONG = ("same wrong option", "different wrong options")
 
 
-def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None) -> dict[str, Any]:
+def collect(
+    folder: Path, data: Path | None = None, tokenizer: str | None = None, store: str | None = None
+) -> dict[str, Any]:
     """All statistics of the last finished run of a trace folder.
 
     Args:
@@ -41,6 +43,7 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
         data: The shards of the questions, for the wording of dropped ones. Durations and resolutions are read from the
             exported shards, which are part of the folder, and from these only where nothing is exported.
         tokenizer: Folder or id of a tokenizer, to measure lengths in tokens; None counts words.
+        store: The folder's store, as for `TraceFolder.find`.
 
     Returns:
         Nested dictionaries that can be written as JSON.
@@ -49,7 +52,7 @@ def collect(folder: Path, data: Path | None = None, tokenizer: str | None = None
         NothingUsableError: If the run has no outcomes.
         AvrtError: If there is no finished run, or its traces cannot be read.
     """
-    run, home = run_record(folder)["run"], TraceFolder.find(folder)
+    run, home = run_record(folder, store)["run"], TraceFolder.find(folder, store)
     outcomes = home.rows("outcomes", run)
     if not outcomes:
         raise NothingUsableError("the run had no samples", where=folder)

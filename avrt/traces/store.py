@@ -21,7 +21,7 @@ from avrt.traces import claims, outcomes, postgres_store
 from avrt.traces.claims import Claim, Wanted
 from avrt.traces.database import connect_to_write, owner_of
 from avrt.traces.group_writer import GroupWriter
-from avrt.traces.outcomes import Decided, Outcome
+from avrt.traces.outcomes import Block, Decided, Outcome
 from avrt.traces.requests import Reply, Request
 from avrt.traces.store_errors import as_avrt_error
 from avrt.traces.store_place import StorePlace
@@ -55,7 +55,7 @@ class CallStore:
         except SQLAlchemyError as error:
             db.close()
             raise as_avrt_error(error, place) from None
-        order = (self._claim, claims.look_up, claims.finish, self._release, outcomes.record)
+        order = (self._claim, claims.look_up, claims.finish, self._release, outcomes.record, outcomes.decided)
         self._writer = GroupWriter(db, place, order)
 
     async def claim(self, key: str, request: Request, model: str) -> Claim:
@@ -84,6 +84,20 @@ class CallStore:
     async def record_outcome(self, run: str, outcome: Outcome, verdicts: Sequence[Mapping[str, object]]) -> None:
         """Keep a sample's outcome and verdicts, in place of those of an earlier run of the same trace folder."""
         await self._writer.do(outcomes.record, Decided(self._results, run, outcome, verdicts))
+
+    async def decided(self, run: str, positions: Sequence[int]) -> dict[int, str]:
+        """Samples of a block that any worker of the run has kept or dropped, with their statuses.
+
+        In a folder there are none: there a run's name says where the questions are, not what they are, so that each is
+        decided again by the calls in the store.
+
+        Args:
+            run: The run's name.
+            positions: Where the samples are in the shards.
+        """
+        if isinstance(self._place, Path) or not positions:
+            return {}
+        return await self._writer.do(outcomes.decided, Block(self._results, run, positions))
 
     def first_of(self, samples: int) -> int:
         """The sample that this process begins with: the first, or any of those that many machines work on.

@@ -7,9 +7,8 @@ from pathlib import Path
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, ProgrammingError, SQLAlchemyError, StatementError
 
 from avrt.errors import AvrtError
-from avrt.traces.store_place import StorePlace, written
+from avrt.traces.store_place import SQLITE_FILE, StorePlace, written
 
-FILE = "store.sqlite3"
 _TOO_LARGE = "54"  # class of SQLSTATE: a limit of the program, such as that of a row in an index
 _AGAIN = ("40P01", "40001")  # a deadlock, or a change by another transaction
 
@@ -40,7 +39,7 @@ def as_avrt_error(error: Exception, place: StorePlace) -> Exception:
         return error
     cause = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
     if isinstance(place, Path):
-        where, remedy = str(place / FILE), "free disk space or repair the file"
+        where, remedy = str(place / SQLITE_FILE), "free disk space or repair the file"
     else:
         where, remedy = written(place), "see that the server runs and lets this user in"
     remedy = f"{remedy}, then run the same command again; finished calls are kept"

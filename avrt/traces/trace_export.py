@@ -39,7 +39,7 @@ def export_run(options: TraceOptions, run: str, shards: ShardSet) -> dict[str, i
     Returns:
         Number of traces in each split.
     """
-    folder = options.folder
+    folder = options.folder.of_questions(shards.digest)
     with (folder.path / "export.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two processes that share a run both export at its end
         return _export(options, run, shards, folder)

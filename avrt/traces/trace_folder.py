@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import select
 
 from avrt.errors import AvrtError
+from avrt.messages import printable
 from avrt.remote.stores import is_remote
 from avrt.text import to_json
 from avrt.traces import schema
 from avrt.traces.database import require_store, rows
-from avrt.traces.store_errors import FILE
-from avrt.traces.store_place import StorePlace, read_place, written
+from avrt.traces.store_place import SQLITE_FILE, StorePlace, is_of_this_machine, read_place, written
 
 RUN = "run.json"
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
@@ -32,7 +32,8 @@ class TraceFolder:
         path: The folder itself.
         store: The folder or database of the store with the calls.
         name: The trace folder's name in the store: its path from the store's folder, empty for that folder itself. In a
-            database it is the last part of `out`, with the run's name below it, so that it is the same on all machines.
+            database it is the last part of `out`, with the run's name below it, so that it is the same on all machines,
+            and, by `of_questions`, what identifies the questions.
     """
 
     path: Path
@@ -60,18 +61,55 @@ class TraceFolder:
             return cls(path, kept, "/".join([Path(out).resolve().name, *([] if name is None else [name])]))
         return cls(path, kept, _relative(path, kept))
 
+    def of_questions(self, digest: str) -> TraceFolder:
+        """The folder with its name in the store for a run about some questions.
+
+        In a database, folders of the same name, such as those of two experiments, may be about other questions, and
+        must not take each other's outcomes.
+
+        Args:
+            digest: `ShardSet.digest` of the questions.
+        """
+        return self if isinstance(self.store, Path) else replace(self, name=f"{self.name}@{digest[:16]}")
+
+    @property
+    def store_has_to_be_named(self) -> bool:
+        """Whether only the user can name its store: a database of another machine, or a folder over two levels up."""
+        if isinstance(self.store, Path):
+            return not self.store.resolve().is_relative_to(self.path.resolve().parent.parent)
+        return not is_of_this_machine(self.store)
+
     @classmethod
-    def find(cls, path: Path) -> TraceFolder:
+    def find(cls, path: Path, store: str | None = None) -> TraceFolder:
         """An existing trace folder, with its store.
 
+        Its run.json may come from somebody else, so it does not decide alone which other machine is connected to, with
+        this user's password, nor which of this user's folders far from it are read.
+
+        Args:
+            path: The folder.
+            store: Its store, as the user has typed it; None for the one that its run.json names.
+
         Raises:
-            AvrtError: If its run.json is damaged.
+            AvrtError: If its run.json is damaged, or names a store that only the user can name.
         """
         record = _read(path / RUN) if (path / RUN).is_file() else {}
         if isinstance(record.get("store"), str):
-            store = read_place(record["store"])
-            return cls(path, path / store if isinstance(store, Path) else store, str(record.get("folder", "")))
-        if not (path / FILE).is_file() and (path.parent / FILE).is_file():
+            name = str(record.get("folder", ""))
+            if store is not None:
+                return cls(path, read_place(store), name)
+            place = read_place(record["store"])
+            found = path / place if isinstance(place, Path) else place
+            folder = cls(path, found, name)
+            if folder.store_has_to_be_named:
+                where = "far from this folder" if isinstance(found, Path) else "of another machine"
+                remedy = f"if you trust it, use avrt traces stats or show with --store {printable(written(found))}"
+                raise AvrtError(f"names a store {where}: {printable(written(place))}", where=path / RUN, remedy=remedy)
+            return folder
+        if store is not None:
+            place = read_place(store)
+            return cls(path, place, _relative(path, place) if isinstance(place, Path) else "")
+        if not (path / SQLITE_FILE).is_file() and (path.parent / SQLITE_FILE).is_file():
             return cls(path, path.parent, path.name)  # a named run that is not finished
         return cls(path, path)
 
@@ -95,13 +133,17 @@ class TraceFolder:
         return to_json(record).encode()
 
 
-def run_record(path: Path) -> dict[str, str]:
+def run_record(path: Path, store: str | None = None) -> dict[str, str]:
     """The last finished run of a trace folder: its name (`run`) and its shards (`data`).
+
+    Args:
+        path: The folder.
+        store: Its store, as for `TraceFolder.find`.
 
     Raises:
         AvrtError: If there is none.
     """
-    folder = TraceFolder.find(path)
+    folder = TraceFolder.find(path, store)
     require_store(folder.store)
     if not (path / RUN).is_file():
         raise AvrtError("holds no finished run", where=path, remedy="run avrt traces run --out there first")

@@ -19,9 +19,11 @@ from avrt.data.sample import Modality
 from avrt.data.shards.conversion import SourceItem, write_shards
 from avrt.data.shards.manifest import JOURNAL, MANIFEST, Manifest
 from avrt.data.shards.merging import find_parts, merge_parts
-from avrt.data.shards.reader import ShardSet
+from avrt.data.shards.reader import ShardSet, read_bytes
 from avrt.data.shards.slices import Slice, part_folder
 from avrt.errors import AvrtError, BadSampleError
+from avrt.remote.stores import store
+from avrt.remote.uploads import Destination
 from tests.conftest import make_clip, make_sample
 
 SPEC = ClipSpec(frames=4, audio_seconds=1.0, budget=FrameBudget(56 * 56, 112 * 112))
@@ -155,17 +157,21 @@ def test_files_that_take_too_long_or_are_no_files_cost_themselves_alone(tmp_path
     assert manifest.samples == 1
 
 
-def test_parts_are_merged_to_the_bytes_of_one_run(dataset, whole, tmp_path):
+def test_parts_are_merged_to_the_bytes_of_one_run(dataset, whole, tmp_path, capsys):
     """Damaged and missing clips, rows that cannot be used, shards whose bounds are not those of parts."""
     parts = tmp_path / "parts"
     for i in (3, 1, 4, 2):
         shards_command.main(avrt(dataset, parts, "--workers", 1, "--part", f"{i}/4")[4:])
+    assert f"avrt shards merge {parts} --out {parts}-merged" in " ".join(capsys.readouterr().out.split())
     merged = tmp_path / "merged"
     shards_command.main(["merge", str(parts), "--out", str(merged)])
     assert contents(merged) == contents(whole)
     assert len(Manifest.load(whole).skipped) > 10
     with pytest.raises(AvrtError, match="already holds shards"):
         shards_command.main(["merge", str(parts), "--out", str(merged)])
+    for other in ("--dry_run", "--explain"):
+        with pytest.raises(AvrtError, match=f"--part: does nothing with {other}"):
+            shards_command.main(avrt(dataset, parts, "--part", "1/4", other)[4:])
     for wrong in ("0/4", "5/4", "1", "1/4/2"):
         with pytest.raises(AvrtError, match=r"is not a part .give i/n with i from 1 to n"):
             shards_command.main(avrt(dataset, parts, "--part", wrong)[4:])
@@ -219,6 +225,43 @@ def test_a_merge_that_was_stopped_is_continued(tmp_path):
         merge_parts(parts, out)
     merge_parts(parts, out, resume=True)
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_merge_that_was_stopped_in_its_upload_is_continued(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    items = odd_items(tmp_path)
+    write_parts(items, tmp_path / "parts", 3)
+    address = f"memory://{tmp_path.name}/merged"
+    staging = Destination(address, MANIFEST).folder
+    merge_parts(find_parts(tmp_path / "parts"), staging)
+    merged = contents(staging)
+    shutil.rmtree(part_folder(tmp_path / "parts", 2, 3))  # all that is needed of it is joined
+    again = ["merge", str(tmp_path / "parts"), "--out", address, "--resume"]
+    for _ in range(2):  # the second time everything is there
+        shards_command.main(again)
+        fs, path = store(address)
+        assert {Path(name).name: fs.cat_file(name) for name in fs.ls(path, detail=False)} == merged
+    assert not staging.exists()
+
+
+def test_a_member_beyond_what_one_read_returns_is_read_whole(tmp_path, monkeypatch):
+    pread, data = os.pread, bytes(range(200))
+    (tmp_path / "large").write_bytes(data)
+    # the system's limit of 2 GiB, made small; the same was tried with a file of that size
+    monkeypatch.setattr(os, "pread", lambda file, size, offset: pread(file, min(size, 64), offset))
+    with (tmp_path / "large").open("rb") as file:
+        assert read_bytes(file, 7, 190) == data[7:197]
+        assert read_bytes(file, 7, 0) == b""
+        with pytest.raises(AvrtError, match=r"ends 3 bytes before its index says .*make the shards again"):
+            read_bytes(file, 7, 196)
+
+
+def test_parts_of_another_version_are_refused(tmp_path):
+    write_parts(odd_items(tmp_path), tmp_path / "parts", 2)
+    for path in (tmp_path / "parts").glob(f"*/{MANIFEST}"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "avrt": "0.0.9"}))
+    with pytest.raises(AvrtError, match=r"was made by avrt 0.0.9, this is .*merge with the version that made"):
+        find_parts(tmp_path / "parts")
 
 
 def test_parts_that_are_not_all_of_one_conversion_are_refused(tmp_path):

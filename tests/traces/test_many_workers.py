@@ -14,6 +14,7 @@ import pytest
 
 from avrt.data.shards.reader import ShardSet
 from avrt.data.shards.writer import ShardWriter
+from avrt.packaged import packaged
 from avrt.traces.database import rows
 from avrt.traces.store_place import read_place
 from tests.conftest import avrt
@@ -133,6 +134,33 @@ def test_killed_workers_are_replaced_and_the_end_is_that_of_one_process(question
     assert stats == expected
     shown, as_expected = (avrt("traces", "show", folder, "--id", "q00003").stdout for folder in (last, alone))
     assert shown.splitlines()[:-2] == as_expected.splitlines()[:-2]
+
+
+def test_a_later_worker_leaves_out_what_is_decided(questions, cluster, tmp_path):
+    address = cluster.new()
+    with serving(tmp_path) as server:
+        config = write_config(tmp_path / "c.yaml", server.url)
+        words = packaged("avrt.traces", "templates").joinpath("visual.txt").read_text()
+        (tmp_path / "visual.txt").write_text(words)
+
+        def run(number):
+            home = tmp_path / str(number)
+            command = ["--config", config, "--data", questions, "--out", home / "traces", "--store", address]
+            stages = ("--limit", 300, "--stages", "[teach,merge]", "--visual.template", tmp_path / "visual.txt")
+            told = avrt("traces", "run", *command, *stages).stdout
+            return [line for line in told.splitlines() if line.startswith(("processed", "  ")) or " samples: " in line]
+
+        first = run(1)
+        cluster.run(address, "UPDATE outcomes SET status = 'waiting', reason = 'x' WHERE position IN (7, 290)")
+        asked = len(server.records("request"))
+        second = run(2)
+        assert len(server.records("request")) == asked
+        assert [line for line in second if " samples: " in line] == [line for line in first if " samples: " in line]
+        assert [line.strip() for line in second if "visual:" in line] == ["visual: 0 calls made, 2 in store, 0 failed"]
+        # another text in a template of the same name asks again
+        (tmp_path / "visual.txt").write_text(words.replace("[user]\n", "[user]\nLook closely.\n"))
+        third = run(3)
+        assert [line.strip() for line in third if "visual:" in line] == ["visual: 300 calls made, 0 in store, 0 failed"]
 
 
 def test_an_id_that_no_index_takes_fails_alone(questions, cluster, tmp_path):

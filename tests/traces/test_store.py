@@ -1,20 +1,24 @@
 """The store: claims between processes, durability, and what happens when it cannot be written."""
 
 import asyncio
+import json
 import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from avrt.errors import AvrtError
 from avrt.traces.database import connect, rows
 from avrt.traces.outcomes import Outcome
+from avrt.traces.postgres_store import _HELD
 from avrt.traces.requests import Media, Reply, Request, Sampling
 from avrt.traces.store import CallStore
 from avrt.traces.store_errors import UnstorableError
 from avrt.traces.store_place import read_place, written
+from avrt.traces.trace_folder import TraceFolder
 
 
 def request(sample="q1", **changes):
@@ -84,12 +88,59 @@ def test_the_next_run_retries_failed_calls_unless_switched_off(place):
         again = await store.claim("k", request(), "m") if claim.state == "mine" else claim
         await store.fail("k", "broken")
         third = await store.claim("k", request(), "m")
-        store.close()
+        close(store)
         return claim.state, again.state, third.state
 
     assert asyncio.run(state()) == ("mine", "mine", "failed")
     assert asyncio.run(state(retry_failed=False))[0] == "failed"
     assert asyncio.run(state())[0] == "mine"
+
+
+def test_what_fails_in_a_run_is_not_repeated_by_its_other_workers(place):
+    async def go():
+        one, two, late = CallStore(place), CallStore(place), None
+        await one.claim("k", request(), "m")
+        await one.fail("k", "broken")
+        states = [(await two.claim("k", request(), "m")).state]
+        late = CallStore(place)  # a worker that begins while the others still run
+        one.close()
+        states += [(await store.claim("k", request(), "m")).state for store in (two, late)]
+        two.close()
+        late.close()
+        return states
+
+    assert asyncio.run(go()) == ["failed"] * 3
+
+
+def test_a_failed_call_that_is_claimed_again_and_given_up_has_still_failed(place):
+    async def go():
+        first = CallStore(place)
+        await first.claim("k", request(), "m")
+        await first.fail("k", "broken")
+        close(first)
+        second, third = CallStore(place), CallStore(place)
+        states = [(await second.claim("k", request(), "m")).state]
+        await second.release("k")
+        found = [(row["status"], row["error"]) for row in rows(place, "SELECT * FROM calls")]
+        states.append((await third.claim("k", request(), "m")).state)  # nobody has made it in this run
+        second.close()
+        third.close()
+        return states, found
+
+    assert asyncio.run(go()) == (["mine", "mine"], [("failed", "broken")])
+
+
+def close(store):
+    """Close a store, and wait until its owner is gone: a server notices at once that a session ends, not before."""
+    place, name = store._place, store._owner.name
+    store.close()
+    deadline = time.monotonic() + 30
+    with connect(place) as db:
+        while not isinstance(place, Path) and time.monotonic() < deadline:
+            db.rollback()
+            if (name.rpartition(":")[2]) not in {f"{key & (1 << 64) - 1:016x}" for key in db.scalars(_HELD)}:
+                return
+            time.sleep(0.02)
 
 
 def test_a_key_depends_on_everything_that_a_reply_depends_on():
@@ -307,6 +358,57 @@ def test_a_worker_that_loses_the_database_ends_and_its_claims_go_to_others(clust
     assert state == "mine"
     assert "\n" not in told
     assert [row["text"] for row in rows(place, "SELECT text FROM calls")] == [None]
+
+
+def test_folders_of_one_name_about_other_questions_have_outcomes_of_their_own(place, tmp_path):
+    async def go(folder, status):
+        store = CallStore(place, results=folder.name)
+        await store.record_outcome("run", Outcome("q1", 0, status, None, "easy", "c"), [])
+        store.close()
+        return [row["status"] for row in folder.rows("outcomes", "run")]
+
+    found = [
+        TraceFolder.of_run(str(tmp_path / out / "traces"), None, written(place)).of_questions(out * 32)
+        for out in ("a1", "b2")
+    ]
+    for folder, status in zip(found, ("kept", "dropped"), strict=True):
+        assert asyncio.run(go(folder, status)) == [status]
+    assert [row["status"] for row in found[0].rows("outcomes", "run")] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("store", "told"),
+    [
+        ("postgresql://me@db.example/traces", "of another machine"),
+        ("postgresql:///traces?host=localhost,db.example", "of another machine"),
+        ("postgresql://localhost/traces?service=theirs", "of another machine"),
+        ("../../../calls", "far from this folder"),
+        ("/calls", "far from this folder"),
+        ("postgresql://localhost:5433/traces", None),
+        ("postgresql:///traces?host=/run/postgresql", None),
+        ("../../calls", None),
+        (".", None),
+    ],
+)
+def test_a_record_of_somebody_else_does_not_decide_where_one_connects(tmp_path, store, told):
+    folder = tmp_path / "a" / "b" / "traces"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"run": "r", "data": "d", "store": store, "folder": "traces"}))
+    if told is None:
+        assert TraceFolder.find(folder).name == "traces"
+        return
+    with pytest.raises(AvrtError, match=rf"{told}.*--store") as refused:
+        TraceFolder.find(folder)
+    assert "\n" not in str(refused.value)
+    named = TraceFolder.find(folder, "postgresql://me@mine.example/traces")
+    assert (named.name, written(named.store)) == ("traces", "postgresql://me@mine.example/traces")
+
+
+@pytest.mark.parametrize("query", ["password=geheim", "sslpassword=geheim", "SSLPassword=geheim"])
+def test_an_address_with_a_password_is_refused(query):
+    with pytest.raises(AvrtError, match="has a password in it") as refused:
+        read_place(f"postgresql://me@host/db?{query}")
+    assert "geheim" not in str(refused.value)
 
 
 def test_texts_are_sorted_alike_by_both_databases(cluster, tmp_path):

@@ -7,16 +7,16 @@ in, its number, whether its id has occurred in an earlier part, and how names of
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import avrt
 from avrt.data.sample import Sample
 from avrt.data.shards.manifest import JOURNAL, MANIFEST, Manifest
-from avrt.data.shards.reader import load_index
+from avrt.data.shards.reader import load_index, read_bytes
 from avrt.data.shards.remote import safe_name
 from avrt.data.shards.slices import SLICE, Slice, name_and_number
 from avrt.data.shards.writer import ShardWriter
@@ -105,7 +105,7 @@ class Part:
                 raise AvrtError(what, where=tar, remedy="copy or make the part again")
             with tar.open("rb") as file:
                 for _, places in load_index(tar)[first:]:
-                    yield {name: os.pread(file.fileno(), size, at) for name, (at, size) in places.items()}
+                    yield {name: read_bytes(file, at, size) for name, (at, size) in places.items()}
             first = 0
 
 
@@ -125,6 +125,10 @@ def find_parts(folder: Path) -> list[Part]:
         raise AvrtError("holds no parts of shards", where=folder, remedy=remedy)
     parts = sorted(found, key=lambda part: part.slice.part)
     _check_settings(parts)
+    if parts[0].version != avrt.__version__:
+        what = f"was made by avrt {parts[0].version}, this is {avrt.__version__}"
+        remedy = "merge with the version that made the parts, since one run writes everything with one version"
+        raise AvrtError(what, where=parts[0].folder, remedy=remedy)
     numbers, of = [part.slice.part for part in parts], parts[0].slice.of
     for part, other in pairwise(parts):
         if part.slice.part == other.slice.part:

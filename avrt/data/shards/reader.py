@@ -102,7 +102,7 @@ class ShardSet:
             if extension in only if only is not None else not extension.startswith(unread):
                 if size > MAX_MEMBER_BYTES and not extension.startswith(_ORIGINAL):
                     raise BadSampleError(f"member {extension} has {size:,} bytes", where=self.name(index))
-                raw[extension] = os.pread(file.fileno(), size, offset)
+                raw[extension] = read_bytes(file, offset, size)
         return raw
 
     def name(self, index: int) -> str:
@@ -182,6 +182,23 @@ class _Shard:
         return self._index
 
 
+def read_bytes(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Bytes of an open file; one call of the system reads at most 2 GiB, and source media may be larger.
+
+    Raises:
+        AvrtError: If the file ends before.
+    """
+    pieces: list[bytes] = []
+    left = size
+    while left:
+        pieces.append(os.pread(file.fileno(), left, offset + size - left))
+        left -= len(pieces[-1])
+        if not pieces[-1]:
+            what = f"ends {left:,} bytes before its index says"
+            raise AvrtError(what, where=file.name, remedy="copy or make the shards again")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
 def index_path(tar: Path) -> Path:
     """The path of a tar's index."""
     return tar.with_suffix(".index.json")
@@ -232,7 +249,7 @@ def records_of(tar: Path) -> Iterator[Sample]:
     with tar.open("rb") as file:
         for _, members in load_index(tar):
             offset, size = members["json"]
-            yield Sample.from_json(os.pread(file.fileno(), size, offset))
+            yield Sample.from_json(read_bytes(file, offset, size))
 
 
 def _check(index: ShardIndex, tar: Path, where: Path) -> None:

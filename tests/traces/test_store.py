@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from avrt.traces.database import connect, rows
 from avrt.traces.outcomes import Outcome
 from avrt.traces.postgres_store import _HELD
 from avrt.traces.requests import Media, Reply, Request, Sampling
+from avrt.traces.selection import draw_traces
 from avrt.traces.store import CallStore
 from avrt.traces.store_errors import UnstorableError
 from avrt.traces.store_place import read_place, written
@@ -374,6 +376,28 @@ def test_folders_of_one_name_about_other_questions_have_outcomes_of_their_own(pl
     for folder, status in zip(found, ("kept", "dropped"), strict=True):
         assert asyncio.run(go(folder, status)) == [status]
     assert [row["status"] for row in found[0].rows("outcomes", "run")] == ["kept"]
+
+
+def test_a_draw_in_either_database_keeps_as_many_as_wanted_and_can_be_repeated(place, tmp_path):
+    folder = TraceFolder.of_run(str(tmp_path / "traces"), None, written(place))
+
+    async def go():
+        store = CallStore(place, results=folder.name)
+        for i in range(9):
+            await store.record_outcome("run", Outcome(f"q{i}", i, "kept" if i else "failed", None, "easy", f"c{i}"), [])
+        store.close()
+
+    def draw(number):
+        missing = draw_traces(folder, "run", Counter(train=number), 0, 0.0)
+        found = folder.rows("outcomes", "run")
+        return missing, {row["sample"] for row in found if row["status"] == "kept"}, found[0]["status"]
+
+    asyncio.run(go())
+    three, five = draw(3), draw(5)
+    assert (len(three[1]), len(five[1]), three[2]) == (3, 5, "failed")
+    assert three[1] < five[1]
+    assert draw(3) == three
+    assert draw(20)[0] == {"train": 12}
 
 
 @pytest.mark.parametrize(

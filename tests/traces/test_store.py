@@ -1,7 +1,6 @@
 """The store: claims between processes, durability, and what happens when it cannot be written."""
 
 import asyncio
-import json
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from avrt.traces.requests import Media, Reply, Request, Sampling
 from avrt.traces.store import CallStore
 from avrt.traces.store_errors import UnstorableError
 from avrt.traces.store_place import read_place, written
-from avrt.traces.trace_folder import TraceFolder
 
 
 def request(sample="q1", **changes):
@@ -358,57 +356,6 @@ def test_a_worker_that_loses_the_database_ends_and_its_claims_go_to_others(clust
     assert state == "mine"
     assert "\n" not in told
     assert [row["text"] for row in rows(place, "SELECT text FROM calls")] == [None]
-
-
-def test_folders_of_one_name_about_other_questions_have_outcomes_of_their_own(place, tmp_path):
-    async def go(folder, status):
-        store = CallStore(place, results=folder.name)
-        await store.record_outcome("run", Outcome("q1", 0, status, None, "easy", "c"), [])
-        store.close()
-        return [row["status"] for row in folder.rows("outcomes", "run")]
-
-    found = [
-        TraceFolder.of_run(str(tmp_path / out / "traces"), None, written(place)).of_questions(out * 32)
-        for out in ("a1", "b2")
-    ]
-    for folder, status in zip(found, ("kept", "dropped"), strict=True):
-        assert asyncio.run(go(folder, status)) == [status]
-    assert [row["status"] for row in found[0].rows("outcomes", "run")] == ["kept"]
-
-
-@pytest.mark.parametrize(
-    ("store", "told"),
-    [
-        ("postgresql://me@db.example/traces", "of another machine"),
-        ("postgresql:///traces?host=localhost,db.example", "of another machine"),
-        ("postgresql://localhost/traces?service=theirs", "of another machine"),
-        ("../../../calls", "far from this folder"),
-        ("/calls", "far from this folder"),
-        ("postgresql://localhost:5433/traces", None),
-        ("postgresql:///traces?host=/run/postgresql", None),
-        ("../../calls", None),
-        (".", None),
-    ],
-)
-def test_a_record_of_somebody_else_does_not_decide_where_one_connects(tmp_path, store, told):
-    folder = tmp_path / "a" / "b" / "traces"
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"run": "r", "data": "d", "store": store, "folder": "traces"}))
-    if told is None:
-        assert TraceFolder.find(folder).name == "traces"
-        return
-    with pytest.raises(AvrtError, match=rf"{told}.*--store") as refused:
-        TraceFolder.find(folder)
-    assert "\n" not in str(refused.value)
-    named = TraceFolder.find(folder, "postgresql://me@mine.example/traces")
-    assert (named.name, written(named.store)) == ("traces", "postgresql://me@mine.example/traces")
-
-
-@pytest.mark.parametrize("query", ["password=geheim", "sslpassword=geheim", "SSLPassword=geheim"])
-def test_an_address_with_a_password_is_refused(query):
-    with pytest.raises(AvrtError, match="has a password in it") as refused:
-        read_place(f"postgresql://me@host/db?{query}")
-    assert "geheim" not in str(refused.value)
 
 
 def test_texts_are_sorted_alike_by_both_databases(cluster, tmp_path):

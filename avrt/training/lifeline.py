@@ -30,9 +30,32 @@ _current: Lifeline | None = None
 
 
 class LostError(AvrtError):
-    """Another process of the run is gone; the same command may well succeed again (EX_TEMPFAIL)."""
+    """Another process of the run is gone.
+
+    Its `status` is 75 (EX_TEMPFAIL) where that was silent, so that the same command may well succeed again. Where the
+    other one has told an error, it is that one's: what ends one process for good ends the run for good.
+    """
 
     status = 75
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Who is gone.
+
+    Attributes:
+        what: Its name, and why.
+        status: What this process ends with therefore.
+    """
+
+    what: str
+    status: int = LostError.status
+
+    def error(self) -> LostError:
+        """What to raise."""
+        error = LostError(self.what, remedy=REMEDY)
+        error.status = self.status
+        return error
 
 
 @dataclass(frozen=True)
@@ -67,7 +90,7 @@ class Lifeline:
         self._names: dict[socket.socket, str] = {}
         self._ended, self._told = threading.Event(), threading.Event()
         self._watch: threading.Thread | None = None
-        self._loss = ""
+        self._loss = Loss("")
         self.rank = rank
 
     def listen(self, address: str) -> Door:
@@ -99,7 +122,7 @@ class Lifeline:
         self._watch = threading.Thread(target=self._run, name="lifeline", daemon=True)
         self._watch.start()
 
-    def loss(self, seconds: float) -> str | None:
+    def loss(self, seconds: float) -> Loss | None:
         """Who is gone and why, waiting so long for the news; None if nobody is."""
         return self._loss if self._told.wait(seconds) else None
 
@@ -113,7 +136,9 @@ class Lifeline:
         _current = None
         self._ended.set()
         if not self._told.is_set():
-            said: dict[str, Any] = {"bye": True} if error is None else {"lost": f"{self._name}: {_in_one_line(error)}"}
+            said: dict[str, Any] = {"bye": True}
+            if error is not None:
+                said = {"lost": f"{self._name}: {_in_one_line(error)}", "status": _status(error)}
             for stream in self._streams:
                 _send(stream, said)
         elif threading.current_thread() is threading.main_thread():
@@ -149,7 +174,7 @@ class Lifeline:
                         received = stream.recv(_LONGEST)
                     except OSError as error:
                         why = error.strerror or error
-                        self._lose(f"{self._names[stream]} does not answer any more ({why})", stream)
+                        self._lose(Loss(f"{self._names[stream]} does not answer any more ({why})"), stream)
                         return
                     waiting[stream] += received
                     line, end, waiting[stream] = waiting[stream].partition(b"\n")
@@ -158,25 +183,26 @@ class Lifeline:
                         continue
                     said = _read(line) if end else {}
                     if "bye" not in said:
-                        self._lose(said.get("lost") or f"{self._names[stream]} has ended without a word", stream)
+                        what = said.get("lost") or f"{self._names[stream]} has ended without a word"
+                        self._lose(Loss(what, said.get("status", LostError.status)), stream)
                         return
                     selector.unregister(stream)
                     del waiting[stream]
 
-    def _lose(self, what: str, by: socket.socket) -> None:
+    def _lose(self, loss: Loss, by: socket.socket) -> None:
         """Tell everyone, and end this process unless it ends by itself."""
         if self._ended.is_set():
             return
-        self._loss = what
+        self._loss = loss
         if self._server is not None:
             for stream in self._streams:
                 if stream is not by:
-                    _send(stream, {"lost": what})
+                    _send(stream, {"lost": loss.what, "status": loss.status})
         self._told.set()
         if not self._ended.wait(GRACE):
-            sys.stderr.write(f"avrt: error: {LostError(what, remedy=REMEDY)}\n")
+            sys.stderr.write(f"avrt: error: {loss.error()}\n")
             sys.stderr.flush()
-            os._exit(LostError.status)
+            os._exit(loss.status)
 
 
 def lost(error: BaseException) -> LostError | None:
@@ -189,7 +215,7 @@ def lost(error: BaseException) -> LostError | None:
     if _current is None or isinstance(error, AvrtError):
         return None
     loss = _current.loss(3.0 if isinstance(error, RuntimeError) else 0.0)
-    return None if loss is None else LostError(loss, remedy=REMEDY)
+    return None if loss is None else loss.error()
 
 
 def hang_up(error: BaseException | None) -> None:
@@ -201,6 +227,15 @@ def hang_up(error: BaseException | None) -> None:
 def _in_one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, AvrtError) else f"{type(error).__name__}: {text}"[:500]
+
+
+def _status(error: BaseException) -> int:
+    """What a process ends with that met an error: see `avrt.cli.main`, and Python for what that leaves alone."""
+    if isinstance(error, AvrtError):
+        return error.status
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) and error.code else 1
+    return AvrtError.status if isinstance(error, OSError) else 1
 
 
 def _keep_alive(stream: socket.socket) -> None:

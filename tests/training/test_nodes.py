@@ -13,7 +13,7 @@ from avrt.evaluation.result import Result
 from avrt.run_folder import complete_checkpoints
 from avrt.training.connect import check_same_shards
 from avrt.training.deepspeed_internals import trained_weights
-from avrt.training.lifeline import Lifeline
+from avrt.training.lifeline import Lifeline, Loss, LostError
 from avrt.training.meeting import Table, Told, agreed_checkpoint, check_alike, check_parts, folder_is_shared
 from avrt.training.nodes import check_place
 from avrt.training.unsupported import plain_error
@@ -242,13 +242,24 @@ def close(end: Lifeline, error: Exception | None = None) -> None:
 def test_what_ends_one_process_is_told_to_all():
     ends = connected(3)
     close(ends[2], AvrtError("no space left", where="/run"))
-    assert [end.loss(10) for end in ends[:2]] == ["node 2: /run: no space left"] * 2
+    assert [end.loss(10) for end in ends[:2]] == [Loss("node 2: /run: no space left", 2)] * 2
     for end in ends[:2]:
         close(end)
     ends = connected(3)
     close(ends[0], ValueError("of two\nlines"))
-    assert [end.loss(10) for end in ends[1:]] == ["node 0: ValueError: of two lines"] * 2
+    assert [end.loss(10) for end in ends[1:]] == [Loss("node 0: ValueError: of two lines", 1)] * 2
+    assert (ends[1].loss(0).error().status, LostError("gone").status) == (1, 75)
     for end in ends[1:]:
+        close(end)
+    for error, status in ((OSError("full"), 2), (SystemExit(143), 143), (SystemExit(), 1), (LostError("gone"), 75)):
+        ends = connected(2)
+        close(ends[1], error)
+        assert ends[0].loss(10).status == status
+        close(ends[0])
+    ends = connected(3)
+    ends[1]._streams[0].shutdown(socket.SHUT_RDWR)  # as where its process is killed
+    assert [ends[end].loss(10) for end in (0, 2)] == [Loss("node 1 has ended without a word", 75)] * 2
+    for end in ends:
         close(end)
     ends = connected(3)  # that end well, one after another
     for end in (ends[1], ends[0], ends[2]):

@@ -184,7 +184,8 @@ def agreed_checkpoint(told: Sequence[Told], *, fits: bool) -> str | None:
     if fits and all(node.given in (LAST, LAST_OR_NEW) for node in told):
         common = set.intersection(*(set(node.complete) for node in told))
         if common:
-            return max(common)  # `step-000010.ckpt`
+            # As on one node it is the one that was made last, not that with the highest number.
+            return next(name for name in reversed(told[0].complete) if name in common)
     has = ", ".join(f"{node.name} {node.checkpoint or 'none'}" for node in told)
     without = [node for node in told if node.checkpoint is None]
     where = f"{without[0].folder} on {without[0].name}" if without else "ckpt_path"

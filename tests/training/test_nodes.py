@@ -173,6 +173,11 @@ def test_the_checkpoint_is_one_that_all_nodes_have():
     older = {"checkpoint": "step-000002.ckpt", "complete": ["step-000002.ckpt"]}
     assert agreed_checkpoint([told(0), told(1)], fits=True) == "step-000004.ckpt"
     assert agreed_checkpoint([told(0), told(1, **older)], fits=True) == "step-000002.ckpt"
+    begun_anew = ["step-999900.ckpt", "step-000100.ckpt", "step-1000000.ckpt", "step-000200.ckpt"]
+    first = told(0, checkpoint=begun_anew[-1], complete=begun_anew)
+    for count, newest in ((3, "step-1000000.ckpt"), (2, "step-000100.ckpt")):
+        second = told(1, checkpoint=newest, complete=begun_anew[:count])
+        assert agreed_checkpoint([first, second], fits=True) == newest
     new = {"checkpoint": None, "complete": []}
     assert agreed_checkpoint([told(0, **new), told(1, **new)], fits=True) is None
     with pytest.raises(AvrtError, match=r"/run on node 1 \(host1\): the nodes do not have the same checkpoint"):

@@ -14,7 +14,15 @@ from avrt.run_folder import complete_checkpoints
 from avrt.training.connect import check_same_shards
 from avrt.training.deepspeed_internals import trained_weights
 from avrt.training.lifeline import Lifeline, Loss, LostError
-from avrt.training.meeting import Table, Told, agreed_checkpoint, check_alike, check_parts, folder_is_shared
+from avrt.training.meeting import (
+    Table,
+    Told,
+    agreed_checkpoint,
+    check_alike,
+    check_parts,
+    folder_is_shared,
+    same_options,
+)
 from avrt.training.nodes import check_place
 from avrt.training.unsupported import plain_error
 from tests.training.runs import fit, fit_arguments, logged
@@ -138,16 +146,40 @@ def test_nodes_that_cannot_go_together():
     check_alike([told(0), told(1)])
     with pytest.raises(AvrtError, match=r"data.batch_size is 4 on node 0 \(host0\) and 8 on node 1 \(host1\)"):
         check_alike([told(0), told(1, options={"data.batch_size": 8})])
+    with pytest.raises(AvrtError, match=r"model.lora.rank is 16 on node 0 \(host0\) and not set on node 1"):
+        check_alike([told(0, options={"model.lora.rank": 16}), told(1, options={})])
     with pytest.raises(AvrtError, match=r"torch is 2 on node 0 \(host0\) and 3 on node 1"):
         check_alike([told(0), told(1, versions={"torch": "3"})])
     with pytest.raises(AvrtError, match=r"node 0 \(host0\), node 2 \(host2\): disk full; node 1 \(host1\): no shards"):
         check_alike([told(0, error="disk full"), told(1, error="no shards"), told(2, error="disk full")])
 
 
+def test_options_that_have_to_be_the_same_are_all_but_paths():
+    student = {
+        "source": "/here",
+        "dtype": "bfloat16",
+        "lora": None,
+        "feature_cache": {"folder": "/here", "gigabytes": 2},
+    }
+    config = {
+        "model": {"class_path": "a.b.GRPOModule", "init_args": {"student": student, "loss": {"beta": 0.1}}},
+        "data": {"train": "/here", "val": "/here", "prompt": {"system": ["be", "brief"]}},
+        "trainer": {"devices": 2, "val_check_interval": 0.5, "limit_val_batches": None, "default_root_dir": "/here"},
+        "checkpoint": {"every_n_train_steps": 100},
+    }
+    assert same_options(config) == {
+        "model": "GRPOModule", "model.student.dtype": "bfloat16", "model.student.feature_cache.gigabytes": 2,
+        "model.loss.beta": 0.1, "data.prompt.system": '["be", "brief"]', "trainer.devices": 2,
+        "trainer.val_check_interval": 0.5, "checkpoint.every_n_train_steps": 100,
+    }  # fmt: skip
+
+
 def test_every_process_reads_the_same_shards():
     check_same_shards([{"data.train": "a b", "data.val": "c"}] * 3)
     with pytest.raises(AvrtError, match=r"data\.val: the shards that process 2 reads are not those of process 0"):
         check_same_shards([{"data.val": "c"}, {"data.val": "c"}, {"data.val": "d"}])
+    with pytest.raises(AvrtError, match=r"data\.val: the shards that process 1 reads are not those of process 0"):
+        check_same_shards([{"data.train": "a", "data.val": "c"}, {"data.train": "a"}])
 
 
 def test_processes_that_are_not_those_of_slurm_are_told_in_one_line(monkeypatch):

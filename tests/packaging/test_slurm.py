@@ -42,7 +42,7 @@ TOOLS = {
 }
 JOB = {
     "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4", "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_ID": "9",
-    "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "8", "STORE": "postgresql://avrt@dbhost/traces",
+    "SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "1", "STORE": "postgresql://avrt@dbhost/traces",
 }  # fmt: skip
 
 
@@ -74,6 +74,9 @@ def test_scripts_start_commands_that_exist(script, tmp_path):
             check_early("fit", resolve_configs(words))
             assert words[words.index("--trainer.num_nodes") + 1] == "2"
             assert words[words.index("--trainer.devices") + 1] == "4"
+        elif command == "shards":  # one task of them, submitted again
+            assert words[words.index("--part") + 1] == "2/8"
+            assert "#SBATCH --array=1-8 " in script.read_text()
         elif command == "benchmark":
             assert {word[2:] for word in words if word.startswith("--")} <= GridOptions.__dataclass_fields__.keys()
     ends = {"sft.sh": ["fit", "export"], "grpo.sh": ["fit", "export"], "benchmarks.sh": ["benchmark"],

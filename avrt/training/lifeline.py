@@ -8,6 +8,7 @@ when a machine is switched off.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import secrets
@@ -25,7 +26,8 @@ GRACE = 20.0
 """Seconds in which a process that was told of a death may end by itself, before it is ended."""
 REMEDY = "see its log; all that was saved is there: go on with --ckpt_path last"
 _LONGEST = 4096
-_CONNECT, _IDLE, _PROBES, _BETWEEN, _HANG = 60.0, 20, 3, 10, 30
+_CONNECT, _VISIT, _IDLE, _PROBES, _BETWEEN, _HANG = 60.0, 5.0, 20, 3, 10, 30
+_EVERYWHERE = ("", "::", "0.0.0.0")
 _current: Lifeline | None = None
 
 
@@ -77,13 +79,12 @@ class Lifeline:
     """One process's end of the connections.
 
     Args:
-        rank: Number of this process.
         world_size: Number of processes.
         name: What this process is called in messages of others.
         first: What the first process is called.
     """
 
-    def __init__(self, rank: int, world_size: int, name: str, first: str) -> None:
+    def __init__(self, world_size: int, name: str, first: str) -> None:
         self._world_size, self._name, self._first = world_size, name, first
         self._server: socket.socket | None = None
         self._streams: list[socket.socket] = []
@@ -91,15 +92,17 @@ class Lifeline:
         self._ended, self._told = threading.Event(), threading.Event()
         self._watch: threading.Thread | None = None
         self._loss = Loss("")
-        self.rank = rank
 
     def listen(self, address: str) -> Door:
-        """Open the door; for the first process."""
-        both = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if both else socket.AF_INET
-        self._server = socket.create_server(("", 0), family=family, backlog=1024, dualstack_ipv6=both)
+        """Open the door; for the first process.
+
+        Args:
+            address: Its address, as the others reach it; if this machine has it, nothing else is listened to.
+        """
+        self._server = _listen(address)
+        host, port, *_ = self._server.getsockname()
         self._key = secrets.token_hex(16)
-        return Door(address, self._server.getsockname()[1], self._key)
+        return Door(address if host in _EVERYWHERE else host, port, self._key)
 
     def open(self, door: Door) -> None:
         """Connect to the first process, or take the others in, and begin to watch.
@@ -150,7 +153,7 @@ class Lifeline:
                 stream.shutdown(socket.SHUT_WR)
 
     def _take_in(self, stream: socket.socket) -> None:
-        stream.settimeout(_CONNECT)
+        stream.settimeout(_VISIT)  # a stranger may keep silent, and the others wait
         with contextlib.suppress(OSError, ValueError):
             said = json.loads(stream.makefile("rb").readline(_LONGEST))
             if isinstance(said, dict) and secrets.compare_digest(str(said.get("key")), self._key):
@@ -236,6 +239,20 @@ def _status(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) and error.code else 1
     return AvrtError.status if isinstance(error, OSError) else 1
+
+
+def _listen(address: str) -> socket.socket:
+    """Listen at an address if it is one of this machine's, else, as behind a translated one, at all that it has.
+
+    A name that stands for the loopback here, as a machine's own does under some systems, stands for another elsewhere.
+    """
+    with contextlib.suppress(OSError):
+        for family, _, _, _, (host, *_) in socket.getaddrinfo(address, None, type=socket.SOCK_STREAM):
+            if host == address or not ipaddress.ip_address(str(host).partition("%")[0]).is_loopback:
+                return socket.create_server((str(host), 0), family=family, backlog=1024)
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", 0), family=family, backlog=1024, dualstack_ipv6=both)
 
 
 def _keep_alive(stream: socket.socket) -> None:

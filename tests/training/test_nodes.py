@@ -1,12 +1,17 @@
 """Training and asking on two nodes, with a folder that they share and without; one of them killed or told to end."""
 
+import os
+import shlex
 import shutil
 import socket
 import threading
+from pathlib import Path
 
 import pytest
+import torch
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
-from torch.distributed import HashStore
+from lightning.pytorch.utilities import rank_zero_only
+from torch.distributed import HashStore, TCPStore
 
 from avrt.errors import AvrtError
 from avrt.evaluation.result import Result
@@ -23,8 +28,9 @@ from avrt.training.meeting import (
     folder_is_shared,
     same_options,
 )
-from avrt.training.nodes import check_place
+from avrt.training.nodes import PlainNodesStrategy, check_place, gathering_command
 from avrt.training.unsupported import plain_error
+from tests.conftest import WARM
 from tests.training.runs import fit, fit_arguments, logged
 from tests.training.test_benchmark import ask
 from tests.training.two_nodes import TwoNodes
@@ -118,6 +124,9 @@ def test_under_slurm_with_a_shared_folder_told_to_end(world, tmp_path, one):
 
 def test_a_benchmark_on_nodes_that_share_no_folder(world, tmp_path):
     """Questions answered on either node are not asked again, and the result is that of one process."""
+    told = (*SIGNAL, 0, "--trainer.callbacks.signal", "TERM", "--trainer.callbacks.rank", 0)
+    ended = ask(world, tmp_path / "one", *told, check=False)
+    assert (ended.returncode, (tmp_path / "one" / "result.json").exists()) == (143, False), ended.stderr
     ask(world, tmp_path / "one")
     nodes = TwoNodes(tmp_path)
     command = ("test", "--config", "avqa.yaml", "--config", "nano/benchmark.yaml", "--data.num_workers", 0,
@@ -256,7 +265,7 @@ def test_whether_a_folder_is_shared_is_tried(tmp_path, folders, shared):
 
 def connected(count: int) -> list[Lifeline]:
     """Lifelines of so many processes, in this one."""
-    ends = [Lifeline(rank, count, f"node {rank}", "node 0") for rank in range(count)]
+    ends = [Lifeline(count, f"node {rank}", "node 0") for rank in range(count)]
     door = ends[0].listen("127.0.0.1")
     stranger = socket.create_connection((door.address, door.port))
     stranger.sendall(b'{"key": "of another run", "name": "nobody"}\n')
@@ -267,6 +276,24 @@ def connected(count: int) -> list[Lifeline]:
         thread.join(30)
     assert stranger.recv(1) == b""  # shown the door
     return ends
+
+
+def test_the_first_process_listens_where_the_others_reach_it_alone(monkeypatch):
+    assert Lifeline(2, "node 0", "node 0").listen("127.0.0.2").address == "127.0.0.2"
+    assert Lifeline(2, "node 0", "node 0").listen("192.0.2.1").address == "192.0.2.1"  # translated: at all it has
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, 1, 6, "", ("127.0.1.1", 0))])
+    own_name = Lifeline(2, "node 0", "node 0")
+    assert own_name.listen("host0").address == "host0"
+    assert own_name._server.getsockname()[0] in ("::", "0.0.0.0")
+
+
+def test_the_command_that_gathers_parts_can_be_pasted():
+    strategy = PlainNodesStrategy()
+    strategy.files_are_shared = False
+    strategy.nodes = (told(0), told(1, folder="/my run"))
+    command = gathering_command(strategy, Path("/first run/checkpoints/step-000002.ckpt"))
+    assert shlex.split(command) == ["rsync", "-a", "host1:/my run/checkpoints/step-000002.ckpt/",
+                                    "/first run/checkpoints/step-000002.ckpt/"]  # fmt: skip
 
 
 def close(end: Lifeline, error: Exception | None = None) -> None:
@@ -316,3 +343,25 @@ def test_a_node_that_does_not_know_its_place(monkeypatch):
         check_place(LightningEnvironment(), devices=1, nodes=2)
     monkeypatch.setenv("NODE_RANK", "1")
     check_place(LightningEnvironment(), devices=1, nodes=2)
+
+
+def test_a_node_whose_number_is_none(world, tmp_path):
+    command = [str(word) for word in fit_arguments("sft", world, tmp_path / "run", *HALF)]
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "x"}
+    done = WARM.run(command, timeout=60, cwd=tmp_path, environment=environment)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "avrt: error: NODE_RANK: x is not the number of a node" in done.stderr
+
+
+def test_a_meeting_at_which_one_node_stays_silent(monkeypatch):
+    first = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # comes, and tells nothing
+    given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(first.port), "NODE_RANK": "1", "RANK": "1",
+             "LOCAL_RANK": "0", "WORLD_SIZE": "2"}  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    strategy = PlainNodesStrategy(patience_minutes=0.02, cluster_environment=LightningEnvironment())
+    strategy.parallel_devices, strategy.num_nodes = [torch.device("cpu")], 2
+    strategy.set_world_ranks()
+    with pytest.raises(AvrtError, match=r"trainer\.num_nodes: not all 2 processes of 2 nodes .* within 0\.02 min"):
+        strategy.setup_distributed()

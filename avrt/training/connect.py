@@ -50,8 +50,8 @@ def check_same_shards(each: Sequence[Mapping[str, str]]) -> None:
         AvrtError: Naming the option and the process.
     """
     for rank, theirs in enumerate(each):
-        for option, digest in theirs.items():
-            if each[0].get(option) != digest:
+        for option in sorted(each[0].keys() | theirs.keys()):
+            if each[0].get(option) != theirs.get(option):
                 raise AvrtError(
                     f"the shards that process {rank} reads are not those of process 0",
                     where=option,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from avrt.arguments import OneLineErrors
 from avrt.data.loading.datamodule import AVDataModule
@@ -40,7 +42,7 @@ from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.evaluation_strategy import on_nodes, use_plain_strategy
 from avrt.training.lifeline import hang_up, lost
 from avrt.training.lightning_internals import parser_of
-from avrt.training.meeting import Start
+from avrt.training.meeting import Start, same_options
 from avrt.training.nodes import OnNodes
 from avrt.training.quiet import be_quiet
 from avrt.training.run_lines import WarnUnrewarded, end_of_evaluation, end_of_fit, versions_and_devices
@@ -125,6 +127,9 @@ class AvrtCLI(LightningCLI):
                 cause = inner
             if isinstance(cause, AvrtError):
                 raise cause from None
+            if repr(node := os.environ.get("NODE_RANK", "0")) in str(cause):  # which Lightning takes for a number
+                remedy = "set it to 0 on the first node, 1 on the next, and so on"
+                raise AvrtError(f"{node} is not the number of a node", where="NODE_RANK", remedy=remedy) from None
             if isinstance(cause, ValueError) and cause is not error:
                 raise AvrtError(str(cause).splitlines()[0], where="configuration") from None
             raise
@@ -189,7 +194,6 @@ class AvrtCLI(LightningCLI):
         except AvrtError as met:
             error = met
         found = settings.get("ckpt_path") or self.model.checkpoint
-        options = flat_options(self.config_init[str(self.subcommand)].as_dict())
         strategy.begin(
             Start(
                 folder=Path(self.trainer.default_root_dir),
@@ -198,7 +202,7 @@ class AvrtCLI(LightningCLI):
                 checkpoint=None if found is None or error is not None else Path(found),
                 error=error,
                 fits=self.subcommand == "fit",
-                options={name: value for name, value in options.items() if not isinstance(value, str)},
+                options=same_options(self.config[str(self.subcommand)].as_dict()),
             )
         )
 
@@ -255,6 +259,8 @@ def main(subcommand_and_args: list[str]) -> None:
         raise met from None
     except SystemExit as error:
         met = error
+        if isinstance(error, SIGTERMException) and error.code is None:
+            error.code = 128 + signal.SIGTERM  # Lightning gives none, which is success
         # Lightning ends an interrupted run with status 1.
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None

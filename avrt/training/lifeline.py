@@ -8,6 +8,7 @@ when a machine is switched off.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import secrets
@@ -25,14 +26,38 @@ GRACE = 20.0
 """Seconds in which a process that was told of a death may end by itself, before it is ended."""
 REMEDY = "see its log; all that was saved is there: go on with --ckpt_path last"
 _LONGEST = 4096
-_CONNECT, _IDLE, _PROBES, _BETWEEN, _HANG = 60.0, 20, 3, 10, 30
+_CONNECT, _VISIT, _IDLE, _PROBES, _BETWEEN, _HANG = 60.0, 5.0, 20, 3, 10, 30
+_EVERYWHERE = ("", "::", "0.0.0.0")
 _current: Lifeline | None = None
 
 
 class LostError(AvrtError):
-    """Another process of the run is gone; the same command may well succeed again (EX_TEMPFAIL)."""
+    """Another process of the run is gone.
+
+    Its `status` is 75 (EX_TEMPFAIL) where that was silent, so that the same command may well succeed again. Where the
+    other one has told an error, it is that one's: what ends one process for good ends the run for good.
+    """
 
     status = 75
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Who is gone.
+
+    Attributes:
+        what: Its name, and why.
+        status: What this process ends with therefore.
+    """
+
+    what: str
+    status: int = LostError.status
+
+    def error(self) -> LostError:
+        """What to raise."""
+        error = LostError(self.what, remedy=REMEDY)
+        error.status = self.status
+        return error
 
 
 @dataclass(frozen=True)
@@ -54,29 +79,30 @@ class Lifeline:
     """One process's end of the connections.
 
     Args:
-        rank: Number of this process.
         world_size: Number of processes.
         name: What this process is called in messages of others.
         first: What the first process is called.
     """
 
-    def __init__(self, rank: int, world_size: int, name: str, first: str) -> None:
+    def __init__(self, world_size: int, name: str, first: str) -> None:
         self._world_size, self._name, self._first = world_size, name, first
         self._server: socket.socket | None = None
         self._streams: list[socket.socket] = []
         self._names: dict[socket.socket, str] = {}
         self._ended, self._told = threading.Event(), threading.Event()
         self._watch: threading.Thread | None = None
-        self._loss = ""
-        self.rank = rank
+        self._loss = Loss("")
 
     def listen(self, address: str) -> Door:
-        """Open the door; for the first process."""
-        both = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if both else socket.AF_INET
-        self._server = socket.create_server(("", 0), family=family, backlog=1024, dualstack_ipv6=both)
+        """Open the door; for the first process.
+
+        Args:
+            address: Its address, as the others reach it; if this machine has it, nothing else is listened to.
+        """
+        self._server = _listen(address)
+        host, port, *_ = self._server.getsockname()
         self._key = secrets.token_hex(16)
-        return Door(address, self._server.getsockname()[1], self._key)
+        return Door(address if host in _EVERYWHERE else host, port, self._key)
 
     def open(self, door: Door) -> None:
         """Connect to the first process, or take the others in, and begin to watch.
@@ -99,7 +125,7 @@ class Lifeline:
         self._watch = threading.Thread(target=self._run, name="lifeline", daemon=True)
         self._watch.start()
 
-    def loss(self, seconds: float) -> str | None:
+    def loss(self, seconds: float) -> Loss | None:
         """Who is gone and why, waiting so long for the news; None if nobody is."""
         return self._loss if self._told.wait(seconds) else None
 
@@ -113,7 +139,9 @@ class Lifeline:
         _current = None
         self._ended.set()
         if not self._told.is_set():
-            said: dict[str, Any] = {"bye": True} if error is None else {"lost": f"{self._name}: {_in_one_line(error)}"}
+            said: dict[str, Any] = {"bye": True}
+            if error is not None:
+                said = {"lost": f"{self._name}: {_in_one_line(error)}", "status": _status(error)}
             for stream in self._streams:
                 _send(stream, said)
         elif threading.current_thread() is threading.main_thread():
@@ -125,7 +153,7 @@ class Lifeline:
                 stream.shutdown(socket.SHUT_WR)
 
     def _take_in(self, stream: socket.socket) -> None:
-        stream.settimeout(_CONNECT)
+        stream.settimeout(_VISIT)  # a stranger may keep silent, and the others wait
         with contextlib.suppress(OSError, ValueError):
             said = json.loads(stream.makefile("rb").readline(_LONGEST))
             if isinstance(said, dict) and secrets.compare_digest(str(said.get("key")), self._key):
@@ -149,7 +177,7 @@ class Lifeline:
                         received = stream.recv(_LONGEST)
                     except OSError as error:
                         why = error.strerror or error
-                        self._lose(f"{self._names[stream]} does not answer any more ({why})", stream)
+                        self._lose(Loss(f"{self._names[stream]} does not answer any more ({why})"), stream)
                         return
                     waiting[stream] += received
                     line, end, waiting[stream] = waiting[stream].partition(b"\n")
@@ -158,25 +186,26 @@ class Lifeline:
                         continue
                     said = _read(line) if end else {}
                     if "bye" not in said:
-                        self._lose(said.get("lost") or f"{self._names[stream]} has ended without a word", stream)
+                        what = said.get("lost") or f"{self._names[stream]} has ended without a word"
+                        self._lose(Loss(what, said.get("status", LostError.status)), stream)
                         return
                     selector.unregister(stream)
                     del waiting[stream]
 
-    def _lose(self, what: str, by: socket.socket) -> None:
+    def _lose(self, loss: Loss, by: socket.socket) -> None:
         """Tell everyone, and end this process unless it ends by itself."""
         if self._ended.is_set():
             return
-        self._loss = what
+        self._loss = loss
         if self._server is not None:
             for stream in self._streams:
                 if stream is not by:
-                    _send(stream, {"lost": what})
+                    _send(stream, {"lost": loss.what, "status": loss.status})
         self._told.set()
         if not self._ended.wait(GRACE):
-            sys.stderr.write(f"avrt: error: {LostError(what, remedy=REMEDY)}\n")
+            sys.stderr.write(f"avrt: error: {loss.error()}\n")
             sys.stderr.flush()
-            os._exit(LostError.status)
+            os._exit(loss.status)
 
 
 def lost(error: BaseException) -> LostError | None:
@@ -189,7 +218,7 @@ def lost(error: BaseException) -> LostError | None:
     if _current is None or isinstance(error, AvrtError):
         return None
     loss = _current.loss(3.0 if isinstance(error, RuntimeError) else 0.0)
-    return None if loss is None else LostError(loss, remedy=REMEDY)
+    return None if loss is None else loss.error()
 
 
 def hang_up(error: BaseException | None) -> None:
@@ -201,6 +230,29 @@ def hang_up(error: BaseException | None) -> None:
 def _in_one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, AvrtError) else f"{type(error).__name__}: {text}"[:500]
+
+
+def _status(error: BaseException) -> int:
+    """What a process ends with that met an error: see `avrt.cli.main`, and Python for what that leaves alone."""
+    if isinstance(error, AvrtError):
+        return error.status
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) and error.code else 1
+    return AvrtError.status if isinstance(error, OSError) else 1
+
+
+def _listen(address: str) -> socket.socket:
+    """Listen at an address if it is one of this machine's, else, as behind a translated one, at all that it has.
+
+    A name that stands for the loopback here, as a machine's own does under some systems, stands for another elsewhere.
+    """
+    with contextlib.suppress(OSError):
+        for family, _, _, _, (host, *_) in socket.getaddrinfo(address, None, type=socket.SOCK_STREAM):
+            if host == address or not ipaddress.ip_address(str(host).partition("%")[0]).is_loopback:
+                return socket.create_server((str(host), 0), family=family, backlog=1024)
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", 0), family=family, backlog=1024, dualstack_ipv6=both)
 
 
 def _keep_alive(stream: socket.socket) -> None:

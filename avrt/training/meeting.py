@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from avrt.errors import AvrtError
 from avrt.run_folder import LAST, LAST_OR_NEW, complete_checkpoints
+from avrt.training.run_log.options import flat, flat_options
+
+_PATHS = (
+    "data.train", "data.val", "model.checkpoint", "model.student.source", "model.student.feature_cache.folder",
+    "model.vllm.python", "model.vllm.model",
+)  # fmt: skip
+"""Options that may be another path on every node; what lies there is compared where it matters, as are shards."""
+_TRAINER = (
+    "min_epochs", "min_steps", "max_time", "fast_dev_run", "limit_val_batches", "limit_test_batches",
+    "limit_predict_batches", "num_sanity_val_steps", "val_check_interval", "check_val_every_n_epoch",
+)  # fmt: skip
+"""Options of the trainer that say when processes meet, beside those that make the student what it is."""
 
 
 class Store(Protocol):
@@ -38,7 +50,7 @@ class Start:
         checkpoint: What that is on this node.
         error: What this node would end with.
         fits: Whether the run trains.
-        options: Numbers and switches of the configuration, which have to be the same everywhere.
+        options: Of the configuration, what has to be the same everywhere; see `same_options`.
     """
 
     folder: Path
@@ -62,7 +74,7 @@ class Told:
         checkpoint: Name of the checkpoint that it would take.
         complete: Names of the complete checkpoints beside that one, the newest last.
         error: What it would end with.
-        options: Numbers and switches of its configuration.
+        options: Of its configuration, what has to be the same.
         versions: Of the packages that have to be the same.
     """
 
@@ -117,6 +129,17 @@ class Table:
         return json.loads(self._store.get(about))
 
 
+def same_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> value of the options that have to be the same on every node; one that is not set is left out.
+
+    Args:
+        config: The parsed configuration of a command, as nested dicts.
+    """
+    trainer = {name: config.get("trainer", {}).get(name) for name in _TRAINER}
+    found = flat_options(config) | dict(flat("checkpoint", config.get("checkpoint"))) | dict(flat("trainer", trainer))
+    return {name: value for name, value in found.items() if name not in _PATHS}
+
+
 def node_name(node: int, host: str) -> str:
     """What a node is called in messages."""
     return f"node {node} ({host})"
@@ -159,12 +182,12 @@ def check_alike(told: Sequence[Told]) -> None:
     ):
         first = getattr(told[0], what)
         for node in told[1:]:
-            for name, value in getattr(node, what).items():
-                if first.get(name) != value:
+            own = getattr(node, what)
+            for name in sorted(first.keys() | own.keys()):
+                if first.get(name) != own.get(name):
+                    one, other = (each.get(name, "not set") for each in (first, own))
                     raise AvrtError(
-                        f"{name} is {first.get(name)} on {told[0].name} and {value} on {node.name}",
-                        where=where,
-                        remedy=remedy,
+                        f"{name} is {one} on {told[0].name} and {other} on {node.name}", where=where, remedy=remedy
                     )
 
 
@@ -184,7 +207,8 @@ def agreed_checkpoint(told: Sequence[Told], *, fits: bool) -> str | None:
     if fits and all(node.given in (LAST, LAST_OR_NEW) for node in told):
         common = set.intersection(*(set(node.complete) for node in told))
         if common:
-            return max(common)  # `step-000010.ckpt`
+            # As on one node it is the one that was made last, not that with the highest number.
+            return next(name for name in reversed(told[0].complete) if name in common)
     has = ", ".join(f"{node.name} {node.checkpoint or 'none'}" for node in told)
     without = [node for node in told if node.checkpoint is None]
     where = f"{without[0].folder} on {without[0].name}" if without else "ckpt_path"

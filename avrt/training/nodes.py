@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import shlex
 import socket
 import sys
 import time
@@ -27,7 +28,7 @@ from torch.distributed.rendezvous import rendezvous
 from avrt.distributed import gather_objects
 from avrt.errors import AvrtError
 from avrt.training.deepspeed_internals import complete_parts, made_by, parts_of
-from avrt.training.lifeline import Door, Lifeline
+from avrt.training.lifeline import Door, Lifeline, lost
 from avrt.training.lightning_internals import group_settings
 from avrt.training.meeting import (
     Start,
@@ -80,7 +81,14 @@ class OnNodes(DDPStrategy):
     def setup_distributed(self) -> None:
         """Start communication, on several nodes after all have come and agreed."""
         if self.num_nodes > 1 and not distributed.is_initialized():
-            self._meet()
+            with self._missed():
+                store = self._meet()
+            distributed.init_process_group(
+                store=PrefixStore("group", store),
+                rank=self.global_rank,
+                world_size=self.world_size,
+                **group_settings(self),
+            )
         self.start_processes()
 
     def start_processes(self) -> None:
@@ -116,8 +124,8 @@ class OnNodes(DDPStrategy):
         """How many processes made a DeepSpeed checkpoint, wherever their parts are; None for another kind."""
         return self._parts or made_by(checkpoint)
 
-    def _meet(self) -> None:
-        """Wait for the others, see that all may begin, and connect the processes.
+    def _meet(self) -> Any:
+        """Wait for the others, see that all may begin, and connect the processes; returns the store that they share.
 
         Raises:
             AvrtError: If a node does not come, or has something against it.
@@ -129,7 +137,7 @@ class OnNodes(DDPStrategy):
         of = f"process {self.global_rank} on " if self.num_processes > 1 else ""
         first = node_name(0, table.from_first("host", host))
         name = of + node_name(self.node_rank, host)
-        lifeline = Lifeline(self.global_rank, self.world_size, name, f"process 0 on {first}" if of else first)
+        lifeline = Lifeline(self.world_size, name, f"process 0 on {first}" if of else first)
         self._connect(lifeline, table)
         versions = {package: _version(package) for package in SAME}
         self.nodes = tuple(Told(**node) for node in table.exchange("told", tell(start, self.node_rank, host, versions)))
@@ -138,17 +146,13 @@ class OnNodes(DDPStrategy):
             raise start.error
         agreed = agreed_checkpoint(self.nodes, fits=start.fits)
         if agreed is not None and start.checkpoint is not None and start.fits:
-            self._agreed = start.checkpoint.parent / agreed
-            self._check_parts(table, self._agreed)
+            if agreed != start.checkpoint.name:
+                self._agreed = start.checkpoint.parent / agreed
+            self._check_parts(table, self._agreed or start.checkpoint)
         if start.writes:
             self.files_are_shared = folder_is_shared(table, start.folder)
             rank_zero_info(self._told_of_folder(start))
-        distributed.init_process_group(
-            store=PrefixStore("group", store),
-            rank=self.global_rank,
-            world_size=self.world_size,
-            **group_settings(self),
-        )
+        return store
 
     def _come_together(self) -> Any:
         environment = self.cluster_environment
@@ -161,22 +165,31 @@ class OnNodes(DDPStrategy):
         if not self.local_rank:
             sys.stderr.write(f"node {self.node_rank} of {self.num_nodes} meets the others at {address}:{port}\n")
         seconds = 60 * self.patience_minutes
+        if self.global_rank:
+            _reach(address, port, seconds)  # PyTorch would fill the log meanwhile
+        waiting = timedelta(seconds=seconds)
+        store, _, _ = next(rendezvous("env://", self.global_rank, self.world_size, timeout=waiting))
+        return store
+
+    @contextlib.contextmanager
+    def _missed(self) -> Iterator[None]:
+        """What it means, as one line, that the others do not come or do not go on while the nodes meet."""
         try:
-            if self.global_rank:
-                _reach(address, port, seconds)  # PyTorch would fill the log meanwhile
-            waiting = timedelta(seconds=seconds)
-            store, _, _ = next(rendezvous("env://", self.global_rank, self.world_size, timeout=waiting))
-        except (TimeoutError, distributed.DistError) as error:
+            yield
+        except (TimeoutError, ConnectionError, distributed.DistError) as error:
             if "EADDRINUSE" in str(error):
                 raise
+            if (told := lost(error)) is not None:
+                raise told from error
+            assert self.cluster_environment is not None
+            address, port = self.cluster_environment.main_address, self.cluster_environment.main_port
             raise AvrtError(
-                f"not all {self.world_size} processes of {self.num_nodes} nodes have come to {address}:{port} within "
-                f"{self.patience_minutes:g} min",
+                f"not all {self.world_size} processes of {self.num_nodes} nodes have come to {address}:{port} and told "
+                f"what they begin with within {self.patience_minutes:g} min",
                 where="trainer.num_nodes",
                 remedy="run the same command on every node, with the same MASTER_ADDR and MASTER_PORT, an address of "
                 "node 0 that the others reach",
             ) from error
-        return store
 
     def _connect(self, lifeline: Lifeline, table: Table) -> None:
         address = os.environ["MASTER_ADDR"]
@@ -219,8 +232,8 @@ class PlainNodesStrategy(OnNodes):
             self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load the checkpoint that all nodes have."""
-        return super().load_checkpoint(self.agreed(checkpoint_path), weights_only)
+        """Load the checkpoint that all nodes have; the given one may be an address, which is no path."""
+        return super().load_checkpoint(self._agreed or checkpoint_path, weights_only)
 
 
 def _reach(address: str, port: int, seconds: float) -> None:
@@ -260,9 +273,9 @@ def check_place(environment: Any, devices: int, nodes: int) -> None:
                 remedy="on every node: MASTER_ADDR=<node 0> MASTER_PORT=29500 NODE_RANK=<0, 1, ...> avrt ...; under "
                 "Slurm start with srun",
             )
-        if not 0 <= environment.node_rank() < nodes:
+        if (given := os.environ["NODE_RANK"]) not in map(str, range(nodes)):
             raise AvrtError(
-                f"{environment.node_rank()} is not one of {nodes} nodes",
+                f"{given} is not one of {nodes} nodes",
                 where="NODE_RANK",
                 remedy=f"set it to 0 to {nodes - 1}, or --trainer.num_nodes to their number",
             )
@@ -288,5 +301,5 @@ def gathering_command(strategy: Any, folder: Path) -> str | None:
     """
     if not isinstance(strategy, OnNodes) or strategy.files_are_shared:
         return None
-    others = [f"rsync -a {told.host}:{Path(told.folder, *folder.parts[-2:])}/ {folder}/" for told in strategy.nodes[1:]]
-    return " && ".join(others)
+    there = [f"{told.host}:{Path(told.folder, *folder.parts[-2:])}/" for told in strategy.nodes[1:]]
+    return " && ".join(f"rsync -a {shlex.quote(source)} {shlex.quote(f'{folder}/')}" for source in there)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # One job per student, each on one GPU, all into one grid; then the tables:
 #   job=$(sbatch --parsable examples/slurm/benchmarks.sh)
-#   sbatch --dependency=afterok:"$job" --wrap 'avrt report runs/benchmarks'
-# What a stopped job had finished is not asked again.
+#   sbatch --dependency=afterok:"$job" --wrap '. .venv/bin/activate && avrt report runs/benchmarks'
+# What a stopped job had finished is not asked again: Slurm repeats a job whose node failed (--requeue), but not one whose
+# time was up; submit that again, the third student alone by --array=2.
 #SBATCH --job-name=avrt-benchmarks
 #SBATCH --array=0-2                  # as many as there are students below
 #SBATCH --nodes=1

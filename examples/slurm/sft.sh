@@ -20,13 +20,26 @@ source "${VENV:-.venv}/bin/activate"
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"         # compute nodes seldom reach the hub: fetch the student before
 export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"     # which srun does not take from sbatch
 
+run=runs/sft
+saved() { printf '%s\n' "$run"/checkpoints/step-*.ckpt; }
+before="$(saved)"
 status=0
-srun --kill-on-bad-exit=1 avrt fit --config sft.yaml --data.train traces/shards/train --data.val traces/shards/val \
+srun --kill-on-bad-exit=0 avrt fit --config sft.yaml --data.train traces/shards/train --data.val traces/shards/val \
     "$@" --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" \
-    --trainer.default_root_dir runs/sft --ckpt_path last_or_new || status=$?
+    --trainer.default_root_dir "$run" --ckpt_path last_or_new || status=$?
 case "$status" in
-    143) exec scontrol requeue "$SLURM_JOB_ID" ;;
-    75 | 137) [ "${SLURM_RESTART_COUNT:-0}" -ge 20 ] || exec scontrol requeue "$SLURM_JOB_ID" ;;
+    75 | 137 | 143)                  # another process was lost; SIGKILL, as where memory runs out; SIGTERM
+        mkdir -p "$run"
+        barren=0
+        [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || read -r barren <"$run/barren_jobs" || barren=0
+        if [ "$(saved)" = "$before" ]; then barren=$((barren + 1)); else barren=0; fi
+        echo "$barren" >"$run/barren_jobs"
+        if [ "$barren" -lt 3 ]; then
+            echo "stopped with status $status, back into the queue"
+            exec scontrol requeue "$SLURM_JOB_ID"
+        fi
+        echo "stopped with status $status; $barren jobs in a row have saved no checkpoint: not repeated"
+        ;;
 esac
 [ "$status" = 0 ] || exit "$status"
-avrt export --ckpt_path runs/sft --out models/sft
+avrt export --ckpt_path "$run" --out models/sft

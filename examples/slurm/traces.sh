@@ -4,9 +4,10 @@
 #   export STORE=postgresql://avrt@dbhost/traces
 #   job=$(sbatch --parsable examples/slurm/traces.sh)
 #   sbatch --dependency=afterok:"$job" --wrap \
-#       "avrt traces run --config traces.yaml --data shards/raw --out traces --store $STORE --stages [export]"
+#       ". .venv/bin/activate && avrt traces run --config traces.yaml --data shards/raw --out traces --store $STORE --stages [export]"
 # Teachers and merger are served elsewhere, at the endpoints of traces.yaml; its first lines say how. A task that was
-# stopped repeats at most the calls that were in flight.
+# stopped repeats at most the calls that were in flight. Slurm repeats a task whose node failed (--requeue), but not one
+# whose time was up: submit the script again.
 #SBATCH --job-name=avrt-traces
 #SBATCH --array=0-3                  # as many workers
 #SBATCH --nodes=1

@@ -17,13 +17,32 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(ROOT.glob("examples/slurm/*.sh"))
 WORDS = {"shards.sh": ("avqa", "data/avqa", "shards/avqa")}
 TOOLS = {
-    "srun": 'while [[ "$1" == -* ]]; do shift; done\nexec "$@"\n',
-    "avrt": 'printf "%s\\0" "$@" >>"$CALLS"; printf "\\n" >>"$CALLS"\n[ "$1" != fit ] || exit "${STATUS:-0}"\n',
+    # Two processes, and the highest status; Slurm's -K kills the others when one fails.
+    "srun": """
+        kill=
+        while [[ "$1" == -* ]]; do [[ "$1" != --kill-on-bad-exit=1 ]] || kill=1; shift; done
+        for rank in 0 1; do SLURM_PROCID=$rank "$@" & pids+=($!); done
+        worst=0
+        for _ in "${pids[@]}"; do
+            status=0; wait -n || status=$?
+            [ "$status" -le "$worst" ] || worst=$status
+            [ -z "$kill" ] || [ "$status" = 0 ] || kill "${pids[@]}" 2>/dev/null
+        done
+        exit "$worst"
+    """,
+    # Of a fit the second process ends later, as `avrt.cli` has it.
+    "avrt": """
+        if [ "${SLURM_PROCID:-0}" = 0 ]; then printf "%s\\0" "$@" >>"$CALLS"; printf "\\n" >>"$CALLS"; fi
+        [ "$1" = fit ] || exit 0
+        [ "$SLURM_PROCID" = 0 ] || sleep 0.2
+        [ -z "${SAVES:-}" ] || mkdir -p "$SAVES"
+        exit "${STATUS:-0}"
+    """,
     "scontrol": 'printf "%s\\0" scontrol "$@" >>"$CALLS"; printf "\\n" >>"$CALLS"\n',
 }
 JOB = {
     "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4", "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_ID": "9",
-    "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "8", "STORE": "postgresql://avrt@dbhost/traces",
+    "SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "1", "STORE": "postgresql://avrt@dbhost/traces",
 }  # fmt: skip
 
 
@@ -55,6 +74,9 @@ def test_scripts_start_commands_that_exist(script, tmp_path):
             check_early("fit", resolve_configs(words))
             assert words[words.index("--trainer.num_nodes") + 1] == "2"
             assert words[words.index("--trainer.devices") + 1] == "4"
+        elif command == "shards":  # one task of them, submitted again
+            assert words[words.index("--part") + 1] == "2/8"
+            assert "#SBATCH --array=1-8 " in script.read_text()
         elif command == "benchmark":
             assert {word[2:] for word in words if word.startswith("--")} <= GridOptions.__dataclass_fields__.keys()
     ends = {"sft.sh": ["fit", "export"], "grpo.sh": ["fit", "export"], "benchmarks.sh": ["benchmark"],
@@ -66,8 +88,13 @@ def test_scripts_start_commands_that_exist(script, tmp_path):
 def test_a_stopped_or_lost_run_goes_back_into_the_queue(name, tmp_path):
     script = ROOT / "examples" / "slurm" / name
     again = [["scontrol", "requeue", "9"]]
-    for status, restarts, ends, calls in (
-        ("143", "99", 0, again), ("75", "3", 0, again), ("137", "3", 0, again), ("75", "20", 75, []), ("2", "0", 2, []),
+    checkpoints = Path("runs") / name.removesuffix(".sh") / "checkpoints"
+    for status, restarts, saves, ends, calls in (
+        ("75", "0", "", 0, again), ("143", "1", "", 0, again), ("137", "2", "", 137, []),  # saved nothing
+        ("143", "0", "", 0, again), ("143", "1", "", 0, again), ("75", "2", "step-000010.ckpt", 0, again),
+        ("75", "30", "", 0, again), ("143", "31", "step-000010.ckpt", 0, again), ("143", "32", "", 143, []),
+        ("2", "0", "step-000020.ckpt", 2, []), ("1", "0", "", 1, []),  # what fails for good
     ):  # fmt: skip
-        found, called = run(script, tmp_path, STATUS=status, SLURM_RESTART_COUNT=restarts)
-        assert (found, called[1:]) == (ends, calls), (status, json.dumps(called))
+        saved = str(checkpoints / saves) if saves else ""
+        found, called = run(script, tmp_path, STATUS=status, SLURM_RESTART_COUNT=restarts, SAVES=saved)
+        assert (found, called[1:]) == (ends, calls), (status, restarts, json.dumps(called))

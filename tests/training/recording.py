@@ -133,6 +133,13 @@ class SendSignal(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: OmniBatch, batch_idx: int) -> None:
         """Send it."""
-        if trainer.global_step == self.step and self.rank in (-1, trainer.global_rank):
+        self._send(trainer, trainer.global_step)
+
+    def on_test_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        """Send it before the first batch."""
+        self._send(trainer, self.step)
+
+    def _send(self, trainer: pl.Trainer, step: int) -> None:
+        if step == self.step and self.rank in (-1, trainer.global_rank):
             whom = -os.getpgrp() if self.group else os.getpid()
             subprocess.run(["/bin/kill", f"-{self.signal}", "--", str(whom)], check=False)

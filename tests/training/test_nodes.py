@@ -1,22 +1,36 @@
 """Training and asking on two nodes, with a folder that they share and without; one of them killed or told to end."""
 
+import os
+import shlex
 import shutil
 import socket
 import threading
+from pathlib import Path
 
 import pytest
+import torch
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
-from torch.distributed import HashStore
+from lightning.pytorch.utilities import rank_zero_only
+from torch.distributed import HashStore, TCPStore
 
 from avrt.errors import AvrtError
 from avrt.evaluation.result import Result
 from avrt.run_folder import complete_checkpoints
 from avrt.training.connect import check_same_shards
 from avrt.training.deepspeed_internals import trained_weights
-from avrt.training.lifeline import Lifeline
-from avrt.training.meeting import Table, Told, agreed_checkpoint, check_alike, check_parts, folder_is_shared
-from avrt.training.nodes import check_place
+from avrt.training.lifeline import Lifeline, Loss, LostError
+from avrt.training.meeting import (
+    Table,
+    Told,
+    agreed_checkpoint,
+    check_alike,
+    check_parts,
+    folder_is_shared,
+    same_options,
+)
+from avrt.training.nodes import PlainNodesStrategy, check_place, gathering_command
 from avrt.training.unsupported import plain_error
+from tests.conftest import WARM
 from tests.training.runs import fit, fit_arguments, logged
 from tests.training.test_benchmark import ask
 from tests.training.two_nodes import TwoNodes
@@ -110,6 +124,9 @@ def test_under_slurm_with_a_shared_folder_told_to_end(world, tmp_path, one):
 
 def test_a_benchmark_on_nodes_that_share_no_folder(world, tmp_path):
     """Questions answered on either node are not asked again, and the result is that of one process."""
+    told = (*SIGNAL, 0, "--trainer.callbacks.signal", "TERM", "--trainer.callbacks.rank", 0)
+    ended = ask(world, tmp_path / "one", *told, check=False)
+    assert (ended.returncode, (tmp_path / "one" / "result.json").exists()) == (143, False), ended.stderr
     ask(world, tmp_path / "one")
     nodes = TwoNodes(tmp_path)
     command = ("test", "--config", "avqa.yaml", "--config", "nano/benchmark.yaml", "--data.num_workers", 0,
@@ -138,16 +155,40 @@ def test_nodes_that_cannot_go_together():
     check_alike([told(0), told(1)])
     with pytest.raises(AvrtError, match=r"data.batch_size is 4 on node 0 \(host0\) and 8 on node 1 \(host1\)"):
         check_alike([told(0), told(1, options={"data.batch_size": 8})])
+    with pytest.raises(AvrtError, match=r"model.lora.rank is 16 on node 0 \(host0\) and not set on node 1"):
+        check_alike([told(0, options={"model.lora.rank": 16}), told(1, options={})])
     with pytest.raises(AvrtError, match=r"torch is 2 on node 0 \(host0\) and 3 on node 1"):
         check_alike([told(0), told(1, versions={"torch": "3"})])
     with pytest.raises(AvrtError, match=r"node 0 \(host0\), node 2 \(host2\): disk full; node 1 \(host1\): no shards"):
         check_alike([told(0, error="disk full"), told(1, error="no shards"), told(2, error="disk full")])
 
 
+def test_options_that_have_to_be_the_same_are_all_but_paths():
+    student = {
+        "source": "/here",
+        "dtype": "bfloat16",
+        "lora": None,
+        "feature_cache": {"folder": "/here", "gigabytes": 2},
+    }
+    config = {
+        "model": {"class_path": "a.b.GRPOModule", "init_args": {"student": student, "loss": {"beta": 0.1}}},
+        "data": {"train": "/here", "val": "/here", "prompt": {"system": ["be", "brief"]}},
+        "trainer": {"devices": 2, "val_check_interval": 0.5, "limit_val_batches": None, "default_root_dir": "/here"},
+        "checkpoint": {"every_n_train_steps": 100},
+    }
+    assert same_options(config) == {
+        "model": "GRPOModule", "model.student.dtype": "bfloat16", "model.student.feature_cache.gigabytes": 2,
+        "model.loss.beta": 0.1, "data.prompt.system": '["be", "brief"]', "trainer.devices": 2,
+        "trainer.val_check_interval": 0.5, "checkpoint.every_n_train_steps": 100,
+    }  # fmt: skip
+
+
 def test_every_process_reads_the_same_shards():
     check_same_shards([{"data.train": "a b", "data.val": "c"}] * 3)
     with pytest.raises(AvrtError, match=r"data\.val: the shards that process 2 reads are not those of process 0"):
         check_same_shards([{"data.val": "c"}, {"data.val": "c"}, {"data.val": "d"}])
+    with pytest.raises(AvrtError, match=r"data\.val: the shards that process 1 reads are not those of process 0"):
+        check_same_shards([{"data.train": "a", "data.val": "c"}, {"data.train": "a"}])
 
 
 def test_processes_that_are_not_those_of_slurm_are_told_in_one_line(monkeypatch):
@@ -173,6 +214,11 @@ def test_the_checkpoint_is_one_that_all_nodes_have():
     older = {"checkpoint": "step-000002.ckpt", "complete": ["step-000002.ckpt"]}
     assert agreed_checkpoint([told(0), told(1)], fits=True) == "step-000004.ckpt"
     assert agreed_checkpoint([told(0), told(1, **older)], fits=True) == "step-000002.ckpt"
+    begun_anew = ["step-999900.ckpt", "step-000100.ckpt", "step-1000000.ckpt", "step-000200.ckpt"]
+    first = told(0, checkpoint=begun_anew[-1], complete=begun_anew)
+    for count, newest in ((3, "step-1000000.ckpt"), (2, "step-000100.ckpt")):
+        second = told(1, checkpoint=newest, complete=begun_anew[:count])
+        assert agreed_checkpoint([first, second], fits=True) == newest
     new = {"checkpoint": None, "complete": []}
     assert agreed_checkpoint([told(0, **new), told(1, **new)], fits=True) is None
     with pytest.raises(AvrtError, match=r"/run on node 1 \(host1\): the nodes do not have the same checkpoint"):
@@ -219,7 +265,7 @@ def test_whether_a_folder_is_shared_is_tried(tmp_path, folders, shared):
 
 def connected(count: int) -> list[Lifeline]:
     """Lifelines of so many processes, in this one."""
-    ends = [Lifeline(rank, count, f"node {rank}", "node 0") for rank in range(count)]
+    ends = [Lifeline(count, f"node {rank}", "node 0") for rank in range(count)]
     door = ends[0].listen("127.0.0.1")
     stranger = socket.create_connection((door.address, door.port))
     stranger.sendall(b'{"key": "of another run", "name": "nobody"}\n')
@@ -232,6 +278,24 @@ def connected(count: int) -> list[Lifeline]:
     return ends
 
 
+def test_the_first_process_listens_where_the_others_reach_it_alone(monkeypatch):
+    assert Lifeline(2, "node 0", "node 0").listen("127.0.0.2").address == "127.0.0.2"
+    assert Lifeline(2, "node 0", "node 0").listen("192.0.2.1").address == "192.0.2.1"  # translated: at all it has
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, 1, 6, "", ("127.0.1.1", 0))])
+    own_name = Lifeline(2, "node 0", "node 0")
+    assert own_name.listen("host0").address == "host0"
+    assert own_name._server.getsockname()[0] in ("::", "0.0.0.0")
+
+
+def test_the_command_that_gathers_parts_can_be_pasted():
+    strategy = PlainNodesStrategy()
+    strategy.files_are_shared = False
+    strategy.nodes = (told(0), told(1, folder="/my run"))
+    command = gathering_command(strategy, Path("/first run/checkpoints/step-000002.ckpt"))
+    assert shlex.split(command) == ["rsync", "-a", "host1:/my run/checkpoints/step-000002.ckpt/",
+                                    "/first run/checkpoints/step-000002.ckpt/"]  # fmt: skip
+
+
 def close(end: Lifeline, error: Exception | None = None) -> None:
     """Close it in a thread: in the main one it sets an alarm where somebody is lost."""
     thread = threading.Thread(target=end.close, args=(error,))
@@ -242,13 +306,24 @@ def close(end: Lifeline, error: Exception | None = None) -> None:
 def test_what_ends_one_process_is_told_to_all():
     ends = connected(3)
     close(ends[2], AvrtError("no space left", where="/run"))
-    assert [end.loss(10) for end in ends[:2]] == ["node 2: /run: no space left"] * 2
+    assert [end.loss(10) for end in ends[:2]] == [Loss("node 2: /run: no space left", 2)] * 2
     for end in ends[:2]:
         close(end)
     ends = connected(3)
     close(ends[0], ValueError("of two\nlines"))
-    assert [end.loss(10) for end in ends[1:]] == ["node 0: ValueError: of two lines"] * 2
+    assert [end.loss(10) for end in ends[1:]] == [Loss("node 0: ValueError: of two lines", 1)] * 2
+    assert (ends[1].loss(0).error().status, LostError("gone").status) == (1, 75)
     for end in ends[1:]:
+        close(end)
+    for error, status in ((OSError("full"), 2), (SystemExit(143), 143), (SystemExit(), 1), (LostError("gone"), 75)):
+        ends = connected(2)
+        close(ends[1], error)
+        assert ends[0].loss(10).status == status
+        close(ends[0])
+    ends = connected(3)
+    ends[1]._streams[0].shutdown(socket.SHUT_RDWR)  # as where its process is killed
+    assert [ends[end].loss(10) for end in (0, 2)] == [Loss("node 1 has ended without a word", 75)] * 2
+    for end in ends:
         close(end)
     ends = connected(3)  # that end well, one after another
     for end in (ends[1], ends[0], ends[2]):
@@ -268,3 +343,25 @@ def test_a_node_that_does_not_know_its_place(monkeypatch):
         check_place(LightningEnvironment(), devices=1, nodes=2)
     monkeypatch.setenv("NODE_RANK", "1")
     check_place(LightningEnvironment(), devices=1, nodes=2)
+
+
+def test_a_node_whose_number_is_none(world, tmp_path):
+    command = [str(word) for word in fit_arguments("sft", world, tmp_path / "run", *HALF)]
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "x"}
+    done = WARM.run(command, timeout=60, cwd=tmp_path, environment=environment)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "avrt: error: NODE_RANK: x is not the number of a node" in done.stderr
+
+
+def test_a_meeting_at_which_one_node_stays_silent(monkeypatch):
+    first = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # comes, and tells nothing
+    given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(first.port), "NODE_RANK": "1", "RANK": "1",
+             "LOCAL_RANK": "0", "WORLD_SIZE": "2"}  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    strategy = PlainNodesStrategy(patience_minutes=0.02, cluster_environment=LightningEnvironment())
+    strategy.parallel_devices, strategy.num_nodes = [torch.device("cpu")], 2
+    strategy.set_world_ranks()
+    with pytest.raises(AvrtError, match=r"trainer\.num_nodes: not all 2 processes of 2 nodes .* within 0\.02 min"):
+        strategy.setup_distributed()

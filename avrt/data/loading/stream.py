@@ -6,6 +6,7 @@ steps. Any number of workers gives the same batches. Padding samples, marked as 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -132,7 +133,9 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # instead of the trainer's handler, which saves a checkpoint
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which threads that begin later inherit
-        threading.Thread(target=_end_by_the_trainer, args=(os.getppid(),), daemon=True).start()
+        trainer = multiprocessing.parent_process()  # under `forkserver` another one than the system's parent
+        assert trainer is not None
+        threading.Thread(target=_end_by_the_trainer, args=(trainer.pid,), daemon=True).start()
 
 
 def _end_by_the_trainer(trainer: int) -> None:

@@ -38,18 +38,19 @@ def flat_options(config: Mapping[str, Any]) -> dict[str, Option]:
     }
     return {
         name: value
-        for name, value in _flat("", parts)
+        for name, value in flat("", parts)
         if not any(name == prefix or name.startswith(f"{prefix}.") for prefix in _LEFT_OUT)
     }
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Option]]:
+def flat(name: str, value: Any) -> Iterator[tuple[str, Option]]:
+    """Names and values of what is set below an option; of a class also its name, and a list is a text."""
     if isinstance(value, Mapping):
         if "class_path" in value:
             yield name, str(value["class_path"]).rpartition(".")[2]
             value = value.get("init_args") or {}
         for key, inner in value.items():
-            yield from _flat(f"{name}.{key}" if name else str(key), inner)
+            yield from flat(f"{name}.{key}" if name else str(key), inner)
     elif isinstance(value, (bool, int, float, str)):
         yield name, value
     elif value is not None:

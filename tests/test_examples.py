@@ -62,9 +62,11 @@ def test_the_notebook_runs_and_ends_with_what_it_shows():
 
 
 def texts(notebook) -> list[str]:
-    """What the cells printed."""
-    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
-    return [o["text"] for o in outputs if o.get("name") == "stdout"]
+    """What each cell printed, if anything; in how many pieces it came depends on the machine's load."""
+    printed = (
+        "".join(o["text"] for o in cell.get("outputs", []) if o.get("name") == "stdout") for cell in notebook.cells
+    )
+    return [text for text in printed if text]
 
 
 def test_grpo_in_plain_pytorch(world):

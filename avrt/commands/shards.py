@@ -38,7 +38,7 @@ TOOLS = {
     "show": ("avrt.commands.shard_tools", "show DIR --id ID --out DIR", "a contact sheet, sound, record"),
     "overlap": ("avrt.commands.shard_tools", "overlap TRAIN TEST", "find clips that two sets share"),
     "upload": ("avrt.commands.shard_upload", "upload DIR ADDRESS", "shards to s3://..., the manifest last"),
-    "merge": ("avrt.commands.shard_tools", "merge DIR --out DIR", "join the parts that --part i/n has made"),
+    "merge": ("avrt.commands.shard_tools", "merge DIR --out DIR", "join what --part i/n has made"),
     "to_parquet": (
         "avrt.commands.shard_parquet",
         "to_parquet DIR --out FILE",

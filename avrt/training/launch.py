@@ -127,7 +127,8 @@ class AvrtCLI(LightningCLI):
                 cause = inner
             if isinstance(cause, AvrtError):
                 raise cause from None
-            if repr(node := os.environ.get("NODE_RANK", "0")) in str(cause):  # which Lightning takes for a number
+            node = os.environ.get("NODE_RANK", "0")  # which Lightning takes for a number
+            if not node.isdecimal() and repr(node) in str(cause):
                 remedy = "set it to 0 on the first node, 1 on the next, and so on"
                 raise AvrtError(f"{node} is not the number of a node", where="NODE_RANK", remedy=remedy) from None
             if isinstance(cause, ValueError) and cause is not error:

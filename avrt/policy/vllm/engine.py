@@ -32,11 +32,9 @@ PARTS = ("weights", "kv_cache")
 """What of an engine can be woken by itself, in the order in which it is."""
 READ_BACK = 2
 """How many times weights are read back after they were pushed."""
-SETTINGS: dict[str, Any] = {"enforce_eager": False, "limit_mm_per_prompt": {"video": 1, "image": 1, "audio": 1}}
-
-
 RESTARTS = 3
 """How often an engine is started again without an answer in between."""
+SETTINGS: dict[str, Any] = {"enforce_eager": False, "limit_mm_per_prompt": {"video": 1, "image": 1, "audio": 1}}
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,8 @@ class VLLMEngine:
         self._asleep: set[str] = set()
         self._held = self._gone = False
         self._in_vain = 0
-        self._compared = 0
+        # One that is told to round what it is given (`quantization: fp8`) holds other weights, and is meant to.
+        self._compared = READ_BACK if options.settings.get("quantization") else 0
         self.restarts = 0
         self.sampling_seconds = 0.0
         self.difference: float | None = None

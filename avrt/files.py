@@ -1,8 +1,10 @@
-"""Files written whole or not at all, and their checksums."""
+"""Files written whole or not at all, their checksums, locks on them, and where the user's cache is."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,26 @@ def blake2b(paths: Iterable[Path], digest_size: int) -> str:
         with path.open("rb") as stream:
             hashlib.file_digest(stream, lambda: whole)  # goes on with the same hash
     return whole.hexdigest()
+
+
+def user_cache(kind: str) -> Path:
+    """The folder for copies and work in progress of one kind, in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avrt" / kind
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Lock a file, made if missing, against other processes.
+
+    Raises:
+        BlockingIOError: Without `wait`, if another process has it.
+    """
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing does not unlock if a process was forked meanwhile
 
 
 @contextmanager

@@ -7,18 +7,17 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from avrt.errors import AvrtError
-from avrt.files import write_whole
+from avrt.files import locked, user_cache, write_whole
 from avrt.remote.copies import copy_file
 from avrt.remote.stores import is_final, is_http, one_line, refused, shown, store
 
@@ -61,10 +60,9 @@ def fetch_model(address: str) -> Path:
         AvrtError: If there is no model, or it cannot be fetched.
     """
     address = address.rstrip("/")
-    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avrt" / "models"
-    home = root / hashlib.sha256(address.encode()).hexdigest()[:16]
+    home = user_cache("models") / hashlib.sha256(address.encode()).hexdigest()[:16]
     home.mkdir(parents=True, exist_ok=True)
-    with _locked(home / "fetch.lock"):
+    with locked(home / "fetch.lock"):
         return _fetch(address, home)
 
 
@@ -170,16 +168,5 @@ def _delete_others(home: Path, version: str) -> None:
     for old in home.iterdir():
         if not old.is_dir() or old.stem == version:
             continue
-        with suppress(BlockingIOError), _locked(old.with_suffix(".lock"), wait=False):
+        with suppress(BlockingIOError), locked(old.with_suffix(".lock"), wait=False):
             shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Lock a file against other processes; without `wait`, raises `BlockingIOError` if another process has it."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # closing does not unlock if a process was forked meanwhile

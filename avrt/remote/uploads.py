@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from avrt.errors import AvrtError
+from avrt.files import user_cache
 from avrt.remote.copies import ATTEMPTS, pause
 from avrt.remote.models import version_of
 from avrt.remote.stores import is_final, is_http, is_remote, one_line, refused, shown, store
@@ -235,7 +235,7 @@ def _has_folders(fs: Any) -> bool:
 
 
 def _staging_root() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avrt" / "uploads"
+    return user_cache("uploads")
 
 
 def _staging(address: str) -> Path:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import queue
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from avrt.errors import AvrtError
-from avrt.files import sha256
+from avrt.files import locked, sha256, user_cache
 from avrt.remote.copies import ATTEMPTS, copy_file
 from avrt.remote.stores import shown
 
@@ -52,7 +50,7 @@ class RemoteFolder:
     def __init__(self, address: str, cache: Path | None = None, gigabytes: float = 0.0) -> None:
         self.address = address.rstrip("/")
         self._limit = gigabytes * 1e9
-        root = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avrt" / "shards"
+        root = cache or user_cache("shards")
         self._pid = 0
         self._coming: set[Path] = set()
         self._ahead: queue.SimpleQueue[tuple[str, int, str]] | None = None
@@ -143,16 +141,10 @@ class RemoteFolder:
     def _address_of(self, name: str) -> str:
         return self.address.replace("{name}", name) if "{name}" in self.address else f"{self.address}/{name}"
 
-    @contextmanager
-    def _locked(self, path: Path, wait: bool = True) -> Iterator[None]:
-        """Lock a file against other processes; without `wait`, raises `BlockingIOError` if another process has it."""
+    def _locked(self, path: Path, *, wait: bool = True) -> AbstractContextManager[None]:
+        """Lock a file's copy; see `avrt.files.locked`."""
         self.local.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            try:
-                yield
-            finally:
-                fcntl.flock(lock, fcntl.LOCK_UN)  # closing does not unlock if a process was forked meanwhile
+        return locked(path.with_suffix(".lock"), wait=wait)
 
     def _evict(self, newest: Path) -> None:
         """Delete the copies used longest ago; processes that have one open can still read it."""

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from avrt.messages import print_results
 from avrt.run_folder import LAST, checkpoint_folder, complete_checkpoints
-from avrt.training.lifeline import hang_up
+from avrt.training.lifeline import close_lifeline
 from avrt.training.lightning_internals import OpenModelCheckpoint, progress
 
 
@@ -112,7 +112,7 @@ class RunCheckpoint(OpenModelCheckpoint):
         if trainer.is_global_zero and found and not is_trial(trainer):
             print_results("checkpoint", found[-1], f"go on by the same command with --ckpt_path {LAST}")
         self._release()
-        hang_up(None)  # every process ends here: none is lost
+        close_lifeline(None)  # every process ends here: none is lost
         raise KeyboardInterrupt if number == signal.SIGINT else SIGTERMException(128 + number)
 
     def _release(self) -> None:

@@ -40,7 +40,7 @@ from avrt.training.callbacks import CountSamples, PrintAnswers, ReportSkipped, S
 from avrt.training.checkpoints import RunCheckpoint, is_trial
 from avrt.training.evaluation_module import EvaluationModule
 from avrt.training.evaluation_strategy import on_nodes, use_plain_strategy
-from avrt.training.lifeline import hang_up, lost
+from avrt.training.lifeline import close_lifeline, lost
 from avrt.training.lightning_internals import parser_of
 from avrt.training.meeting import Start, same_options
 from avrt.training.nodes import OnNodes
@@ -267,7 +267,7 @@ def main(subcommand_and_args: list[str]) -> None:
             raise error.__context__ from None
         raise
     finally:
-        hang_up(met)
+        close_lifeline(met)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # Its threads would race with the end of the interpreter, which now and then aborts a run that has succeeded.
         torch.distributed.destroy_process_group()

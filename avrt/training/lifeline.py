@@ -61,7 +61,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Door:
+class ListenAddress:
     """Where the first process listens.
 
     Attributes:
@@ -93,8 +93,8 @@ class Lifeline:
         self._watch: threading.Thread | None = None
         self._loss = Loss("")
 
-    def listen(self, address: str) -> Door:
-        """Open the door; for the first process.
+    def listen(self, address: str) -> ListenAddress:
+        """Begin to listen; for the first process.
 
         Args:
             address: Its address, as the others reach it; if this machine has it, nothing else is listened to.
@@ -102,18 +102,18 @@ class Lifeline:
         self._server = _listen(address)
         host, port, *_ = self._server.getsockname()
         self._key = secrets.token_hex(16)
-        return Door(address if host in _EVERYWHERE else host, port, self._key)
+        return ListenAddress(address if host in _EVERYWHERE else host, port, self._key)
 
-    def open(self, door: Door) -> None:
+    def open(self, listening: ListenAddress) -> None:
         """Connect to the first process, or take the others in, and begin to watch.
 
         Raises:
             OSError: If a connection cannot be made within a minute.
         """
         if self._server is None:
-            stream = socket.create_connection((door.address, door.port), timeout=_CONNECT)
+            stream = socket.create_connection((listening.address, listening.port), timeout=_CONNECT)
             _keep_alive(stream)
-            _send(stream, {"key": door.key, "name": self._name})
+            _send(stream, {"key": listening.key, "name": self._name})
             self._streams, self._names = [stream], {stream: self._first}
         else:
             self._server.settimeout(_CONNECT)
@@ -221,7 +221,7 @@ def lost(error: BaseException) -> LostError | None:
     return None if loss is None else loss.error()
 
 
-def hang_up(error: BaseException | None) -> None:
+def close_lifeline(error: BaseException | None) -> None:
     """End this process's lifeline, if it has one; see `Lifeline.close`."""
     if _current is not None:
         _current.close(error)

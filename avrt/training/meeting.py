@@ -63,7 +63,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Told:
+class NodeReport:
     """What a node tells of itself.
 
     Attributes:
@@ -94,7 +94,7 @@ class Told:
         return node_name(self.node, self.host)
 
 
-class Table:
+class Exchange:
     """Where the nodes lay down what they tell, and take what all have told.
 
     Args:
@@ -107,7 +107,7 @@ class Table:
     def __init__(self, store: Store, node: int, nodes: int, *, speaks: bool) -> None:
         self._store, self._node, self._nodes, self._speaks = store, node, nodes, speaks
 
-    def exchange(self, about: str, value: Any) -> list[Any]:
+    def gather(self, about: str, value: Any) -> list[Any]:
         """What each node tells, in their order; every process has to call it."""
         if self._speaks:
             self._store.set(f"{about}/{self._node}", json.dumps(value))
@@ -145,12 +145,12 @@ def node_name(node: int, host: str) -> str:
     return f"node {node} ({host})"
 
 
-def tell(start: Start, node: int, host: str, versions: dict[str, str]) -> dict[str, Any]:
-    """What a node tells of itself, as the fields of `Told`."""
+def report_of(start: Start, node: int, host: str, versions: dict[str, str]) -> dict[str, Any]:
+    """What a node tells of itself, as the fields of `NodeReport`."""
     found = start.checkpoint
     complete = [] if found is None else [path.name for path in complete_checkpoints(found.parent.parent)]
     return asdict(
-        Told(
+        NodeReport(
             node=node,
             host=host,
             folder=str(start.folder),
@@ -164,7 +164,7 @@ def tell(start: Start, node: int, host: str, versions: dict[str, str]) -> dict[s
     )
 
 
-def check_alike(told: Sequence[Told]) -> None:
+def check_alike(told: Sequence[NodeReport]) -> None:
     """Refuse a run whose nodes cannot go together.
 
     Raises:
@@ -191,7 +191,7 @@ def check_alike(told: Sequence[Told]) -> None:
                     )
 
 
-def agreed_checkpoint(told: Sequence[Told], *, fits: bool) -> str | None:
+def agreed_checkpoint(told: Sequence[NodeReport], *, fits: bool) -> str | None:
     """The name of the checkpoint from which all nodes go on: under `last` the newest that each of them has.
 
     Args:
@@ -219,7 +219,7 @@ def agreed_checkpoint(told: Sequence[Told], *, fits: bool) -> str | None:
     )
 
 
-def folder_is_shared(table: Table, folder: Path) -> bool:
+def folder_is_shared(exchange: Exchange, folder: Path) -> bool:
     """Whether all nodes see one run folder: each looks for a file that the first one has written there.
 
     Raises:
@@ -227,11 +227,11 @@ def folder_is_shared(table: Table, folder: Path) -> bool:
     """
     folder.mkdir(parents=True, exist_ok=True)
     token = folder / f".{uuid.uuid4().hex}"
-    if table.is_first:
+    if exchange.is_first:
         token.touch()
-    token = folder / table.from_first("token", token.name)
-    seen = table.exchange("seen", token.is_file())
-    if table.is_first:  # everybody has looked
+    token = folder / exchange.from_first("token", token.name)
+    seen = exchange.gather("seen", token.is_file())
+    if exchange.is_first:  # everybody has looked
         token.unlink()
     if all(seen):
         return True
@@ -245,7 +245,7 @@ def folder_is_shared(table: Table, folder: Path) -> bool:
     return False
 
 
-def check_parts(told: Sequence[Told], parts: Sequence[Sequence[int]], made_by: int, world_size: int) -> None:
+def check_parts(told: Sequence[NodeReport], parts: Sequence[Sequence[int]], made_by: int, world_size: int) -> None:
     """Refuse a checkpoint whose parts do not lie where this run would read them.
 
     Args:

@@ -28,18 +28,18 @@ from torch.distributed.rendezvous import rendezvous
 from avrt.distributed import gather_objects
 from avrt.errors import AvrtError
 from avrt.training.deepspeed_internals import complete_parts, made_by, parts_of
-from avrt.training.lifeline import Door, Lifeline, lost
+from avrt.training.lifeline import Lifeline, ListenAddress, lost
 from avrt.training.lightning_internals import group_settings
 from avrt.training.meeting import (
+    Exchange,
+    NodeReport,
     Start,
-    Table,
-    Told,
     agreed_checkpoint,
     check_alike,
     check_parts,
     folder_is_shared,
     node_name,
-    tell,
+    report_of,
 )
 
 SAME = ("avrt", "torch", "lightning", "transformers", "deepspeed")
@@ -59,7 +59,7 @@ class OnNodes(DDPStrategy):
 
     patience_minutes = _PATIENCE
     files_are_shared = True
-    nodes: tuple[Told, ...] = ()
+    nodes: tuple[NodeReport, ...] = ()
     _start: Start | None = None
     _agreed: Path | None = None
     _parts = 0
@@ -133,14 +133,16 @@ class OnNodes(DDPStrategy):
         start = self._start or Start(Path.cwd(), writes=False)
         host, store = socket.gethostname(), self._come_together()
         told = PrefixStore("avrt", store)
-        table = Table(told, self.node_rank, self.num_nodes, speaks=not self.local_rank)
+        exchange = Exchange(told, self.node_rank, self.num_nodes, speaks=not self.local_rank)
         of = f"process {self.global_rank} on " if self.num_processes > 1 else ""
-        first = node_name(0, table.from_first("host", host))
+        first = node_name(0, exchange.from_first("host", host))
         name = of + node_name(self.node_rank, host)
         lifeline = Lifeline(self.world_size, name, f"process 0 on {first}" if of else first)
-        self._connect(lifeline, table)
+        self._connect(lifeline, exchange)
         versions = {package: _version(package) for package in SAME}
-        self.nodes = tuple(Told(**node) for node in table.exchange("told", tell(start, self.node_rank, host, versions)))
+        self.nodes = tuple(
+            NodeReport(**node) for node in exchange.gather("told", report_of(start, self.node_rank, host, versions))
+        )
         check_alike(self.nodes)
         if start.error is not None:
             raise start.error
@@ -148,9 +150,9 @@ class OnNodes(DDPStrategy):
         if agreed is not None and start.checkpoint is not None and start.fits:
             if agreed != start.checkpoint.name:
                 self._agreed = start.checkpoint.parent / agreed
-            self._check_parts(table, self._agreed or start.checkpoint)
+            self._check_parts(exchange, self._agreed or start.checkpoint)
         if start.writes:
-            self.files_are_shared = folder_is_shared(table, start.folder)
+            self.files_are_shared = folder_is_shared(exchange, start.folder)
             rank_zero_info(self._told_of_folder(start))
         return store
 
@@ -191,14 +193,14 @@ class OnNodes(DDPStrategy):
                 "node 0 that the others reach",
             ) from error
 
-    def _connect(self, lifeline: Lifeline, table: Table) -> None:
+    def _connect(self, lifeline: Lifeline, exchange: Exchange) -> None:
         address = os.environ["MASTER_ADDR"]
-        door = vars(lifeline.listen(address)) if not self.global_rank else None
-        lifeline.open(Door(**table.from_first("door", door)))
+        listening = vars(lifeline.listen(address)) if not self.global_rank else None
+        lifeline.open(ListenAddress(**exchange.from_first("door", listening)))
 
-    def _check_parts(self, table: Table, checkpoint: Path) -> None:
+    def _check_parts(self, exchange: Exchange, checkpoint: Path) -> None:
         """See that every process finds its part of a DeepSpeed checkpoint."""
-        parts = table.exchange("parts", [sorted(parts_of(checkpoint)), complete_parts(checkpoint) or 0])
+        parts = exchange.gather("parts", [sorted(parts_of(checkpoint)), complete_parts(checkpoint) or 0])
         self._parts = max(count for _, count in parts)
         if self._parts:
             check_parts(self.nodes, [have for have, _ in parts], self._parts, self.world_size)

@@ -20,8 +20,8 @@ from avrt.training.connect import check_same_shards
 from avrt.training.deepspeed_internals import trained_weights
 from avrt.training.lifeline import Lifeline, Loss, LostError
 from avrt.training.meeting import (
-    Table,
-    Told,
+    Exchange,
+    NodeReport,
     agreed_checkpoint,
     check_alike,
     check_parts,
@@ -144,11 +144,11 @@ def test_a_benchmark_on_nodes_that_share_no_folder(world, tmp_path):
     assert Result.load(tmp_path / "one" / "result.json").scores == Result.load(folders[0] / "result.json").scores
 
 
-def told(node: int, **changes) -> Told:
+def told(node: int, **changes) -> NodeReport:
     fields = {"node": node, "host": f"host{node}", "folder": "/run", "given": "last", "checkpoint": "step-000004.ckpt",
               "complete": ["step-000002.ckpt", "step-000004.ckpt"], "error": None, "options": {"data.batch_size": 4},
               "versions": {"torch": "2"}}  # fmt: skip
-    return Told(**{**fields, **changes})
+    return NodeReport(**{**fields, **changes})
 
 
 def test_nodes_that_cannot_go_together():
@@ -247,7 +247,7 @@ def test_whether_a_folder_is_shared_is_tried(tmp_path, folders, shared):
 
     def look(node: int) -> None:
         try:
-            found[node] = folder_is_shared(Table(store, node, 3, speaks=True), tmp_path / folders[node] / "run")
+            found[node] = folder_is_shared(Exchange(store, node, 3, speaks=True), tmp_path / folders[node] / "run")
         except AvrtError as error:
             found[node] = str(error)
 
@@ -266,10 +266,10 @@ def test_whether_a_folder_is_shared_is_tried(tmp_path, folders, shared):
 def connected(count: int) -> list[Lifeline]:
     """Lifelines of so many processes, in this one."""
     ends = [Lifeline(count, f"node {rank}", "node 0") for rank in range(count)]
-    door = ends[0].listen("127.0.0.1")
-    stranger = socket.create_connection((door.address, door.port))
+    listening = ends[0].listen("127.0.0.1")
+    stranger = socket.create_connection((listening.address, listening.port))
     stranger.sendall(b'{"key": "of another run", "name": "nobody"}\n')
-    threads = [threading.Thread(target=end.open, args=(door,)) for end in ends]
+    threads = [threading.Thread(target=end.open, args=(listening,)) for end in ends]
     for thread in threads:
         thread.start()
     for thread in threads:

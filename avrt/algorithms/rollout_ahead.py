@@ -8,18 +8,16 @@ given the weights: one-step off-policy, as in verl's recipe of that name and in 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from avrt.algorithms.groups import GroupQueue, Sampled
 from avrt.algorithms.grpo import GRPOOptions, GRPOStep, learn
 from avrt.algorithms.optimizer import StepOptimizer
+from avrt.algorithms.stored_completions import Asked, StoredCompletions
 from avrt.data.inputs.batch import OmniBatch
-from avrt.distributed import all_reduce_min
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.objectives.rewards import RewardSum
 from avrt.policy.policy import Policy
@@ -108,34 +106,34 @@ class RolloutAhead:
     Attributes:
         batch: Its questions; None if there is no such batch.
         staleness: Updates of the policy since it was given to the engine.
-        missed: Whether a checkpoint's completions were of no use, as they belong to other questions.
+        stored: A checkpoint's completions, for the batch that is begun next.
     """
 
     def __init__(self, engine: AheadEngine | None = None) -> None:
         self.engine = engine
         self.batch: OmniBatch | None = None
         self.staleness = 0
-        self.missed = False
+        self.stored = StoredCompletions()
         self._pending: Any = None
         self._completions: list[Completion] | None = None
         self._sampled = 0.0
         self._seconds = {"rollout": 0.0, "wait": 0.0}
-        self._stored: list[dict[str, Any]] = []
-        self._drawn = SamplingOptions()
-        self._seeds: list[int] = []
+        self._asked: Asked | None = None
 
     def begin(self, policy: Policy, batch: OmniBatch, options: GRPOOptions, seed: tuple[int, ...]) -> None:
         """Have the engine sample a batch by the policy's weights as they are now, unless a checkpoint had done so."""
         begun = time.perf_counter()
         self.batch, self.staleness = batch, 0
-        self._drawn = options.sampling
-        self._seeds = completion_seeds((sample.id for sample in batch.samples), options.group_size, *seed)
-        self._completions = self._take_stored(batch, options.group_size)
-        if self._completions is None:
+        seeds = completion_seeds((sample.id for sample in batch.samples), options.group_size, *seed)
+        self._asked = Asked(batch, options.sampling, seeds, options.group_size)
+        self._completions = None
+        if (found := self.stored.take(self._asked)) is not None:
+            self._completions, self.staleness = found
+        else:
             assert self.engine is not None
             nothing = ClipFeatures([None] * len(batch), [None] * len(batch))  # the engine prepares the clips by itself
             prompts = EncodedPrompts.of(batch, nothing)
-            self._pending = self.engine.begin(policy, prompts, options.sampling, self._seeds, options.group_size)
+            self._pending = self.engine.begin(policy, prompts, options.sampling, seeds, options.group_size)
         self._seconds = {"rollout": time.perf_counter() - begun, "wait": 0.0}
         self._sampled = 0.0
 
@@ -168,52 +166,14 @@ class RolloutAhead:
         The batch itself is not in it: a resumed run reads it again, and takes these for it.
         """
         if self.batch is None:
-            return {"questions": [], "completions": [], "staleness": 0}
+            return StoredCompletions.nothing()
         self.wait()
-        plain = [asdict(completion) for completion in self._completions or []]
-        for completion in plain:
-            completion |= {name: completion[name].cpu() for name in ("token_ids", "logprobs")}
-        return {"questions": self._questions(self.batch), "completions": plain, "staleness": self.staleness}
+        assert self._asked is not None
+        return StoredCompletions.share(self._asked, self._completions or [], self.staleness)
 
     def load_state_dict(self, shares: Sequence[dict[str, Any]], rank: int) -> None:
         """Take the completions in the shares of all ranks for the batch that is begun next.
 
         Another number of ranks than saved them finds those of its own samples among all of them.
         """
-        self._stored = [*shares[rank : rank + 1], *shares[:rank], *shares[rank + 1 :]]
-
-    def _take_stored(self, batch: OmniBatch, group_size: int) -> list[Completion] | None:
-        """The completions of a checkpoint for a batch, if there are any on every rank; they serve once."""
-        shares, self._stored = self._stored, []
-        if not shares:
-            return None
-        groups: dict[str, list[dict[str, Any]]] = {}
-        for share in shares:
-            if len(share["completions"]) == len(share["questions"]) * group_size:
-                for i, question in enumerate(share["questions"]):
-                    groups.setdefault(question, share["completions"][i * group_size : (i + 1) * group_size])
-        device, spare = batch.valid.device, next(iter(groups.values()), [])  # a padding sample may take any
-        rows = zip(self._questions(batch), batch.valid.tolist(), strict=True)
-        found = [groups.get(question, [] if valid else spare) for question, valid in rows]
-        complete = all(found)
-        # Asking anew may be something that all ranks do together, such as gathering weights.
-        self.missed = not all_reduce_min(int(complete), device)
-        if self.missed:
-            return None
-        self.staleness = max(share["staleness"] for share in shares)
-        return [
-            Completion(plain["token_ids"].to(device), plain["logprobs"].to(device), plain["finished"])
-            for group in found
-            for plain in group
-        ]
-
-    def _questions(self, batch: OmniBatch) -> list[str]:
-        """For each sample a hash of all that its completions follow from beside weights and clip."""
-        drawn = self._drawn
-        how = [drawn.max_new_tokens, drawn.temperature, drawn.top_k, drawn.top_p]
-        size = len(self._seeds) // max(1, len(batch))
-        asked = [
-            [sample.id, ids.tolist(), self._seeds[i * size : (i + 1) * size], how]
-            for i, (sample, ids) in enumerate(zip(batch.samples, batch.prompt_ids, strict=True))
-        ]
-        return [hashlib.sha256(json.dumps(question).encode()).hexdigest() for question in asked]
+        self.stored = StoredCompletions(shares, rank)

@@ -219,11 +219,11 @@ class GRPOModule(TrainingModule):
             options=self.options, ahead=ahead, queue=self.queue,
         )  # fmt: skip
         step = take_step(batch, seed=(self.seed, batch.epoch, batch.step))
-        if ahead.missed:
+        if ahead.stored.missed:
             rank_zero_warn(
                 "the checkpoint's completions are of other prompts, or drawn otherwise, than in this run: sampled anew"
             )
-            ahead.missed = False
+            ahead.stored.missed = False
         if step is not None:
             self._log_step(step)
         if self._is_last():

@@ -329,7 +329,7 @@ def test_another_number_of_ranks_finds_its_samples_or_asks_anew(batch, nano):
     ahead.begin(nano, batch, GRPOOptions(group_size=2), (0,))
     done = ahead.finish()
     assert [c.token_ids.tolist() for c in done.completions] == [[i, g] for i in range(4) for g in (0, 1)]
-    assert (done.staleness, ahead.missed, asked) == (1, False, [])
+    assert (done.staleness, ahead.stored.missed, asked) == (1, False, [])
     other = copy.copy(batch)  # as with other options for prompts
     other.prompt_ids = [*batch.prompt_ids[:3], batch.prompt_ids[3][1:]]
     cold = SamplingOptions(temperature=0.5)
@@ -342,7 +342,7 @@ def test_another_number_of_ranks_finds_its_samples_or_asks_anew(batch, nano):
     ):
         ahead.load_state_dict(lacking, 0)
         ahead.begin(nano, asks, options, (seed,))
-        assert ahead.missed
+        assert ahead.stored.missed
         assert asked.pop() == ids
         assert ahead.staleness == 0
     assert done.sampling_seconds == 0  # a checkpoint's took none

@@ -157,7 +157,7 @@ class Student:
         if not texts:
             return []
         tokenizer = self.policy.inputs.tokenizer
-        end = tokenizer.eos_token_id
+        end = self.policy.inputs.end_token_id
         tokens = [
             torch.tensor([*tokenizer.encode(text, add_special_tokens=False), end], device=self.device) for text in texts
         ]

@@ -56,12 +56,12 @@ def test_each_file_names_the_versions_it_was_written_against():
         assert f"private parts of {package}. Written against " in module.__doc__
 
 
-def test_transformers_hands_a_ready_mask_to_every_layer(nano):
-    """A mask of any type reaches the registered attention function untouched."""
+def test_transformers_hands_a_layout_to_every_layer(nano):
+    """An argument that no decoder knows reaches the registered attention function untouched, and no mask is made."""
     seen = []
 
     def attention(module, query, key, value, attention_mask, **settings):
-        seen.append(attention_mask)
+        seen.append((attention_mask, settings["layout"]))
         return query.transpose(1, 2), None
 
     ours.register_attention("avrt_probe", attention)
@@ -69,17 +69,17 @@ def test_transformers_hands_a_ready_mask_to_every_layer(nano):
     before = ours.attention_name(config)
     ours.use_attention(config, "avrt_probe")
     try:
-        mask, hidden = object(), config.hidden_size
+        layout, hidden = object(), config.hidden_size
         nano.decoder.language_model(
             inputs_embeds=torch.zeros(1, 3, hidden),
             position_ids=torch.zeros(3, 1, 3, dtype=torch.long),
-            attention_mask=ours.ready_mask(mask),
             use_cache=False,
+            **ours.with_layout(layout),
         )
     finally:
         ours.use_attention(config, before)
     assert len(seen) == config.num_hidden_layers, f"transformers {transformers.__version__}: {ours.__file__}"
-    assert all(given is mask for given in seen)
+    assert all(mask.numel() == 0 and given is layout for mask, given in seen)
 
 
 def test_transformers_asks_the_model_which_process_saves_it(nano, tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 """The attention functions that a policy gives to transformers.
 
 For the decoder: packed groups, a shared prefix, or the usual SDPA. For the towers: all windows at once. transformers
-hands a ready mask through to every layer untouched; where that mask is one of our layouts, the layer's attention is
-computed for it, otherwise by transformers' own function.
+hands a `layout` through to every layer untouched; where there is one, the layer's attention is computed for it,
+otherwise by transformers' own function.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from avrt.models.flex import flex_packed_attention
-from avrt.models.fused_prefix import FusedPrefix, fused_prefix_attention
+from avrt.models.fused_prefix import FusedPrefix, MixedPrefix, fused_prefix_attention
 from avrt.models.packing import PackedRow, packed_attention
 from avrt.models.prefix import SharedPrefix, shared_prefix_attention
 from avrt.models.transformers_internals import attention_name, register_attention, stock_sdpa
@@ -25,22 +25,34 @@ ATTENTION_IMPLEMENTATIONS = {"sdpa": "avrt_sdpa", "flex": "avrt_flex"}
 """What transformers is told for each `StudentOptions.attention` that supports packing."""
 TOWER_ATTENTION = "avrt_flash_windows"
 """What transformers is told for the towers; by the word flash it knows that all windows are wanted at once."""
-Layout = PackedRow | SharedPrefix | FusedPrefix
+Layout = PackedRow | SharedPrefix | FusedPrefix | MixedPrefix
 
 
 def attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **settings: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    sliding_window: int | None = None,
+    layout: Layout | None = None,
+    **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Dispatch on the mask; arguments and result as transformers defines them for attention functions."""
-    if isinstance(attention_mask, PackedRow):
+    """Dispatch on the layout; other arguments and result as transformers defines them for attention functions."""
+    if isinstance(layout, PackedRow):
         flex = attention_name(module.config) == ATTENTION_IMPLEMENTATIONS["flex"]
         packed = flex_packed_attention if flex else packed_attention
-        return packed(query, key, value, attention_mask, settings["scaling"]), None
-    if isinstance(attention_mask, SharedPrefix):
-        return shared_prefix_attention(module.layer_idx, query, key, value, attention_mask, settings["scaling"]), None
-    if isinstance(attention_mask, FusedPrefix):
-        return fused_prefix_attention(module.layer_idx, query, key, value, attention_mask, settings["scaling"]), None
-    output: tuple[Tensor, None] = stock_sdpa(module, query, key, value, attention_mask, **settings)
+        return packed(query, key, value, layout, scaling, sliding_window), None
+    prefix = layout.of(module.layer_idx) if isinstance(layout, MixedPrefix) else layout
+    if isinstance(prefix, SharedPrefix):
+        return shared_prefix_attention(module.layer_idx, query, key, value, prefix, scaling, sliding_window), None
+    if isinstance(prefix, FusedPrefix):
+        return fused_prefix_attention(module.layer_idx, query, key, value, prefix, scaling), None
+    output: tuple[Tensor, None] = stock_sdpa(
+        module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, **settings
+    )
     return output
 
 

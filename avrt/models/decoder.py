@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,12 +11,26 @@ from torch import Tensor, nn
 
 from avrt.models.attention import ATTENTION_IMPLEMENTATIONS, Layout
 from avrt.models.encoded_prompts import EncodedPrompts
-from avrt.models.transformers_internals import attention_name, ready_mask
+from avrt.models.layer_caches import LayerCache
+from avrt.models.transformers_internals import attention_name, with_layout
+
+
+@dataclass(frozen=True)
+class TokenInputs:
+    """What the decoder layers read of (B, T) tokens.
+
+    Attributes:
+        embeddings: (B, T, H), clip features in their places.
+        beside: What a family's layers read beside them, by transformers' name for it.
+    """
+
+    embeddings: Tensor
+    beside: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Token embeddings, decoder layers and vocabulary projection.
+    """Token embeddings, decoder layers and vocabulary projection; a family whose layers read more has its own subclass.
 
     Attributes:
         language_model: The decoder layers with their embeddings, as transformers has them.
@@ -31,8 +45,20 @@ class Decoder:
         """Whether its attention can read packed groups and a shared prefix."""
         return attention_name(self.language_model.config) in ATTENTION_IMPLEMENTATIONS.values()
 
-    def embed(self, token_ids: Tensor, prompts: EncodedPrompts, starts: Sequence[int]) -> Tensor:
-        """Token embeddings (B, T, H) with clip features at the placeholders of prompts.
+    @property
+    def caches(self) -> list[LayerCache]:
+        """Key-value caches that its layers fill, in the order of the layers that fill them."""
+        config = self.language_model.config
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return [LayerCache(config.num_key_value_heads, width)] * int(config.num_hidden_layers)
+
+    @property
+    def cache_of_layer(self) -> tuple[int, ...]:
+        """For each layer the number of the cache that it reads: its own, unless layers share keys and values."""
+        return tuple(range(self.language_model.config.num_hidden_layers))
+
+    def embed(self, token_ids: Tensor, prompts: EncodedPrompts, starts: Sequence[int]) -> TokenInputs:
+        """Inputs of (B, T) tokens, with clip features at the placeholders of prompts.
 
         A placeholder that the policy sampled into a completion is a token like any other.
 
@@ -44,7 +70,14 @@ class Decoder:
         Raises:
             RuntimeError: If placeholders and features differ in number.
         """
-        embeddings: Tensor = self.language_model.embed_tokens(token_ids)
+        return TokenInputs(self.with_features(self.language_model.embed_tokens(token_ids), prompts, starts))
+
+    def embed_completion(self, token_ids: Tensor) -> TokenInputs:
+        """Inputs of completion tokens (B, T)."""
+        return TokenInputs(self.language_model.embed_tokens(token_ids))
+
+    def with_features(self, embeddings: Tensor, prompts: EncodedPrompts, starts: Sequence[int]) -> Tensor:
+        """Embeddings (B, T, H) with the first H numbers of each clip feature at its placeholder."""
         flat_NH = embeddings.flatten(0, 1)
         for places, encoded in (
             (prompts.vision_places, prompts.features.vision),
@@ -55,33 +88,44 @@ class Decoder:
             if wanted != found:
                 raise RuntimeError(f"{wanted} placeholders for {found} clip features")
             if present:
-                index = torch.cat([start + at for start, at in zip(starts, places, strict=True) if len(at)])
-                flat_NH = flat_NH.index_copy(0, index, torch.cat(present).to(flat_NH.dtype))
+                features = torch.cat(present)[:, : flat_NH.shape[1]].to(flat_NH.dtype)
+                flat_NH = flat_NH.index_copy(0, places_in_row(places, starts), features)
         return flat_NH.view_as(embeddings)
 
-    def embed_completion(self, token_ids: Tensor) -> Tensor:
-        """Embeddings (B, T, H) of completion tokens (B, T)."""
-        embeddings: Tensor = self.language_model.embed_tokens(token_ids)
-        return embeddings
-
     def hidden_states(
-        self, embeddings: Tensor, positions: Tensor, mask: Tensor | Layout | None, cache: Any = None
+        self, inputs: TokenInputs, positions: Tensor, mask: Tensor | Layout | None, cache: Any = None
     ) -> Tensor:
         """Final hidden states (B, T, H).
 
         Args:
-            embeddings: (B, T, H).
-            positions: (3, B, T) TMRoPE positions.
+            inputs: Of (B, T) tokens.
+            positions: (3, B, T) of time, height and width.
             mask: (B, C + T) with 1 at real tokens, C being what the cache holds; None if all are; or the layout of
                 packed groups or of a shared prefix.
             cache: A key-value cache to read and extend.
         """
+        attended = {"attention_mask": mask} if mask is None or isinstance(mask, Tensor) else with_layout(mask)
         output = self.language_model(
-            inputs_embeds=embeddings,
-            position_ids=positions,
-            attention_mask=mask if mask is None or isinstance(mask, Tensor) else ready_mask(mask),
+            inputs_embeds=inputs.embeddings,
+            position_ids=self.position_ids(positions),
             past_key_values=cache,
             use_cache=cache is not None,
+            **attended,
+            **inputs.beside,
         )
         hidden_BTH: Tensor = output.last_hidden_state
         return hidden_BTH
+
+    def position_ids(self, positions: Tensor) -> Tensor:
+        """Positions (3, B, T) in the form that the layers take."""
+        return positions
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Logits (..., V) of the tokens behind hidden states (..., H)."""
+        logits: Tensor = self.lm_head(hidden_states)
+        return logits
+
+
+def places_in_row(places: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
+    """(n,) where the placeholders of prompts, `places` in each, lie in the flattened tokens."""
+    return torch.cat([start + at for start, at in zip(starts, places, strict=True) if len(at)])

@@ -19,7 +19,8 @@ class ClipFeatures:
     The towers are frozen, so these are the same for every completion, for the policy and for the reference.
 
     Attributes:
-        vision: For each row its image or video tokens (n, H), or None.
+        vision: For each row its image or video tokens (n, H), or None; of families whose decoder layers also read what
+            the tower had after some of its own layers, (n, H (1 + layers)).
         audio: For each row its audio tokens (n, H), or None.
     """
 
@@ -37,7 +38,7 @@ class EncodedPrompts:
 
     Attributes:
         token_ids: B tensors (P_i,).
-        positions: B tensors (3, P_i).
+        positions: B tensors (3, P_i) of time, height and width; where a family has one axis, all three are the same.
         ends: B numbers: each prompt's largest position + 1, where its completions go on.
         vision_places: B tensors (n,): where in each prompt the picture tokens are.
         audio_places: B tensors (n,): where in each prompt the sound tokens are.
@@ -48,7 +49,7 @@ class EncodedPrompts:
 
     token_ids: list[Tensor]
     positions: list[Tensor]
-    ends: list[int]
+    ends: list[float]
     vision_places: list[Tensor]
     audio_places: list[Tensor]
     features: ClipFeatures

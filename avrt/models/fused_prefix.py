@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avrt.models.prefix import SharedPrefix
 from avrt.models.varlen import Sequences, varlen_attention
 
 BLOCKS = 256
@@ -27,7 +28,7 @@ class Rooms:
 
     Attributes:
         keys: Ends of the sequences, of queries as of keys, as the kernel is told of them: of each room `parts` with all
-            its queries, and what is left of it with none.
+            its queries, and what is left of it, before and behind, with none.
         count: n.
         parts: Even parts that a room's keys are cut into.
     """
@@ -37,7 +38,7 @@ class Rooms:
     parts: int
 
     @classmethod
-    def of(cls, lengths: Tensor, room: int, queries: int, heads: int) -> Rooms:
+    def of(cls, lengths: Tensor, room: int, queries: int, heads: int, firsts: Tensor | None = None) -> Rooms:
         """Rooms that hold `lengths` (n,) keys, which only the device knows.
 
         Args:
@@ -45,25 +46,34 @@ class Rooms:
             room: P.
             queries: Q, of each key-value head.
             heads: Key-value heads.
+            firsts: (n,) int64, the first of them that is read; None reads all.
         """
         count, device = len(lengths), lengths.device
         parts = max(1, min(-(-BLOCKS // (count * heads)), room // SHORTEST_PART))
         numbers = torch.arange(parts, device=device)
-        asking = (numbers + 1) * queries + torch.arange(count, device=device)[:, None] * (parts * queries)
-        query_ends = torch.cat([asking, asking[:, -1:]], dim=1)
+        before = torch.arange(count, device=device)[:, None] * (parts * queries)
+        asking = (numbers + 1) * queries + before
+        skipped = [] if firsts is None else [before]
+        query_ends = torch.cat([*skipped, asking, asking[:, -1:]], dim=1)
         # The longest sequence of queries is said to be 2 at least: for 1 the kernel takes another way of reading them,
         # which allows no sequence without queries.
-        return cls(
-            Sequences(_from_zero(query_ends), key_ends(lengths, room, parts), max(2, queries), room), count, parts
-        )
+        ends = _from_zero(query_ends), key_ends(lengths, room, parts, firsts)
+        return cls(Sequences(*ends, max(2, queries), room), count, parts)
 
 
-def key_ends(lengths: Tensor, room: int, parts: int) -> Tensor:
-    """(n (parts + 1) + 1,) int32 ends of n rooms: what each holds, `lengths` (n,), in even parts, and the rest."""
+def key_ends(lengths: Tensor, room: int, parts: int, firsts: Tensor | None = None) -> Tensor:
+    """(m + 1,) int32 ends of n rooms: what each holds, `lengths` (n,), in even parts, and the rest.
+
+    With `firsts` (n,) what is held before these comes first, as a part that nobody asks for.
+    """
     starts = torch.arange(len(lengths), device=lengths.device)[:, None] * room
     numbers = torch.arange(1, parts + 1, device=lengths.device)
-    held = starts + lengths[:, None] * numbers // parts
-    return _from_zero(torch.cat([held, starts + room], dim=1))
+    if firsts is None:
+        held = starts + lengths[:, None] * numbers // parts
+        return _from_zero(torch.cat([held, starts + room], dim=1))
+    begin = starts + firsts[:, None]
+    held = begin + (lengths - firsts)[:, None] * numbers // parts
+    return _from_zero(torch.cat([begin, held, starts + room], dim=1))
 
 
 def _from_zero(ends: Tensor) -> Tensor:
@@ -75,16 +85,37 @@ class FusedPrefix:
     """Prompt caches of B prompts in rooms of P tokens, each read by G completion rows, prompt by prompt.
 
     Attributes:
-        keys: For each layer (B * P, key-value heads, D).
-        values: For each layer (B * P, key-value heads, D).
-        prompts: Rooms of the B prompts.
-        own: Rooms of the R = B * G rows' own keys.
+        keys: For each cache (B * P, key-value heads, D).
+        values: For each cache (B * P, key-value heads, D).
+        prompts: For each cache the rooms of the B prompts.
+        own: For each cache the rooms of the R = B * G rows' own keys.
+        cache_of_layer: For each layer the cache that it reads.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
-    prompts: Rooms
-    own: Rooms
+    prompts: list[Rooms]
+    own: list[Rooms]
+    cache_of_layer: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MixedPrefix:
+    """For layers whose heads have different widths: fused where the kernel takes them, by matrix products elsewhere.
+
+    Attributes:
+        fused: Serves some caches; the others are empty in it.
+        shared: Serves the others.
+        is_fused: Which, for each cache.
+    """
+
+    fused: FusedPrefix
+    shared: SharedPrefix
+    is_fused: list[bool]
+
+    def of(self, layer: int) -> FusedPrefix | SharedPrefix:
+        """What serves a layer."""
+        return self.fused if self.is_fused[self.shared.cache_of_layer[layer]] else self.shared
 
 
 def fused_prefix_attention(
@@ -97,15 +128,17 @@ def fused_prefix_attention(
         query: (R, heads, 1, D).
         key: (R * T, key-value heads, D), rooms of T tokens with the rows' own keys, the new token's included.
         value: (R * T, key-value heads, D).
-        prefix: The shared part.
+        prefix: The shared part; its rooms know a layer's window.
         scale: Factor on the products.
 
     Returns:
         (R, 1, heads, D).
     """
-    query_RhD = query[:, :, 0]
-    from_prompt, prompt_normalizer = _attend(query_RhD, prefix.keys[layer], prefix.values[layer], prefix.prompts, scale)
-    from_own, own_normalizer = _attend(query_RhD, key, value, prefix.own, scale)
+    query_RhD, cache = query[:, :, 0], prefix.cache_of_layer[layer]
+    from_prompt, prompt_normalizer = _attend(
+        query_RhD, prefix.keys[cache], prefix.values[cache], prefix.prompts[cache], scale
+    )
+    from_own, own_normalizer = _attend(query_RhD, key, value, prefix.own[cache], scale)
     normalizer_SRh = torch.cat([prompt_normalizer, own_normalizer])
     # The kernel gives plus infinity where a part has no keys.
     share_SRh = normalizer_SRh.masked_fill(normalizer_SRh == torch.inf, -torch.inf).softmax(0)

@@ -1,14 +1,14 @@
 """Packed rows: each prompt once with its completions behind it, several such groups in one row, and their attention.
 
 Every linear layer then sees a prompt once instead of once per completion, and no padding. Attention needs no mask over
-the row: a prompt attends causally to itself, and each completion to its prompt and causally to itself. On a GPU all
-that is one fused call; elsewhere two calls per group.
+the row: a prompt attends causally to itself, and each completion to its prompt and causally to itself, where a layer
+has a window as far back as it reaches. On a GPU all that is one fused call; elsewhere two calls per group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -47,12 +47,12 @@ class PaddedCompletions:
     Attributes:
         gather: (G * R,) where each lies among the group's completion tokens; padding repeats the first.
         scatter: (tokens,) where in the rectangle, flattened, each completion token lies.
-        mask: (R, prompt + R) bool, what a completion's tokens may attend to: its prompt, and itself causally.
+        longest: R.
     """
 
     gather: Tensor
     scatter: Tensor
-    mask: Tensor
+    longest: int
 
 
 @dataclass
@@ -62,12 +62,13 @@ class PackedRow:
     Attributes:
         groups: In the order of the row.
         device: Where the index tensors go.
-        block_mask: Made on first use where FlexAttention needs it.
+        block_masks: By window, made on first use where FlexAttention needs them.
     """
 
     groups: list[PackedGroup]
     device: torch.device
-    block_mask: BlockMask | None = None
+    block_masks: dict[int | None, BlockMask] = field(default_factory=dict)
+    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
 
     @cached_property
     def key_index(self) -> Tensor:
@@ -109,8 +110,15 @@ class PackedRow:
             gather += [*range(before, before + length), *[0] * (longest - length)]
             scatter += range(row * longest, row * longest + length)
             before += length
-        mask = torch.ones(longest, group.prompt + longest, dtype=torch.bool, device=self.device).tril(group.prompt)
-        return PaddedCompletions(tensor_on(gather, self.device), tensor_on(scatter, self.device), mask)
+        return PaddedCompletions(tensor_on(gather, self.device), tensor_on(scatter, self.device), longest)
+
+    def mask(self, queries: int, keys: int, window: int | None) -> Tensor:
+        """(queries, keys) bool, what the last tokens of a sequence may attend to: those before, within the window."""
+        shape = queries, keys, window
+        if shape not in self._masks:
+            before = torch.ones(queries, keys, dtype=torch.bool, device=self.device).tril(keys - queries)
+            self._masks[shape] = before if window is None else before.triu(keys - queries - window + 1)
+        return self._masks[shape]
 
 
 def pack_groups(prompts: Sequence[int], completions: Sequence[Sequence[int]], device: torch.device) -> PackedRow:
@@ -129,7 +137,9 @@ def pack_groups(prompts: Sequence[int], completions: Sequence[Sequence[int]], de
     return PackedRow(groups, device)
 
 
-def packed_attention(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float) -> Tensor:
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float, window: int | None = None
+) -> Tensor:
     """Attention of every token to its own prompt and completion.
 
     Args:
@@ -138,31 +148,34 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, 
         value: (1, key-value heads, T, D).
         row: The layout of the T tokens.
         scale: Factor on the products.
+        window: How many tokens a token sees, itself included; None for all before it.
 
     Returns:
         (1, T, h, D).
     """
     if not supports_varlen(query):
-        return _attend_by_group(query, key, value, row, scale)
+        return _attend_by_group(query, key, value, row, scale, window)
     # A prompt's keys are read by its completions too: their gradients are added up in the keys' own type.
     query_ThD, key_TgD, value_TgD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     keys, values = (tensor.index_select(0, row.key_index) for tensor in (key_TgD, value_TgD))
-    attended_ThD, _ = varlen_attention(query_ThD, keys, values, row.sequences, scale, causal=True)
+    attended_ThD, _ = varlen_attention(query_ThD, keys, values, row.sequences, scale, causal=True, window=window)
     return attended_ThD[None]
 
 
-def _attend_by_group(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float) -> Tensor:
+def _attend_by_group(
+    query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float, window: int | None
+) -> Tensor:
     """Two calls per group, the completions padded to a rectangle: P and R tokens of prompt and longest completion."""
     pieces: list[Tensor] = []
     for group, rectangle in zip(row.groups, row.rectangles, strict=True):
         end, completions_at = group.start + group.length, group.start + group.prompt
+        causal = slice(group.start, end if rectangle is None else completions_at)
+        length = causal.stop - causal.start
+        mask = None if window is None or length <= window else row.mask(length, length, window)
+        q_1hPD, k_1hPD, v_1hPD = (t[:, :, causal] for t in (query, key, value))
+        pieces.append(_attend(q_1hPD, k_1hPD, v_1hPD, scale, mask)[0])
         if rectangle is None:
-            span = slice(group.start, end)
-            pieces.append(_attend(query[:, :, span], key[:, :, span], value[:, :, span], scale, causal=True)[0])
             continue
-        prompt = slice(group.start, completions_at)
-        q_1hPD, k_1hPD, v_1hPD = (t[:, :, prompt] for t in (query, key, value))
-        pieces.append(_attend(q_1hPD, k_1hPD, v_1hPD, scale, causal=True)[0])
         count = len(group.completions)
         own_q_GhRD, own_k_GhRD, own_v_GhRD = (
             t[0, :, completions_at:end]
@@ -171,15 +184,20 @@ def _attend_by_group(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, 
             .transpose(0, 1)
             for t in (query, key, value)
         )  # fmt: skip
+        # No token of a completion sees more of the prompt than its first one.
+        seen = group.prompt if window is None else min(group.prompt, window - 1)
         shared = (count, -1, -1, -1)
-        keys = torch.cat([k_1hPD.expand(shared), own_k_GhRD], dim=2)  # (G, h, P + R, D)
-        values = torch.cat([v_1hPD.expand(shared), own_v_GhRD], dim=2)
-        attended_GhRD = _attend(own_q_GhRD, keys, values, scale, mask=rectangle.mask)
+        keys, values = (
+            torch.cat([prompt[:, :, group.prompt - seen :].expand(shared), own], dim=2)  # (G, h, seen + R, D)
+            for prompt, own in ((k_1hPD, own_k_GhRD), (v_1hPD, own_v_GhRD))
+        )
+        mask = row.mask(rectangle.longest, seen + rectangle.longest, window)
+        attended_GhRD = _attend(own_q_GhRD, keys, values, scale, mask)
         pieces.append(attended_GhRD.transpose(0, 1).flatten(1, 2).index_select(1, rectangle.scatter))
     return torch.cat(pieces, dim=1).transpose(0, 1)[None]
 
 
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None
-) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """SDPA; without a mask causal."""
+    causal = mask is None
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=True)

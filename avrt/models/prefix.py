@@ -20,19 +20,21 @@ class SharedPrefix:
     """Prompt caches of B prompts, and which of R completion rows reads which.
 
     Attributes:
-        keys: For each layer (B, key-value heads, P, D).
-        values: For each layer (B, key-value heads, P, D).
+        keys: For each cache (B, key-value heads, P, D).
+        values: For each cache (B, key-value heads, P, D).
         mask: (B, P) bool, False at padding.
         slots: (B * S,) completion row in each of a prompt's S slots, padded with 0; None if each prompt is read by the
             same number of rows, prompt by prompt.
         places: (R,) slot of each row; None like `slots`.
         own: (R, t) bool, which of a completion's own tokens there are yet, where they lie in a buffer of fixed size;
             None if all are.
+        cache_of_layer: For each layer the cache that it reads.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     mask: Tensor
+    cache_of_layer: tuple[int, ...]
     slots: Tensor | None = None
     places: Tensor | None = None
     own: Tensor | None = None
@@ -49,7 +51,7 @@ class SharedPrefix:
         if len(counts) < len(self.mask):
             used = tensor_on([prompt for prompt, _ in counts], device)
             keys, values = ([t.index_select(0, used) for t in tensors] for tensors in (self.keys, self.values))
-            kept = SharedPrefix(keys, values, self.mask.index_select(0, used))
+            kept = SharedPrefix(keys, values, self.mask.index_select(0, used), self.cache_of_layer)
         most = max(count for _, count in counts)
         if all(count == most for _, count in counts):
             return replace(kept, slots=None, places=None)
@@ -71,9 +73,34 @@ class SharedPrefix:
         flat = slots.flatten(0, 1)
         return flat if self.places is None else flat.index_select(0, self.places)
 
+    def behind(self, window: int, rows: int, own: int) -> tuple[Tensor, Tensor]:
+        """What of its prompt and of its own tokens a row's newest token does not see any more.
+
+        Args:
+            window: How many tokens it sees, itself included.
+            rows: R.
+            own: t, the row's own tokens, or the room for them.
+
+        Returns:
+            (R, P) and (R, t) bool.
+        """
+        device = self.mask.device
+        count = torch.full((rows,), own, device=device) if self.own is None else self.own.sum(1)
+        slots = (rows if self.slots is None else len(self.slots)) // len(self.mask)
+        lengths_R = self.by_row(self.mask.sum(1)[:, None].expand(-1, slots))
+        first_R1 = (count - window)[:, None]  # the first that is seen, counted from the completion's beginning
+        prompt_P, own_t = (torch.arange(size, device=device) for size in (self.mask.shape[1], own))
+        return prompt_P < first_R1 + lengths_R[:, None], own_t < first_R1
+
 
 def shared_prefix_attention(
-    layer: int, query: Tensor, key: Tensor, value: Tensor, prompts: SharedPrefix, scale: float
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prompts: SharedPrefix,
+    scale: float,
+    window: int | None = None,
 ) -> Tensor:
     """Attention of one new token per row to its shared prompt and to its own tokens so far.
 
@@ -86,12 +113,14 @@ def shared_prefix_attention(
         value: (R, key-value heads, t, D).
         prompts: The shared part.
         scale: Factor on the products.
+        window: How many tokens a token sees, itself included; None for all before it.
 
     Returns:
         (R, 1, heads, D).
     """
     rows, heads, _, width = query.shape
-    key_BgPD, value_BgPD = prompts.keys[layer], prompts.values[layer]
+    cache = prompts.cache_of_layer[layer]
+    key_BgPD, value_BgPD = prompts.keys[cache], prompts.values[cache]
     count, groups, length, _ = key_BgPD.shape
     each = heads // groups  # query heads that share one key-value head
     query_RgeD = query.view(rows, groups, each, width) * scale
@@ -105,6 +134,10 @@ def shared_prefix_attention(
     own_scores_Rget = query_RgeD @ key.transpose(-1, -2)
     if prompts.own is not None:
         own_scores_Rget = own_scores_Rget.masked_fill(~prompts.own[:, None, None, :], -torch.inf)
+    if window is not None:
+        behind_RP, behind_Rt = prompts.behind(window, rows, key.shape[2])
+        prompt_scores_RgeP = prompt_scores_RgeP.masked_fill(behind_RP[:, None, None, :], -torch.inf)
+        own_scores_Rget = own_scores_Rget.masked_fill(behind_Rt[:, None, None, :], -torch.inf)
     joined = torch.cat([prompt_scores_RgeP, own_scores_Rget], dim=-1)
     weights = joined.softmax(-1, dtype=torch.float32).to(query.dtype)
 

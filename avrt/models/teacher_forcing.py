@@ -75,9 +75,9 @@ def _packed_states(
             predicted_at += [last, *range(at, at + length)] if len(completion_R) else []
             inputs[b].append(length)
             at += length
-    embeddings_1TH = decoder.embed(torch.cat(tokens)[None], prompts, starts)
+    token_inputs = decoder.embed(torch.cat(tokens)[None], prompts, starts)
     layout = pack_groups(prompts.lengths, inputs, prompts.device)
-    hidden_1TH = decoder.hidden_states(embeddings_1TH, torch.cat(positions, dim=1)[:, None], layout)
+    hidden_1TH = decoder.hidden_states(token_inputs, torch.cat(positions, dim=1)[:, None], layout)
     return CompletionStates(
         hidden_1TH[0].index_select(0, tensor_on(predicted_at, prompts.device)),
         torch.cat(list(completions)),
@@ -97,8 +97,8 @@ def _padded_states(
     ]
     ids_BT, mask_BT = pad_rows(inputs)
     width = ids_BT.shape[1]
-    embeddings_BTH = decoder.embed(ids_BT, prompts, [row * width for row in range(len(prompts))])
-    hidden_BTH = decoder.hidden_states(embeddings_BTH, pad_positions(positions), mask_BT)
+    token_inputs = decoder.embed(ids_BT, prompts, [row * width for row in range(len(prompts))])
+    hidden_BTH = decoder.hidden_states(token_inputs, pad_positions(positions), mask_BT)
     lengths = [len(r) for r in completions]
     predicted_at = [
         row * width + prompt - 1 + i
@@ -112,9 +112,9 @@ def _padded_states(
     )
 
 
-def continued_positions(end: int, length: int, device: torch.device) -> Tensor:
+def continued_positions(end: float, length: int, device: torch.device) -> Tensor:
     """Positions (3, `length`) of a completion: text that goes on where its prompt ends."""
-    return torch.arange(end, end + length, device=device).expand(3, -1)
+    return (torch.arange(length, device=device) + end).expand(3, -1)
 
 
 def completion_index(lengths: Sequence[int], device: torch.device) -> Tensor:

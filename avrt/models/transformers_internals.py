@@ -1,7 +1,8 @@
 """Everything that relies on private parts of transformers. Written against 5.23; `tests/test_internals.py` checks them.
 
-What is relied on: the registry of attention functions and the name that a configuration keeps of its own; that a mask
-which is ready is handed to every layer untouched; the tensors inside key-value caches, and what a decoder asks of one;
+What is relied on: the registry of attention functions and the name that a configuration keeps of its own; that no mask
+is made where one of four dimensions is given, and that attention functions are given what a decoder does not know; the
+tensors inside key-value caches, and what a decoder asks of one;
 what Qwen's towers work out from the sizes of their inputs, and that they take it ready made; the name under which
 attention layers call the rotary embedding; what decides which process saves a model.
 """
@@ -63,9 +64,15 @@ def save_here(model: Any, folder: Path, state: dict[str, Tensor]) -> None:
         del model.should_save_on_this_rank
 
 
-def ready_mask(mask: object) -> dict[str, object]:
-    """A mask, of any type, in the form that decoders hand to each layer as it is."""
-    return {"full_attention": mask}
+_NO_MASK = torch.empty(0, 0, 0, 0)
+
+
+def with_layout(layout: object) -> dict[str, object]:
+    """Arguments of a decoder that have every layer give its attention function this `layout`, and make no mask.
+
+    A mask of four dimensions is taken for one that is ready, and further arguments reach the attention function.
+    """
+    return {"attention_mask": _NO_MASK, "layout": layout}
 
 
 def cache_tensors(cache: DynamicCache) -> tuple[list[Tensor], list[Tensor]]:

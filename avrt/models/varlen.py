@@ -50,9 +50,20 @@ class Sequences:
         return cls(ends(queries), ends(keys), max(queries), max(keys))
 
 
-def supports_varlen(query: Tensor) -> bool:
-    """Whether the fused kernel takes tensors like this one: half precision on a GPU from the Ampere generation on."""
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _has_kernel(query.device.index)
+WIDEST_HEAD = 256
+
+
+def supports_varlen(like: Tensor, width: int | None = None) -> bool:
+    """Whether the fused kernel takes heads so wide, of tensors like this one.
+
+    That is half precision on a GPU from the Ampere generation on, up to 256 numbers a head.
+
+    Args:
+        like: Says type and device, and by its last dimension the width of a head.
+        width: Of a head, where that dimension is another.
+    """
+    kept = like.is_cuda and like.dtype in (torch.bfloat16, torch.float16) and _has_kernel(like.device.index)
+    return kept and (like.shape[-1] if width is None else width) <= WIDEST_HEAD
 
 
 @cache
@@ -61,7 +72,14 @@ def _has_kernel(device: int) -> bool:
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scale: float, *, causal: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sequences: Sequences,
+    scale: float,
+    *,
+    causal: bool,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of each sequence's queries to its own keys.
 
@@ -72,6 +90,7 @@ def varlen_attention(
         sequences: Where each begins.
         scale: Factor on the products.
         causal: A sequence's last query sees all its keys, the one before all but the last, and so on.
+        window: Of those it sees no more than so many, the nearest; None for all.
 
     Returns:
         (N, h, D), and the logarithm of each softmax's denominator, (h, N) float32.
@@ -86,7 +105,7 @@ def varlen_attention(
         sequences.longest_key,
         return_aux=AuxRequest(lse=True),
         scale=scale,
-        window_size=(-1, 0) if causal else (-1, -1),
+        window_size=(-1 if window is None else window - 1, 0 if causal else -1),
         **_GROUPED,
     )
     return attended, normalizer

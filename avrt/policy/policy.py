@@ -177,7 +177,7 @@ class Policy(nn.Module):
                     self.decoder,
                     prompts,
                     sampling,
-                    eos_token_id=-1 if ignore_eos else self.inputs.tokenizer.eos_token_id,
+                    eos_token_id=-1 if ignore_eos else self.inputs.end_token_id,
                     seeds=seeds,
                     group_size=group_size,
                     share_prefix=self.share_prefix,
@@ -209,7 +209,7 @@ class Policy(nn.Module):
         chunks = chunk_count(len(states.targets))
         if self.is_partitioned:  # each chunk gathers weights: every rank has to make the same number
             chunks = all_reduce_max(chunks, states.targets.device)
-        scores = score_tokens(states.hidden_states, states.targets, decoder.lm_head, chunks=chunks)
+        scores = score_tokens(states.hidden_states, states.targets, decoder.logits, chunks=chunks)
         return Scores(scores.logprobs, scores.entropy, scores.correct, states.completion_index)
 
     def decoding_of(self, sampling: SamplingOptions) -> str:

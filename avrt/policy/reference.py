@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,12 @@ class Reference(nn.Module):
         self._is_loaded = True
         self._home: list[tuple[nn.Module, str, Tensor]] = []  # weights and buffers as they are outside `loaded`
         if self._copied:
-            language_model = copy.deepcopy(policy.decoder.language_model).requires_grad_(False).eval()
-            lm_head = copy.deepcopy(policy.decoder.lm_head).requires_grad_(False).eval()
-            language_model.activation_checkpointing_disable()
-            self._copy = (language_model, lm_head)
+            # together, so that a weight that both use stays one
+            parts: tuple[nn.Module, nn.Module] = copy.deepcopy((policy.decoder.language_model, policy.decoder.lm_head))
+            for part in parts:
+                part.requires_grad_(False).eval()
+            cast(Any, parts[0]).activation_checkpointing_disable()
+            self._copy = parts
             if place == "host":
                 own = [
                     (module, name, tensor.detach())
@@ -54,7 +56,7 @@ class Reference(nn.Module):
         """The reference's decoder; that of the policy where adapters are what is trained."""
         if not self._copied:
             return self._policy[0].decoder
-        return Decoder(*self._copy)
+        return type(self._policy[0].decoder)(*self._copy)
 
     @contextlib.contextmanager
     def loaded(self) -> Iterator[None]:

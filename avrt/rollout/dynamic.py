@@ -61,11 +61,10 @@ class DynamicContext:
 
     def _logits(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Logits (R, V) after one more token (R, 1) per row, at positions (3, R, 1)."""
-        embeddings = self._decoder.embed_completion(tokens)
+        inputs = self._decoder.embed_completion(tokens)
         if self._prefix is not None:
-            hidden = self._decoder.hidden_states(embeddings, positions, self._prefix, self._cache)
+            hidden = self._decoder.hidden_states(inputs, positions, self._prefix, self._cache)
         else:
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
-            hidden = self._decoder.hidden_states(embeddings, positions, self._mask, self._cache)
-        logits: Tensor = self._decoder.lm_head(hidden[:, -1])
-        return logits
+            hidden = self._decoder.hidden_states(inputs, positions, self._mask, self._cache)
+        return self._decoder.logits(hidden[:, -1])

@@ -42,7 +42,7 @@ class _Questions:
 
     def ends_of(self, prompts: Sequence[int], device: torch.device) -> Tensor:
         """Where the completions of some prompts go on."""
-        return tensor_on([self.prompts.ends[b] for b in prompts for _ in range(self.group_size)], device)
+        return tensor_on([float(self.prompts.ends[b]) for b in prompts for _ in range(self.group_size)], device)
 
 
 @torch.no_grad()

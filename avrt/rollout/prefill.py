@@ -24,16 +24,18 @@ class PackedPrefill:
     """B prompts one behind the other, N tokens in all.
 
     Attributes:
-        keys: For each layer (1, key-value heads, N, D).
-        values: For each layer (1, key-value heads, N, D).
+        keys: For each cache (1, key-value heads, N, D).
+        values: For each cache (1, key-value heads, N, D).
         lengths: Tokens of each prompt, P_i.
         logits: (B, V) of each one's first token.
+        cache_of_layer: For each layer the cache that it reads.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     lengths: list[int]
     logits: Tensor
+    cache_of_layer: tuple[int, ...]
 
     def shared(self) -> SharedPrefix:
         """The caches as a rectangle of B prompts, padded on the right."""
@@ -50,19 +52,21 @@ class PackedPrefill:
             picked = packed[0].index_select(1, index_BP).view(heads, -1, longest, width)
             return picked.transpose(0, 1).contiguous()
 
-        return SharedPrefix([*map(rectangle, self.keys)], [*map(rectangle, self.values)], to_device(real, device))
+        keys, values = [*map(rectangle, self.keys)], [*map(rectangle, self.values)]
+        return SharedPrefix(keys, values, to_device(real, device), self.cache_of_layer)
 
 
 def prefill_packed(decoder: Decoder, prompts: EncodedPrompts) -> PackedPrefill:
     """Run the prompts in one row without padding; the decoder's attention has to support packing."""
     cache = DynamicCache()
     starts = [0, *accumulate(prompts.lengths)]
-    embeddings = decoder.embed(torch.cat(prompts.token_ids)[None], prompts, starts[:-1])
+    inputs = decoder.embed(torch.cat(prompts.token_ids)[None], prompts, starts[:-1])
     positions = torch.cat(prompts.positions, dim=1)[:, None]
     layout = pack_groups(prompts.lengths, [()] * len(prompts), prompts.device)
-    hidden_1NH = decoder.hidden_states(embeddings, positions, layout, cache)
+    hidden_1NH = decoder.hidden_states(inputs, positions, layout, cache)
     last = tensor_on([end - 1 for end in starts[1:]], prompts.device)
-    return PackedPrefill(*cache_tensors(cache), prompts.lengths, decoder.lm_head(hidden_1NH[0].index_select(0, last)))
+    logits = decoder.logits(hidden_1NH[0].index_select(0, last))
+    return PackedPrefill(*cache_tensors(cache), prompts.lengths, logits, decoder.cache_of_layer)
 
 
 def prefill_padded(decoder: Decoder, prompts: EncodedPrompts) -> tuple[DynamicCache, Tensor, Tensor]:
@@ -75,9 +79,9 @@ def prefill_padded(decoder: Decoder, prompts: EncodedPrompts) -> tuple[DynamicCa
     ids_BP, mask_BP = pad_rows(prompts.token_ids, left=True)
     width = ids_BP.shape[1]
     starts = [row * width + width - length for row, length in enumerate(prompts.lengths)]
-    embeddings = decoder.embed(ids_BP, prompts, starts)
-    hidden_BPH = decoder.hidden_states(embeddings, pad_positions(prompts.positions, left=True), mask_BP, cache)
-    return cache, mask_BP, decoder.lm_head(hidden_BPH[:, -1])
+    inputs = decoder.embed(ids_BP, prompts, starts)
+    hidden_BPH = decoder.hidden_states(inputs, pad_positions(prompts.positions, left=True), mask_BP, cache)
+    return cache, mask_BP, decoder.logits(hidden_BPH[:, -1])
 
 
 def repeated(logits: Tensor, counts: Sequence[int]) -> Tensor:

@@ -30,7 +30,7 @@ class Rows:
         drawn: (R,) how many tokens were drawn.
         last: (R,) the newest token.
         finished: (R,) bool; a row nobody has begun is finished.
-        ends: (R,) position at which the row's completion begins.
+        ends: (R,) float32 position at which the row's completion begins.
         uniforms: (R, steps) the number that decides each draw.
     """
 
@@ -44,7 +44,7 @@ class Rows:
         self.drawn = torch.zeros(count, dtype=torch.long, device=device)
         self.last = torch.zeros(count, dtype=torch.long, device=device)
         self.finished = torch.ones(count, dtype=torch.bool, device=device)
-        self.ends = torch.zeros(count, dtype=torch.long, device=device)
+        self.ends = torch.zeros(count, device=device)
         self.uniforms = torch.zeros(count, steps, dtype=torch.float64, device=device)
 
     def __len__(self) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +16,10 @@ from torch import Tensor
 from avrt.errors import AvrtError
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
-from avrt.models.fused_prefix import FusedPrefix, Rooms
-from avrt.models.prefix import SharedPrefix
-from avrt.models.varlen import supports_varlen
-from avrt.rollout.prefill import PackedPrefill, prefill_packed
+from avrt.rollout.prefill import prefill_packed
 from avrt.rollout.rows import Rows
 from avrt.rollout.sampling import SamplingOptions
-from avrt.transfer import tensor_on
+from avrt.rollout.static_caches import StaticCaches
 
 _LOG = logging.getLogger(__name__)
 _RECORDING = threading.Lock()
@@ -108,7 +104,7 @@ class StaticContext:
         self._slots, self._room, self._group_size = slots, room, group_size
         weight = next(decoder.lm_head.parameters())
         self.rows = Rows(slots * group_size, sampling.max_new_tokens, sampling, eos_token_id, weight.device)
-        self._caches = _Caches(decoder.language_model.config, slots, room, len(self.rows), sampling, weight)
+        self._caches = StaticCaches(decoder, slots, room, len(self.rows), sampling, weight)
         if compiled and weight.device.type == "cuda":
             _LOG.info("compiling a decoding step, about 60 s (decoding: static does without)")
         step = torch.compile(self._logits) if compiled else self._logits
@@ -143,82 +139,9 @@ class StaticContext:
         """Logits (R, V) after every row's newest token."""
         rows = self.rows
         prefix = self._caches.before_step(rows.drawn)
-        embeddings = self._decoder.embed_completion(rows.last[:, None])
-        hidden = self._decoder.hidden_states(embeddings, rows.positions, prefix, self._caches)
-        logits: Tensor = self._decoder.lm_head(hidden[:, -1])
-        return logits
-
-
-class _Caches:
-    """Keys and values of B prompts and R rows; implements what a decoder asks of transformers' caches.
-
-    A layer's keys are (tokens, heads, D) for the fused kernel, room after room; else (rooms, heads, room, D).
-    """
-
-    def __init__(
-        self, config: Any, slots: int, room: int, rows: int, sampling: SamplingOptions, weight: Tensor
-    ) -> None:
-        heads = config.num_key_value_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._fused = supports_varlen(weight)
-        self._room, self._steps, self._group_size = room, sampling.max_new_tokens, rows // slots
-        device = weight.device
-
-        def buffers(count: int, length: int) -> list[Tensor]:
-            shape = (count * length, heads, width) if self._fused else (count, heads, length, width)
-            return [weight.new_zeros(shape) for _ in range(config.num_hidden_layers)]
-
-        self._prompt_keys, self._prompt_values = buffers(slots, room), buffers(slots, room)
-        self._keys, self._values = buffers(rows, self._steps), buffers(rows, self._steps)
-        self._lengths = torch.ones(slots, dtype=torch.long, device=device)
-        self._row_numbers = torch.arange(rows, device=device)
-        self._columns = torch.zeros(rows, dtype=torch.long, device=device)
-        self._heads, self._each = heads, config.num_attention_heads // heads
-
-    def put(self, slots: Sequence[int], prefilled: PackedPrefill) -> None:
-        """Copy the caches of some prompts into slots."""
-        device = self._lengths.device
-        self._lengths.index_copy_(0, tensor_on(slots, device), tensor_on(prefilled.lengths, device))
-        pairs = zip(
-            [*self._prompt_keys, *self._prompt_values], [*prefilled.keys, *prefilled.values], strict=True
-        )  # fmt: skip
-        if self._fused:
-            ranges = [range(s * self._room, s * self._room + n) for s, n in zip(slots, prefilled.lengths, strict=True)]
-            index = tensor_on([place for places in ranges for place in places], device)
-            for buffer, packed in pairs:
-                buffer.index_copy_(0, index, packed[0].transpose(0, 1))
-            return
-        for buffer, packed in pairs:
-            start = 0
-            for slot, length in zip(slots, prefilled.lengths, strict=True):
-                buffer[slot, :, :length] = packed[0, :, start : start + length]
-                start += length
-
-    def before_step(self, drawn: Tensor) -> FusedPrefix | SharedPrefix:
-        """Make room for every row's newest token, its number `drawn` (R,) from 1 on; returns what it may attend to."""
-        self._columns = (drawn - 1).clamp(min=0)
-        if self._fused:
-            prompts = Rooms.of(self._lengths, self._room, self._group_size * self._each, self._heads)
-            own = Rooms.of(self._columns + 1, self._steps, self._each, self._heads)
-            return FusedPrefix(self._prompt_keys, self._prompt_values, prompts, own)
-        device = drawn.device
-        mask = torch.arange(self._room, device=device) < self._lengths[:, None]
-        own_mask = torch.arange(self._steps, device=device) <= self._columns[:, None]
-        return SharedPrefix(self._prompt_keys, self._prompt_values, mask, own=own_mask)
-
-    def update(self, key: Tensor, value: Tensor, layer: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add each row's keys and values (R, heads, 1, D) to a layer's; returns all of them."""
-        keys, values = self._keys[layer], self._values[layer]
-        for buffer, new in ((keys, key), (values, value)):
-            if self._fused:
-                buffer.index_copy_(0, self._row_numbers * self._steps + self._columns, new[:, :, 0])
-            else:
-                buffer[self._row_numbers, :, self._columns] = new[:, :, 0]
-        return keys, values
-
-    def get_seq_length(self, layer: int = 0) -> int:
-        """Not what positions are made of here."""
-        return 0
+        inputs = self._decoder.embed_completion(rows.last[:, None])
+        hidden = self._decoder.hidden_states(inputs, rows.positions, prefix, self._caches)
+        return self._decoder.logits(hidden[:, -1])
 
 
 class Recorded:

@@ -10,6 +10,7 @@ import torch
 
 from avrt.commands.phases import advice, shape_of
 from avrt.commands.plan_settings import count_parameters
+from avrt.models.decoder import TokenInputs
 from avrt.models.memory_estimate import Partitioning, Shape, checkpoint_bytes, expected_bytes, held_bytes
 from avrt.models.memory_estimate.activations import buffer_bytes, kept_bytes
 from avrt.models.qwen2_5_omni.family import QwenOmni
@@ -94,7 +95,7 @@ def test_what_layers_keep_is_what_autograd_saves(lora, dtype):
     embeddings = torch.randn(batch, prompt, 128, dtype=getattr(torch, dtype), requires_grad=True)
     positions = torch.arange(prompt).expand(3, batch, -1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        decoder.hidden_states(embeddings, positions, None)
+        decoder.hidden_states(TokenInputs(embeddings), positions, None)
     # Nothing is scored here: without the one state that would be.
     shape = shape_of(student)
     expected = kept_bytes(shape, [prompt], 1, 1) - 128 * element

@@ -1,5 +1,7 @@
 """Decoding over shared prompts against one dense attention per row, in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ def caches(count=3, groups=2, length=5, width=4, dtype=torch.float32):
     keys, values = ([torch.randn(count, groups, length, width, generator=generator).to(dtype) for _ in range(2)]
                     for _ in range(2))  # fmt: skip
     mask = torch.tensor([[False, True, True, True, True], [True] * 5, [False, False, False, True, True]])
-    return SharedPrefix(keys, values, mask[:count])
+    return SharedPrefix(keys, values, mask[:count], (0, 1))
 
 
 def dense(layer, query, key, value, prompts, owners, scale, own=None):
@@ -49,7 +51,7 @@ def test_each_row_attends_to_its_prompt_and_to_itself(owners, layer, dtype, boun
     steps = torch.arange(3)
     for own in (None, steps < 2, steps <= torch.arange(len(owners))[:, None]):  # the last: other tokens in each row
         own = None if own is None else own.expand(len(owners), -1)
-        held = SharedPrefix(prompts.keys, prompts.values, prompts.mask, prompts.slots, prompts.places, own)
+        held = replace(prompts, own=own)
         actual = shared_prefix_attention(layer, query, key, value, held, 0.7)
         expected = dense(layer, query, key, value, everything, owners, 0.7, own)
         assert actual.dtype == dtype
@@ -79,3 +81,27 @@ def test_prompts_that_no_row_reads_are_dropped_and_all_others_are_not_copied():
     assert torch.equal(fewer.mask, everything.mask[[0, 2]])
     same = everything.for_rows([0, 1, 2])
     assert same.keys[0] is everything.keys[0]
+
+
+@pytest.mark.parametrize("owners", OWNERS)
+@pytest.mark.parametrize("window", [2, 3, 5, 20])
+def test_a_window_hides_what_lies_further_back(owners, window):
+    """In prompt and completion alike, and where rows have drawn different numbers of tokens."""
+    generator = torch.Generator().manual_seed(3)
+    real = torch.arange(5) < torch.tensor([[2], [5], [4]])
+    everything = replace(caches(), mask=real, cache_of_layer=(0, 1, 0))
+    prompts = everything.for_rows(owners)
+    query = torch.randn(len(owners), 4, 1, 4, generator=generator)
+    key, value = (torch.randn(len(owners), 2, 3, 4, generator=generator) for _ in range(2))
+    for own in (None, (torch.arange(3) <= torch.arange(len(owners))[:, None] % 3)):
+        held = replace(prompts, own=own)
+        actual = shared_prefix_attention(2, query, key, value, held, 0.7, window)
+        for row, owner in enumerate(owners):
+            drawn = 3 if own is None else int(own[row].sum())
+            alone = [
+                torch.cat([whole[0][owner][:, : int(real[owner].sum())], mine[row, :, :drawn]], 1)[:, -window:]
+                for whole, mine in ((everything.keys, key), (everything.values, value))
+            ]
+            keys, values = (t.repeat_interleave(2, 0).double() for t in alone)
+            weights = (query[row].double() * 0.7 @ keys.transpose(1, 2)).softmax(-1)
+            assert (actual[row, 0] - (weights @ values)[:, 0]).abs().max() < 1e-5

@@ -8,6 +8,7 @@ import torch
 
 from avrt.data.inputs.batch import collate
 from avrt.data.media.clip import Clip
+from avrt.models.decoder import TokenInputs
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.models.qwen2_5_omni import towers as features_module
 from avrt.models.qwen2_5_omni.towers import encode_clips
@@ -133,7 +134,7 @@ def test_placeholders_in_an_answer_are_plain_tokens(nano, batch, packed):
         following = int(batch.prompt_positions[0].max()) + 1
         places = torch.cat([batch.prompt_positions[0], torch.arange(following, following + 5).expand(3, -1)], dim=1)
         expected = nano.decoder.hidden_states(
-            embedded[None], places[:, None], torch.ones(1, length + 5, dtype=torch.long)
+            TokenInputs(embedded[None]), places[:, None], torch.ones(1, length + 5, dtype=torch.long)
         )[0]
     assert torch.allclose(states.hidden_states, expected[length - 1 : length + 4], atol=2e-5)
     assert states.targets.tolist() == strange.tolist()

@@ -23,29 +23,41 @@ def test_rooms_by_hand():
     assert Rooms.of(torch.ones(200, dtype=torch.long), 4000, 6, 2).parts == 1  # enough blocks without
 
 
+@pytest.mark.parametrize("window", [None, 1, 40, 300])
 @pytest.mark.parametrize("group_size", [1, 3])
-def test_attention_over_keys_in_parts(group_size):
-    """Against one dense attention per row, with prompts shorter than the number of parts."""
+def test_attention_over_keys_in_parts(group_size, window):
+    """Against one dense attention per row, with prompts shorter than the number of parts; a group has drawn alike."""
     generator = torch.Generator().manual_seed(0)
-    room, steps, heads, width, lengths, own = 700, 260, 2, 8, [700, 1, 333, 4], torch.arange(4 * group_size) * 20 + 1
+    room, steps, heads, width, lengths, own = (
+        700,
+        260,
+        2,
+        8,
+        [700, 1, 333, 4],
+        (torch.arange(4) * 20 + 1).repeat_interleave(group_size),
+    )
     rows = 4 * group_size
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator)
 
-    prompts = Rooms.of(torch.tensor(lengths), room, group_size * 3, heads)
-    completions = Rooms.of(own, steps, 3, heads)
+    held, of_prompt, of_row = torch.tensor(lengths), None, None
+    if window is not None:
+        of_prompt = (held + own[::group_size] - window).clamp(min=0).minimum(held)
+        of_row = (own - window).clamp(min=0)
+    prompts = Rooms.of(held, room, group_size * 3, heads, of_prompt)
+    completions = Rooms.of(own, steps, 3, heads, of_row)
     assert (prompts.parts, completions.parts) == (5, 2)
     keys, values = draw(4 * room, heads, width), draw(4 * room, heads, width)
     query, key, value = draw(rows, 6, 1, width), draw(rows * steps, heads, width), draw(rows * steps, heads, width)
     with varlen_on_cpu():
-        prefix = FusedPrefix([keys], [values], prompts, completions)
+        prefix = FusedPrefix([keys], [values], [prompts], [completions], (0,))
         found = fused_prefix_attention(0, query, key, value, prefix, 0.5)
     for row in range(rows):
         prompt, first = row // group_size * room, row * steps
         parts = (slice(prompt, prompt + lengths[row // group_size]), slice(first, first + int(own[row])))
         k, v = (
-            torch.cat([a[parts[0]], b[parts[1]]]).repeat_interleave(3, 1).double()
+            torch.cat([a[parts[0]], b[parts[1]]])[-(window or 10**9) :].repeat_interleave(3, 1).double()
             for a, b in ((keys, key), (values, value))
         )
         weights = (torch.einsum("hd,khd->hk", query[row, :, 0].double(), k) * 0.5).softmax(-1)

@@ -15,30 +15,36 @@ from torch import Tensor
 from torch.nn.attention import varlen
 
 from avrt.models import attention, packing
-from avrt.rollout import static
+from avrt.rollout import static_caches
 
 calls: list[int] = []
 """Number of sequences of each call."""
 
 
-def _scores(query: Tensor, key: Tensor, causal: bool, scale: float) -> Tensor:
+def _scores(query: Tensor, key: Tensor, window: tuple[int, int], scale: float) -> Tensor:
     """(h, n, m) of one sequence of (n, h, D) queries and (m, key-value heads, D) keys."""
     keys = key.repeat_interleave(query.shape[1] // key.shape[1], 1).transpose(0, 1).float()
     scores = query.transpose(0, 1).float() @ keys.transpose(1, 2) * scale
-    allowed = torch.ones(scores.shape[1:], dtype=torch.bool).tril(len(key) - len(query))
-    return scores.masked_fill(~allowed, -torch.inf) if causal else scores
+    allowed, last = torch.ones(scores.shape[1:], dtype=torch.bool), len(key) - len(query)
+    left, right = window
+    allowed = allowed if right < 0 else allowed.tril(last + right)
+    allowed = allowed if left < 0 else allowed.triu(last - left)
+    return scores.masked_fill(~allowed, -torch.inf)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+def _attend(query: Tensor, key: Tensor, value: Tensor, window: tuple[int, int], scale: float) -> tuple[Tensor, Tensor]:
     """Output (n, h, D) and logarithm of the denominators (h, n) of one sequence."""
-    scores = _scores(query, key, causal, scale)
+    scores = _scores(query, key, window, scale)
     values = value.repeat_interleave(query.shape[1] // key.shape[1], 1).transpose(0, 1).float()
     attended = (scores.softmax(-1) @ values).transpose(0, 1).to(query.dtype)
     # The kernel's logarithm of nothing is plus infinity.
     return attended, scores.logsumexp(-1) if len(key) else scores.new_full(scores.shape[:2], torch.inf)
 
 
-def _forward(query, key, value, query_ends, key_ends, longest_query, longest_key, causal=False, scale=None, *_, **__):
+def _forward(
+    query, key, value, query_ends, key_ends, longest_query, longest_key, causal=False, scale=None, window=(-1, -1), *_,
+    **__,
+):  # fmt: skip
     assert query_ends.dtype == key_ends.dtype == torch.int32
     queries, keys = query_ends.diff().tolist(), key_ends.diff().tolist()
     assert len(queries) == len(keys)
@@ -54,7 +60,7 @@ def _forward(query, key, value, query_ends, key_ends, longest_query, longest_key
     at = before = 0
     for n, m in zip(queries, keys, strict=True):
         if n:
-            part = _attend(query[at : at + n], key[before : before + m], value[before : before + m], causal, scale)
+            part = _attend(query[at : at + n], key[before : before + m], value[before : before + m], window, scale)
             out[at : at + n], normalizer[:, at : at + n] = part
         at, before = at + n, before + m
     return out, normalizer, torch.zeros(2, dtype=torch.uint64)
@@ -62,7 +68,7 @@ def _forward(query, key, value, query_ends, key_ends, longest_query, longest_key
 
 def _backward(
     gradient, query, key, value, out, normalizer, query_ends, key_ends, longest_query, longest_key, causal, state,
-    scale=None, window=None,
+    scale=None, window=(-1, -1),
 ):  # fmt: skip
     d_query, d_key, d_value = (torch.zeros_like(t) for t in (query, key, value))
     at = before = 0
@@ -70,7 +76,7 @@ def _backward(
         own, seen = slice(at, at + n), slice(before, before + m)
         at, before = at + n, before + m
         heads, groups = query.shape[1], key.shape[1]
-        weights = (_scores(query[own], key[seen], causal, scale) - normalizer[:, own, None]).exp()
+        weights = (_scores(query[own], key[seen], window, scale) - normalizer[:, own, None]).exp()
         d_out, values = gradient[own].transpose(0, 1).float(), value[seen].repeat_interleave(heads // groups, 1)
         d_weights = d_out @ values.permute(1, 2, 0).float()
         along = (d_out * out[own].transpose(0, 1).float()).sum(-1, keepdim=True)
@@ -93,7 +99,7 @@ varlen._varlen_attn_backward.register_kernel("cpu")(_backward)
 def varlen_on_cpu() -> Iterator[list[int]]:
     """Have every place that asks take the fused kernel; yields `calls`, emptied."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (attention, packing, static):
-            patch.setattr(module, "supports_varlen", lambda tensor: True)
+        for module in (attention, packing, static_caches):
+            patch.setattr(module, "supports_varlen", lambda tensor, width=None: True)
         calls.clear()
         yield calls

@@ -45,7 +45,8 @@ class OmniBatch:
     Attributes:
         samples: The B records; a padding sample stands for none and is marked in `valid`.
         prompt_ids: B tensors (P_i,): token ids with placeholders expanded.
-        prompt_positions: B tensors (3, P_i): TMRoPE positions.
+        prompt_positions: B tensors (3, P_i): positions in time, height and width (TMRoPE); where a family has one
+            axis, all three are the same.
         position_ends: For each prompt its largest position + 1, where its completion goes on; a number on the host.
         vision_places: B tensors (n,): where in each prompt the picture tokens are.
         audio_places: B tensors (n,): where in each prompt the sound tokens are.
@@ -80,7 +81,7 @@ class OmniBatch:
         self.samples = samples
         self.prompt_ids = prompt_ids
         self.prompt_positions = prompt_positions
-        self.position_ends = [int(positions.max()) + 1 for positions in prompt_positions]
+        self.position_ends = [positions.max().item() + 1 for positions in prompt_positions]
         self.vision_places: list[Tensor] = []
         self.audio_places: list[Tensor] = []
         self.completion_ids = completion_ids

@@ -25,17 +25,21 @@ class MediaLayout(Protocol):
 
 
 class MediaInputs(Protocol):
-    """Turns clips into tower inputs, and placeholders in a prompt into tokens with positions; picklable for workers.
+    """Turns clips into tower inputs, and prompts with placeholders into tokens with positions; picklable for workers.
 
     Attributes:
         processor: The family's processor; its tokenizer and chat template are used.
         tokenizer: The processor's tokenizer.
+        end_token_id: The token that ends an answer.
+        interleaves: Whether sound can lie within a video.
         patch_factor: The sides of frames must be multiples of so many pixels.
         placeholders: Token ids that stand for pictures and videos in a prompt, and those that stand for sound.
     """
 
     processor: Any
     tokenizer: Any
+    end_token_id: int
+    interleaves: bool
     patch_factor: int
     placeholders: tuple[Sequence[int], Sequence[int]]
 
@@ -51,9 +55,9 @@ class MediaInputs(Protocol):
             The clip's `MediaLayout`, of the family's own type.
         """
 
-    def expand(self, prompt: Sequence[int], layout: Any) -> tuple[Tensor, Tensor]:
-        """Expand each placeholder of a tokenized prompt to its clip's tokens.
+    def tokenize(self, prompt: str, layout: Any) -> tuple[Tensor, Tensor]:
+        """Tokens of a rendered chat, each placeholder expanded to its clip's tokens.
 
         Returns:
-            Token ids (T,) and positions (3, T).
+            Token ids (T,) and positions (3, T) of time, height and width.
         """

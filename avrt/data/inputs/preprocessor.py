@@ -52,10 +52,10 @@ class Preprocessor:
         clip = clip.part(self.options.senses, blank=self.options.masked == "blank")
         batch = OmniBatch([sample], [], [], [], torch.ones(1, dtype=torch.bool), [clip])
         layout = self.inputs.add(batch, clip, audio_in_video=self.options.audio_in_video)
-        ids, positions = self.inputs.expand(self._prompt(sample, layout, chat), layout)
+        ids, positions = self.inputs.tokenize(self._prompt(sample, layout, chat), layout)
         _check_length(sample, "prompt", len(ids), self.options.max_prompt_tokens)
         batch.prompt_ids, batch.prompt_positions = [ids], [positions]
-        batch.position_ends = [int(positions.max()) + 1]
+        batch.position_ends = [positions.max().item() + 1]
         vision, audio = self.inputs.placeholders
         batch.vision_places = [torch.isin(ids, torch.tensor(vision)).nonzero()[:, 0]]
         batch.audio_places = [torch.isin(ids, torch.tensor(audio)).nonzero()[:, 0]]
@@ -68,8 +68,8 @@ class Preprocessor:
         row.valid = torch.zeros(1, dtype=torch.bool)
         return row
 
-    def _prompt(self, sample: Sample, layout: MediaLayout, chat: tuple[str, str] | None) -> list[int]:
-        """The rendered chat as token ids, one placeholder per medium."""
+    def _prompt(self, sample: Sample, layout: MediaLayout, chat: tuple[str, str] | None) -> str:
+        """The rendered chat, one placeholder per medium."""
         written = " ".join([sample.question, *sample.choices, sample.trace or "", *(chat or ())])
         if control := next((token for token in self._control_tokens if token in written), None):
             raise BadSampleError(f"its text contains the control token {control}", where=f"sample {sample.id!r}")
@@ -87,14 +87,13 @@ class Preprocessor:
                 template=self.options.template,
                 choice=self.options.choice,
             )
-        text = self.inputs.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return list(self.inputs.tokenizer.encode(text, add_special_tokens=False))
+        return str(self.inputs.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
     def _target(self, sample: Sample) -> Tensor:
         target = f"<answer>{sample.answer_letter}</answer>" if sample.trace is None else sample.trace
         ids = self.inputs.tokenizer.encode(target, add_special_tokens=False)
         _check_length(sample, "trace", len(ids), self.options.max_response_tokens - 1)
-        return torch.tensor([*ids, self.inputs.tokenizer.eos_token_id])
+        return torch.tensor([*ids, self.inputs.end_token_id])
 
 
 def _check_length(sample: Sample, what: str, tokens: int, limit: int | None) -> None:

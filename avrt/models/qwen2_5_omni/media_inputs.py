@@ -32,6 +32,8 @@ class QwenOmniInputs:
         video, sound = processor.video_processor, processor.feature_extractor
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self.end_token_id = int(processor.tokenizer.eos_token_id)
+        self.interleaves = True
         self.ids = ids
         self.placeholders: tuple[Sequence[int], Sequence[int]] = ((ids.video, ids.image), (ids.audio,))
         # in float32, as the processor does it
@@ -64,9 +66,9 @@ class QwenOmniInputs:
             audio_in_video=audio_in_video,
         )
 
-    def expand(self, prompt: Sequence[int], layout: ClipLayout) -> tuple[Tensor, Tensor]:
+    def tokenize(self, prompt: str, layout: ClipLayout) -> tuple[Tensor, Tensor]:
         """Token ids (T,) and TMRoPE positions (3, T) of a prompt with its placeholders expanded."""
-        return expand_prompt(prompt, layout, self.ids)
+        return expand_prompt(self.tokenizer.encode(prompt, add_special_tokens=False), layout, self.ids)
 
     def patches(self, frames: Tensor) -> tuple[Tensor, Grid]:
         """Cut frames (F, 3, H, W) uint8 into what the vision tower reads, in its order.

@@ -49,7 +49,7 @@ def question_message(
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k or -1,
-        "stop_token_ids": [policy.inputs.tokenizer.eos_token_id],
+        "stop_token_ids": [policy.inputs.end_token_id],
     }
     return {"do": "sample", "prompts": asked, "sampling": settings}, tensors
 
@@ -119,7 +119,7 @@ def _check_prompt(theirs: Tensor, ours: Tensor, sample: str) -> None:
     )
 
 
-def _check_positions(theirs: Tensor | None, generated: int, ours: Tensor, end: int, sample: str) -> None:
+def _check_positions(theirs: Tensor | None, generated: int, ours: Tensor, end: float, sample: str) -> None:
     """Compare what the engine computed with, (3, P + 1) or -1 where that was cached, with our positions (3, P).
 
     The prompt's last token is never cached, and the first generated one is computed if another follows.

@@ -21,6 +21,7 @@ import torch
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.media.clip import Clip
 from avrt.data.sample import Sample
+from avrt.models.qwen2_5_omni.positions import expand_prompt
 from avrt.policy.policy import load_policy
 from avrt.policy.student_options import StudentOptions
 from avrt.rollout.sampling import SamplingOptions
@@ -109,7 +110,7 @@ class LLM:
         row = OmniBatch([Sample("q", "q", ("a", "b"), None)], [], [], [], torch.ones(1, dtype=torch.bool), [clip])
         interleaved = prompt.get("mm_processor_kwargs", {}).get("use_audio_in_video", False)
         layout = inputs.add(row, clip, audio_in_video=interleaved)
-        ids, positions = inputs.expand(prompt["prompt_token_ids"], layout)
+        ids, positions = expand_prompt(prompt["prompt_token_ids"], layout, inputs.ids)
         used = torch.cat([positions, (positions.max() + 1).expand(3, 1)], dim=1).int().numpy().tobytes()
         self._used.append((params.extra_args["handed_positions"]["request"], 3, len(ids), [(0, used)]))
         row.prompt_ids, row.prompt_positions, row.position_ends = [ids], [positions], [int(positions.max()) + 1]

@@ -45,12 +45,15 @@ class Family(ABC):
         model_types: The `model_type` of its configurations, as released and as exported here.
         nano: The source that stands for its preset of random weights.
         lora_targets: Pattern of the decoder's linear layers, for adapters.
+        projectors: Pattern of the linear layers between towers and decoder, likewise. They may lie within a tower's
+            module; the tower's other linear layers are its own.
     """
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     nano: ClassVar[str]
     lora_targets: ClassVar[str]
+    projectors: ClassVar[str]
 
     @abstractmethod
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
@@ -132,6 +135,10 @@ class Family(ABC):
     @abstractmethod
     def released_parts(self, decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
         """The decoder's parts, and what their parameters' names begin with in the released checkpoints."""
+
+    @abstractmethod
+    def released_encoders(self, model: Any) -> Iterator[tuple[str, nn.Module]]:
+        """Towers and projectors, likewise: another engine is given what adapters make of them."""
 
     @abstractmethod
     def vllm_prompt(self, inputs: Any, prompts: EncodedPrompts, row: int) -> dict[str, Any]:

@@ -149,6 +149,10 @@ class Family(ABC):
         """(3, P) positions of one prompt by transformers' own arithmetic, to compare ours with."""
 
     @abstractmethod
+    def stock_media(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> dict[str, Any]:
+        """One row's media as transformers' own forward pass and `generate` take them."""
+
+    @abstractmethod
     def stock_logprobs(self, model: Any, processor: Any, batch: OmniBatch, row: int, completion: Tensor) -> Tensor:
         """(R,) log-probabilities of a completion by transformers' own forward pass, with its media and positions.
 

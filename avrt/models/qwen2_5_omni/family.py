@@ -117,6 +117,10 @@ class QwenOmni(Family):
         """By `get_rope_index`."""
         return stock.positions(model, processor, batch, row)
 
+    def stock_media(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> dict[str, Any]:
+        """Pixels, log-mel, sizes and the clip's rate."""
+        return stock.media_arguments(model, processor, batch, row)
+
     def stock_logprobs(self, model: Any, processor: Any, batch: OmniBatch, row: int, completion: Tensor) -> Tensor:
         """By the thinker's own forward pass."""
         return stock.logprobs(model, processor, batch, row, completion)

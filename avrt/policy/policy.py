@@ -27,10 +27,12 @@ from avrt.models.feature_cache import FeatureCache, weights_hash
 from avrt.models.fused import fuse_layers
 from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
+from avrt.models.tower_inputs import inputs_of
 from avrt.models.transformers_internals import save_here, use_attention
 from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
 from avrt.packaged import model_source
-from avrt.policy.adapters import add_adapters, recompute_with_own_tensors
+from avrt.policy.adapted_encoders import AdaptedEncoders
+from avrt.policy.adapters import add_adapters, projector_names, recompute_with_own_tensors
 from avrt.policy.plain_weights import Gather, plain_state, plain_weights
 from avrt.policy.quantized import quantize_layers
 from avrt.policy.student_options import StudentOptions
@@ -61,7 +63,7 @@ class Scores(TokenScores):
 
 
 class Policy(nn.Module):
-    """An omni model with frozen towers and a trainable decoder.
+    """An omni model with frozen towers and a trainable decoder; adapters may be on the towers too.
 
     Args:
         family: The family that the model belongs to.
@@ -111,11 +113,13 @@ class Policy(nn.Module):
             decoder.language_model.activation_checkpointing_enable({"use_reentrant": False})
         # The adapter wrapper holds the same modules as the model; in a tuple they are not registered twice.
         self._adapters: tuple[Any, ...] = ()
+        self._encoders = None
         if options.lora is not None:
+            between = projector_names(model, family)
             recompute_with_own_tensors(decoder.lm_head)
-            self._adapters = (
-                add_adapters(model, family.lora_targets, options.lora, quantized=options.quantize is not None),
-            )
+            self._adapters = (add_adapters(model, family, options.lora, quantized=options.quantize is not None),)
+            if options.lora.on_encoders:
+                self._encoders = AdaptedEncoders(family, model, between, options)
         self.cache: FeatureCache | None = None
         if options.feature_cache is not None:
             # Now, because under ZeRO-3 nobody holds the whole weights later.
@@ -126,8 +130,15 @@ class Policy(nn.Module):
     # ---- the three verbs
 
     def encode(self, batch: OmniBatch) -> EncodedPrompts:
-        """Encode a batch's clips, once: by the frozen towers, or from the feature cache."""
+        """Encode a batch's clips, once: by the frozen towers, or from the feature cache.
 
+        Where adapters change what the towers make of a clip, their inputs are kept instead, and the other verbs encode
+        by the weights as they are then.
+        """
+        if self._encoders is not None:
+            return EncodedPrompts.of(batch, ClipFeatures.none(len(batch)), inputs_of(batch))
+
+        @torch.no_grad()
         def run_towers(part: OmniBatch) -> Any:
             return self.family.encode_clips(self.model, part, run_on_empty=self.is_partitioned)
 
@@ -138,8 +149,7 @@ class Policy(nn.Module):
         """A batch's prompts for `generate` alone: the towers need not run where another engine prepares the clips."""
         if self.engine is None:
             return self.encode(batch)
-        nothing: list[Tensor | None] = [None] * len(batch)
-        return EncodedPrompts.of(batch, ClipFeatures(nothing, nothing))
+        return EncodedPrompts.of(batch, ClipFeatures.none(len(batch)))
 
     def generate(
         self,
@@ -172,6 +182,9 @@ class Policy(nn.Module):
         was_training = self.training
         self.eval()  # with gradient checkpointing, layers in training mode would not use the cache
         try:
+            if self._encoders is not None:
+                with torch.no_grad():
+                    prompts, _ = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
             with (self.whole_weights or contextlib.nullcontext)():
                 return generate(
                     self.decoder,
@@ -205,12 +218,16 @@ class Policy(nn.Module):
 
     def score(self, decoder: Decoder, prompts: EncodedPrompts, completions: Sequence[Tensor]) -> Scores:
         """Log-probabilities by any decoder of this policy's shape, such as the reference's."""
+        anchor = None
+        if self._encoders is not None:
+            prompts, anchor = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
         states = completion_states(decoder, prompts, completions, packed=self.share_prefix and decoder.supports_packing)
         chunks = chunk_count(len(states.targets))
         if self.is_partitioned:  # each chunk gathers weights: every rank has to make the same number
             chunks = all_reduce_max(chunks, states.targets.device)
         scores = score_tokens(states.hidden_states, states.targets, decoder.logits, chunks=chunks)
-        return Scores(scores.logprobs, scores.entropy, scores.correct, states.completion_index)
+        logprobs = scores.logprobs if anchor is None else scores.logprobs + anchor
+        return Scores(logprobs, scores.entropy, scores.correct, states.completion_index)
 
     def decoding_of(self, sampling: SamplingOptions) -> str:
         """How the native engine decodes: as the options say, or for `auto` what is fastest here."""
@@ -261,7 +278,8 @@ class Policy(nn.Module):
         return self.family.context_length(self.model)
 
     def released_weights(self, *, everything: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """Name in the released checkpoints, and tensor, of the decoder's weights, as another engine loads them.
+        """Name in the released checkpoints, and tensor, of what another engine loads: the decoder, and towers' layers
+        with adapters.
 
         Adapters are merged, one layer at a time; see `avrt.policy.plain_weights`.
 
@@ -276,6 +294,10 @@ class Policy(nn.Module):
         for prefix, part in self.family.released_parts(self.decoder):
             for name, tensor in plain_weights(part, everything=everything, gather=self.gather):
                 yield prefix + name, tensor
+        if self._encoders is not None:
+            for prefix, part in self.family.released_encoders(self.model):
+                for name, tensor in plain_weights(part, everything=False, gather=self.gather):
+                    yield prefix + name, tensor
 
     def without_adapters(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which adapters, if there are any, are switched off."""
@@ -304,10 +326,12 @@ class Policy(nn.Module):
         adapters.save_pretrained(folder, save_embedding_layers=False)
 
     def train(self, mode: bool = True) -> Policy:
-        """Switch the decoder's mode; the frozen towers always stay in evaluation mode."""
+        """Switch the mode of what is trained; what is frozen of the towers always stays in evaluation mode."""
         super().train(mode)
         for tower in self.family.towers(self.model):
             tower.eval()
+        if self._encoders is not None:
+            self._encoders.train(mode)
         return self
 
 

@@ -65,9 +65,7 @@ class EncodedPrompts:
     tower_inputs: list[TowerInputs] = field(default_factory=list)
 
     @classmethod
-    def of(
-        cls, batch: OmniBatch, features: ClipFeatures, tower_inputs: Sequence[TowerInputs] = ()
-    ) -> EncodedPrompts:
+    def of(cls, batch: OmniBatch, features: ClipFeatures, tower_inputs: Sequence[TowerInputs] = ()) -> EncodedPrompts:
         """A batch's prompts."""
         ids = [sample.id for sample in batch.samples]
         return cls(

@@ -29,6 +29,7 @@ from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
 from avrt.models.tower_inputs import inputs_of
 from avrt.models.transformers_internals import save_here, use_attention
+from avrt.objectives.router_loss import load_balancing_loss
 from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
 from avrt.packaged import model_source
 from avrt.policy.adapted_encoders import AdaptedEncoders
@@ -57,9 +58,12 @@ class Scores(TokenScores):
 
     Attributes:
         completion_index: (N,) the completion that each token belongs to.
+        router_loss: The load-balancing loss of a mixture of experts over all tokens that were read, where it was asked
+            for; see `load_balancing_loss`.
     """
 
     completion_index: Tensor
+    router_loss: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -200,14 +204,18 @@ class Policy(nn.Module):
         finally:
             self.train(was_training)
 
-    def logprobs(self, prompts: EncodedPrompts, completions: Sequence[Tensor]) -> Scores:
+    def logprobs(
+        self, prompts: EncodedPrompts, completions: Sequence[Tensor], *, balanced: Sequence[bool] | None = None
+    ) -> Scores:
         """Log-probability of every token of given completions, with entropy.
 
         Args:
             prompts: B encoded prompts.
             completions: B * G tensors (R_i,) of token ids, prompt by prompt; may be empty.
+            balanced: Of a mixture of experts: also the router loss, over the completions that are true here, each with
+                its prompt. None does without.
         """
-        return self.score(self.decoder, prompts, completions)
+        return self.score(self.decoder, prompts, completions, balanced)
 
     # ---- what they are made of
 
@@ -216,18 +224,28 @@ class Policy(nn.Module):
         """The trained half."""
         return self.family.decoder(self.model)
 
-    def score(self, decoder: Decoder, prompts: EncodedPrompts, completions: Sequence[Tensor]) -> Scores:
+    def score(
+        self,
+        decoder: Decoder,
+        prompts: EncodedPrompts,
+        completions: Sequence[Tensor],
+        balanced: Sequence[bool] | None = None,
+    ) -> Scores:
         """Log-probabilities by any decoder of this policy's shape, such as the reference's."""
         anchor = None
         if self._encoders is not None:
             prompts, anchor = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
-        states = completion_states(decoder, prompts, completions, packed=self.share_prefix and decoder.supports_packing)
+        packed = self.share_prefix and decoder.supports_packing
+        states = completion_states(decoder, prompts, completions, packed=packed, counted=balanced)
         chunks = chunk_count(len(states.targets))
         if self.is_partitioned:  # each chunk gathers weights: every rank has to make the same number
             chunks = all_reduce_max(chunks, states.targets.device)
         scores = score_tokens(states.hidden_states, states.targets, decoder.logits, chunks=chunks)
         logprobs = scores.logprobs if anchor is None else scores.logprobs + anchor
-        return Scores(logprobs, scores.entropy, scores.correct, states.completion_index)
+        router_loss, chosen = None, decoder.experts_per_token
+        if states.routing is not None and chosen is not None:
+            router_loss = load_balancing_loss(states.routing.logits, states.routing.weights, chosen)
+        return Scores(logprobs, scores.entropy, scores.correct, states.completion_index, router_loss)
 
     def decoding_of(self, sampling: SamplingOptions) -> str:
         """How the native engine decodes: as the options say, or for `auto` what is fastest here."""
@@ -278,8 +296,7 @@ class Policy(nn.Module):
         return self.family.context_length(self.model)
 
     def released_weights(self, *, everything: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """Name in the released checkpoints, and tensor, of what another engine loads: the decoder, and towers' layers
-        with adapters.
+        """Name in the released checkpoints, and tensor, of what another engine loads: decoder, and adapted towers.
 
         Adapters are merged, one layer at a time; see `avrt.policy.plain_weights`.
 

@@ -1,7 +1,8 @@
 """The nano preset: a student of the real architecture with 1.4 million random weights, made without downloads.
 
-Its tokenizer is trained on a short word list (`avrt.models.nano_tokenizer`), its processor has the real one's parts, and
-the same seed always gives the same weights. It is for tests, for the demo, and for trying a configuration on a laptop.
+Its tokenizer is trained on a short word list (`avrt.models.nano_tokenizer`), its processor has the real one's parts,
+and the same seed always gives the same weights. It is for tests, for the demo, and for trying a configuration on a
+laptop.
 """
 
 from __future__ import annotations

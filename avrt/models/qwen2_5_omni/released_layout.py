@@ -15,7 +15,7 @@ from transformers import Qwen2_5OmniConfig
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.qwen2_5_omni.media_inputs import QwenOmniInputs
-from avrt.models.qwen2_5_omni.positions import is_interleaved
+from avrt.models.qwen_inputs import is_interleaved
 
 THINKER_PREFIX = "thinker."
 

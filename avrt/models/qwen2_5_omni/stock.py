@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from avrt.data.inputs.batch import OmniBatch
-from avrt.models.qwen2_5_omni.positions import SpecialTokens, is_interleaved
+from avrt.models.qwen2_5_omni.positions import SpecialTokens
+from avrt.models.qwen_inputs import is_interleaved
 
 
 def positions(model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:

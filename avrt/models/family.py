@@ -110,6 +110,13 @@ class Family(ABC):
     def towers(self, model: Any) -> tuple[nn.Module, ...]:
         """The encoders that stay frozen."""
 
+    def leaf_modules(self, model: Any) -> tuple[type[nn.Module], ...]:
+        """Classes whose modules ZeRO-3 gathers as wholes: those that run other parts for other tokens; none by default.
+
+        Ranks would gather them in different orders otherwise, and wait for each other.
+        """
+        return ()
+
     @abstractmethod
     def context_length(self, model: Any) -> int:
         """Most tokens of prompt and completion together."""
@@ -132,6 +139,15 @@ class Family(ABC):
     @abstractmethod
     def released_parts(self, decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
         """The decoder's parts, and what their parameters' names begin with in the released checkpoints."""
+
+    def released_tensors(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """A parameter of `released_parts` as the released checkpoints have it: under one name, or as several tensors.
+
+        Args:
+            name: With the part's prefix.
+            tensor: The parameter.
+        """
+        yield name, tensor
 
     @abstractmethod
     def vllm_prompt(self, inputs: Any, prompts: EncodedPrompts, row: int) -> dict[str, Any]:

@@ -275,7 +275,7 @@ class Policy(nn.Module):
             everything = bool(all_reduce_max(int(everything), next(self.decoder.lm_head.parameters()).device))
         for prefix, part in self.family.released_parts(self.decoder):
             for name, tensor in plain_weights(part, everything=everything, gather=self.gather):
-                yield prefix + name, tensor
+                yield from self.family.released_tensors(prefix + name, tensor)
 
     def without_adapters(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which adapters, if there are any, are switched off."""

@@ -114,6 +114,13 @@ class Family(ABC):
     def towers(self, model: Any) -> tuple[nn.Module, ...]:
         """The encoders that stay frozen."""
 
+    def leaf_modules(self, model: Any) -> tuple[type[nn.Module], ...]:
+        """Classes whose modules ZeRO-3 gathers as wholes: those that run other parts for other tokens; none by default.
+
+        Ranks would gather them in different orders otherwise, and wait for each other.
+        """
+        return ()
+
     @abstractmethod
     def context_length(self, model: Any) -> int:
         """Most tokens of prompt and completion together."""
@@ -148,6 +155,15 @@ class Family(ABC):
             where="model.student.lora.modules",
             remedy="leave them at [decoder], or model.vllm out",
         )
+
+    def released_tensors(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """A parameter of `released_parts` as the released checkpoints have it: under one name, or as several tensors.
+
+        Args:
+            name: With the part's prefix.
+            tensor: The parameter.
+        """
+        yield name, tensor
 
     @abstractmethod
     def vllm_prompt(self, inputs: Any, prompts: EncodedPrompts, row: int) -> dict[str, Any]:

@@ -310,7 +310,7 @@ class Policy(nn.Module):
             everything = bool(all_reduce_max(int(everything), next(self.decoder.lm_head.parameters()).device))
         for prefix, part in self.family.released_parts(self.decoder):
             for name, tensor in plain_weights(part, everything=everything, gather=self.gather):
-                yield prefix + name, tensor
+                yield from self.family.released_tensors(prefix + name, tensor)
         if self._encoders is not None:
             for prefix, part in self.family.released_encoders(self.model):
                 for name, tensor in plain_weights(part, everything=False, gather=self.gather):

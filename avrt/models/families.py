@@ -9,10 +9,11 @@ from transformers import PretrainedConfig
 
 from avrt.errors import AvrtError
 from avrt.models.family import Family
+from avrt.models.gemma4.family import Gemma
 from avrt.models.qwen2_5_omni.family import QwenOmni
 from avrt.packaged import model_source
 
-FAMILIES: tuple[Family, ...] = (QwenOmni(),)
+FAMILIES: tuple[Family, ...] = (QwenOmni(), Gemma())
 
 
 def find_family(source: str) -> Family:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.inputs.media_inputs import MediaInputs
+from avrt.models.attention import TOWER_ATTENTION
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 
@@ -45,12 +46,16 @@ class Family(ABC):
         model_types: The `model_type` of its configurations, as released and as exported here.
         nano: The source that stands for its preset of random weights.
         lora_targets: Pattern of the decoder's linear layers, for adapters.
+        tower_attention: The attention function of its towers; None leaves them what they were loaded with.
+        interleaves: Whether sound can lie within a video.
     """
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     nano: ClassVar[str]
     lora_targets: ClassVar[str]
+    tower_attention: ClassVar[str | None] = TOWER_ATTENTION
+    interleaves: ClassVar[bool] = True
 
     @abstractmethod
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
@@ -108,7 +113,7 @@ class Family(ABC):
 
     @abstractmethod
     def towers(self, model: Any) -> tuple[nn.Module, ...]:
-        """The encoders that stay frozen."""
+        """The encoders that stay frozen; those with attention have a `config`."""
 
     @abstractmethod
     def context_length(self, model: Any) -> int:

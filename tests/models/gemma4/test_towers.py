@@ -43,10 +43,6 @@ def test_each_tower_runs_once_for_every_batch_under_zero_3(gemma, gemma_batch):
     calls = []
     parts = gemma.family.towers(gemma.model)
     hooks = [part.register_forward_hook(lambda module, *_: calls.append(module)) for part in parts]
-    text = [
-        i for i, grid in enumerate(gemma_batch.prompt_ids) if i not in (*gemma_batch.grid_rows, *gemma_batch.mel_rows)
-    ]
-    assert text
     empty = collate([gemma_batch])
     empty.pixels = empty.grids = empty.mel = None
     try:

@@ -4,7 +4,8 @@ What is relied on: the registry of attention functions and the name that a confi
 is made where one of four dimensions is given, and that attention functions are given what a decoder does not know; the
 tensors inside key-value caches, and what a decoder asks of one;
 what Qwen's towers work out from the sizes of their inputs, and that they take it ready made; the name under which
-attention layers call the rotary embedding; what decides which process saves a model.
+attention layers call the rotary embedding; that Qwen3-Omni's decoder adds the vision tower's features by a method of
+its own; what decides which process saves a model.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
     get_pool_indices,
     get_valid_indices,
 )
-from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
+from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as qwen3_omni
+from transformers.vision_utils import (
+    get_vision_cu_seqlens,
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+    get_vision_window_index,
+)
 
 _ROTATION = "apply_rotary_pos_emb"
 stock_sdpa = sdpa_attention_forward
@@ -123,6 +130,74 @@ def sound_layout(lengths: tuple[int, ...], half_chunk: int) -> dict[str, Any]:
             "cu_seqlens": ends,
             "max_seqlen": int(ends.diff().max()),
         }
+
+
+@lru_cache(maxsize=64)
+def qwen3_picture_layout(grids: tuple[tuple[int, int, int], ...], merge_size: int, side: int) -> dict[str, Any]:
+    """What Qwen3-Omni's vision tower works out from the sizes of pictures and videos, in the form that it takes.
+
+    Args:
+        grids: Patches of each in time, height and width.
+        merge_size: Side of the square of patches that becomes one token.
+        side: Side of the square of learned positions, which are interpolated.
+
+    Returns:
+        Keyword arguments of the tower, tensors on the CPU.
+    """
+    sizes = torch.tensor(grids, device="cpu")
+    ends = get_vision_cu_seqlens(sizes)
+    with torch.device("cpu"):
+        index, weights = get_vision_interpolation_indices_and_weights(
+            sizes, num_grid_per_side=side, mode="bilinear", align_corners=True, spatial_merge_size=merge_size
+        )
+        positions = get_vision_position_ids(sizes, merge_size)
+    return {
+        "interp_indices": index,
+        "interp_weights": weights,
+        "position_ids": positions,
+        "cu_seqlens": ends,
+        "max_seqlen": int(ends.diff().max()),
+    }
+
+
+@lru_cache(maxsize=64)
+def qwen3_sound_layout(lengths: tuple[int, ...], half_chunk: int, window: int) -> dict[str, Any]:
+    """What Qwen3-Omni's audio tower works out from the lengths of sounds, likewise; all in log-mel frames.
+
+    Args:
+        lengths: Of each sound.
+        half_chunk: Half of what goes through the convolutions together.
+        window: How far attention reaches.
+    """
+    with torch.device("cpu"):
+        sizes = torch.tensor(lengths)
+        _, chunks = qwen3_omni.chunk_and_pad_features(torch.zeros(1, sum(lengths)), sizes, half_chunk)
+        ends = qwen3_omni.get_audio_cu_seqlens(chunks, sizes, window, half_chunk)
+        return {
+            "chunk_lengths": chunks,
+            "valid_indices": qwen3_omni.get_valid_indices(chunks, half_chunk),
+            "cu_seqlens": ends,
+            "max_seqlen": int(ends.diff().max()),
+        }
+
+
+def _add_features(hidden_states: Tensor, places: Tensor, features: Tensor) -> Tensor:
+    """Add features (n, H) to hidden states (B, T, H) at some places: a mask (B, T), or (n,) indices of (B * T) tokens.
+
+    transformers has the mask alone, for which a GPU is waited for.
+    """
+    if places.dtype == torch.bool:
+        added: Tensor = qwen3_omni.Qwen3OmniMoeThinkerTextModel._deepstack_process(
+            None, hidden_states, places, features
+        )
+        return added
+    flat = hidden_states.flatten(0, 1)
+    return flat.index_add(0, places, features.to(flat.dtype)).view_as(hidden_states)
+
+
+def add_features_at_places(language_model: Any) -> None:
+    """Have Qwen3-Omni's text model take `visual_pos_masks` also as indices of its flattened tokens."""
+    language_model._deepstack_process = _add_features
 
 
 def rotation_of(forward: Callable[..., Any]) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ from avrt.models.decoder import TokenInputs
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.models.qwen2_5_omni import towers as features_module
 from avrt.models.qwen2_5_omni.towers import encode_clips
+from avrt.models.qwen_towers import portions
 from avrt.models.teacher_forcing import completion_states
 from avrt.policy.policy import load_policy
 from avrt.policy.saving import export_policy
@@ -56,10 +57,10 @@ def test_rows_of_mixed_media_equal_rows_alone(nano, builder, batch):
 
 
 def test_portions_of_patches_by_hand():
-    assert features_module._portions([4, 4, 4, 20, 1], 8) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
-    assert features_module._portions([4, 4, 4, 20, 1], None) == [slice(0, 5)]
-    assert features_module._portions([20], 8) == [slice(0, 1)]
-    assert features_module._portions([4, 5], 9) == [slice(0, 2)]
+    assert portions([4, 4, 4, 20, 1], 8) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
+    assert portions([4, 4, 4, 20, 1], None) == [slice(0, 5)]
+    assert portions([20], 8) == [slice(0, 1)]
+    assert portions([4, 5], 9) == [slice(0, 2)]
 
 
 def test_many_patches_are_encoded_in_portions(nano, batch, monkeypatch):

@@ -1,15 +1,14 @@
 """The nano preset: a student of the real architecture with 1.4 million random weights, made without downloads.
 
-Its tokenizer is trained on the word list below, its processor has the real one's parts, and the same seed always gives
-the same weights. It is for tests, for the demo, and for trying a configuration on a laptop.
+Its tokenizer is trained on a short word list (`avrt.models.nano_tokenizer`), its processor has the real one's parts,
+and the same seed always gives the same weights. It is for tests, for the demo, and for trying a configuration on a
+laptop.
 """
 
 from __future__ import annotations
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    PreTrainedTokenizerFast,
     Qwen2_5OmniProcessor,
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
@@ -18,7 +17,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-MAX_VOCABULARY = 1024
+from avrt.models.nano_tokenizer import chat_template, nano_tokenizer
+
 _SPECIAL = {
     "pad_token": "<|endoftext|>",
     "im_start_token": "<|im_start|>",
@@ -31,56 +31,21 @@ _SPECIAL = {
     "audio_bos_token": "<|audio_bos|>",
     "audio_eos_token": "<|audio_eos|>",
 }
-_WORDS = (
-    "You are an assistant that watches and listens. Reason about what you see and hear, then choose one option. "
-    "First think about the evidence inside, then give only the letter of your choice inside answer think system user "
-    "(A) (B) (C) (D) (E) (F) A B C D E F A: B: C: D: a the The is it It this This in on of with to and or not no yes "
-    "frames show sound sounds seen heard sees hears shows see hear looks Looking picture audio video clip scene while "
-    "which Which what What where Where how does come from happening matches match description option Option says "
-    "names name wrong right fits fit best so So answer both only but neither first second there There appears moves "
-    "plays playing left side middle across left. right. thing object dark background listening compare each against "
-    "red green blue yellow white purple ball box triangle star ring cross ball. box. triangle. star. ring. cross. "
-    "low high rising steady quick slow hum whistle siren hiss clicks warble hum. whistle. siren. hiss. clicks. warble. "
-    "ball, box, triangle, star, ring, cross, hum, whistle, siren, hiss, clicks, warble, yes. no. seen. heard. clip? "
-    "Visual Audio Description Reasoning Answer: Reasoning: Description: Listening options are about this. "
-    "from? heard? seen? Which What Where Who Why When How many person man woman people before after during music voice"
-)
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'video' %}<|vision_bos|><|VIDEO|><|vision_eos|>"
-    "{% elif part['type'] == 'image' %}<|vision_bos|><|IMAGE|><|vision_eos|>"
-    "{% elif part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>"
-    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def nano_processor() -> Qwen2_5OmniProcessor:
     """Tokenizer, picture and sound processors of the nano student, equal in every process that makes them."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=MAX_VOCABULARY,
-        min_frequency=1,
-        special_tokens=list(_SPECIAL.values()),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([_WORDS, *_WORDS.split()], trainer)
-    named = {key: _SPECIAL[key] for key in ("pad_token", "eos_token")}
-    extra = {key: token for key, token in _SPECIAL.items() if key not in named}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=extra, **named)
-    # One token each, but text like any other. An option is easily found if its letter is the token before it.
-    letters = [mark for letter in "ABCDEF" for mark in (f"({letter})", f" {letter}:")]
-    fast.add_tokens(["<think>", "</think>", "<answer>", "</answer>", *letters])
+    media = {
+        "video": "<|vision_bos|><|VIDEO|><|vision_eos|>",
+        "image": "<|vision_bos|><|IMAGE|><|vision_eos|>",
+        "audio": "<|audio_bos|><|AUDIO|><|audio_eos|>",
+    }
     return Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(),
         video_processor=Qwen2VLVideoProcessor(),
         feature_extractor=WhisperFeatureExtractor(feature_size=128, chunk_length=300),
-        tokenizer=fast,
-        chat_template=_CHAT_TEMPLATE,
+        tokenizer=nano_tokenizer(_SPECIAL),
+        chat_template=chat_template("<|im_start|>", "<|im_end|>", media),
     )
 
 

@@ -14,32 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avrt.data.sample import Modality
+from avrt.models.qwen_inputs import ClipLayout, MediaTokens
 
 
 @dataclass(frozen=True)
-class SpecialTokens:
+class SpecialTokens(MediaTokens):
     """The special tokens and clock of one model.
 
     Attributes:
-        image: Placeholder of a picture token.
-        video: Placeholder of a video token.
-        audio: Placeholder of a sound token.
-        audio_bos: Begins a sound.
-        audio_eos: Ends a sound.
         positions_per_second: Temporal positions per second (25 in the released models: one per sound token).
         seconds_per_chunk: Length of the alternating stretches when sound is interleaved into video.
-        merge_size: Side of the square of patches that becomes one token.
     """
 
-    image: int
-    video: int
-    audio: int
-    audio_bos: int
-    audio_eos: int
     positions_per_second: int = 25
     seconds_per_chunk: float = 2.0
-    merge_size: int = 2
 
     @classmethod
     def of(cls, config: Any) -> SpecialTokens:
@@ -54,46 +42,6 @@ class SpecialTokens:
             seconds_per_chunk=config.seconds_per_chunk,
             merge_size=config.vision_config.spatial_merge_size,
         )
-
-
-@dataclass(frozen=True)
-class ClipLayout:
-    """How many tokens a clip's media take.
-
-    Attributes:
-        video_grid: Patches of the video in time, height and width, or None.
-        seconds_per_grid: Seconds that one step of the video's time axis stands for.
-        image_grid: The same for a picture.
-        audio_tokens: Number of sound tokens; 0 for none.
-        audio_in_video: Interleave the sound into the video.
-    """
-
-    video_grid: tuple[int, int, int] | None = None
-    seconds_per_grid: float = 1.0
-    image_grid: tuple[int, int, int] | None = None
-    audio_tokens: int = 0
-    audio_in_video: bool = False
-
-    @property
-    def media(self) -> tuple[Modality, ...]:
-        """What the clip is shown as."""
-        present = {
-            Modality.VIDEO: self.video_grid is not None,
-            Modality.IMAGE: self.image_grid is not None,
-            Modality.AUDIO: self.audio_tokens > 0,
-        }
-        return tuple(medium for medium, is_present in present.items() if is_present)
-
-    @property
-    def interleaved(self) -> bool:
-        """Whether the sound lies within the video."""
-        return self.audio_in_video and self.video_grid is not None and self.audio_tokens > 0
-
-
-def is_interleaved(prompt: list[int], ids: SpecialTokens) -> bool:
-    """Whether a prompt's sound lies within its video: the sound's begin mark is followed by a video token."""
-    begin = prompt.index(ids.audio_bos) if ids.audio_bos in prompt else -1
-    return begin >= 0 and prompt[begin + 1] == ids.video
 
 
 def audio_token_count(mel_frames: int) -> int:

@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Qwen2_5OmniConfig
 
+from avrt.models import qwen_layout
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.qwen2_5_omni.media_inputs import QwenOmniInputs
-from avrt.models.qwen2_5_omni.positions import is_interleaved
-
-THINKER_PREFIX = "thinker."
+from avrt.models.qwen_inputs import is_interleaved
+from avrt.models.qwen_layout import THINKER_PREFIX
 
 
 def wrap_thinker(folder: Path) -> None:
     """Turn a thinker's folder into the layout of the whole omni model without its talker."""
-    path = folder / "config.json"
-    thinker = json.loads(path.read_text())
-    # vLLM reads the flag from either place, and takes a missing one for true.
-    thinker["tie_word_embeddings"] = thinker.get("tie_word_embeddings", False)
-    thinker["text_config"]["tie_word_embeddings"] = thinker["tie_word_embeddings"]
-    config = {
-        "architectures": ["Qwen2_5OmniModel"],
-        "model_type": Qwen2_5OmniConfig.model_type,
-        "enable_audio_output": False,
-        "enable_talker": False,
-        "tie_word_embeddings": thinker["tie_word_embeddings"],
-        "dtype": thinker.get("dtype", "float32"),
-        "thinker_config": thinker,
-    }
-    path.write_text(json.dumps(config, indent=2))
-    for file in sorted(folder.glob("*.safetensors")):
-        renamed = {THINKER_PREFIX + name: tensor for name, tensor in load_file(file).items()}
-        partial = file.with_suffix(".partial")
-        save_file(renamed, partial, metadata={"format": "pt"})
-        shutil.move(partial, file)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        record = json.loads(index.read_text())
-        record["weight_map"] = {THINKER_PREFIX + name: file for name, file in record["weight_map"].items()}
-        index.write_text(json.dumps(record, indent=2))
+    qwen_layout.wrap_thinker(folder, "Qwen2_5OmniModel", Qwen2_5OmniConfig.model_type)
 
 
 def parts(decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:

@@ -1,0 +1,92 @@
+"""Qwen3-Omni's towers over a batch: each clip once, all frames and seconds of all clips in one call a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avrt.data.inputs.batch import OmniBatch
+from avrt.models.encoded_prompts import ClipFeatures
+from avrt.models.qwen3_omni.positions import audio_token_count
+from avrt.models.qwen_towers import encode_batch, on_device, sound_chunks
+from avrt.models.transformers_internals import qwen3_picture_layout, qwen3_sound_layout
+
+PATCHES_AT_ONCE = 131_072
+"""As for Qwen2.5-Omni, whose tower is of much the same size."""
+
+
+def encode_clips(thinker: Any, batch: OmniBatch, *, run_on_empty: bool = False) -> ClipFeatures:
+    """Run the vision and audio towers once over a batch.
+
+    Args:
+        thinker: A `Qwen3OmniMoeThinkerForConditionalGeneration`.
+        batch: Inputs, on the model's device.
+        run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because under ZeRO-3 every
+            rank has to take part in gathering the tower's weights. Otherwise many patches are encoded in several calls,
+            and sounds of less than a second by themselves: the convolutions see how long a batch's longest one is.
+    """
+    visual, tower = thinker.model.visual, thinker.model.audio_tower
+    return encode_batch(
+        visual,
+        batch,
+        lambda pixels, grids: encode_pictures(visual, pixels, grids),
+        lambda mel, lengths: encode_sounds(tower, mel, lengths, together=run_on_empty),
+        tower.config.num_mel_bins,
+        patches_at_once=PATCHES_AT_ONCE,
+        run_on_empty=run_on_empty,
+    )
+
+
+def encode_pictures(visual: Any, pixels: Tensor, grids: Tensor) -> list[Tensor]:
+    """Run the vision tower.
+
+    Args:
+        visual: The tower.
+        pixels: (patches, C) of n pictures and videos, scaled.
+        grids: (n, 3) their patches in time, height and width, on the CPU.
+
+    Returns:
+        n tensors (tokens, H (1 + D)): what stands for the token, and what each of the first D decoder layers has added
+        behind it (DeepStack, arXiv 2406.04334).
+    """
+    sizes = tuple((t, h, w) for t, h, w in grids.tolist())
+    layout = qwen3_picture_layout(sizes, visual.config.spatial_merge_size, visual.num_grid_per_side)
+    output = visual(pixels, grid_thw=grids, **on_device(layout, pixels.device))
+    tokens = (grids.prod(-1) // visual.config.spatial_merge_size**2).tolist()
+    features: Tensor = torch.cat([output.pooler_output, *output.deepstack_features], dim=-1)
+    return list(torch.split(features, tokens))
+
+
+def encode_sounds(tower: Any, mel: Tensor, lengths: Sequence[int], *, together: bool = False) -> list[Tensor]:
+    """Run the audio tower over n sounds.
+
+    Args:
+        tower: The tower.
+        mel: (n, 128, F) log-mel, padded.
+        lengths: Frames of each.
+        together: In one call, also where some are shorter than a second: their numbers then depend on the others.
+
+    Returns:
+        n tensors (tokens, H).
+    """
+    chunk = 2 * tower.config.n_window
+    widths = [chunk if together else min(chunk, length) for length in lengths]
+    encoded: list[Tensor] = [mel] * len(lengths)
+    for width in sorted(set(widths)):
+        rows = [i for i, other in enumerate(widths) if other == width]
+        found = _encode_alike(tower, mel if len(rows) == len(mel) else mel[rows], [lengths[i] for i in rows])
+        for row, features in zip(rows, found, strict=True):
+            encoded[row] = features
+    return encoded
+
+
+def _encode_alike(tower: Any, mel: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """Run the audio tower once."""
+    half_chunk, window = tower.config.n_window, tower.config.n_window_infer
+    layout = on_device(qwen3_sound_layout(tuple(lengths), half_chunk, window), mel.device)
+    padded = sound_chunks(mel.to(tower.dtype), lengths, 2 * half_chunk, layout["chunk_lengths"])
+    output = tower(None, padded_feature=padded, **layout)
+    return list(output.last_hidden_state.split([audio_token_count(length, 2 * half_chunk) for length in lengths]))

@@ -1,0 +1,103 @@
+"""A batch's clips through the two towers of a Qwen-Omni model, each clip once; what a tower takes is its family's.
+
+What the towers need to know of their inputs besides these (windows, positions, lengths) is worked out from sizes that
+are on the host, so that nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from avrt.data.inputs.batch import OmniBatch
+from avrt.models.encoded_prompts import ClipFeatures
+from avrt.transfer import to_device
+
+
+def encode_batch(
+    visual: Any,
+    batch: OmniBatch,
+    encode_pictures: Callable[[Tensor, Tensor], list[Tensor]],
+    encode_sounds: Callable[[Tensor, Sequence[int]], list[Tensor]],
+    mel_bins: int,
+    *,
+    patches_at_once: int,
+    run_on_empty: bool,
+) -> ClipFeatures:
+    """Run both towers once over a batch.
+
+    Args:
+        visual: The vision tower.
+        batch: Inputs, on the model's device.
+        encode_pictures: From scaled patches of n pictures and videos and their (n, 3) sizes to n tensors of tokens.
+        encode_sounds: From (n, 128, F) log-mel of n sounds and their frames to n tensors of tokens.
+        mel_bins: Height of the log-mel.
+        patches_at_once: Most patches of one call, unless one clip has more.
+        run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because under ZeRO-3 every
+            rank has to take part in gathering the tower's weights. Otherwise many patches are encoded in several calls.
+    """
+    vision: list[Tensor | None] = [None] * len(batch)
+    audio: list[Tensor | None] = [None] * len(batch)
+    device = batch.valid.device
+    if batch.pixels is not None and batch.grids is not None and batch.scale is not None:
+        # The same tower call serves pictures and videos: a picture is a video of one step.
+        sizes = batch.grids.prod(-1).tolist()
+        encoded: list[Tensor] = []
+        start = 0
+        for portion in portions(sizes, None if run_on_empty else patches_at_once):
+            end = start + sum(sizes[portion])
+            pixels = batch.scale.apply(batch.pixels[start:end]).to(visual.dtype)
+            encoded += encode_pictures(pixels, batch.grids[portion])
+            start = end
+        for row, features in zip(batch.grid_rows, encoded, strict=True):
+            vision[row] = features
+    elif run_on_empty:
+        side = visual.config.spatial_merge_size
+        width = visual.config.in_channels * visual.config.temporal_patch_size * visual.config.patch_size**2
+        blank = torch.zeros(side * side, width, device=device, dtype=visual.dtype)
+        encode_pictures(blank, torch.tensor([[1, side, side]], device="cpu"))
+    if batch.mel is not None and batch.mel_lengths is not None:
+        encoded = encode_sounds(batch.mel, batch.mel_lengths.tolist())
+        for row, features in zip(batch.mel_rows, encoded, strict=True):
+            audio[row] = features
+    elif run_on_empty:
+        encode_sounds(torch.zeros(1, mel_bins, 8, device=device), [8])
+    return ClipFeatures(vision, audio)
+
+
+def portions(sizes: Sequence[int], most: int | None) -> list[slice]:
+    """Neighbouring clips that together have no more than `most` patches; a larger one by itself, all if None."""
+    found: list[slice] = []
+    first = total = 0
+    for i, size in enumerate(sizes):
+        if most is not None and i > first and total + size > most:
+            found.append(slice(first, i))
+            first, total = i, 0
+        total += size
+    return [*found, slice(first, len(sizes))]
+
+
+def sound_chunks(mel: Tensor, lengths: Sequence[int], chunk: int, chunk_lengths: Tensor) -> Tensor:
+    """(chunks, 128, frames): each sound cut into stretches, and what lies behind its end taken for silence.
+
+    Args:
+        mel: (n, 128, F), padded.
+        lengths: Frames of each.
+        chunk: Frames of a stretch.
+        chunk_lengths: (chunks,) frames that there really are.
+    """
+    cut = pad(mel, (0, -mel.shape[-1] % chunk)).reshape(*mel.shape[:2], -1, chunk)
+    places = [(i, c) for i, length in enumerate(lengths) for c in range(-(-length // chunk))]
+    index = to_device(torch.tensor([i * cut.shape[2] + c for i, c in places], device="cpu"), mel.device)
+    chunks = cut.transpose(1, 2).flatten(0, 1).index_select(0, index)
+    real = torch.arange(chunk, device=mel.device) < chunk_lengths[:, None]
+    return (chunks * real[:, None])[..., : min(chunk, max(lengths))]
+
+
+def on_device(layout: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A tower's arguments with their tensors on its device."""
+    return {name: to_device(v, device) if isinstance(v, Tensor) else v for name, v in layout.items()}

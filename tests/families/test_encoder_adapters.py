@@ -11,6 +11,7 @@ from avrt.errors import AvrtError
 from avrt.models.feature_cache import FeatureCacheOptions
 from avrt.models.tower_inputs import inputs_of, media_batch
 from avrt.objectives.rewards import RewardOptions, RewardSum
+from avrt.policy.adapters import adapted_names
 from avrt.policy.policy import load_policy
 from avrt.policy.reference import Reference
 from avrt.policy.saving import export_adapters, export_policy
@@ -76,12 +77,14 @@ def test_gradients_are_those_of_a_plain_forward_pass(source, clip):
 
 
 @pytest.mark.parametrize("source", NANO)
-def test_only_what_has_adapters_is_in_training_mode(source):
+def test_they_are_where_they_are_asked_for_and_that_alone_is_in_training_mode(source):
+    plain = load_policy(nano_options(source))
     for modules in (ENCODERS, ("projector",), ("decoder",)):
         student = adapted(source, modules=modules).train()
         names = [name.partition(".lora_A")[0] for name in trained(student) if "lora_A" in name]
-        assert names
+        assert names == [f"model.{name}" for name in adapted_names(plain.model, plain.family, modules)]
         assert all(student.get_submodule(f"{name}.lora_dropout").training for name in names)
+        assert all(("language_model" in name) == (modules == ("decoder",)) for name in names)
         for tower in student.family.towers(student.model):
             assert tower.training == ("towers" in modules)
         student.eval()

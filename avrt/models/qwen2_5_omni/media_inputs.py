@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avrt.models.qwen2_5_omni.positions import ClipLayout, SpecialTokens, audio_token_count, expand_prompt
-from avrt.models.qwen_inputs import QwenInputs
+from avrt.models.qwen2_5_omni.positions import SpecialTokens, audio_token_count, expand_prompt
+from avrt.models.qwen_inputs import ClipLayout, QwenInputs
 
 
 class QwenOmniInputs(QwenInputs):

@@ -57,7 +57,8 @@ def encode_pictures(visual: Any, pixels: Tensor, grids: Tensor) -> list[Tensor]:
     layout = qwen3_picture_layout(sizes, visual.config.spatial_merge_size, visual.num_grid_per_side)
     output = visual(pixels, grid_thw=grids, **on_device(layout, pixels.device))
     tokens = (grids.prod(-1) // visual.config.spatial_merge_size**2).tolist()
-    return list(torch.cat([output.pooler_output, *output.deepstack_features], dim=-1).split(tokens))
+    features: Tensor = torch.cat([output.pooler_output, *output.deepstack_features], dim=-1)
+    return list(features.split_with_sizes(tokens))
 
 
 def encode_sounds(tower: Any, mel: Tensor, lengths: Sequence[int], *, together: bool = False) -> list[Tensor]:

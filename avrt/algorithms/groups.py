@@ -12,6 +12,7 @@ from torch import Tensor
 from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import all_reduce_min
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
+from avrt.models.tower_inputs import TowerInputs
 from avrt.rollout.completion import Completion
 
 
@@ -92,7 +93,9 @@ class Group:
         parts = _plain(plain, device)
         if "fresh" in parts:  # as earlier versions wrote it
             parts["staleness"] = int(not parts.pop("fresh"))
-        prompt = EncodedPrompts(**{**parts["prompt"], "features": ClipFeatures(**parts["prompt"]["features"])})
+        asked = parts["prompt"]
+        inputs = [TowerInputs.from_plain(row) for row in asked.get("tower_inputs", [])]  # earlier versions had none
+        prompt = EncodedPrompts(**{**asked, "features": ClipFeatures(**asked["features"]), "tower_inputs": inputs})
         return cls(**{**parts, "prompt": prompt, "completions": [Completion(**c) for c in parts["completions"]]})
 
 

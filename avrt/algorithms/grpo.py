@@ -16,6 +16,7 @@ from torch import Tensor
 from avrt.algorithms.groups import Group, GroupQueue, Rollout, Sampled, select_groups
 from avrt.algorithms.micro_batch import MicroBatch
 from avrt.algorithms.optimizer import StepOptimizer, micro_batches
+from avrt.algorithms.router_balance import RouterBalance
 from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import all_reduce_sum
 from avrt.objectives.advantages import STD_EPSILON, group_advantages
@@ -45,6 +46,7 @@ class GRPOOptions:
         mask_truncated_completions: Leave completions that were cut off out of the loss.
         micro_batch_size: Groups per forward and backward pass.
         rollout_ahead: Batches that an engine samples while the policy learns from an earlier one, 0 or 1.
+        router_loss: Weight of the load-balancing loss, of a student with experts.
     """
 
     group_size: int = 4
@@ -57,6 +59,7 @@ class GRPOOptions:
     mask_truncated_completions: bool = False
     micro_batch_size: int = 1
     rollout_ahead: int = 0
+    router_loss: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class GRPOStep:
     Attributes:
         rollout: The groups that were sampled.
         metrics: Sums over the completions that were learned from, over all iterations, and their number `completions`;
-            `loss` is this rank's share of the loss. None if dynamic sampling waits for further groups.
+            `loss` and `router_loss`, not in it, are this rank's shares. None if dynamic sampling waits for more groups.
         seconds: Of `rollout`, `reward` and `update`; of `wait` where an engine samples ahead.
         sampling_seconds: From the question to the last completion.
     """
@@ -144,10 +147,9 @@ def compute_rewards(
     by_name = {
         name: tensor_on([values[name] for values in scored], device).view(len(batch), size) for name in rewards.names
     }
-    loss = options.loss
     advantages, zero_std = group_advantages(
         by_name["total"],
-        normalize_std=loss.normalizes_std if options.normalize_std is None else options.normalize_std,
+        normalize_std=options.loss.normalizes_std if options.normalize_std is None else options.normalize_std,
         unbiased=options.unbiased_std,
         epsilon=options.std_epsilon,
     )
@@ -155,11 +157,7 @@ def compute_rewards(
 
 
 def policy_update(
-    policy: Policy,
-    reference: Reference | None,
-    groups: list[Group],
-    optimizer: StepOptimizer,
-    options: GRPOOptions,
+    policy: Policy, reference: Reference | None, groups: list[Group], optimizer: StepOptimizer, options: GRPOOptions
 ) -> dict[str, Tensor]:
     """Take the optimizer steps on some groups; returns sums over the completions that count."""
     device = groups[0].advantages.device
@@ -175,19 +173,21 @@ def policy_update(
     if reference is not None and options.loss.beta:  # without a penalty nobody asks it
         with reference.loaded():
             referred = [reference.logprobs(part.prompts, part.tokens).logprobs for part in parts]
+    read = [(part.prompts.lengths, part.lengths, part.counted) for part in parts]
+    balance = RouterBalance(options.router_loss, read, device)
     decoupled = bool(options.rollout_ahead and options.loss.importance_sampling_cap)
     metrics = {name: torch.zeros((), device=device) for name in METRICS}
     for _ in range(options.num_iterations):
         optimizer.zero_grad()
         for i, part in enumerate(parts):
-            scores = policy.logprobs(part.prompts, part.tokens)
+            scores = policy.logprobs(part.prompts, part.tokens, balanced=balance.counted(i))
             index, count = scores.completion_index, len(part.tokens)
             old, proximal = part.old_logprobs(scores.logprobs, index, decoupled=decoupled)
             token_loss, measured = options.loss(
                 scores.logprobs, old, referred[i], part.advantages[index], index, count, part.recorded
             )
             loss = options.loss.average(token_loss, index, part.weights, totals)
-            optimizer.backward(loss, last=i + 1 == len(parts))
+            optimizer.backward(balance.added(loss, scores, i), last=i + 1 == len(parts))
 
             metrics["loss"] += loss.detach()
             scored = proximal if options.rollout_ahead else old
@@ -196,4 +196,4 @@ def policy_update(
                 metrics[name] += (sequence_mean(values, index, count) * part.weights).sum()
             metrics["staleness"] += (part.staleness * part.weights).sum()
         optimizer.step()
-    return metrics | {"completions": tensor_on([len(lengths)], device)[0]}
+    return metrics | {"completions": tensor_on([len(lengths)], device)[0], "router_loss": balance.value}

@@ -131,7 +131,7 @@ class RolloutAhead:
             self._completions, self.staleness = found
         else:
             assert self.engine is not None
-            nothing = ClipFeatures([None] * len(batch), [None] * len(batch))  # the engine prepares the clips by itself
+            nothing = ClipFeatures.none(len(batch))  # the engine prepares the clips by itself
             prompts = EncodedPrompts.of(batch, nothing)
             self._pending = self.engine.begin(policy, prompts, options.sampling, seeds, options.group_size)
         self._seconds = {"rollout": time.perf_counter() - begun, "wait": 0.0}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from avrt.algorithms.optimizer import StepOptimizer, micro_batches
+from avrt.algorithms.router_balance import RouterBalance
 from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import all_reduce_sum
 from avrt.objectives.token_scores import completion_loss
@@ -24,15 +25,19 @@ class SFTStep:
         correct: Number of target tokens that were the most likely ones.
         tokens: Number of prompt and target tokens that were read.
         total_targets: Number of target tokens over all ranks.
+        router_loss: This rank's share of the router loss, which is not in `loss`; 0 where there is none.
     """
 
     loss: Tensor
     correct: Tensor
     tokens: int
     total_targets: float
+    router_loss: Tensor
 
 
-def sft_step(policy: Policy, batch: OmniBatch, optimizer: StepOptimizer, *, micro_batch_size: int = 1) -> SFTStep:
+def sft_step(
+    policy: Policy, batch: OmniBatch, optimizer: StepOptimizer, *, micro_batch_size: int = 1, router_loss: float = 0.0
+) -> SFTStep:
     """One optimizer step on the response-only cross-entropy of AVRT eq. 1.
 
     Every target token of the step weighs alike, for any number of micro-batches and ranks.
@@ -42,6 +47,7 @@ def sft_step(policy: Policy, batch: OmniBatch, optimizer: StepOptimizer, *, micr
         batch: B samples with `completion_ids`; rows that are not `valid` count for nothing.
         optimizer: Takes the gradients and the step.
         micro_batch_size: Samples per forward and backward pass.
+        router_loss: Weight of the load-balancing loss, of a student with experts.
     """
     prompts = policy.encode(batch)
     valid = batch.valid.tolist()
@@ -50,13 +56,20 @@ def sft_step(policy: Policy, batch: OmniBatch, optimizer: StepOptimizer, *, micr
     loss_sum = correct = torch.zeros((), device=batch.valid.device)
 
     parts = micro_batches(len(batch), micro_batch_size)
+    read = [
+        ([prompts.lengths[r] for r in rows], [len(batch.completion_ids[r]) for r in rows], [valid[r] for r in rows])
+        for rows in parts
+    ]
+    balance = RouterBalance(router_loss, read, batch.valid.device)
     optimizer.zero_grad()
     for i, rows in enumerate(parts):
-        scores = policy.logprobs(prompts.rows(rows), [batch.completion_ids[row] for row in rows])
+        completions = [batch.completion_ids[row] for row in rows]
+        scores = policy.logprobs(prompts.rows(rows), completions, balanced=balance.counted(i))
         weights = tensor_on([float(valid[row]) for row in rows], batch.valid.device)[scores.completion_index]
         loss = completion_loss(scores.logprobs, weights, total)
-        optimizer.backward(loss, last=i + 1 == len(parts))
+        optimizer.backward(balance.added(loss, scores, i), last=i + 1 == len(parts))
         loss_sum = loss_sum + loss.detach()
         correct = correct + (scores.correct * weights).sum()
     optimizer.step()
-    return SFTStep(loss_sum, correct, sum(len(ids) for ids in batch.prompt_ids) + sum(targets), total)
+    tokens = sum(prompts.lengths) + sum(targets)
+    return SFTStep(loss_sum, correct, tokens, total, balance.value)

@@ -34,12 +34,13 @@ class Stage:
     resumes: bool = False
 
 
-def stages(out: Path, clips: int, *, study: bool = False) -> list[Stage]:
+def stages(out: Path, clips: int, source: str = "nano", *, study: bool = False) -> list[Stage]:
     """The demo's commands in order.
 
     Args:
         out: The demo's folder.
         clips: Number of training clips.
+        source: The nano preset that is trained.
         study: The paper's Table 4 in miniature instead: base, RL only, SFT and SFT + RL under every mask, and a report.
     """
     data, raw = out / "data", str(out / "data" / "clips")
@@ -60,7 +61,7 @@ def stages(out: Path, clips: int, *, study: bool = False) -> list[Stage]:
     ]
     questions, val = str(data / "train"), ("--data.val", str(data / "val"))
     traced = str(out / "traces" / "shards" / "train")
-    models = {"base": "nano", "sft": str(out / "sft" / "model"), "grpo": str(out / "grpo" / "model")}
+    models = {"base": source, "sft": str(out / "sft" / "model"), "grpo": str(out / "grpo" / "model")}
 
     def train(name: str, title: str, *command: str) -> list[Stage]:
         run = ("--trainer.default_root_dir", str(out / name / "run"))
@@ -94,6 +95,7 @@ def stages(out: Path, clips: int, *, study: bool = False) -> list[Stage]:
         resumes=True,
     )
     sft = (*SFT, *FEW_TRACES, "--data.train", traced, *val)
+    untrained = ("--model.student.source", source)
 
     def grpo(source: str) -> tuple[str, ...]:
         return (*GRPO, "--data.train", questions, *val, "--model.student.source", source)
@@ -103,7 +105,7 @@ def stages(out: Path, clips: int, *, study: bool = False) -> list[Stage]:
             *plan,
             traces,
             evaluate("base"),
-            *train("sft", "SFT", *sft),
+            *train("sft", "SFT", *sft, *untrained),
             evaluate("sft"),
             *train("grpo", "GRPO", *grpo(models["sft"])),
             evaluate("grpo"),
@@ -122,7 +124,7 @@ def stages(out: Path, clips: int, *, study: bool = False) -> list[Stage]:
         *plan,
         Stage("data/primer", "clips and shards for the base", primer),
         traces,
-        *train("base", "base", *SFT, *few, *primed),
+        *train("base", "base", *SFT, *few, *primed, *untrained),
         *train("sft", "SFT", *sft, "--model.student.source", base),
         *train("grpo", "SFT + RL", *grpo(models["sft"])),
         *train("rl_only", "RL only", *grpo(base)),

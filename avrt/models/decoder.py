@@ -109,17 +109,36 @@ class Decoder:
                 packed groups or of a shared prefix.
             cache: A key-value cache to read and extend.
         """
+        hidden_BTH: Tensor = self._run(inputs, positions, mask, cache).last_hidden_state
+        return hidden_BTH
+
+    @property
+    def experts_per_token(self) -> int | None:
+        """To how many experts each token goes; None for a decoder without experts."""
+        config = self.language_model.config
+        return getattr(config, "num_experts_per_tok", None) if getattr(config, "num_experts", None) else None
+
+    def states_and_routing(
+        self, inputs: TokenInputs, positions: Tensor, mask: Tensor | Layout | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Final hidden states (B, T, H), and of each layer that has experts E its router's logits (B * T, E)."""
+        output = self._run(inputs, positions, mask, output_router_logits=True)
+        return output.last_hidden_state, tuple(output.router_logits)
+
+    def _run(
+        self, inputs: TokenInputs, positions: Tensor, mask: Tensor | Layout | None, cache: Any = None, **asked: bool
+    ) -> Any:
+        """What transformers' model returns."""
         attended = {"attention_mask": mask} if mask is None or isinstance(mask, Tensor) else with_layout(mask)
-        output = self.language_model(
+        return self.language_model(
             inputs_embeds=inputs.embeddings,
             position_ids=self.position_ids(positions),
             past_key_values=cache,
             use_cache=cache is not None,
             **attended,
             **inputs.beside,
+            **asked,
         )
-        hidden_BTH: Tensor = output.last_hidden_state
-        return hidden_BTH
 
     def position_ids(self, positions: Tensor) -> Tensor:
         """Positions (3, B, T) in the form that the layers take."""

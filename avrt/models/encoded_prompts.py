@@ -10,13 +10,14 @@ from torch import Tensor
 
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.media.clip import Clip
+from avrt.models.tower_inputs import TowerInputs
 
 
 @dataclass(frozen=True)
 class ClipFeatures:
     """Tower outputs of B clips.
 
-    The towers are frozen, so these are the same for every completion, for the policy and for the reference.
+    Where the towers are frozen, these are the same for every completion, for the policy and for the reference.
 
     Attributes:
         vision: For each row its image or video tokens (n, H), or None; of families whose decoder layers also read what
@@ -26,6 +27,11 @@ class ClipFeatures:
 
     vision: list[Tensor | None]
     audio: list[Tensor | None]
+
+    @classmethod
+    def none(cls, count: int) -> ClipFeatures:
+        """Of `count` clips none."""
+        return cls([None] * count, [None] * count)
 
     def rows(self, indices: Sequence[int]) -> ClipFeatures:
         """The features of some rows, in that order; a row may occur several times, without a copy."""
@@ -42,9 +48,10 @@ class EncodedPrompts:
         ends: B numbers: each prompt's largest position + 1, where its completions go on.
         vision_places: B tensors (n,): where in each prompt the picture tokens are.
         audio_places: B tensors (n,): where in each prompt the sound tokens are.
-        features: Their clips' features.
+        features: Their clips' features; none where `tower_inputs` are there in their stead.
         clips: The B decoded clips on the CPU, for an engine that prepares media by itself; may be empty.
         sample_ids: The B samples' ids, for messages; may be empty.
+        tower_inputs: What features are made of, where they change from step to step; empty elsewhere.
     """
 
     token_ids: list[Tensor]
@@ -55,14 +62,15 @@ class EncodedPrompts:
     features: ClipFeatures
     clips: list[Clip] = field(default_factory=list)
     sample_ids: list[str] = field(default_factory=list)
+    tower_inputs: list[TowerInputs] = field(default_factory=list)
 
     @classmethod
-    def of(cls, batch: OmniBatch, features: ClipFeatures) -> EncodedPrompts:
+    def of(cls, batch: OmniBatch, features: ClipFeatures, tower_inputs: Sequence[TowerInputs] = ()) -> EncodedPrompts:
         """A batch's prompts."""
         ids = [sample.id for sample in batch.samples]
         return cls(
             batch.prompt_ids, batch.prompt_positions, batch.position_ends, batch.vision_places, batch.audio_places,
-            features, batch.clips, ids,
+            features, batch.clips, ids, [*tower_inputs],
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -88,6 +96,7 @@ class EncodedPrompts:
             [self.vision_places[i] for i in indices],
             [self.audio_places[i] for i in indices],
             self.features.rows(indices),
+            tower_inputs=[self.tower_inputs[i] for i in indices] if self.tower_inputs else [],
         )
 
     @classmethod
@@ -103,4 +112,5 @@ class EncodedPrompts:
             [places for part in parts for places in part.vision_places],
             [places for part in parts for places in part.audio_places],
             features,
+            tower_inputs=[inputs for part in parts for inputs in part.tower_inputs],
         )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.inputs.media_inputs import MediaInputs
+from avrt.errors import AvrtError
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 
@@ -45,12 +46,15 @@ class Family(ABC):
         model_types: The `model_type` of its configurations, as released and as exported here.
         nano: The source that stands for its preset of random weights.
         lora_targets: Pattern of the decoder's linear layers, for adapters.
+        projectors: Pattern of the linear layers between towers and decoder, likewise. They may lie within a tower's
+            module; the tower's other linear layers are its own.
     """
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     nano: ClassVar[str]
     lora_targets: ClassVar[str]
+    projectors: ClassVar[str]
 
     @abstractmethod
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
@@ -123,13 +127,13 @@ class Family(ABC):
 
     @abstractmethod
     def encode_clips(self, model: Any, batch: OmniBatch, *, run_on_empty: bool) -> ClipFeatures:
-        """Run the towers once over a batch.
+        """Run the towers once over a batch, with a gradient or without, as the caller has it.
 
         Args:
             model: The model.
-            batch: Inputs, on the model's device.
-            run_on_empty: Run each tower once, on a minimal input where the batch has none for it: under ZeRO-3 every
-                rank has to take part in gathering a tower's weights.
+            batch: Inputs, on the model's device; media alone may be looked at, as `TowerInputs` keeps them.
+            run_on_empty: Run each tower once, on a minimal input where the batch has none for it: every rank has to
+                take part in gathering a tower's weights (ZeRO-3), and in averaging the gradients of its adapters.
         """
 
     @abstractmethod
@@ -139,6 +143,18 @@ class Family(ABC):
     @abstractmethod
     def released_parts(self, decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
         """The decoder's parts, and what their parameters' names begin with in the released checkpoints."""
+
+    def released_encoders(self, model: Any) -> Iterator[tuple[str, nn.Module]]:
+        """Towers and projectors, likewise: another engine is given what adapters make of them.
+
+        Raises:
+            AvrtError: If the family does not say.
+        """
+        raise AvrtError(
+            f"vLLM cannot be given {self.name}'s towers with adapters",
+            where="model.student.lora.modules",
+            remedy="leave them at [decoder], or model.vllm out",
+        )
 
     def released_tensors(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """A parameter of `released_parts` as the released checkpoints have it: under one name, or as several tensors.
@@ -156,6 +172,10 @@ class Family(ABC):
     @abstractmethod
     def stock_positions(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:
         """(3, P) positions of one prompt by transformers' own arithmetic, to compare ours with."""
+
+    @abstractmethod
+    def stock_media(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> dict[str, Any]:
+        """One row's media as transformers' own forward pass and `generate` take them."""
 
     @abstractmethod
     def stock_logprobs(self, model: Any, processor: Any, batch: OmniBatch, row: int, completion: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from avrt.models.decoder import Decoder
+from avrt.models.attention import Layout
+from avrt.models.decoder import Decoder, TokenInputs
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.packing import pack_groups
 from avrt.transfer import tensor_on
@@ -27,15 +28,35 @@ class CompletionStates:
         hidden_states: (N, H) states from which the tokens are predicted.
         targets: (N,) the tokens.
         completion_index: (N,) the completion that each token belongs to.
+        routing: What the routers made of all tokens that were read, where that was asked for.
     """
 
     hidden_states: Tensor
     targets: Tensor
     completion_index: Tensor
+    routing: Routing | None = None
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What the routers of a mixture of experts made of T tokens, padding among them.
+
+    Attributes:
+        logits: Of each layer that has experts E (T, E).
+        weights: (T,) how often each token counts: as often as a padded row per completion would have it.
+    """
+
+    logits: tuple[Tensor, ...]
+    weights: Tensor
 
 
 def completion_states(
-    decoder: Decoder, prompts: EncodedPrompts, completions: Sequence[Tensor], *, packed: bool = True
+    decoder: Decoder,
+    prompts: EncodedPrompts,
+    completions: Sequence[Tensor],
+    *,
+    packed: bool = True,
+    counted: Sequence[bool] | None = None,
 ) -> CompletionStates:
     """Run the decoder over prompts followed by their completions.
 
@@ -45,14 +66,16 @@ def completion_states(
         completions: B * G tensors (R_i,) of token ids, prompt by prompt; may be empty.
         packed: Each prompt once, with its completions behind it, in one row without padding. Off: one padded row per
             completion, each with its own copy of the prompt. The results are the same.
+        counted: Which completions count in the `routing`; None to do without.
     """
     run = _packed_states if packed else _padded_states
-    return run(decoder, prompts, completions, len(completions) // len(prompts))
+    return run(decoder, prompts, completions, len(completions) // len(prompts), counted)
 
 
 def _packed_states(
-    decoder: Decoder, prompts: EncodedPrompts, completions: Sequence[Tensor], group_size: int
-) -> CompletionStates:
+    decoder: Decoder, prompts: EncodedPrompts, completions: Sequence[Tensor], group_size: int,
+    counted: Sequence[bool] | None,
+) -> CompletionStates:  # fmt: skip
     """One row: prompt, its completions, the next prompt, its completions, ..."""
     tokens: list[Tensor] = []
     positions: list[Tensor] = []
@@ -77,17 +100,27 @@ def _packed_states(
             at += length
     token_inputs = decoder.embed(torch.cat(tokens)[None], prompts, starts)
     layout = pack_groups(prompts.lengths, inputs, prompts.device)
-    hidden_1TH = decoder.hidden_states(token_inputs, torch.cat(positions, dim=1)[:, None], layout)
+    weights = None
+    if counted is not None:
+        each: list[float] = []
+        for b, prompt in enumerate(prompts.lengths):
+            own = counted[b * group_size : (b + 1) * group_size]
+            each += [float(sum(own))] * prompt
+            each += [float(counts) for counts, length in zip(own, inputs[b], strict=True) for _ in range(length)]
+        weights = tensor_on(each, prompts.device)
+    hidden_1TH, routing = _run(decoder, token_inputs, torch.cat(positions, dim=1)[:, None], layout, weights)
     return CompletionStates(
         hidden_1TH[0].index_select(0, tensor_on(predicted_at, prompts.device)),
         torch.cat(list(completions)),
         completion_index([len(c) for c in completions], prompts.device),
+        routing,
     )
 
 
 def _padded_states(
-    decoder: Decoder, prompts: EncodedPrompts, completions: Sequence[Tensor], group_size: int
-) -> CompletionStates:
+    decoder: Decoder, prompts: EncodedPrompts, completions: Sequence[Tensor], group_size: int,
+    counted: Sequence[bool] | None,
+) -> CompletionStates:  # fmt: skip
     """One row per completion, padded on the right."""
     prompts = prompts.rows([b for b in range(len(prompts)) for _ in range(group_size)])
     inputs = [torch.cat([p, r[:-1]]) for p, r in zip(prompts.token_ids, completions, strict=True)]
@@ -98,7 +131,8 @@ def _padded_states(
     ids_BT, mask_BT = pad_rows(inputs)
     width = ids_BT.shape[1]
     token_inputs = decoder.embed(ids_BT, prompts, [row * width for row in range(len(prompts))])
-    hidden_BTH = decoder.hidden_states(token_inputs, pad_positions(positions), mask_BT)
+    weights = None if counted is None else mask_BT * tensor_on([float(c) for c in counted], prompts.device)[:, None]
+    hidden_BTH, routing = _run(decoder, token_inputs, pad_positions(positions), mask_BT, weights)
     lengths = [len(r) for r in completions]
     predicted_at = [
         row * width + prompt - 1 + i
@@ -109,7 +143,18 @@ def _padded_states(
         hidden_BTH.flatten(0, 1).index_select(0, tensor_on(predicted_at, prompts.device)),
         torch.cat(list(completions)),
         completion_index(lengths, prompts.device),
+        routing,
     )
+
+
+def _run(
+    decoder: Decoder, inputs: TokenInputs, positions: Tensor, mask: Tensor | Layout, weights: Tensor | None
+) -> tuple[Tensor, Routing | None]:
+    """Hidden states (B, T, H), and with `weights` (B * T) of the tokens the routing."""
+    if weights is None:
+        return decoder.hidden_states(inputs, positions, mask), None
+    hidden_BTH, logits = decoder.states_and_routing(inputs, positions, mask)
+    return hidden_BTH, Routing(logits, weights.flatten())
 
 
 def continued_positions(end: float, length: int, device: torch.device) -> Tensor:

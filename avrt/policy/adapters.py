@@ -1,31 +1,73 @@
-"""LoRA: low-rank adapters on the decoder, by peft."""
+"""LoRA: low-rank adapters on linear layers of decoder, projectors and towers, by peft."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from avrt.errors import AvrtError
+from avrt.models.family import Family
 from avrt.policy.quantized import quiet
 from avrt.policy.student_options import LoraOptions
 
 
-def add_adapters(model: Any, targets: str, lora: LoraOptions, *, quantized: bool = False) -> Any:
-    """Put adapters on the layers whose names match a pattern.
+def projector_names(model: nn.Module, family: Family) -> list[str]:
+    """Names of the linear layers between towers and decoder."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and re.fullmatch(family.projectors, name)
+    ]
+
+
+def adapted_names(model: nn.Module, family: Family, modules: Sequence[str]) -> list[str]:
+    """Names of the linear layers that have adapters, in the model's order.
+
+    Args:
+        model: A model without adapters; its weights are not looked at.
+        family: Its family.
+        modules: As in `LoraOptions`.
+
+    Raises:
+        AvrtError: If the family has none of a kind.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    between = set(projector_names(model, family))
+    encoders = {id(module) for tower in family.towers(model) for module in tower.modules()}
+    names = {
+        "decoder": {name for name in linear if re.fullmatch(family.lora_targets, name)},
+        "projector": between,
+        "towers": {name for name in linear if id(model.get_submodule(name)) in encoders} - between,
+    }
+    for module in modules:
+        if not names[module]:
+            raise AvrtError(
+                f"{family.name} has no linear layers of that kind: {module}",
+                where="model.student.lora.modules",
+                remedy="leave it out",
+            )
+    chosen = set().union(*(names[module] for module in modules))
+    return [name for name in linear if name in chosen]
+
+
+def add_adapters(model: Any, family: Family, lora: LoraOptions, *, quantized: bool = False) -> Any:
+    """Put adapters on linear layers.
 
     Args:
         model: The model, changed in place.
-        targets: The pattern.
-        lora: Their rank, scale and dropout.
+        family: Its family, which knows where they are.
+        lora: Their rank, scale, dropout and place.
         quantized: Whether these layers have 4 bits.
 
     Returns:
         peft's wrapper around the same model.
 
     Raises:
-        AvrtError: If peft is not installed.
+        AvrtError: If peft is not installed, or the model has no such layers.
     """
     quiet()
     try:
@@ -34,6 +76,8 @@ def add_adapters(model: Any, targets: str, lora: LoraOptions, *, quantized: bool
         raise AvrtError(
             "LoRA needs the package peft", where="model.student.lora", remedy="pip install 'avrt[lora]'"
         ) from None
+    # A pattern says the same in one line of what is saved, where the decoder alone has them.
+    targets = family.lora_targets if tuple(lora.modules) == ("decoder",) else adapted_names(model, family, lora.modules)
     config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"
     )

@@ -27,10 +27,13 @@ from avrt.models.feature_cache import FeatureCache, weights_hash
 from avrt.models.fused import fuse_layers
 from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
+from avrt.models.tower_inputs import inputs_of
 from avrt.models.transformers_internals import save_here, use_attention
+from avrt.objectives.router_loss import load_balancing_loss
 from avrt.objectives.token_scores import TokenScores, chunk_count, score_tokens
 from avrt.packaged import model_source
-from avrt.policy.adapters import add_adapters, recompute_with_own_tensors
+from avrt.policy.adapted_encoders import AdaptedEncoders
+from avrt.policy.adapters import add_adapters, projector_names, recompute_with_own_tensors
 from avrt.policy.plain_weights import Gather, plain_state, plain_weights
 from avrt.policy.quantized import quantize_layers
 from avrt.policy.student_options import StudentOptions
@@ -55,13 +58,16 @@ class Scores(TokenScores):
 
     Attributes:
         completion_index: (N,) the completion that each token belongs to.
+        router_loss: The load-balancing loss of a mixture of experts over all tokens that were read, where it was asked
+            for; see `load_balancing_loss`.
     """
 
     completion_index: Tensor
+    router_loss: Tensor | None = None
 
 
 class Policy(nn.Module):
-    """An omni model with frozen towers and a trainable decoder.
+    """An omni model with frozen towers and a trainable decoder; adapters may be on the towers too.
 
     Args:
         family: The family that the model belongs to.
@@ -111,11 +117,13 @@ class Policy(nn.Module):
             decoder.language_model.activation_checkpointing_enable({"use_reentrant": False})
         # The adapter wrapper holds the same modules as the model; in a tuple they are not registered twice.
         self._adapters: tuple[Any, ...] = ()
+        self._encoders = None
         if options.lora is not None:
+            between = projector_names(model, family)
             recompute_with_own_tensors(decoder.lm_head)
-            self._adapters = (
-                add_adapters(model, family.lora_targets, options.lora, quantized=options.quantize is not None),
-            )
+            self._adapters = (add_adapters(model, family, options.lora, quantized=options.quantize is not None),)
+            if options.lora.on_encoders:
+                self._encoders = AdaptedEncoders(family, model, between, options)
         self.cache: FeatureCache | None = None
         if options.feature_cache is not None:
             # Now, because under ZeRO-3 nobody holds the whole weights later.
@@ -126,8 +134,15 @@ class Policy(nn.Module):
     # ---- the three verbs
 
     def encode(self, batch: OmniBatch) -> EncodedPrompts:
-        """Encode a batch's clips, once: by the frozen towers, or from the feature cache."""
+        """Encode a batch's clips, once: by the frozen towers, or from the feature cache.
 
+        Where adapters change what the towers make of a clip, their inputs are kept instead, and the other verbs encode
+        by the weights as they are then.
+        """
+        if self._encoders is not None:
+            return EncodedPrompts.of(batch, ClipFeatures.none(len(batch)), inputs_of(batch))
+
+        @torch.no_grad()
         def run_towers(part: OmniBatch) -> Any:
             return self.family.encode_clips(self.model, part, run_on_empty=self.is_partitioned)
 
@@ -138,8 +153,7 @@ class Policy(nn.Module):
         """A batch's prompts for `generate` alone: the towers need not run where another engine prepares the clips."""
         if self.engine is None:
             return self.encode(batch)
-        nothing: list[Tensor | None] = [None] * len(batch)
-        return EncodedPrompts.of(batch, ClipFeatures(nothing, nothing))
+        return EncodedPrompts.of(batch, ClipFeatures.none(len(batch)))
 
     def generate(
         self,
@@ -172,6 +186,9 @@ class Policy(nn.Module):
         was_training = self.training
         self.eval()  # with gradient checkpointing, layers in training mode would not use the cache
         try:
+            if self._encoders is not None:
+                with torch.no_grad():
+                    prompts, _ = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
             with (self.whole_weights or contextlib.nullcontext)():
                 return generate(
                     self.decoder,
@@ -187,14 +204,18 @@ class Policy(nn.Module):
         finally:
             self.train(was_training)
 
-    def logprobs(self, prompts: EncodedPrompts, completions: Sequence[Tensor]) -> Scores:
+    def logprobs(
+        self, prompts: EncodedPrompts, completions: Sequence[Tensor], *, balanced: Sequence[bool] | None = None
+    ) -> Scores:
         """Log-probability of every token of given completions, with entropy.
 
         Args:
             prompts: B encoded prompts.
             completions: B * G tensors (R_i,) of token ids, prompt by prompt; may be empty.
+            balanced: Of a mixture of experts: also the router loss, over the completions that are true here, each with
+                its prompt. None does without.
         """
-        return self.score(self.decoder, prompts, completions)
+        return self.score(self.decoder, prompts, completions, balanced)
 
     # ---- what they are made of
 
@@ -203,14 +224,28 @@ class Policy(nn.Module):
         """The trained half."""
         return self.family.decoder(self.model)
 
-    def score(self, decoder: Decoder, prompts: EncodedPrompts, completions: Sequence[Tensor]) -> Scores:
+    def score(
+        self,
+        decoder: Decoder,
+        prompts: EncodedPrompts,
+        completions: Sequence[Tensor],
+        balanced: Sequence[bool] | None = None,
+    ) -> Scores:
         """Log-probabilities by any decoder of this policy's shape, such as the reference's."""
-        states = completion_states(decoder, prompts, completions, packed=self.share_prefix and decoder.supports_packing)
+        anchor = None
+        if self._encoders is not None:
+            prompts, anchor = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
+        packed = self.share_prefix and decoder.supports_packing
+        states = completion_states(decoder, prompts, completions, packed=packed, counted=balanced)
         chunks = chunk_count(len(states.targets))
         if self.is_partitioned:  # each chunk gathers weights: every rank has to make the same number
             chunks = all_reduce_max(chunks, states.targets.device)
         scores = score_tokens(states.hidden_states, states.targets, decoder.logits, chunks=chunks)
-        return Scores(scores.logprobs, scores.entropy, scores.correct, states.completion_index)
+        logprobs = scores.logprobs if anchor is None else scores.logprobs + anchor
+        router_loss, chosen = None, decoder.experts_per_token
+        if states.routing is not None and chosen is not None:
+            router_loss = load_balancing_loss(states.routing.logits, states.routing.weights, chosen)
+        return Scores(logprobs, scores.entropy, scores.correct, states.completion_index, router_loss)
 
     def decoding_of(self, sampling: SamplingOptions) -> str:
         """How the native engine decodes: as the options say, or for `auto` what is fastest here."""
@@ -261,7 +296,7 @@ class Policy(nn.Module):
         return self.family.context_length(self.model)
 
     def released_weights(self, *, everything: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """Name in the released checkpoints, and tensor, of the decoder's weights, as another engine loads them.
+        """Name in the released checkpoints, and tensor, of what another engine loads: decoder, and adapted towers.
 
         Adapters are merged, one layer at a time; see `avrt.policy.plain_weights`.
 
@@ -276,6 +311,10 @@ class Policy(nn.Module):
         for prefix, part in self.family.released_parts(self.decoder):
             for name, tensor in plain_weights(part, everything=everything, gather=self.gather):
                 yield from self.family.released_tensors(prefix + name, tensor)
+        if self._encoders is not None:
+            for prefix, part in self.family.released_encoders(self.model):
+                for name, tensor in plain_weights(part, everything=False, gather=self.gather):
+                    yield prefix + name, tensor
 
     def without_adapters(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which adapters, if there are any, are switched off."""
@@ -304,10 +343,12 @@ class Policy(nn.Module):
         adapters.save_pretrained(folder, save_embedding_layers=False)
 
     def train(self, mode: bool = True) -> Policy:
-        """Switch the decoder's mode; the frozen towers always stay in evaluation mode."""
+        """Switch the mode of what is trained; what is frozen of the towers always stays in evaluation mode."""
         super().train(mode)
         for tower in self.family.towers(self.model):
             tower.eval()
+        if self._encoders is not None:
+            self._encoders.train(mode)
         return self
 
 

@@ -11,17 +11,26 @@ from avrt.models.feature_cache import FeatureCacheOptions
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Low-rank adapters on the decoder (needs the extra `lora`).
+    """Low-rank adapters (needs the extra `lora`).
 
     Attributes:
         rank: Rank of the update.
         alpha: Scale; the update counts alpha / rank.
         dropout: Dropout on the adapter's input.
+        modules: Whose linear layers have them, of `decoder`, `projector` (between
+            towers and decoder) and `towers`. With the last two clips are encoded
+            anew for each forward pass, and the feature cache cannot be used.
     """
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.0
+    modules: tuple[Literal["decoder", "projector", "towers"], ...] = ("decoder",)
+
+    @property
+    def on_encoders(self) -> bool:
+        """Whether what the decoder is given of a clip changes with training."""
+        return any(module != "decoder" for module in self.modules)
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,27 @@ class StudentOptions:
         """Refuse options that contradict each other; not at once, as a command line sets them one after the other.
 
         Raises:
-            AvrtError: If 4-bit weights would have to be trained themselves.
+            AvrtError: If 4-bit weights would have to be trained themselves, adapters are nowhere, or features that
+                change would be kept.
         """
         if self.quantize is not None and self.lora is None:
             raise AvrtError(
                 "4-bit weights cannot be trained themselves",
                 where="model.student.quantize",
                 remedy="set model.student.lora.rank 16, or leave it out",
+            )
+        if self.lora is None:
+            return
+        where = "model.student.lora.modules"
+        if not self.lora.modules:
+            raise AvrtError("names nothing that has adapters", where=where, remedy="leave it out for [decoder]")
+        if self.quantize is not None and "decoder" not in self.lora.modules:
+            raise AvrtError(
+                "4-bit weights need adapters on them", where=where, remedy="add decoder, or leave quantize out"
+            )
+        if self.feature_cache is not None and self.lora.on_encoders:
+            raise AvrtError(
+                f"features change with the adapters on {' and '.join(m for m in self.lora.modules if m != 'decoder')}",
+                where="model.student.feature_cache",
+                remedy="leave it out, or set model.student.lora.modules: [decoder]",
             )

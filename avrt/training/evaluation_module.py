@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from avrt.data.inputs.batch import OmniBatch
-from avrt.data.inputs.prompt_options import PromptOptions
+from avrt.data.inputs.prompt_options import PromptOptions, for_family
 from avrt.data.loading.datamodule import AVDataModule, BatchRequirements
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
@@ -152,7 +152,13 @@ class EvaluationModule(pl.LightningModule):
         split = SPLITS[stage]
         self.shards = None if data.folders[split] is None else data.shards(split)
         self.question_types = data.question_types(split)
-        self.prompt_options = data.prompt
+        wanted = data.prompt
+        data.prompt = self.prompt_options = for_family(wanted, interleaves=self.policy.inputs.interleaves)
+        if data.prompt != wanted:
+            name = self.policy.family.name
+            rank_zero_info(
+                f"{name} has no sound inside video: it follows the frames (data.prompt.audio_in_video: false)"
+            )
         self.policy.prompt_room = data.prompt.max_prompt_tokens
 
     def requirements(self) -> BatchRequirements:

@@ -103,6 +103,8 @@ def update_metrics(measured: dict[str, Tensor], options: GRPOOptions) -> dict[st
         "policy/entropy": sums["entropy"] / learned,
         "policy/sampler_mismatch": sums["mismatch"] / learned,
     }
+    if options.router_loss:
+        metrics["train/router_loss"] = sums["router_loss"] / options.num_iterations
     if options.rollout_ahead:  # counted in updates, each of which is some optimizer steps
         metrics["rollout/staleness"] = sums["staleness"] / learned * options.num_iterations
     if options.loss.importance_sampling_cap:

@@ -56,6 +56,9 @@ class GRPOModule(TrainingModule):
             switches it off: then every batch is a step, and zero_std groups have advantage 0 but count in the average
             and in the KL.
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
+        router_loss: Weight of the load-balancing loss, for a student with experts (0.001
+            is what Qwen3-Omni's own configuration has). It is taken over all tokens that
+            the decoder reads, within each micro-batch. 0 does without.
         share_prefix: Read a prompt once for its whole group, in sampling and in scoring, instead of once per
             completion; the numbers are the same. An attention that cannot do that falls back to copies.
         reference: Where the reference's weights are: on the `device`, under ZeRO-3 scattered like the policy's; or on
@@ -96,8 +99,11 @@ class GRPOModule(TrainingModule):
         vllm_in_validation: bool = False,
         generation: SamplingOptions = SamplingOptions(temperature=0.0),
         seed: int = 0,
+        router_loss: float = 0.0,
     ) -> None:
-        super().__init__(student, optimizer, micro_batch_size, generation, rewards, vllm, vllm_in_validation)
+        super().__init__(
+            student, optimizer, micro_batch_size, generation, rewards, vllm, vllm_in_validation, router_loss
+        )
         if group_size < 2:
             raise ValueError("group_size must be at least 2: an advantage compares completions with each other")
         if std_epsilon < 0:
@@ -117,7 +123,7 @@ class GRPOModule(TrainingModule):
             )
         self.options = GRPOOptions(
             group_size, rollout, loss, normalize_std, unbiased_std, std_epsilon, num_iterations,
-            mask_truncated_completions, micro_batch_size, rollout_ahead,
+            mask_truncated_completions, micro_batch_size, rollout_ahead, router_loss,
         )  # fmt: skip
         self.num_iterations = num_iterations
         self.share_prefix = share_prefix

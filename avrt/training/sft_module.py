@@ -26,6 +26,9 @@ class SFTModule(TrainingModule):
         student: Which student.
         optimizer: Optimizer and schedule.
         micro_batch_size: Samples per forward and backward pass.
+        router_loss: Weight of the load-balancing loss, for a student with experts (0.001
+            is what Qwen3-Omni's own configuration has). It is taken over all tokens that
+            the decoder reads, within each micro-batch. 0 does without.
         generation: How completions are generated in validation, test and prediction.
         rewards: Rewards reported in evaluation.
         vllm: Let vLLM answer in `avrt validate`, `test` and `predict`.
@@ -44,16 +47,23 @@ class SFTModule(TrainingModule):
         rewards: RewardOptions = RewardOptions(),
         vllm: VLLMOptions | None = None,
         vllm_in_validation: bool = False,
+        router_loss: float = 0.0,
     ) -> None:
-        super().__init__(student, optimizer, micro_batch_size, generation, rewards, vllm, vllm_in_validation)
+        super().__init__(
+            student, optimizer, micro_batch_size, generation, rewards, vllm, vllm_in_validation, router_loss
+        )
 
     def training_step(self, batch: OmniBatch, batch_idx: int) -> None:
         """One optimizer step over the batch's micro-batches."""
         started = time.perf_counter()
-        step = sft_step(self.policy, batch, self.step_optimizer, micro_batch_size=self.micro_batch_size)
+        step = sft_step(
+            self.policy, batch, self.step_optimizer, micro_batch_size=self.micro_batch_size,
+            router_loss=self.router_loss,
+        )  # fmt: skip
         sums = all_reduce_sum(
             {
                 "loss": step.loss,
+                "router_loss": step.router_loss,
                 "correct": step.correct,
                 "tokens": step.tokens,
                 "samples": batch.valid.sum(),
@@ -73,6 +83,8 @@ class SFTModule(TrainingModule):
             "train/samples_per_second": sums["samples"] / seconds,
             "seconds/step": seconds,
         }
+        if self.router_loss:
+            metrics["train/router_loss"] = sums["router_loss"]
         self.log_values(metrics | self.step_optimizer.metrics() | self.cache_metrics(), on_bar=ON_PROGRESS_BAR)
 
     def validation_step(self, batch: OmniBatch, batch_idx: int) -> None:

@@ -40,6 +40,7 @@ class TrainingModule(EvaluationModule):
         rewards: The rewards, also reported in evaluation.
         vllm: Let vLLM sample instead of the native engine.
         vllm_in_validation: Let it answer in validation while training too.
+        router_loss: Weight of the load-balancing loss, for a student with experts.
 
     Attributes:
         run_log: Writes to every logger of the run, while training.
@@ -60,12 +61,16 @@ class TrainingModule(EvaluationModule):
         rewards: RewardOptions,
         vllm: VLLMOptions | None = None,
         vllm_in_validation: bool = False,
+        router_loss: float = 0.0,
     ) -> None:
         super().__init__(student, generation, rewards, vllm)
         if vllm_in_validation and vllm is None:
             raise AvrtError(
                 "there is no engine", where="model.vllm_in_validation", remedy="set model.vllm, or this to false"
             )
+        if router_loss < 0:
+            raise AvrtError(f"is {router_loss}", where="model.router_loss", remedy="0 does without, 0.001 is usual")
+        self.router_loss = router_loss
         self.vllm_in_validation = vllm_in_validation
         self.automatic_optimization = False
         self.optimizer_options = optimizer
@@ -75,6 +80,20 @@ class TrainingModule(EvaluationModule):
         self.samples_per_step = 0
         self.input_settings: InputSettings | None = None
         self.run_options: dict[str, Option] = {}
+
+    def load(self) -> None:
+        """Load the policy, and refuse a router loss for one without routers.
+
+        Raises:
+            AvrtError: If there are no experts whose use could be balanced.
+        """
+        super().load()
+        if self.router_loss and self.policy.decoder.experts_per_token is None:
+            raise AvrtError(
+                f"{self.student_options.source} has no experts to balance",
+                where="model.router_loss",
+                remedy="set it to 0",
+            )
 
     def connect_data(self, data: AVDataModule, stage: str) -> None:
         """Also the length of an epoch, and how the student is being trained to be asked."""

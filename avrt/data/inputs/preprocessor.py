@@ -7,7 +7,7 @@ from torch import Tensor
 
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.inputs.media_inputs import MediaInputs, MediaLayout
-from avrt.data.inputs.prompt_options import PromptOptions, missing_target
+from avrt.data.inputs.prompt_options import PromptOptions, for_family, missing_target
 from avrt.data.media.clip import Clip
 from avrt.data.sample import Sample
 from avrt.errors import BadSampleError
@@ -30,7 +30,7 @@ class Preprocessor:
         self, inputs: MediaInputs, options: PromptOptions, *, targets: bool = False, answers: bool = False
     ) -> None:
         self.inputs = inputs
-        self.options = options
+        self.options = for_family(options, interleaves=inputs.interleaves)
         self.targets = targets
         self.answers = answers
         added = inputs.tokenizer.added_tokens_decoder.values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from avrt.data.sample import Sample
@@ -24,7 +24,8 @@ class PromptOptions:
             (`audio`), or the text of the question alone (`none`).
         masked: What becomes of a sense that is not given: it is absent from the prompt, or there but `blank`: black
             images, silence.
-        audio_in_video: Interleave a video's sound with its frames by time, where a sample has both.
+        audio_in_video: Interleave a video's sound with its frames by time, where a sample has both, and the student's
+            family can; elsewhere the sound follows the frames.
         max_prompt_tokens: Longer prompts are refused as bad samples; None for all that the context leaves beside the
             longest answer. A minute of sound takes 1,500 tokens, and 120 frames of the default size up to 15,360.
         max_response_tokens: Longer targets are refused as bad samples.
@@ -47,6 +48,11 @@ class PromptOptions:
     def __post_init__(self) -> None:
         """Refuse templates with unknown placeholders, and those without the question."""
         check_template(self.template, self.choice)
+
+
+def for_family(options: PromptOptions, *, interleaves: bool) -> PromptOptions:
+    """The options as they hold for a family, which may have no way to put sound inside a video."""
+    return replace(options, audio_in_video=options.audio_in_video and interleaves)
 
 
 def missing_target(sample: Sample, options: PromptOptions, *, traces: bool, answers: bool) -> str | None:

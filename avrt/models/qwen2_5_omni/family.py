@@ -31,6 +31,7 @@ class QwenOmni(Family):
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_omni", "qwen2_5_omni_thinker")
     nano: ClassVar[str] = "nano"
     lora_targets: ClassVar[str] = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+    projectors: ClassVar[str] = r".*(visual\.merger\.mlp\.\d+|audio_tower\.proj)"
 
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
         """The thinker of the nano preset, and its processor."""
@@ -104,6 +105,10 @@ class QwenOmni(Family):
         """Text model and vocabulary projection, by their names inside the omni model."""
         yield from released_layout.parts(decoder)
 
+    def released_encoders(self, model: Any) -> Iterator[tuple[str, nn.Module]]:
+        """Vision and audio tower, each with its projector inside, by their names inside the omni model."""
+        yield from released_layout.encoders(model)
+
     def vllm_prompt(self, inputs: QwenOmniInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
         """The prompt with its placeholders folded, and how vLLM's copy of the processor is to prepare the media."""
         return released_layout.vllm_prompt(inputs, prompts, row)
@@ -111,6 +116,10 @@ class QwenOmni(Family):
     def stock_positions(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:
         """By `get_rope_index`."""
         return stock.positions(model, processor, batch, row)
+
+    def stock_media(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> dict[str, Any]:
+        """Pixels, log-mel, sizes and the clip's rate."""
+        return stock.media_arguments(model, processor, batch, row)
 
     def stock_logprobs(self, model: Any, processor: Any, batch: OmniBatch, row: int, completion: Tensor) -> Tensor:
         """By the thinker's own forward pass."""

@@ -28,6 +28,12 @@ def parts(decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
     yield f"{THINKER_PREFIX}lm_head.", decoder.lm_head
 
 
+def encoders(model: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The towers with their projectors, likewise."""
+    yield f"{THINKER_PREFIX}visual.", model.model.visual
+    yield f"{THINKER_PREFIX}audio_tower.", model.model.audio_tower
+
+
 def vllm_prompt(inputs: QwenOmniInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
     """One prompt as vLLM is asked it: a single placeholder for each medium, and how the processor is to prepare it."""
     clip, ids = prompts.clips[row], inputs.ids

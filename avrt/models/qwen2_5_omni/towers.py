@@ -18,15 +18,14 @@ PATCHES_AT_ONCE = 131_072
 """Of a batch of minutes at two frames a second the tower would fill a GPU; this is two batches of 16 AVQA clips."""
 
 
-@torch.no_grad()
 def encode_clips(thinker: Any, batch: OmniBatch, *, run_on_empty: bool = False) -> ClipFeatures:
     """Run the vision and audio towers once over a batch.
 
     Args:
         thinker: A `Qwen2_5OmniThinkerForConditionalGeneration`.
         batch: Inputs, on the model's device.
-        run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because under ZeRO-3 every
-            rank has to take part in gathering the tower's weights. Otherwise many patches are encoded in several calls.
+        run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because every rank has to
+            take part in what all do with its weights. Otherwise many patches are encoded in several calls.
     """
     visual, tower = thinker.model.visual, thinker.model.audio_tower
     return encode_batch(

@@ -1,0 +1,42 @@
+"""Exported folders: in both layouts they load in transformers and here, with equal logits."""
+
+import pytest
+import torch
+
+from avrt.policy.policy import load_policy
+from avrt.policy.saving import export_policy
+from avrt.policy.student_options import LoraOptions
+from tests.families.conftest import NANO, nano_options
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+@pytest.mark.parametrize("full_layout", [False, True])
+def test_an_exported_student_is_the_same_in_transformers(student, tmp_path, full_layout):
+    export_policy(student, tmp_path, full_layout=full_layout)
+    loaded, report = type(student.model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    ids = torch.arange(20, 60)[None]
+    assert torch.equal(logits(loaded, ids), logits(student.model, ids))
+    again = load_policy(nano_options(str(tmp_path)))
+    assert again.family is student.family
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), student.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("source", NANO)
+def test_adapters_are_merged(source, tmp_path):
+    pytest.importorskip("peft")
+    adapted = load_policy(nano_options(source, lora=LoraOptions(rank=4)))
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora_B" in name:
+                p.normal_(0, 0.1)
+    ids = torch.arange(20, 60)[None]
+    expected = logits(adapted.model, ids)
+    export_policy(adapted, tmp_path)
+    loaded = type(load_policy(nano_options(source)).model).from_pretrained(tmp_path)
+    assert torch.allclose(logits(loaded, ids), expected, atol=1e-4)

@@ -38,6 +38,7 @@ class Qwen3Omni(Family):
     nano: ClassVar[str] = "nano-qwen3-omni"
     # Experts are no linear layers but single tensors of all experts, so adapters are on attention alone.
     lora_targets: ClassVar[str] = r".*language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
+    projectors: ClassVar[str] = r".*(visual\.merger(_list\.\d+)?\.mlp\.\d+|audio_tower\.proj[12])"
 
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
         """The thinker of the nano preset, and its processor."""
@@ -113,6 +114,10 @@ class Qwen3Omni(Family):
         """Text model and vocabulary projection, by their names inside the omni model."""
         yield from released_layout.parts(decoder)
 
+    def released_encoders(self, model: Any) -> Iterator[tuple[str, nn.Module]]:
+        """Vision and audio tower, each with its projectors inside, by their names inside the omni model."""
+        yield from released_layout.encoders(model)
+
     def released_tensors(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Each expert by itself."""
         yield from released_layout.tensors(name, tensor)
@@ -124,6 +129,10 @@ class Qwen3Omni(Family):
     def stock_positions(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:
         """By `get_rope_index`."""
         return stock.positions(model, processor, batch, row)
+
+    def stock_media(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> dict[str, Any]:
+        """Pixels, log-mel, sizes and the clip's rate."""
+        return stock.media_of(model, processor, batch, row)
 
     def stock_logprobs(self, model: Any, processor: Any, batch: OmniBatch, row: int, completion: Tensor) -> Tensor:
         """By the thinker's own forward pass."""

@@ -30,6 +30,12 @@ def parts(decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
     yield f"{THINKER_PREFIX}lm_head.", decoder.lm_head
 
 
+def encoders(model: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The towers with their projectors, likewise."""
+    yield f"{THINKER_PREFIX}visual.", model.model.visual
+    yield f"{THINKER_PREFIX}audio_tower.", model.model.audio_tower
+
+
 def tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """A parameter as the released checkpoints have it: experts are one tensor here, and many there.
 

@@ -62,6 +62,11 @@ class Decoder:
         """For each layer the number of the cache that it reads: its own, unless layers share keys and values."""
         return tuple(range(self.language_model.config.num_hidden_layers))
 
+    @property
+    def frozen(self) -> tuple[nn.Module, ...]:
+        """Parts of it that are not trained, whatever is; the reference shares them."""
+        return ()
+
     def embed(self, token_ids: Tensor, prompts: EncodedPrompts, starts: Sequence[int]) -> TokenInputs:
         """Inputs of (B, T) tokens, with clip features at the placeholders of prompts.
 

@@ -9,11 +9,12 @@ from transformers import PretrainedConfig
 
 from avrt.errors import AvrtError
 from avrt.models.family import Family
+from avrt.models.gemma4.family import Gemma
 from avrt.models.qwen2_5_omni.family import QwenOmni
 from avrt.models.qwen3_omni.family import Qwen3Omni
 from avrt.packaged import model_source
 
-FAMILIES: tuple[Family, ...] = (QwenOmni(), Qwen3Omni())
+FAMILIES: tuple[Family, ...] = (QwenOmni(), Qwen3Omni(), Gemma())
 
 
 def find_family(source: str) -> Family:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.inputs.media_inputs import MediaInputs
 from avrt.errors import AvrtError
+from avrt.models.attention import TOWER_ATTENTION
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 
@@ -48,6 +49,8 @@ class Family(ABC):
         lora_targets: Pattern of the decoder's linear layers, for adapters.
         projectors: Pattern of the linear layers between towers and decoder, likewise. They may lie within a tower's
             module; the tower's other linear layers are its own.
+        tower_attention: The attention function of its towers; None leaves them what they were loaded with.
+        interleaves: Whether sound can lie within a video.
     """
 
     name: ClassVar[str]
@@ -55,6 +58,8 @@ class Family(ABC):
     nano: ClassVar[str]
     lora_targets: ClassVar[str]
     projectors: ClassVar[str]
+    tower_attention: ClassVar[str | None] = TOWER_ATTENTION
+    interleaves: ClassVar[bool] = True
 
     @abstractmethod
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
@@ -112,7 +117,7 @@ class Family(ABC):
 
     @abstractmethod
     def towers(self, model: Any) -> tuple[nn.Module, ...]:
-        """The encoders that stay frozen."""
+        """The encoders that stay frozen; those with attention have a `config`."""
 
     def leaf_modules(self, model: Any) -> tuple[type[nn.Module], ...]:
         """Classes whose modules ZeRO-3 gathers as wholes: those that run other parts for other tokens; none by default.

@@ -20,7 +20,7 @@ Gather = Callable[[Sequence[nn.Module]], contextlib.AbstractContextManager[None]
 
 
 def plain_weights(
-    part: nn.Module, *, everything: bool = True, gather: Gather | None = None
+    part: nn.Module, *, everything: bool = True, gather: Gather | None = None, without: Sequence[nn.Module] = ()
 ) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of each parameter of a module, as a plain one of its kind has them.
 
@@ -29,10 +29,12 @@ def plain_weights(
         everything: Also layers that have no adapter.
         gather: How to make weights whole that are scattered. Then all ranks have to read the same to the end, and who
             stops earlier takes part in gathering the rest.
+        without: Children of the module that are left out.
     """
     stopped = False
     for prefix, piece in _pieces(part):
-        if not (everything or any(is_adapted(module) for module in piece.modules())):
+        wanted = everything or any(is_adapted(module) for module in piece.modules())
+        if not wanted or any(piece is other for other in without):
             continue
         with contextlib.nullcontext() if gather is None else gather([piece]):
             try:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from avrt.data.inputs.batch import OmniBatch
 from avrt.distributed import all_reduce_max
 from avrt.errors import AvrtError
-from avrt.models.attention import ATTENTION_IMPLEMENTATIONS, TOWER_ATTENTION
+from avrt.models.attention import ATTENTION_IMPLEMENTATIONS
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.models.families import cannot_load, find_family
@@ -104,8 +104,9 @@ class Policy(nn.Module):
         decoder = family.decoder(model)
         if options.attention in ATTENTION_IMPLEMENTATIONS:
             use_attention(decoder.language_model.config, ATTENTION_IMPLEMENTATIONS[options.attention])
-            for tower in family.towers(model):
-                use_attention(tower.config, TOWER_ATTENTION)
+            if family.tower_attention is not None:
+                for tower in family.towers(model):
+                    use_attention(tower.config, family.tower_attention)
         fuse_layers(decoder.language_model, family.fused_layers(model), options.fused_layers)
         if options.quantize is not None:
             quantize_layers(model, family.lora_targets)
@@ -113,6 +114,8 @@ class Policy(nn.Module):
         if options.lora is None:
             decoder.language_model.requires_grad_(True)
             decoder.lm_head.requires_grad_(True)
+            for part in decoder.frozen:
+                part.requires_grad_(False)
         if options.gradient_checkpointing:
             decoder.language_model.activation_checkpointing_enable({"use_reentrant": False})
         # The adapter wrapper holds the same modules as the model; in a tuple they are not registered twice.
@@ -301,15 +304,15 @@ class Policy(nn.Module):
         Adapters are merged, one layer at a time; see `avrt.policy.plain_weights`.
 
         Args:
-            everything: False leaves out layers without an adapter, which are as they were, where adapters are trained.
-                Where ranks hold parts of the weights, all have to read, and one that asks for everything gets it for
-                all.
+            everything: False leaves out what is as it was: layers without an adapter where adapters are trained, and
+                parts that never are. Where ranks hold parts of the weights, all have to read, and one that asks for
+                everything gets it for all.
         """
-        everything = everything or not self._adapters
         if self.is_partitioned:
             everything = bool(all_reduce_max(int(everything), next(self.decoder.lm_head.parameters()).device))
+        without, everything = () if everything else self.decoder.frozen, everything or not self._adapters
         for prefix, part in self.family.released_parts(self.decoder):
-            for name, tensor in plain_weights(part, everything=everything, gather=self.gather):
+            for name, tensor in plain_weights(part, everything=everything, gather=self.gather, without=without):
                 yield from self.family.released_tensors(prefix + name, tensor)
         if self._encoders is not None:
             for prefix, part in self.family.released_encoders(self.model):

@@ -30,23 +30,25 @@ class Reference(nn.Module):
         self._policy = (policy,)  # in a tuple, so that it is not registered as a part of this one
         self._copied = policy.options.lora is None
         self._is_loaded = True
-        self._home: list[tuple[nn.Module, str, Tensor]] = []  # weights and buffers as they are outside `loaded`
+        # weights and buffers as they are outside `loaded`, each with the modules that use it and its name there
+        self._home: list[tuple[Tensor, list[tuple[nn.Module, str]]]] = []
         if self._copied:
-            # together, so that a weight that both use stays one
-            parts: tuple[nn.Module, nn.Module] = copy.deepcopy((policy.decoder.language_model, policy.decoder.lm_head))
+            # together, so that a weight that both use stays one; what is never trained is shared, not copied
+            decoder = policy.decoder
+            shared: dict[int, Any] = {id(part): part for part in decoder.frozen}
+            parts: tuple[nn.Module, nn.Module] = copy.deepcopy((decoder.language_model, decoder.lm_head), shared)
             for part in parts:
                 part.requires_grad_(False).eval()
             cast(Any, parts[0]).activation_checkpointing_disable()
             self._copy = parts
             if place == "host":
-                own = [
-                    (module, name, tensor.detach())
-                    for part in self._copy
-                    for module in part.modules()
-                    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-                ]
-                homes = _page_locked([tensor for _, _, tensor in own])
-                self._home = [(module, name, home) for (module, name, _), home in zip(own, homes, strict=True)]
+                elsewhere = {module for part in decoder.frozen for module in part.modules()}
+                used: dict[int, tuple[Tensor, list[tuple[nn.Module, str]]]] = {}
+                for module in [m for part in parts for m in part.modules() if m not in elsewhere]:
+                    for name, tensor in _own_tensors(module):
+                        used.setdefault(id(tensor), (tensor.detach(), []))[1].append((module, name))
+                homes = _page_locked([tensor for tensor, _ in used.values()])
+                self._home = [(home, users) for home, (_, users) in zip(homes, used.values(), strict=True)]
                 self._leave()
             else:
                 self.language_model, self.lm_head = self._copy
@@ -68,8 +70,8 @@ class Reference(nn.Module):
             yield
             return
         device = next(self._policy[0].decoder.lm_head.parameters()).device
-        for module, name, home in self._home:
-            _put(module, name, home.to(device, non_blocking=True))
+        for home, users in self._home:
+            _put(users, home.to(device, non_blocking=True))
         self._is_loaded = True
         try:
             yield
@@ -78,8 +80,8 @@ class Reference(nn.Module):
 
     def _leave(self) -> None:
         """Be on the host again; nothing has changed that would have to be copied back."""
-        for module, name, home in self._home:
-            _put(module, name, home)
+        for home, users in self._home:
+            _put(users, home)
         self._is_loaded = not self._home
 
     @torch.no_grad()
@@ -97,10 +99,17 @@ class Reference(nn.Module):
         return super().train(False)
 
 
-def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Have a module use a tensor for one of its weights or buffers."""
-    is_weight = isinstance(getattr(module, name), nn.Parameter)
-    setattr(module, name, nn.Parameter(tensor, requires_grad=False) if is_weight else tensor)
+def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """A module's weights and buffers, without those of its parts."""
+    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+
+
+def _put(users: Sequence[tuple[nn.Module, str]], tensor: Tensor) -> None:
+    """Have modules use a tensor, the same one, for one of their weights or buffers."""
+    first, at = users[0]
+    used = nn.Parameter(tensor, requires_grad=False) if isinstance(getattr(first, at), nn.Parameter) else tensor
+    for module, name in users:
+        setattr(module, name, used)
 
 
 def _page_locked(tensors: Sequence[Tensor]) -> list[Tensor]:

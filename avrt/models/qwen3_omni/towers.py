@@ -58,7 +58,7 @@ def encode_pictures(visual: Any, pixels: Tensor, grids: Tensor) -> list[Tensor]:
     output = visual(pixels, grid_thw=grids, **on_device(layout, pixels.device))
     tokens = (grids.prod(-1) // visual.config.spatial_merge_size**2).tolist()
     features: Tensor = torch.cat([output.pooler_output, *output.deepstack_features], dim=-1)
-    return list(features.split_with_sizes(tokens))
+    return list(torch.split(features, tokens))
 
 
 def encode_sounds(tower: Any, mel: Tensor, lengths: Sequence[int], *, together: bool = False) -> list[Tensor]:

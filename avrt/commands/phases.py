@@ -47,6 +47,7 @@ def shape_of(policy: Policy) -> Shape:
         checkpointing=options.gradient_checkpointing,
         frozen=options.lora is not None,
         adapter_dropout=options.lora is not None and options.lora.dropout > 0,
+        norms_heads=policy.decoder.norms_heads,
     )
 
 

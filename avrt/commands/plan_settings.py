@@ -323,4 +323,5 @@ def shape_of(options: StudentOptions, decoder: Decoder) -> Shape:
         checkpointing=options.gradient_checkpointing,
         frozen=options.lora is not None,
         adapter_dropout=options.lora is not None and options.lora.dropout > 0,
+        norms_heads=decoder.norms_heads,
     )

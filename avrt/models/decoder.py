@@ -46,6 +46,11 @@ class Decoder:
         return attention_name(self.language_model.config) in ATTENTION_IMPLEMENTATIONS.values()
 
     @property
+    def norms_heads(self) -> bool:
+        """Whether its layers normalize queries and keys, each head by itself."""
+        return hasattr(self.language_model.layers[0].self_attn, "q_norm")
+
+    @property
     def caches(self) -> list[LayerCache]:
         """Key-value caches that its layers fill, in the order of the layers that fill them."""
         config = self.language_model.config

@@ -144,7 +144,7 @@ def seconds_per_phase(shape: Shape, card: Card, work: Work, assumed: Assumed = A
 def token_seconds(shape: Shape, card: Card, work: Work, assumed: Assumed = ASSUMED) -> float:
     """Seconds of one decoding step of all rows."""
     rows = len(work.prompts) * work.group_size
-    weights = (shape.layers * shape.layer_weights + shape.hidden * shape.vocabulary) * shape.bytes
+    weights = (shape.layers * shape.layer_weights_read(rows) + shape.hidden * shape.vocabulary) * shape.bytes
     caches = (sum(work.prompts) + rows * work.longest / 2) * shape.cache_bytes  # own caches are half full on average
     drawn = 10 * rows * shape.vocabulary * FLOAT32  # softmax, cumulative sum and search read and write the logits
     reading = (weights + caches + drawn) / (card.bandwidth * assumed.bandwidth)

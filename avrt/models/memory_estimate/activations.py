@@ -1,7 +1,8 @@
 """Bytes beside the weights that rollout, reference and update take, counted tensor by tensor.
 
-Counted are the tensors that exist at the moment when most do, in the order in which the code makes and frees them:
-`Qwen2_5OmniDecoderLayer` of transformers 5.23, `score_tokens`, `generate` and PyTorch's formulas of the backward pass.
+Counted are the tensors that exist at the moment when most do, in the order in which the code makes and frees them: the
+decoder layers of transformers 5.23 (experts as `grouped_mm` runs them), `score_tokens`, `generate` and PyTorch's
+formulas of the backward pass.
 What is smaller than a thousandth is left out: masks, positions, indices, biases.
 
 Shape letters: B prompts of P tokens, G completions of R tokens each, H width, V vocabulary, N = B G R scored tokens,
@@ -111,7 +112,8 @@ def update_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: 
     one_layer = _layer_bytes(shape, prompts, group_size, answer)
     # At the MLP's product: gradients of the product and of its two factors, less the product itself, which is gone; and
     # gradients of the residual and of the layer's output.
-    moving = row * (2 * shape.intermediate + 2 * shape.hidden) * shape.bytes
+    # With experts also the gradients of what each gave, weighted and not.
+    moving = row * (2 * shape.intermediate + 2 * shape.hidden + 2 * shape.copied) * shape.bytes
     layers = kept - ending + (one_layer if shape.checkpointing else 0) + moving
     # The embeddings' gradient is as large as they are; all layers are done by then.
     embeddings = 0 if shape.frozen else (shape.vocabulary + 2 * row) * shape.hidden * shape.bytes
@@ -137,12 +139,19 @@ def _layer_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: 
     norm = shape.hidden * (FLOAT32 + (0 if shape.frozen else size))
     # Queries, output (also the output projection's input), logsumexp in float32. Rotating keeps nothing of its own.
     attention = 2 * shape.query * size + shape.heads * FLOAT32
-    # Gate before and after its activation, and up
-    mlp = 3 * shape.intermediate * size
+    if shape.norms_heads:  # of queries and keys what a norm keeps
+        attention += (shape.query + shape.key_value) * (FLOAT32 + (0 if shape.frozen else size))
+    # Gate before and after its activation, and up. Of experts also what each gave, for its share's gradient, and the
+    # router's probabilities in float32.
+    mlp = (3 * shape.intermediate + shape.copied) * size + shape.experts * FLOAT32
     # Inputs of linear maps, for their weights' gradients: the norms' outputs, the MLP's product. Where adapters drop
     # some of it out, each of seven has its own, and which elements came through.
-    inputs = (2 * shape.hidden + shape.intermediate) * size
-    if shape.adapter_dropout:
+    inputs = (2 * shape.hidden + shape.copied + shape.intermediate) * size
+    if shape.experts and shape.frozen:  # adapters are on attention alone
+        inputs = shape.hidden * size
+        if shape.adapter_dropout:
+            inputs = (3 * shape.hidden + shape.query) * (size + 1)
+    elif shape.adapter_dropout:
         inputs = (5 * shape.hidden + shape.query + shape.intermediate) * (size + 1)
     keys_and_values = 2 * _attended_tokens(prompts, group_size, answer) * shape.key_value * size
     return _row_tokens(prompts, group_size, answer) * (2 * norm + attention + mlp + inputs) + keys_and_values
@@ -174,9 +183,11 @@ def _passing(shape: Shape) -> int:
     """Bytes per token of a layer that keeps nothing.
 
     At the MLP's product: the embeddings, the layer's input, what attention added to it, that normalized; the gate's
-    activation, up and product.
+    activation, up and product. With experts beside the tokens' copies for them; or at the end these, what each gave,
+    that weighted, and that in the tokens' order.
     """
-    return (4 * shape.hidden + 3 * shape.intermediate) * shape.bytes + 2 * shape.head_width * shape.bytes
+    mlp = max(shape.copied + 3 * shape.intermediate, 4 * shape.copied)
+    return (4 * shape.hidden + mlp) * shape.bytes + 2 * shape.head_width * shape.bytes
 
 
 def _row_tokens(prompts: Sequence[int], group_size: int, answer: int) -> int:

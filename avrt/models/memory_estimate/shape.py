@@ -14,7 +14,7 @@ class Shape:
 
     Attributes:
         hidden: Width of the decoder, H.
-        intermediate: Width of its MLP.
+        intermediate: Width of its MLP; of experts, of all that one token meets.
         layers: Number of decoder layers.
         heads: Query heads of a layer.
         query: Width of queries, and of the attention's output, over all heads of a layer.
@@ -24,6 +24,9 @@ class Shape:
         checkpointing: Whether only each layer's input is kept for the backward pass.
         frozen: Whether the decoder's own weights are frozen, as they are under LoRA.
         adapter_dropout: Whether adapters drop out some of their input.
+        experts: Number of experts of a layer; 0 where it has an MLP instead. Then adapters are on attention alone.
+        experts_per_token: How many of them one token meets.
+        norms_heads: Whether queries and keys are normalized, each head by itself.
     """
 
     hidden: int
@@ -37,6 +40,9 @@ class Shape:
     checkpointing: bool
     frozen: bool = False
     adapter_dropout: bool = False
+    experts: int = 0
+    experts_per_token: int = 0
+    norms_heads: bool = False
 
     @classmethod
     def of(
@@ -47,12 +53,15 @@ class Shape:
         checkpointing: bool,
         frozen: bool = False,
         adapter_dropout: bool = False,
+        norms_heads: bool = False,
     ) -> Shape:
         """The shape that a text configuration of transformers describes."""
+        experts = getattr(text_config, "num_experts", None) or 0
+        met = text_config.num_experts_per_tok if experts else 0
         head = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
         return cls(
             hidden=text_config.hidden_size,
-            intermediate=text_config.intermediate_size,
+            intermediate=met * text_config.moe_intermediate_size if experts else text_config.intermediate_size,
             layers=text_config.num_hidden_layers,
             heads=text_config.num_attention_heads,
             query=text_config.num_attention_heads * head,
@@ -62,6 +71,9 @@ class Shape:
             checkpointing=checkpointing,
             frozen=frozen,
             adapter_dropout=adapter_dropout,
+            experts=experts,
+            experts_per_token=met,
+            norms_heads=norms_heads,
         )
 
     @property
@@ -75,7 +87,20 @@ class Shape:
         return 2 * self.layers * self.key_value * self.bytes
 
     @property
+    def copied(self) -> int:
+        """Width of one token's hidden states, one copy for each expert that it meets."""
+        return self.experts_per_token * self.hidden
+
+    @property
     def layer_weights(self) -> int:
-        """Weights of one layer's linear maps, biases aside."""
+        """Weights of one layer's linear maps that one token meets, biases aside."""
         attention = self.hidden * (2 * self.query + 2 * self.key_value)
-        return attention + 3 * self.hidden * self.intermediate
+        return attention + self.hidden * (3 * self.intermediate + self.experts)
+
+    def layer_weights_read(self, tokens: int) -> float:
+        """Weights of one layer that so many tokens meet together, if each chooses its experts by chance."""
+        if not self.experts:
+            return self.layer_weights
+        met = self.experts * (1 - (1 - self.experts_per_token / self.experts) ** tokens)
+        every = 3 * self.hidden * self.intermediate // self.experts_per_token
+        return self.layer_weights + every * (met - self.experts_per_token)

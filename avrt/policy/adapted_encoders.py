@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.family import Family
@@ -74,5 +75,6 @@ class AdaptedEncoders:
 
 
 def _recompute(tower: Any) -> None:
-    """Have a tower keep no activations of its layers."""
-    tower.activation_checkpointing_enable({"use_reentrant": False})
+    """Have a tower keep no activations of its layers, where transformers can do that."""
+    if any(isinstance(module, GradientCheckpointingLayer) for module in tower.modules()):
+        tower.activation_checkpointing_enable({"use_reentrant": False})

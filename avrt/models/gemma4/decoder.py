@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from avrt.models.decoder import Decoder, TokenInputs, places_in_row
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.layer_caches import LayerCache
-
-SLIDING = "sliding_attention"
+from avrt.models.transformers_internals import SLIDING
 
 
 @dataclass(frozen=True)

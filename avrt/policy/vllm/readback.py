@@ -21,15 +21,20 @@ class ReadBack:
 
     They are the projections of the last layer that has each, so that all others have come before. Not those of experts:
     what these answer is no linear function of what they are asked.
+
+    Args:
+        prefixes: What names of the decoder's parameters begin with; towers are not read back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefixes: Iterable[str]) -> None:
+        self._prefixes = tuple(prefixes)
         self._given: dict[str, tuple[str, Tensor]] = {}
 
     def watch(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Pass weights on, and keep the last of each kind."""
         for name, tensor in weights:
-            if tensor.ndim == 2 and EXPERTS not in name and (kind := IN_A_LAYER.fullmatch(name)):
+            compared = tensor.ndim == 2 and EXPERTS not in name and name.startswith(self._prefixes)
+            if compared and (kind := IN_A_LAYER.fullmatch(name)):
                 self._given[kind[1]] = name, tensor
             yield name, tensor
 

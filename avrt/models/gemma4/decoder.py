@@ -25,6 +25,21 @@ class GemmaDecoder(Decoder):
     """
 
     @property
+    def norms(self) -> int:
+        """Before and behind attention and MLP, and behind the per-layer inputs."""
+        return 5
+
+    @property
+    def wide_norms(self) -> bool:
+        """They are computed in float32 to the end."""
+        return True
+
+    @property
+    def mlp_widths(self) -> tuple[int | None, ...]:
+        """Twice as wide in E2B's layers that have no keys of their own."""
+        return tuple(layer.mlp.intermediate_size for layer in self.language_model.layers)
+
+    @property
     def caches(self) -> list[LayerCache]:
         """Of the layers that have keys and values of their own: full layers have wider heads, sliding ones a window."""
         config = self.language_model.config

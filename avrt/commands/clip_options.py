@@ -24,7 +24,7 @@ def add_clip_options(parser: ArgumentParser, clip: ClipSpec) -> None:
     """
     sound: Any = WHOLE if clip.audio_seconds is None else clip.audio_seconds
     whole: Any = PositiveFloat | Literal["whole"] | None
-    students: Any = Literal[tuple(STUDENTS)] | None
+    student: Any = Literal[tuple(STUDENTS)] | None
     size, still = clip.budget, clip.still_budget
     add = parser.add_argument
     # both default to None, so that the one that is given replaces what the recipe takes
@@ -35,7 +35,7 @@ def add_clip_options(parser: ArgumentParser, clip: ClipSpec) -> None:
     add("--audio_seconds", type=whole, default=sound, help="seconds of sound from the beginning, or whole")
     add(
         "--student",
-        type=students,
+        type=student,
         default=None,
         help="the model family that reads the shards: sizes of pictures are its own unless given (default: "
         f"{student_of(clip.patch_size)})",

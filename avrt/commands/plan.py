@@ -209,6 +209,10 @@ def _notes(settings: Settings, module: TrainingModule) -> list[str]:
     ]
     if isinstance(module, GRPOModule) and module.vllm_options is not None:
         notes.append("vLLM's share of memory and time is not in the tables: see model.vllm.settings")
+    if settings.lora is not None and settings.lora.on_encoders:
+        notes.append(
+            "what towers with adapters keep for their gradient, and their repeated passes, are not in the tables"
+        )
     return notes
 
 

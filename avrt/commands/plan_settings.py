@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from avrt.models.memory_estimate.decoder_shape import shape_of_decoder
 from avrt.models.memory_estimate.held import Place
 from avrt.models.memory_estimate.shape import FLOAT32
 from avrt.models.time_estimate import ASSUMED, Work, seconds_per_phase
+from avrt.policy.adapters import adapted_names
 from avrt.policy.student_options import LoraOptions, StudentOptions
 from avrt.rollout.sampling import decoding_for
 from avrt.rollout.static import PROMPT_MULTIPLE
@@ -221,17 +222,18 @@ def count_parameters(family: Family, model: nn.Module, decoder: Decoder, options
         never = {id(p) for part in decoder.frozen for p in part.parameters()}
         trained = [p.numel() for number, p in own.items() if number not in never]
         return Parameters(sum(trained), total, towers, max(trained))
-    adapted = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and re.fullmatch(family.lora_targets, name)
-    ]
+    adapted = _linear_layers(model, adapted_names(model, family, lora.modules))
     adapters = [lora.rank * width for layer in adapted for width in (layer.in_features, layer.out_features)]
     numbers = Parameters(sum(adapters), total, towers, max(adapters))
     if options.quantize is None:
         return numbers
-    sizes = [layer.in_features * layer.out_features for layer in adapted]
+    rounded = _linear_layers(model, adapted_names(model, family, ["decoder"]))
+    sizes = [layer.in_features * layer.out_features for layer in rounded]
     return replace(numbers, quantized=sum(sizes), largest_quantized=max(sizes))
+
+
+def _linear_layers(model: nn.Module, names: Sequence[str]) -> list[nn.Linear]:
+    return [layer for name in names if isinstance(layer := model.get_submodule(name), nn.Linear)]
 
 
 def partitioning_of(module: EvaluationModule, trainer: Trainer) -> tuple[Partitioning, bool]:

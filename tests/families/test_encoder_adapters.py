@@ -207,8 +207,9 @@ def test_a_killed_run_of_two_ranks_goes_on_as_one_process(world, tmp_path):
     """Under ZeRO-3; one of the ranks has rows without pictures or sound where the other has some."""
     options = (
         *SMALL, "--model.student.lora.rank", 4, "--model.student.lora.modules", "[decoder,projector,towers]",
-        "--model.group_size", 2, "--model.rollout.max_new_tokens", 12, "--model.optimizer.lr", 1e-2,
+        "--model.group_size", 2, "--model.rollout.max_new_tokens", 12, "--model.optimizer.lr", 2e-3,
         "--data.dropout.vision", 0.3, "--data.dropout.audio", 0.3,
+        "--model.rewards.extra", '[{"function": "tests.algorithms.test_grpo.brevity", "weight": 1.0}]',
     )  # fmt: skip
     expected = fit("grpo", world, tmp_path / "alone", *options, "--data.batch_size", 4, "--trainer.max_steps", 4)
     ranks = ("--trainer.devices", 2, "--trainer.strategy.stage", 3, "--data.batch_size", 2)
@@ -219,5 +220,6 @@ def test_a_killed_run_of_two_ranks_goes_on_as_one_process(world, tmp_path):
     for step, values in expected.items():
         print(step, {name: (values[name], found[step][name]) for name in COMPARED})
         for name in COMPARED:
-            assert found[step][name] == pytest.approx(values[name], rel=1e-3, abs=2e-4), (step, name)
+            assert found[step][name] == pytest.approx(values[name], rel=5e-3, abs=2e-4), (step, name)
+        assert values["train/grad_norm"] > 0.01
     assert {expected[step]["data/dropped_audio"] for step in expected} != {0}

@@ -15,6 +15,7 @@ import transformers
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.media.clip import Clip
+from avrt.data.media.student_frames import fitting
 from avrt.data.sample import LETTERS, Modality, Sample
 from avrt.data.shards import conversion
 from avrt.data.shards.manifest import MANIFEST, Manifest
@@ -89,7 +90,8 @@ class Student:
         Raises:
             BadSampleError: If the file is missing or cannot be decoded.
         """
-        return conversion.load_clip({Modality.named(Path(path).name): Path(path)}, self.settings.clip)
+        spec = fitting(self.settings.clip, self.policy.inputs.patch_factor)
+        return conversion.load_clip({Modality.named(Path(path).name): Path(path)}, spec)
 
     def ask(
         self,
@@ -346,7 +348,8 @@ def _load_trained(path: Path) -> tuple[Policy, InputSettings]:
     from avrt.training.trained_policy import policy_from_checkpoint
 
     checkpoint = checkpoint_at(path)
-    return policy_from_checkpoint(checkpoint), settings_of_checkpoint(checkpoint) or InputSettings()
+    policy = policy_from_checkpoint(checkpoint)
+    return policy, settings_of_checkpoint(checkpoint) or InputSettings.of_family(policy.family)
 
 
 def _folder(source: str) -> str:

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 
 from avrt.models import transformers_internals as ours
 from avrt.models.qwen2_5_omni.positions import audio_token_count
+from avrt.models.qwen3_omni.nano import nano_thinker
 from avrt.training import deepspeed_internals, lightning_internals
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,7 @@ PRIVATE = {
     "avrt/models/transformers_internals.py": (
         "._attn_implementation", "_get_feat_extract_output_lengths", "early_initialization", "full_attention",
         "_dynamo", "apply_rotary", "should_save_on_this_rank",
+        "_deepstack_process", "get_audio_cu_seqlens", "interp_indices",
     ),
     "avrt/training/lightning_internals.py": (
         "_save_none_monitor_checkpoint", "_monitor_candidates", "_every_n_train_steps", "_init_deepspeed_distributed",
@@ -115,6 +117,30 @@ def test_attention_layers_call_the_rotary_embedding_where_we_look(nano):
     assert query.shape == given[0].shape
     with pytest.raises(RuntimeError, match="do not fit this release"):
         ours.rotation_of(type(layer.q_proj).forward)
+
+
+def test_qwen3_omni_adds_features_by_the_method_that_we_give_it():
+    """Once behind each of the first layers; a mask of tokens and their indices come to the same."""
+    model, _ = nano_thinker()
+    decoder, found = model.model.language_model, []
+    features = [torch.randn(3, 128) for _ in range(2)]
+    mask = torch.tensor([[False, True, False, True, True]])
+    embeddings, positions = torch.randn(1, 5, 128), torch.arange(5).expand(3, 1, 5)
+    for places in (mask, mask.flatten().nonzero()[:, 0]):
+        with torch.no_grad():
+            output = decoder(
+                inputs_embeds=embeddings, position_ids=positions, visual_pos_masks=places,
+                deepstack_visual_embeds=features,
+            )  # fmt: skip
+        found.append(output.last_hidden_state)
+        ours.add_features_at_places(decoder)
+    assert torch.allclose(*found, atol=1e-6), ours.__file__
+    calls = []
+    decoder._deepstack_process = lambda hidden, places, added: calls.append(added) or hidden
+    decoder(
+        inputs_embeds=embeddings, position_ids=positions, visual_pos_masks=mask, deepstack_visual_embeds=features
+    )  # fmt: skip
+    assert [id(call) for call in calls] == [id(added) for added in features], ours.__file__
 
 
 def test_the_audio_tower_still_tells_how_many_tokens_it_makes(nano):

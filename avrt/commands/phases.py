@@ -14,6 +14,7 @@ from rich.table import Table
 
 from avrt.data.inputs.batch import OmniBatch
 from avrt.models.memory_estimate import Shape, expected_bytes
+from avrt.models.memory_estimate.decoder_shape import shape_of_decoder
 from avrt.policy.policy import Policy
 from avrt.rollout.sampling import SamplingOptions
 
@@ -40,9 +41,9 @@ class Phase:
 
 def shape_of(policy: Policy) -> Shape:
     """The policy's shape."""
-    options, config = policy.options, policy.decoder.language_model.config
-    return Shape.of(
-        config,
+    options = policy.options
+    return shape_of_decoder(
+        policy.decoder,
         next(policy.decoder.lm_head.parameters()).element_size(),
         checkpointing=options.gradient_checkpointing,
         frozen=options.lora is not None,

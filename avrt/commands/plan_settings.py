@@ -24,6 +24,7 @@ from avrt.models.memory_estimate import (
     update_bytes,
 )
 from avrt.models.memory_estimate.activations import buffer_bytes, decoding_bytes, prefill_bytes
+from avrt.models.memory_estimate.decoder_shape import shape_of_decoder
 from avrt.models.memory_estimate.held import Place
 from avrt.models.memory_estimate.shape import FLOAT32
 from avrt.models.time_estimate import ASSUMED, Work, seconds_per_phase
@@ -61,7 +62,7 @@ class Parameters:
     """How many there are.
 
     Attributes:
-        trained: Those that are trained: the decoder's, or adapters on it.
+        trained: Those that are trained: the decoder's but for its frozen parts, or adapters on it.
         decoder: The decoder's own.
         towers: The towers'.
         largest: Of the largest trained tensor.
@@ -123,7 +124,7 @@ class Settings:
     def held(self) -> Held:
         """Weights, gradients and optimizer states."""
         numbers = self.parameters
-        frozen = numbers.towers + (0 if self.lora is None else numbers.decoder)
+        frozen = numbers.towers + numbers.decoder - (numbers.trained if self.lora is None else 0)
         return held_bytes(
             numbers.trained, frozen, self.shape.bytes, self.how, largest=numbers.largest, quantized=numbers.quantized,
             largest_quantized=numbers.largest_quantized,
@@ -218,7 +219,9 @@ def count_parameters(family: Family, model: nn.Module, decoder: Decoder, options
     total = sum(p.numel() for p in own.values())
     towers = sum(p.numel() for tower in family.towers(model) for p in tower.parameters())
     if lora is None:
-        return Parameters(total, total, towers, max(p.numel() for p in own.values()))
+        never = {id(p) for part in decoder.frozen for p in part.parameters()}
+        trained = [p.numel() for number, p in own.items() if number not in never]
+        return Parameters(sum(trained), total, towers, max(trained))
     adapted = _linear_layers(model, adapted_names(model, family, lora.modules))
     adapters = [lora.rank * width for layer in adapted for width in (layer.in_features, layer.out_features)]
     numbers = Parameters(sum(adapters), total, towers, max(adapters))
@@ -319,8 +322,8 @@ def settings_of(
 
 def shape_of(options: StudentOptions, decoder: Decoder) -> Shape:
     """The shape of a student's decoder."""
-    return Shape.of(
-        decoder.language_model.config,
+    return shape_of_decoder(
+        decoder,
         ELEMENT_SIZE[options.dtype],
         checkpointing=options.gradient_checkpointing,
         frozen=options.lora is not None,

@@ -46,6 +46,26 @@ class Decoder:
         return attention_name(self.language_model.config) in ATTENTION_IMPLEMENTATIONS.values()
 
     @property
+    def norms_heads(self) -> bool:
+        """Whether its layers normalize queries and keys, each head by itself."""
+        return hasattr(self.language_model.layers[0].self_attn, "q_norm")
+
+    @property
+    def norms(self) -> int:
+        """How often a layer normalizes its hidden states."""
+        return 2
+
+    @property
+    def wide_norms(self) -> bool:
+        """Whether norms multiply by their weights in float32; then values are normalized too."""
+        return False
+
+    @property
+    def mlp_widths(self) -> tuple[int | None, ...]:
+        """For each layer the width of its MLP, where it is not the configuration's."""
+        return (None,) * int(self.language_model.config.num_hidden_layers)
+
+    @property
     def caches(self) -> list[LayerCache]:
         """Key-value caches that its layers fill, in the order of the layers that fill them."""
         config = self.language_model.config

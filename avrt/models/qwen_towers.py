@@ -37,8 +37,8 @@ def encode_batch(
         encode_sounds: From (n, 128, F) log-mel of n sounds and their frames to n tensors of tokens.
         mel_bins: Height of the log-mel.
         patches_at_once: Most patches of one call, unless one clip has more.
-        run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because under ZeRO-3 every
-            rank has to take part in gathering the tower's weights. Otherwise many patches are encoded in several calls.
+        run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because every rank has to
+            take part in what all do with its weights. Otherwise many patches are encoded in several calls.
     """
     vision: list[Tensor | None] = [None] * len(batch)
     audio: list[Tensor | None] = [None] * len(batch)

@@ -144,7 +144,8 @@ def seconds_per_phase(shape: Shape, card: Card, work: Work, assumed: Assumed = A
 def token_seconds(shape: Shape, card: Card, work: Work, assumed: Assumed = ASSUMED) -> float:
     """Seconds of one decoding step of all rows."""
     rows = len(work.prompts) * work.group_size
-    weights = (shape.layers * shape.layer_weights + shape.hidden * shape.vocabulary) * shape.bytes
+    layers = sum(kind.layers * kind.layer_weights_read(rows) for kind in shape.each)
+    weights = (layers + shape.hidden * shape.vocabulary) * shape.bytes
     caches = (sum(work.prompts) + rows * work.longest / 2) * shape.cache_bytes  # own caches are half full on average
     drawn = 10 * rows * shape.vocabulary * FLOAT32  # softmax, cumulative sum and search read and write the logits
     reading = (weights + caches + drawn) / (card.bandwidth * assumed.bandwidth)
@@ -156,9 +157,22 @@ def _forward_operations(shape: Shape, prompts: Sequence[int], group_size: int, a
     """Operations of the layers over packed rows: two per weight and token, and attention's two products."""
     own = max(0, answer - 1)
     tokens = sum(prompts) + len(prompts) * group_size * own
-    linear = 2.0 * shape.layers * shape.layer_weights * tokens
-    pairs = sum(p * p / 2 + group_size * own * (p + own / 2) for p in prompts)
-    return linear + 4.0 * shape.layers * shape.query * pairs
+    linear = 2.0 * sum(kind.layers * kind.layer_weights for kind in shape.each) * tokens
+    products = 0.0
+    for kind in shape.each:
+        pairs = sum(_pairs(p, kind.window) + group_size * own * _seen(p, own, kind.window) for p in prompts)
+        products += 4.0 * kind.layers * kind.query * pairs
+    return linear + products
+
+
+def _pairs(tokens: int, window: int | None) -> float:
+    """Pairs of a sequence's tokens of which one sees the other."""
+    return tokens * tokens / 2 if window is None or tokens <= window else window * (tokens - window / 2)
+
+
+def _seen(prompt: int, own: int, window: int | None) -> float:
+    """How many tokens one of a completion sees on average."""
+    return prompt + own / 2 if window is None else min(prompt + own / 2, window)
 
 
 def _optimizer_seconds(shape: Shape, card: Card, work: Work, assumed: Assumed) -> float:

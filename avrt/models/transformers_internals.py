@@ -36,6 +36,8 @@ from transformers.vision_utils import (
 )
 
 _ROTATION = "apply_rotary_pos_emb"
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""What configurations call layers that see all tokens before, and those that see a window."""
 stock_sdpa = sdpa_attention_forward
 """transformers' own SDPA attention function."""
 

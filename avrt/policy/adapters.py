@@ -76,10 +76,10 @@ def add_adapters(model: Any, family: Family, lora: LoraOptions, *, quantized: bo
         raise AvrtError(
             "LoRA needs the package peft", where="model.student.lora", remedy="pip install 'avrt[lora]'"
         ) from None
-    # A pattern says the same in one line of what is saved; but with experts peft 0.21 makes the last parts of the names
-    # of it, which towers have too.
-    named = tuple(lora.modules) != ("decoder",) or family.decoder(model).experts_per_token is not None
-    targets = adapted_names(model, family, lora.modules) if named else family.lora_targets
+    # A pattern says the same in one line of what is saved, where the decoder alone has them. In a model with experts
+    # peft would take the last part of each name for it, and put adapters on the sound tower's attention too.
+    as_pattern = tuple(lora.modules) == ("decoder",) and family.decoder(model).experts_per_token is None
+    targets = family.lora_targets if as_pattern else adapted_names(model, family, lora.modules)
     config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"
     )

@@ -14,7 +14,8 @@ from avrt.data.media.clip import ClipSpec, FrameBudget
 from avrt.errors import AvrtError
 from avrt.files import write_whole
 from avrt.messages import short
-from avrt.models.families import FAMILIES
+from avrt.models.families import FAMILIES, find_family
+from avrt.models.family import Family
 from avrt.packaged import model_source
 from avrt.rollout.sampling import SamplingOptions
 from avrt.text import to_json
@@ -66,9 +67,14 @@ class InputSettings:
     training: tuple[TrainingStage, ...] = ()
     avrt: str = avrt.__version__
 
+    @classmethod
+    def of_family(cls, family: Family) -> InputSettings:
+        """The settings for a released model of a family: sound within video where the family has a place for it."""
+        return cls(prompt=PromptOptions(audio_in_video=family.interleaves))
+
     def to_record(self) -> dict[str, Any]:
         """The content of the JSON file."""
-        return {"format": FORMAT_VERSION, **asdict(self)}
+        return {"format": FORMAT_VERSION, **asdict(self), "clip": self.clip.to_record()}
 
     @classmethod
     def from_record(cls, record: Any, where: object = SETTINGS) -> InputSettings:
@@ -148,8 +154,14 @@ def read_settings(source: str | Path) -> InputSettings | None:
 
 
 def settings_of(source: str | Path) -> InputSettings:
-    """The settings beside a student's weights, or the defaults for a model without them."""
-    return read_settings(source) or InputSettings()
+    """The settings beside a student's weights, or those for a released model of its family."""
+    if (own := read_settings(source)) is not None:
+        return own
+    known = next((family for family in FAMILIES if family.released_config(str(source)) is not None), None)
+    try:
+        return InputSettings.of_family(known or find_family(str(source)))
+    except AvrtError:
+        return InputSettings()  # loading the model says what is wrong with it
 
 
 def clip_spec(record: Mapping[str, Any]) -> ClipSpec:

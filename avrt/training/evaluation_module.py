@@ -120,6 +120,7 @@ class EvaluationModule(pl.LightningModule):
         self.policy.whole_weights = None
         self.policy.gather = None
         if isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3:
+            strategy.gather_whole(self.policy.model, self.policy.family.leaf_modules(self.policy.model))
             self.policy.gather = strategy.gathered_to_read
             decoder = self.policy.decoder
             if strategy.gather_for_generation:

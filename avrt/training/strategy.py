@@ -177,6 +177,14 @@ class OmniDeepSpeedStrategy(OnNodes, DeepSpeedStrategy):
             load_universal(self.deepspeed_engine)
         return super().load_checkpoint(path, weights_only)
 
+    def gather_whole(self, model: nn.Module, kinds: Sequence[type[nn.Module]]) -> None:
+        """Have stage 3 gather modules of some kinds as wholes, before it has seen the model."""
+        if kinds:
+            import_deepspeed(logging.ERROR)
+            from deepspeed.utils import set_z3_leaf_modules
+
+            set_z3_leaf_modules(model, list(kinds))
+
     def whole_weights(self, modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[None]:
         """A context that all ranks enter together, in which each holds some modules' weights whole (stage 3)."""
         return gathered(self.deepspeed_engine, modules)

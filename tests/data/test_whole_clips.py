@@ -298,7 +298,7 @@ def test_older_shards_are_read_and_say_what_held_then(tmp_path):
     shards = ShardSet(tmp_path / "shards")
     assert len(decode_members(shards.read(0))[1].frames) == 8
     assert shards.manifest.spec == {
-        **asdict(ClipSpec()), "budget": budget, "still_budget": budget,
+        **ClipSpec().to_record(), "budget": budget, "still_budget": budget,
     }  # fmt: skip
 
 
@@ -315,7 +315,7 @@ def test_shards_of_another_patch_size_are_refused_in_one_line(tmp_path):
         check_patch_size(shards.manifest, 28, shards.folder)
     assert str(refused.value) == (
         f"{shards.folder}: pictures are resized for a patch size of 32 pixels, the model needs 28 "
-        "(make the shards again with --patch_size 28)"
+        "(make the shards again with --student qwen2.5-omni)"
     )
     older = Manifest(spec={"frames": 8})
     check_patch_size(older, 28)

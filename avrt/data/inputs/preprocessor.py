@@ -10,7 +10,7 @@ from avrt.data.inputs.media_inputs import MediaInputs, MediaLayout
 from avrt.data.inputs.prompt_options import PromptOptions, for_family, missing_target
 from avrt.data.media.clip import Clip
 from avrt.data.sample import Sample
-from avrt.errors import AvrtError, BadSampleError
+from avrt.errors import BadSampleError
 from avrt.prompts import chat_messages, student_messages
 
 _PADDING = Sample(id="padding", question="-", choices=("-", "-"), answer=0, trace="<think>-</think><answer>A</answer>")
@@ -24,20 +24,11 @@ class Preprocessor:
         options: Wording and limits of the prompt.
         targets: Whether to make `completion_ids` from each sample's trace (fine-tuning).
         answers: Whether each sample needs its right answer (rewards).
-
-    Raises:
-        AvrtError: If the prompt wants sound within a video and the model's family has no place for it there.
     """
 
     def __init__(
         self, inputs: MediaInputs, options: PromptOptions, *, targets: bool = False, answers: bool = False
     ) -> None:
-        if options.audio_in_video and not inputs.interleaves:
-            raise AvrtError(
-                "this student reads sound as a block of its own, not within the video",
-                where="data.prompt.audio_in_video",
-                remedy="set data.prompt.audio_in_video: false",
-            )
         self.inputs = inputs
         self.options = for_family(options, interleaves=inputs.interleaves)
         self.targets = targets

@@ -19,6 +19,7 @@ from avrt.data.loading.plans import BlockPlan, EpochPlan
 from avrt.data.loading.shuffled_audio import ShuffledAudio
 from avrt.data.loading.stream import BatchStream, SampleSource
 from avrt.data.media.clip import ClipSpec
+from avrt.data.media.student_frames import fitting
 from avrt.data.sample import Modality, Sample
 from avrt.data.shards.conversion import load_clip
 from avrt.data.shards.manifest import check_patch_size
@@ -290,7 +291,8 @@ class AVDataModule(pl.LightningDataModule):
     def _asked(self, ask: Ask) -> OmniBatch:
         if not ask.clip.is_file():
             raise AvrtError("no such file", where=ask.clip, remedy="set data.ask.clip to a video, picture or sound")
-        clip = load_clip({Modality.named(ask.clip.name): ask.clip}, ask.spec)
+        spec = fitting(ask.spec, self.requirements.inputs.patch_factor)
+        clip = load_clip({Modality.named(ask.clip.name): ask.clip}, spec)
         sample = Sample(
             id=ask.clip.name, question=ask.question, choices=tuple(ask.choices), answer=None, media=clip_media(clip)
         )

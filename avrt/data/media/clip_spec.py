@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from avrt.errors import BadSampleError
 
@@ -19,6 +20,8 @@ FRAME_STEP = 2
 """Frames that become one step of the model's time."""
 LEAST_FRAMES = 4
 """Fewest frames of a video that is sampled by frames a second, as in `qwen_omni_utils`."""
+Resize = Literal["bounds", "largest"]
+"""How a picture's size is found: the nearest one within bounds, or the largest of its shape below the upper bound."""
 _FRAME_SLACK = 1e-3
 _ABOVE_LEAST = 1.05
 
@@ -40,12 +43,14 @@ class FrameBudget:
         if not 1 <= self.min_pixels <= self.max_pixels:
             raise ValueError(f"needs 1 <= min_pixels <= max_pixels, got {self.min_pixels} and {self.max_pixels}")
 
-    def size(self, height: int, width: int, patch_size: int = PATCH_SIZE) -> tuple[int, int]:
+    def size(self, height: int, width: int, patch_size: int = PATCH_SIZE, resize: Resize = "bounds") -> tuple[int, int]:
         """Height and width in pixels, both multiples of `patch_size`, by the model's resize rule.
 
         Raises:
             BadSampleError: If the frame is too narrow to be resized.
         """
+        if resize == "largest":
+            return self._largest(height, width, patch_size)
         # imported here, so that a recipe's options are known without transformers
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
@@ -54,6 +59,19 @@ class FrameBudget:
         except ValueError as error:
             raise BadSampleError(f"frames of {width}x{height} cannot be resized: {error}") from None
         return rows, columns
+
+    def _largest(self, height: int, width: int, side: int) -> tuple[int, int]:
+        """Gemma 4's rule: sides rounded down, of a picture with the same shape and as many pixels as there may be."""
+        most = self.max_pixels // side**2  # tokens
+        scale = math.sqrt(most * side**2 / (height * width))
+        rows, columns = int(scale * height / side), int(scale * width / side)
+        if not rows and columns:
+            rows, columns = 1, min(width // height, most)
+        elif rows and not columns:
+            rows, columns = min(height // width, most), 1
+        if not rows * columns:
+            raise BadSampleError(f"frames of {width}x{height} do not fit into {most} tokens of {side}x{side} pixels")
+        return rows * side, columns * side
 
 
 STILLS = FrameBudget(4 * PATCH_SIZE**2, 16384 * PATCH_SIZE**2)
@@ -77,6 +95,7 @@ class ClipSpec:
         teacher_budget: Size limits of further pictures that are stored for the teachers of trace runs; None for none.
         patch_size: The sides of all pictures are multiples of so many pixels. It belongs to the model family that reads
             the shards.
+        resize: How the size of a picture is found within its limits; it belongs to the model family as well.
     """
 
     frames: int = 8
@@ -88,6 +107,7 @@ class ClipSpec:
     total_pixels: int | None = None
     teacher_budget: FrameBudget | None = None
     patch_size: int = PATCH_SIZE
+    resize: Resize = "bounds"
 
     def __post_init__(self) -> None:
         """Refuse numbers that no clip can satisfy."""
@@ -116,6 +136,19 @@ class ClipSpec:
         least = self.budget.min_pixels
         share = max(self.total_pixels * FRAME_STEP // count, int(least * _ABOVE_LEAST))
         return FrameBudget(least, max(least, min(self.budget.max_pixels, share)))
+
+    def size(self, height: int, width: int, budget: FrameBudget) -> tuple[int, int]:
+        """Height and width in pixels of a picture within one of the budgets.
+
+        Raises:
+            BadSampleError: If the picture is too narrow to be resized.
+        """
+        return budget.size(height, width, self.patch_size, self.resize)
+
+    def to_record(self) -> dict[str, Any]:
+        """The spec as manifests and settings have it: the first family's resize rule is not named."""
+        record = asdict(self)
+        return {name: value for name, value in record.items() if name != "resize" or value != "bounds"}
 
     @property
     def audio_limit(self) -> float:

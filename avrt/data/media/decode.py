@@ -105,7 +105,7 @@ def decode_still(path: Path, spec: ClipSpec, notes: list[str] | None = None) -> 
     Raises:
         BadSampleError: If it is not a readable picture.
     """
-    return _still(path, spec.still_budget, spec.patch_size, [] if notes is None else notes)
+    return _still(path, spec, spec.still_budget, [] if notes is None else notes)
 
 
 def decode_for_teachers(path: Path, spec: ClipSpec, picture: Tensor) -> Tensor | None:
@@ -118,11 +118,11 @@ def decode_for_teachers(path: Path, spec: ClipSpec, picture: Tensor) -> Tensor |
     """
     if spec.teacher_budget is None:
         return None
-    theirs = _still(path, spec.teacher_budget, spec.patch_size, [])
+    theirs = _still(path, spec, spec.teacher_budget, [])
     return None if theirs.shape == picture.shape else theirs[None]
 
 
-def _still(path: Path, budget: FrameBudget, patch_size: int, notes: list[str]) -> Tensor:
+def _still(path: Path, spec: ClipSpec, budget: FrameBudget, notes: list[str]) -> Tensor:
     """A picture file as (3, H, W) uint8 within a size limit."""
     try:
         with Image.open(path) as file:
@@ -135,19 +135,19 @@ def _still(path: Path, budget: FrameBudget, patch_size: int, notes: list[str]) -
     except Image.DecompressionBombError:
         raise BadSampleError(f"a picture of more than {MAX_PIXELS:,} pixels", where=path) from None
     except UnidentifiedImageError:
-        return _first_frame(path, budget, patch_size, notes)
+        return _first_frame(path, spec, budget, notes)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         notes.append(f"damaged: {error}")
-        return _first_frame(path, budget, patch_size, notes)
+        return _first_frame(path, spec, budget, notes)
     picture = torch.from_numpy(rgb).permute(2, 0, 1)
     resized = torch.nn.functional.interpolate(
-        picture[None].float(), budget.size(len(rgb), rgb.shape[1], patch_size),
+        picture[None].float(), spec.size(len(rgb), rgb.shape[1], budget),
         mode="bicubic", antialias=True, align_corners=False,
     )  # fmt: skip
     return resized[0].round().clamp(0, 255).to(torch.uint8)
 
 
-def _first_frame(path: Path, budget: FrameBudget, patch_size: int, notes: list[str]) -> Tensor:
+def _first_frame(path: Path, spec: ClipSpec, budget: FrameBudget, notes: list[str]) -> Tensor:
     """The first frame that FFmpeg finds in a file."""
     with open_media(path) as container:
         stream = _video_stream(container, path)
@@ -157,7 +157,7 @@ def _first_frame(path: Path, budget: FrameBudget, patch_size: int, notes: list[s
         if not container.format.name.endswith("_pipe"):
             notes.append("a moving picture: its first frame is used")
         shape = _Shape.of(frame, stream, square=container.format.name.endswith("_pipe"))
-        return shape.to_tensor(frame, *budget.size(*shape.size, patch_size))
+        return shape.to_tensor(frame, *spec.size(*shape.size, budget))
 
 
 def _picture_in_place_of_video(path: Path, spec: ClipSpec) -> Clip:
@@ -290,7 +290,7 @@ class _Shown:
     """Resizes picked frames; the first one decides the shape of all."""
 
     def __init__(self, stream: Any, spec: ClipSpec, count: int) -> None:
-        self._stream, self._patch_size = stream, spec.patch_size
+        self._stream, self._spec = stream, spec
         self._budget, self._theirs = spec.frame_budget(count), spec.teacher_budget
         self._shape: _Shape | None = None
 
@@ -301,9 +301,8 @@ class _Shown:
 
     def __call__(self, frame: av.VideoFrame, time: float) -> _Picked:
         self._shape = self._shape or _Shape.of(frame, self._stream)
-        own = (*self._shape.size, self._patch_size)
-        size = self._budget.size(*own)
-        theirs = None if self._theirs is None else self._theirs.size(*own)
+        size = self._spec.size(*self._shape.size, self._budget)
+        theirs = None if self._theirs is None else self._spec.size(*self._shape.size, self._theirs)
         return _Picked(
             self._shape.to_tensor(frame, *size),
             None if theirs is None or theirs == size else self._shape.to_tensor(frame, *theirs),

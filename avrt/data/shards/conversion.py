@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def write_shards(
             origin["keep_original"] = True
         if part is not None:
             items = part.take(items)
-        writer = stack.enter_context(ShardWriter(folder, asdict(spec), origin, samples_per_shard, resume=resume))
+        writer = stack.enter_context(ShardWriter(folder, spec.to_record(), origin, samples_per_shard, resume=resume))
         runs = _runs(islice(items, writer.consumed, None), spec)
         if workers:
             pool = stack.enter_context(IsolatedPool(_encode, workers, limits or Limits()))

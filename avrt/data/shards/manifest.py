@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import avrt
+from avrt.data.media.student_frames import student_of
 from avrt.data.sample import Sample
 from avrt.errors import AvrtError
 from avrt.files import write_whole
@@ -152,8 +153,9 @@ def check_patch_size(manifest: Manifest, wanted: int, where: object = "the shard
     """
     made = manifest.spec.get("patch_size", _OLD_PATCH_SIZE)
     if made != wanted:
+        name = student_of(wanted)
         raise AvrtError(
             f"pictures are resized for a patch size of {made} pixels, the model needs {wanted}",
             where=where,
-            remedy=f"make the shards again with --patch_size {wanted}",
+            remedy=f"make the shards again with {f'--student {name}' if name else f'--patch_size {wanted}'}",
         )

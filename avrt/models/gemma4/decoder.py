@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from avrt.models.decoder import Decoder, TokenInputs, places_in_row
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.layer_caches import LayerCache
-
-SLIDING = "sliding_attention"
+from avrt.models.transformers_internals import SLIDING
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,21 @@ class GemmaDecoder(Decoder):
     like any other, there too, when it is sampled and when it is scored; transformers' forward pass would take it for
     padding whose media are missing.
     """
+
+    @property
+    def norms(self) -> int:
+        """Before and behind attention and MLP, and behind the per-layer inputs."""
+        return 5
+
+    @property
+    def wide_norms(self) -> bool:
+        """They are computed in float32 to the end."""
+        return True
+
+    @property
+    def mlp_widths(self) -> tuple[int | None, ...]:
+        """Twice as wide in E2B's layers that have no keys of their own."""
+        return tuple(layer.mlp.intermediate_size for layer in self.language_model.layers)
 
     @property
     def caches(self) -> list[LayerCache]:

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from avrt.models.nano_tokenizer import chat_template, nano_tokenizer
+from avrt.models.transformers_internals import FULL, SLIDING
 
 _PATCH, _POOLING = 14, 2
 _SPECIAL = {
@@ -55,7 +56,6 @@ def nano_config(processor: Gemma4Processor) -> Gemma4Config:
     """The configuration, with the token ids of `processor`."""
     ids = {key: processor.tokenizer.convert_tokens_to_ids(token) for key, token in _SPECIAL.items()}
     vocabulary, hidden = -(-len(processor.tokenizer) // 64) * 64, 128
-    sliding, full = "sliding_attention", "full_attention"
     return Gemma4Config(
         text_config={
             "vocab_size": vocabulary,
@@ -66,7 +66,7 @@ def nano_config(processor: Gemma4Processor) -> Gemma4Config:
             "use_double_wide_mlp": True,
             "num_hidden_layers": 6,
             "num_kv_shared_layers": 3,
-            "layer_types": [sliding, sliding, full, sliding, sliding, full],
+            "layer_types": [SLIDING, SLIDING, FULL, SLIDING, SLIDING, FULL],
             "sliding_window": 64,
             "num_attention_heads": 4,
             "num_key_value_heads": 1,

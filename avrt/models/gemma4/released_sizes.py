@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import Gemma4Config
 
+from avrt.models.transformers_internals import FULL, SLIDING
+
 RELEASED_SIZES: dict[str, dict[str, Any]] = {
     "E2B": {"hidden_size": 1536, "intermediate_size": 6144, "use_double_wide_mlp": True, "num_hidden_layers": 35,
             "num_kv_shared_layers": 20, "num_attention_heads": 8, "num_key_value_heads": 1},
@@ -23,7 +25,7 @@ _FULL_EVERY = {"E2B": 5, "E4B": 6}
 def released_config(size: str) -> Gemma4Config:
     """The configuration at a released size, `E2B` or `E4B`."""
     text, every = RELEASED_SIZES[size], _FULL_EVERY[size]
-    kinds = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(text["num_hidden_layers"])]
+    kinds = [SLIDING if (i + 1) % every else FULL for i in range(text["num_hidden_layers"])]
     return Gemma4Config(
         text_config={
             **text,

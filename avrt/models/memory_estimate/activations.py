@@ -1,7 +1,8 @@
 """Bytes beside the weights that rollout, reference and update take, counted tensor by tensor.
 
-Counted are the tensors that exist at the moment when most do, in the order in which the code makes and frees them:
-`Qwen2_5OmniDecoderLayer` of transformers 5.23, `score_tokens`, `generate` and PyTorch's formulas of the backward pass.
+Counted are the tensors that exist at the moment when most do, in the order in which the code makes and frees them: the
+decoder layers of transformers 5.23 (experts as `grouped_mm` runs them), `score_tokens`, `generate` and PyTorch's
+formulas of the backward pass.
 What is smaller than a thousandth is left out: masks, positions, indices, biases.
 
 Shape letters: B prompts of P tokens, G completions of R tokens each, H width, V vocabulary, N = B G R scored tokens,
@@ -97,7 +98,7 @@ def scoring_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer:
     row = _row_tokens(prompts, group_size, answer)
     scored = len(prompts) * group_size * answer
     attended = _attended_tokens(prompts, group_size, answer) * 2 * shape.key_value * shape.bytes
-    layer = row * _passing(shape) + attended
+    layer = row * (_passing(shape) + _beside(shape, kept=False)) + attended
     # in float32: logits less their logsumexp, the probabilities, the logits; or their products for the entropy
     logits = 3 * _chunk_tokens(scored) * shape.vocabulary * FLOAT32
     return max(layer, logits + scored * shape.hidden * shape.bytes)
@@ -108,14 +109,17 @@ def update_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: 
     row = _row_tokens(prompts, group_size, answer)
     scored = len(prompts) * group_size * answer
     kept, ending = kept_bytes(shape, prompts, group_size, answer), _ending(shape, row, scored)
-    one_layer = _layer_bytes(shape, prompts, group_size, answer)
+    one_layer = max(_layer_bytes(kind, prompts, group_size, answer) for kind in shape.each)
     # At the MLP's product: gradients of the product and of its two factors, less the product itself, which is gone; and
     # gradients of the residual and of the layer's output.
-    moving = row * (2 * shape.intermediate + 2 * shape.hidden) * shape.bytes
+    # With experts also the gradients of what each gave, weighted and not.
+    moving = row * (2 * shape.intermediate + 2 * shape.hidden + 2 * shape.copied) * shape.bytes
     layers = kept - ending + (one_layer if shape.checkpointing else 0) + moving
     # The embeddings' gradient is as large as they are; all layers are done by then.
     embeddings = 0 if shape.frozen else (shape.vocabulary + 2 * row) * shape.hidden * shape.bytes
-    return max(kept + _logits_backward(shape, scored), layers, embeddings)
+    # A tied weight's gradient from the projection waits for that from the embeddings.
+    waiting = shape.vocabulary * shape.hidden * shape.bytes if shape.tied and not shape.frozen else 0
+    return max(kept + _logits_backward(shape, scored), layers + waiting, embeddings + waiting)
 
 
 def kept_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: int) -> int:
@@ -123,34 +127,65 @@ def kept_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: in
     row = _row_tokens(prompts, group_size, answer)
     scored = len(prompts) * group_size * answer
     if shape.checkpointing:
-        layer = row * shape.hidden * shape.bytes  # its input
+        layers = shape.layers * row * shape.hidden * shape.bytes  # their inputs
     else:
-        layer = _layer_bytes(shape, prompts, group_size, answer)
-    rotation = 2 * row * shape.head_width * shape.bytes  # cosines and sines, one pair for all layers
-    return shape.layers * layer + rotation + _ending(shape, row, scored)
+        layers = sum(kind.layers * _layer_bytes(kind, prompts, group_size, answer) for kind in shape.each)
+    # cosines and sines, one pair for all layers whose heads are of one width
+    rotation = 2 * row * sum({kind.head_width for kind in shape.each}) * shape.bytes
+    return layers + rotation + row * _beside(shape, kept=True) + _ending(shape, row, scored)
 
 
 def _layer_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: int) -> int:
     """Bytes that one decoder layer keeps for its backward pass."""
     size = shape.bytes
-    # Each of two norms: its input in float32, and that normalized, for its weight's gradient.
-    norm = shape.hidden * (FLOAT32 + (0 if shape.frozen else size))
+    # Each norm: its input in float32, and that normalized, for its weight's gradient.
+    norm = _norm_bytes(shape)
     # Queries, output (also the output projection's input), logsumexp in float32. Rotating keeps nothing of its own.
     attention = 2 * shape.query * size + shape.heads * FLOAT32
-    # Gate before and after its activation, and up
-    mlp = 3 * shape.intermediate * size
+    own = 0 if shape.shares else shape.key_value
+    if shape.norms_heads:  # of queries and keys what a norm keeps
+        attention += (shape.query + own) * norm
+    if shape.wide_norms:  # of values, without a weight
+        attention += own * FLOAT32
+    # Gate before and after its activation, and up. Of experts also what each gave, for its share's gradient, and the
+    # router's probabilities in float32.
+    mlp = (3 * shape.intermediate + shape.copied) * size + shape.experts * FLOAT32
+    if shape.beside:  # gate before and after its activation, and as the inputs of two maps product and hidden states
+        mlp += (2 * shape.beside + (0 if shape.frozen else shape.beside + shape.hidden)) * size
     # Inputs of linear maps, for their weights' gradients: the norms' outputs, the MLP's product. Where adapters drop
     # some of it out, each of seven has its own, and which elements came through.
-    inputs = (2 * shape.hidden + shape.intermediate) * size
-    if shape.adapter_dropout:
+    inputs = (2 * shape.hidden + shape.copied + shape.intermediate) * size
+    if shape.experts and shape.frozen:  # adapters are on attention alone
+        inputs = shape.hidden * size
+        if shape.adapter_dropout:
+            inputs = (3 * shape.hidden + shape.query) * (size + 1)
+    elif shape.adapter_dropout:
         inputs = (5 * shape.hidden + shape.query + shape.intermediate) * (size + 1)
-    keys_and_values = 2 * _attended_tokens(prompts, group_size, answer) * shape.key_value * size
-    return _row_tokens(prompts, group_size, answer) * (2 * norm + attention + mlp + inputs) + keys_and_values
+    tokens = _attended_tokens(prompts, group_size, answer)
+    if shape.shares and tokens == _row_tokens(prompts, group_size, answer):
+        tokens = 0  # nothing is copied: they are the other layer's
+    keys_and_values = 2 * tokens * shape.key_value * size
+    norms = shape.norms * shape.hidden * norm
+    return _row_tokens(prompts, group_size, answer) * (norms + attention + mlp + inputs) + keys_and_values
+
+
+def _norm_bytes(shape: Shape) -> int:
+    """Bytes that a norm keeps of each number: its input in float32, and normalized for the gradient of its weight."""
+    normalized = FLOAT32 if shape.wide_norms else shape.bytes
+    return FLOAT32 + (0 if shape.frozen else normalized)
+
+
+def _beside(shape: Shape, *, kept: bool) -> int:
+    """Bytes per token of what all layers read beside the hidden states: that, and what norm and map behind it keep."""
+    if not shape.beside:
+        return 0
+    each = shape.bytes + (_norm_bytes(shape) if kept else 0)
+    return shape.layers * shape.beside * each + (shape.hidden * shape.bytes if kept and not shape.frozen else 0)
 
 
 def _ending(shape: Shape, row: int, scored: int) -> int:
     """Bytes kept behind the layers: by the last norm, and the states that are scored."""
-    norm = shape.hidden * (FLOAT32 + (1 if shape.frozen else 2) * shape.bytes)
+    norm = shape.hidden * (_norm_bytes(shape) + shape.bytes)
     return row * norm + scored * shape.hidden * shape.bytes
 
 
@@ -165,6 +200,8 @@ def _logits_backward(shape: Shape, scored: int) -> int:
     head = 0 if shape.frozen else shape.vocabulary * shape.hidden * shape.bytes
     waiting = head if chunk_count(scored) > 1 else 0
     wide = 5 * tokens * shape.vocabulary * FLOAT32
+    if shape.capped:
+        wide += tokens * shape.vocabulary * shape.bytes  # the tangent, for its own gradient
     projection = tokens * shape.vocabulary * shape.bytes + head
     states = 2 * scored * shape.hidden * shape.bytes  # gradients: of a chunk's states among zeros, and their sum
     return max(wide, projection) + waiting + states
@@ -174,9 +211,11 @@ def _passing(shape: Shape) -> int:
     """Bytes per token of a layer that keeps nothing.
 
     At the MLP's product: the embeddings, the layer's input, what attention added to it, that normalized; the gate's
-    activation, up and product.
+    activation, up and product. With experts beside the tokens' copies for them; or at the end these, what each gave,
+    that weighted, and that in the tokens' order.
     """
-    return (4 * shape.hidden + 3 * shape.intermediate) * shape.bytes + 2 * shape.head_width * shape.bytes
+    mlp = max(shape.copied + 3 * shape.intermediate, 4 * shape.copied)
+    return (4 * shape.hidden + mlp) * shape.bytes + 2 * shape.head_width * shape.bytes
 
 
 def _row_tokens(prompts: Sequence[int], group_size: int, answer: int) -> int:

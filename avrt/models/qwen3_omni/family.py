@@ -22,7 +22,6 @@ from avrt.models.qwen3_omni.media_inputs import Qwen3OmniInputs
 from avrt.models.qwen3_omni.nano import nano_config, nano_processor, nano_thinker
 from avrt.models.qwen3_omni.positions import SpecialTokens
 from avrt.models.qwen3_omni.released_sizes import RELEASED_SIZES, released_config
-from avrt.models.qwen_stock import media_arguments
 from avrt.models.transformers_internals import add_features_at_places
 
 RELEASED = "Qwen/Qwen3-Omni-"
@@ -39,7 +38,6 @@ class Qwen3Omni(Family):
     nano: ClassVar[str] = "nano-qwen3-omni"
     # Experts are no linear layers but single tensors of all experts, so adapters are on attention alone.
     lora_targets: ClassVar[str] = r".*language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
-
     projectors: ClassVar[str] = r".*(visual\.merger(_list\.\d+)?\.mlp\.\d+|audio_tower\.proj[12])"
 
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
@@ -116,13 +114,13 @@ class Qwen3Omni(Family):
         """Text model and vocabulary projection, by their names inside the omni model."""
         yield from released_layout.parts(decoder)
 
-    def released_tensors(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Each expert by itself."""
-        yield from released_layout.tensors(name, tensor)
-
     def released_encoders(self, model: Any) -> Iterator[tuple[str, nn.Module]]:
         """Vision and audio tower, each with its projectors inside, by their names inside the omni model."""
         yield from released_layout.encoders(model)
+
+    def released_tensors(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Each expert by itself."""
+        yield from released_layout.tensors(name, tensor)
 
     def vllm_prompt(self, inputs: Qwen3OmniInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
         """The prompt with its placeholders folded, and how vLLM's copy of the processor is to prepare the media."""
@@ -134,7 +132,7 @@ class Qwen3Omni(Family):
 
     def stock_media(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> dict[str, Any]:
         """Pixels, log-mel, sizes and the clip's rate."""
-        return media_arguments(SpecialTokens.of(model.config), processor, batch, row)
+        return stock.media_of(model, processor, batch, row)
 
     def stock_logprobs(self, model: Any, processor: Any, batch: OmniBatch, row: int, completion: Tensor) -> Tensor:
         """By the thinker's own forward pass."""

@@ -14,12 +14,17 @@ from avrt.models.qwen_stock import media_arguments, stock_logprobs
 
 def positions(model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:
     """(3, P) positions of one prompt by `get_rope_index`, each at the token that it is for."""
-    return _positions(model, batch, row, media_arguments(SpecialTokens.of(model.config), processor, batch, row))
+    return _positions(model, batch, row, media_of(model, processor, batch, row))
+
+
+def media_of(model: Any, processor: Any, batch: OmniBatch, row: int) -> dict[str, Any]:
+    """One row's media as transformers takes them, its rate and interleaving from the clip and the prompt themselves."""
+    return media_arguments(SpecialTokens.of(model.config), processor, batch, row)
 
 
 def logprobs(model: Any, processor: Any, batch: OmniBatch, row: int, completion: Tensor) -> Tensor:
     """(R,) log-probabilities of a completion; NaN behind a special token that the policy sampled."""
-    media = media_arguments(SpecialTokens.of(model.config), processor, batch, row)
+    media = media_of(model, processor, batch, row)
     prompt = _positions(model, batch, row, media)
     following = torch.arange(len(completion), device=prompt.device) + prompt.max() + 1
     # Positions are given, as `generate` gives them: by itself a forward pass takes them from the order of `_positions`.

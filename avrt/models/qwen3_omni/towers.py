@@ -13,6 +13,7 @@ from avrt.models.encoded_prompts import ClipFeatures
 from avrt.models.qwen3_omni.positions import audio_token_count
 from avrt.models.qwen_towers import encode_batch, on_device, sound_chunks
 from avrt.models.transformers_internals import qwen3_picture_layout, qwen3_sound_layout
+from avrt.transfer import tensor_on
 
 PATCHES_AT_ONCE = 131_072
 """As for Qwen2.5-Omni, whose tower is of much the same size."""
@@ -24,9 +25,9 @@ def encode_clips(thinker: Any, batch: OmniBatch, *, run_on_empty: bool = False) 
     Args:
         thinker: A `Qwen3OmniMoeThinkerForConditionalGeneration`.
         batch: Inputs, on the model's device.
-        run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because under ZeRO-3 every
-            rank has to take part in gathering the tower's weights. Otherwise many patches are encoded in several calls,
-            and sounds of less than a second by themselves: the convolutions see how long a batch's longest one is.
+        run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because every rank has to
+            take part in what all do with its weights. Otherwise many patches are encoded in several calls, and sounds
+            of less than a second by themselves: the convolutions see how long a batch's longest one is.
     """
     visual, tower = thinker.model.visual, thinker.model.audio_tower
     return encode_batch(
@@ -77,7 +78,8 @@ def encode_sounds(tower: Any, mel: Tensor, lengths: Sequence[int], *, together: 
     encoded: list[Tensor] = [mel] * len(lengths)
     for width in sorted(set(widths)):
         rows = [i for i, other in enumerate(widths) if other == width]
-        found = _encode_alike(tower, mel if len(rows) == len(mel) else mel[rows], [lengths[i] for i in rows])
+        own = mel if len(rows) == len(mel) else mel.index_select(0, tensor_on(rows, mel.device))
+        found = _encode_alike(tower, own, [lengths[i] for i in rows])
         for row, features in zip(rows, found, strict=True):
             encoded[row] = features
     return encoded

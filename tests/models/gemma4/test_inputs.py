@@ -7,7 +7,6 @@ from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import Clip
 from avrt.data.sample import Modality
-from avrt.errors import AvrtError
 from avrt.models.gemma4.media_inputs import time_stamp
 from tests.conftest import make_sample
 from tests.models.gemma4.conftest import forms, make_video
@@ -78,9 +77,13 @@ def test_frames_carry_their_true_times(gemma):
     assert time_stamp(6000.0) == "100:00"
 
 
-def test_sound_within_video_is_refused_in_one_line(gemma):
-    with pytest.raises(AvrtError, match=r"audio_in_video: this student .*set data.prompt.audio_in_video: false"):
-        Preprocessor(gemma.inputs, PromptOptions(audio_in_video=True))
+def test_sound_within_video_follows_the_frames(gemma):
+    clip, sample = make_video(4.0, 4), make_sample(media=("video", "audio"))
+    clip.audio = torch.zeros(16_000)
+    asked, plain = (
+        Preprocessor(gemma.inputs, PromptOptions(audio_in_video=within)).row(sample, clip) for within in (True, False)
+    )
+    assert asked.prompt_ids[0].tolist() == plain.prompt_ids[0].tolist()
 
 
 def test_prompts_that_do_not_fit_their_clip_are_refused(gemma):

@@ -54,7 +54,7 @@ def started(request):
 class Compared:
     """The engine, with each of its answers scored by the policy that is to have given it."""
 
-    def __init__(self, engine, base):
+    def __init__(self, engine, base=None):
         self.engine, self.base, self.apart, self.from_base = engine, base, [], []
 
     def generate(self, policy, prompts, *rest):
@@ -62,7 +62,9 @@ class Compared:
         recorded, tokens = torch.cat([a.logprobs for a in answers]), [a.token_ids for a in answers]
         with torch.no_grad():
             self.apart.append(float((recorded - policy.logprobs(prompts, tokens).logprobs).abs().max()))
-            self.from_base.append(float((recorded - self.base.logprobs(prompts, tokens).logprobs).abs().max()))
+            base = self.base or policy
+            with base.without_adapters():
+                self.from_base.append(float((recorded - base.logprobs(prompts, tokens).logprobs).abs().max()))
         return answers
 
 
@@ -86,7 +88,8 @@ def test_grpo_samples_from_what_it_trains(trained, started, batch):
         torch.manual_seed(0)  # for the adapters' own
         lora = None if trained == "all weights" else LoraOptions(rank=4)
         student = load_policy(StudentOptions(source, dtype="float32", lora=lora, quantize=quantize)).train()
-    student.engine = compared = Compared(engine, load_policy(StudentOptions(source, dtype="float32")))
+    base = load_policy(StudentOptions(source, dtype="float32")) if lora is None else None
+    student.engine = compared = Compared(engine, base)
     rate = 1e-3 if lora is None else 5e-3
     optimizer = PlainOptimizer(torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=rate))
     options = GRPOOptions(group_size=4, sampling=SamplingOptions(max_new_tokens=16), micro_batch_size=3)
@@ -106,7 +109,7 @@ def test_what_the_engine_holds_is_what_was_pushed_and_stale_weights_are_seen(sta
     source, engine = started
     student = load_policy(StudentOptions(source, dtype="float32"))
     engine.push(student)
-    read_back = ReadBack(student.family.engine.prefixes)
+    read_back = ReadBack()
     assert len(list(read_back.watch(student.released_weights()))) > 0
     assert read_back.check(engine._process) == 0
     projection = student.decoder.language_model.layers[-1].self_attn.o_proj
@@ -116,3 +119,25 @@ def test_what_the_engine_holds_is_what_was_pushed_and_stale_weights_are_seen(sta
         pass
     with pytest.raises(AvrtError, match=r"multiplies by other weights .*\.\d+\.self_attn\.o_proj\.weight differs"):
         read_back.check(engine._process)
+
+
+def test_the_engine_encodes_clips_by_the_towers_as_they_are(batch, started):
+    """Adapters on towers and projectors change between two rollouts of the same clips, which it might have cached."""
+    source, engine = started
+    lora = LoraOptions(rank=4, modules=("decoder", "projector", "towers"))
+    student = load_policy(StudentOptions(source, dtype="float32", lora=lora))
+    questions = prompts_of(student, batch.clips[0])
+    student.engine = compared = Compared(engine)
+    adapters = [p for name, p in student.named_parameters() if "lora_B" in name and "language_model" not in name]
+    generator, sampling = torch.Generator().manual_seed(0), SamplingOptions(max_new_tokens=16)
+    for scale in (0.2, 0.4, 0.0):  # at last as they were, for other tests
+        with torch.no_grad():
+            for parameter in adapters:
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+        student.generate(student.encode(questions), sampling, seeds=list(range(8)), group_size=2)
+    read_back = ReadBack()
+    engine.supply.push(engine._process, student, read_back)
+    assert read_back.check(engine._process) == 0  # of the decoder, whatever comes after it
+    print(f"{source}, towers: engine and trainer at most {max(compared.apart):.1e} apart; base {compared.from_base}")
+    assert max(compared.apart) < 2e-5
+    assert min(compared.from_base[:2]) > 0.01, "the towers have hardly moved: stale ones would not have been seen"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,6 +92,13 @@ class Qwen3Omni(Family):
         """The text model with its vocabulary projection."""
         add_features_at_places(model.model.language_model)
         return Qwen3Decoder(model.model.language_model, model.lm_head)
+
+    def fused_layers(self, model: Any) -> Mapping[type, type]:
+        """Norms and rotary embedding of the text model."""
+        # Late: the module's classes are made from transformers' own, whose import takes a second.
+        from avrt.models.qwen3_omni.fused import FUSED
+
+        return FUSED
 
     def towers(self, model: Any) -> tuple[nn.Module, ...]:
         """Vision and audio tower."""

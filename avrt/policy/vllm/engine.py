@@ -204,8 +204,7 @@ class VLLMEngine:
         times, before and after an update, a few weights are read back and compared.
         """
         self._policy = policy
-        given = False
-        read_back = ReadBack(policy.family.engine.prefixes) if self._compared < READ_BACK else None
+        given, read_back = False, ReadBack() if self._compared < READ_BACK else None
 
         def give() -> None:
             nonlocal given

@@ -19,22 +19,25 @@ EXPERTS = ".experts."
 class ReadBack:
     """A few of the weights on their way to an engine, to be compared with what it holds afterwards.
 
-    They are the projections of the last layer that has each, so that all others have come before. Not those of experts:
-    what these answer is no linear function of what they are asked.
-
-    Args:
-        prefixes: What names of the decoder's parameters begin with; towers are not read back.
+    They are the projections of the last decoder layer that has each, so that all others have come before. Not those of
+    experts: what these answer is no linear function of what they are asked.
     """
 
-    def __init__(self, prefixes: Iterable[str]) -> None:
-        self._prefixes = tuple(prefixes)
+    def __init__(self) -> None:
         self._given: dict[str, tuple[str, Tensor]] = {}
 
-    def watch(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Pass weights on, and keep the last of each kind."""
+    def watch(
+        self, weights: Iterable[tuple[str, Tensor]], prefixes: tuple[str, ...] = ("",)
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Pass weights on, and keep the last of each kind.
+
+        Args:
+            weights: Names and tensors.
+            prefixes: What the names of the decoder's begin with; adapted towers have such layers too.
+        """
         for name, tensor in weights:
-            compared = tensor.ndim == 2 and EXPERTS not in name and name.startswith(self._prefixes)
-            if compared and (kind := IN_A_LAYER.fullmatch(name)):
+            read = tensor.ndim == 2 and name.startswith(prefixes) and EXPERTS not in name
+            if read and (kind := IN_A_LAYER.fullmatch(name)):
                 self._given[kind[1]] = name, tensor
             yield name, tensor
 

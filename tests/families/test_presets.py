@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
     ("overlay", "family", "card"), [("qwen3_omni_30b", "Qwen3-Omni", "H100"), ("gemma4_e2b", "Gemma 4", "RTX4090")]
 )
 def test_a_released_model_fits_its_cards(overlay, family, card, stage, capsys):
-    status = plan(card, ["--config", f"{stage}.yaml", "--config", f"{overlay}.yaml"])
+    status = plan(card, [part for name in (stage, overlay) for part in ("--config", str(CONFIGS / f"{name}.yaml"))])
     printed = " ".join(capsys.readouterr().out.split())
     assert status == 0, printed
     [known] = [each for each in FAMILIES if each.name == family]

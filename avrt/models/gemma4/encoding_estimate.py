@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from avrt.models.family import EncodingCost
+from avrt.models.gemma4.towers import PATCHES_AT_ONCE
 
 FLOAT32 = 4
 FRAMES_PER_TOKEN = 4
@@ -14,7 +15,7 @@ FRAMES_PER_TOKEN = 4
 
 
 def encoding_cost(model: Any, vision_tokens: int, audio_tokens: int, element_size: int) -> EncodingCost:
-    """Cost of encoding clips that become so many tokens, all in one call of each tower.
+    """Cost of encoding clips that become so many tokens: sounds in one call, frames in as many as `encode_clips` makes.
 
     Args:
         model: A `Gemma4ForConditionalGeneration`, of which sizes are read alone.
@@ -25,7 +26,8 @@ def encoding_cost(model: Any, vision_tokens: int, audio_tokens: int, element_siz
     vision, audio = model.config.vision_config, model.config.audio_config
     patches = vision_tokens * vision.pooling_kernel_size**2
     features = (vision_tokens + audio_tokens) * model.config.text_config.hidden_size * element_size
-    widest = max(_vision_bytes(vision, patches, element_size), _audio_bytes(audio, audio_tokens, element_size))
+    at_once = min(patches, PATCHES_AT_ONCE)
+    widest = max(_vision_bytes(vision, at_once, element_size), _audio_bytes(audio, audio_tokens, element_size))
     # Each weight of a tower meets each of its patches or tokens once: one multiplication, one addition. The table of
     # places is only looked up.
     tower = model.model.vision_tower

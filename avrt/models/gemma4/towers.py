@@ -18,8 +18,8 @@ from avrt.models.encoded_prompts import ClipFeatures
 from avrt.models.gemma4.media_inputs import audio_token_count
 from avrt.transfer import to_device
 
-PATCHES_AT_ONCE = 131_072
-"""More patches are encoded in several calls."""
+PATCHES_AT_ONCE = 32_768
+"""More patches are encoded in several calls: these fill a GPU, and take 2 GB of it beside a small model."""
 
 
 def encode_clips(model: Any, batch: OmniBatch, *, run_on_empty: bool = False) -> ClipFeatures:
@@ -113,7 +113,7 @@ def encode_sounds(model: Any, mel: Tensor, lengths: Sequence[int]) -> list[Tenso
 
     Args:
         model: The model.
-        mel: (n, 128, F) log-mel, padded.
+        mel: (n, bands, F) log-mel, padded.
         lengths: Frames of each.
 
     Returns:

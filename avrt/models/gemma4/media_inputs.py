@@ -157,7 +157,7 @@ class GemmaInputs:
         return torch.from_numpy(ordered.reshape(count * rows * columns, -1)), (count, rows, columns)
 
     def log_mel(self, audio: Tensor) -> Tensor:
-        """(128, F) float32 log-mel of (S,) sound at 16 kHz, one frame each 10 ms, by the model's own extractor.
+        """(bands, F) float32 log-mel of (S,) sound at 16 kHz, one frame each 10 ms, by the model's own extractor.
 
         Frames whose window is not all sound are left out, as the processor masks them. It cuts sound at 30 s: what
         lies behind is not heard.

@@ -113,7 +113,7 @@ def encode_sounds(model: Any, mel: Tensor, lengths: Sequence[int]) -> list[Tenso
 
     Args:
         model: The model.
-        mel: (n, 128, F) log-mel, padded.
+        mel: (n, bands, F) log-mel, padded.
         lengths: Frames of each.
 
     Returns:

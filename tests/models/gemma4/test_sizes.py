@@ -1,10 +1,14 @@
 """Shards for Gemma 4 hold pictures of the sizes that its processor would make of them."""
 
+from dataclasses import replace
+
 import pytest
 from transformers import Gemma4ImageProcessor, Gemma4VideoProcessor
 from transformers.models.gemma4.processing_gemma4 import get_aspect_ratio_preserving_size
 
+from avrt.arguments import OneLineErrors
 from avrt.commands import shards as shards_command
+from avrt.commands.clip_options import add_clip_options, clip_spec
 from avrt.data.media.clip_spec import ClipSpec, FrameBudget
 from avrt.data.media.student_frames import STUDENTS
 from avrt.data.shards.manifest import check_patch_size
@@ -34,24 +38,27 @@ def test_sizes_equal_the_processors():
 
 
 def test_one_option_makes_shards_for_the_family(tmp_path):
-    """And what is given beside it wins; the error of a model that cannot read shards names the option."""
+    """The error of a model that cannot read them names the option."""
     make_clip(tmp_path / "a.mp4", size=(640, 352), frames=10, sound_seconds=None)
     (tmp_path / "q.csv").write_text("id,media,question,choices,answer\na,a.mp4,What?,x;y,A\n")
-    made = {}
-    for name, said in (("gemma", []), ("given", ["--max_pixels", str(6 * 48**2)])):
-        out = tmp_path / name
-        shards_command.main(
-            ["folder", "--root", str(tmp_path), "--out", str(out), "--student", "gemma4", "--workers", "1", *said]
-        )
-        made[name] = ShardSet(out)
-    frames = [decode_members(shards.read(0))[1].frames.shape[-2:] for shards in made.values()]
-    assert [tuple(size) for size in frames] == [(288, 528), (48, 144)]
-    spec = made["gemma"].manifest.spec
+    shards_command.main(
+        ["folder", "--root", str(tmp_path), "--out", str(tmp_path / "out"), "--student", "gemma4", "--workers", "1"]
+    )
+    shards = ShardSet(tmp_path / "out")
+    assert tuple(decode_members(shards.read(0))[1].frames.shape[-2:]) == (288, 528)
+    spec = shards.manifest.spec
     assert (spec["patch_size"], spec["resize"], spec["budget"]["max_pixels"]) == (48, "largest", 70 * 48**2)
-    assert made["given"].manifest.spec["still_budget"] == spec["still_budget"]
-    check_patch_size(made["gemma"].manifest, 48)
+    check_patch_size(shards.manifest, 48)
     with pytest.raises(AvrtError, match="again with --student qwen3-omni"):
-        check_patch_size(made["gemma"].manifest, 32)
+        check_patch_size(shards.manifest, 32)
+
+
+def test_numbers_that_are_given_win():
+    parser = OneLineErrors()
+    add_clip_options(parser, ClipSpec())
+    taken = clip_spec(parser.parse_args(["--student=gemma4", "--max_pixels=13824", "--patch_size=96"]), ClipSpec())
+    assert taken == replace(SPEC, budget=FrameBudget(48**2, 13824), patch_size=96)
+    assert clip_spec(parser.parse_args([]), ClipSpec()) == ClipSpec()
 
 
 def test_other_families_take_as_many_tokens_of_their_own():

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from avrt.models.engine_prompts import EngineFacts
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import EngineProcess
 from avrt.policy.vllm.shared_memory import SharedMemory
@@ -48,7 +49,7 @@ def weights(gigabytes: float) -> dict[str, torch.Tensor]:
 def measure(way: WeightTransfer, pushed: dict[str, torch.Tensor], rounds: int, python: Path) -> None:
     """Push some rounds by one way, and compare what has arrived."""
     engine = EngineProcess(VLLMOptions(python=str(python)))
-    engine.open("none", {})
+    engine.open("none", {}, EngineFacts())
     refused = way.attach(engine, torch.device("cpu"))
     assert not refused, refused
     seconds = []

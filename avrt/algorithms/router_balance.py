@@ -17,7 +17,7 @@ class RouterBalance:
     Every token that the decoder reads weighs alike, prompts and completions, for any number of micro-batches and ranks:
     a micro-batch's loss counts by its share of the step's tokens. But that loss is a product of two means, and these
     are taken within the micro-batch: its size says among how many tokens experts are to be evenly used. Ranks change
-    nothing.
+    no more than which samples share one; of one sample or group each, nothing.
 
     Args:
         weight: Of the loss.

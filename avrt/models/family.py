@@ -22,6 +22,7 @@ from avrt.errors import AvrtError
 from avrt.models.attention import TOWER_ATTENTION
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
+from avrt.models.engine_prompts import EngineFacts
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Family(ABC):
             module; the tower's other linear layers are its own.
         tower_attention: The attention function of its towers; None leaves them what they were loaded with.
         interleaves: Whether sound can lie within a video.
+        engine: What vLLM has to know of it.
     """
 
     name: ClassVar[str]
@@ -60,6 +62,7 @@ class Family(ABC):
     projectors: ClassVar[str]
     tower_attention: ClassVar[str | None] = TOWER_ATTENTION
     interleaves: ClassVar[bool] = True
+    engine: ClassVar[EngineFacts]
 
     @abstractmethod
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
@@ -172,7 +175,11 @@ class Family(ABC):
 
     @abstractmethod
     def vllm_prompt(self, inputs: Any, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
-        """A prompt as vLLM is asked it: `token_ids` with one placeholder per medium, `fps`, and `processor` options."""
+        """A prompt as vLLM is asked it.
+
+        Returns:
+            `token_ids` and `placeholders` (see `folded`), the video's `fps`, and options of vLLM's `processor`.
+        """
 
     @abstractmethod
     def stock_positions(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:

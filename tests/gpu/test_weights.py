@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from avrt.models.engine_prompts import EngineFacts
 from avrt.policy.vllm.cuda_ipc import CudaIPC
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import EngineProcess
@@ -27,7 +28,7 @@ def engine(tmp_path):
     python.write_text(f'#!/bin/sh\nPYTHONPATH={RECEIVER} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
     process = EngineProcess(VLLMOptions(python=str(python)))
-    process.open("none", {"device": "cuda"})
+    process.open("none", {"device": "cuda"}, EngineFacts())
     yield process
     process.close()
 

@@ -12,7 +12,6 @@ from torch import nn
 from avrt.data.inputs.batch import collate
 from avrt.data.media.clip import Clip
 from avrt.errors import AvrtError
-from avrt.models import fused
 from avrt.models.fused import fuse_layers, runs_fused
 from avrt.models.qwen2_5_omni.fused import (
     FUSED,
@@ -29,19 +28,8 @@ from avrt.policy.reference import Reference
 from avrt.policy.student_options import LoraOptions, StudentOptions
 from avrt.rollout.sampling import SamplingOptions
 from tests.conftest import make_sample
-from tests.models.triton_interpreter import interpreter
 
 KERNELS = {"LigerRMSNormFunctionBackward", "LigerSiLUMulFunctionBackward", "LigerRopeFunctionBackward"}
-
-
-@pytest.fixture
-def kernels():
-    """Triton's interpreter, so that the fused kernels run here; Liger-Kernel is imported for it alone."""
-    pytest.importorskip("liger_kernel")
-    fused._kernels.cache_clear()
-    with interpreter("liger_kernel"):
-        yield
-    fused._kernels.cache_clear()
 
 
 @pytest.fixture

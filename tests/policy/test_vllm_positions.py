@@ -5,60 +5,48 @@ The tests marked `server` need what `make server` sets up.
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from avrt.data.inputs.batch import collate
 from avrt.data.media.clip import Clip
 from avrt.errors import AvrtError
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
-from avrt.models.qwen2_5_omni.positions import ClipLayout, expand_prompt
+from avrt.models.families import FAMILIES
+from avrt.policy.policy import load_policy
 from avrt.policy.saving import export_policy
+from avrt.policy.student_options import StudentOptions
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import EngineProcess
 from avrt.policy.vllm.questions import completions_of, question_message
 from avrt.rollout.sampling import SamplingOptions
-from avrt.rollout.vllm_process.interleaving import placeholders
-from tests.conftest import make_sample
+from tests.policy.forms import forms_of
 from tests.policy.test_vllm_engine import PYTHON, QUIET, SETTINGS, apart
 
 HERE = Path(__file__).parent
+KINDS = {"video": "frames", "image": "image", "audio": "audio"}
 needs_vllm = pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-server here: `make server` sets it up")
 
 
-@pytest.fixture
-def prompts(builder):
-    """Sound within video, of several lengths and rates, and every other form, as one batch."""
-    chance = torch.Generator().manual_seed(5)
-
-    def frames(count):
-        return torch.randint(0, 256, (count, 3, 56, 84), generator=chance, dtype=torch.uint8)
-
-    def both(seconds, count, sound_seconds=None):
-        sound = 0.3 * torch.randn(int(16_000 * (sound_seconds or seconds)), generator=chance)
-        return ("video", "audio"), Clip(frames=frames(count), seconds_per_frame=seconds / count, audio=sound)
-
-    sound = both(3.0, 8)[1].audio
-    forms = [both(0.8, 2), both(3.3, 8), both(5.0, 4), both(9.6, 16), both(4.0, 8, 9.0), both(9.0, 8, 2.0),
-             both(12.4, 8), both(23.0, 12), (("video",), Clip(frames=frames(8), seconds_per_frame=0.77)),
-             (("image", "audio"), Clip(image=frames(1)[0], audio=sound)), (("image",), Clip(image=frames(1)[0])),
-             (("audio",), Clip(audio=sound)), ((), Clip())]  # fmt: skip
-    return collate([builder.row(make_sample(str(i), media=m), clip) for i, (m, clip) in enumerate(forms)])
+@pytest.fixture(scope="module", params=[family.nano for family in FAMILIES])
+def student(request):
+    """A family's nano student."""
+    return load_policy(StudentOptions(source=request.param, dtype="float32"))
 
 
 @pytest.fixture
-def start(nano, tmp_path, monkeypatch):
-    """Starts an engine that has loaded the nano student; it ends with the test."""
+def start(tmp_path, monkeypatch):
+    """Starts an engine that has loaded a student; it ends with the test."""
     started = []
 
-    def engine(python=PYTHON, **settings):
+    def engine(student, python=PYTHON, **settings):
         for name, value in QUIET.items():
             monkeypatch.setenv(name, value)
-        export_policy(nano, tmp_path / "model", full_layout=True)
+        export_policy(student, tmp_path / "model", full_layout=True)
         started.append(EngineProcess(VLLMOptions(python=str(python))))
-        started[0].open(str(tmp_path / "model"), {**SETTINGS, "dtype": "float32", **settings})
+        settings = {**SETTINGS, "dtype": "float32", **settings}
+        said = started[0].open(str(tmp_path / "model"), settings, student.family.engine)
+        assert not said["lacking"]
         return started[0]
 
     yield engine
@@ -69,34 +57,39 @@ def start(nano, tmp_path, monkeypatch):
 @pytest.mark.server
 @needs_vllm
 @pytest.mark.parametrize("prefill", ["whole", "in pieces by other processes"])
-def test_log_probabilities_agree_in_every_form_of_prompt(nano, prompts, start, monkeypatch, prefill):
-    encoded, sampling = nano.encode(prompts), SamplingOptions(max_new_tokens=24)
+def test_log_probabilities_agree_in_every_form_of_prompt(student, start, monkeypatch, prefill):
+    prompts = forms_of(student)
+    encoded, sampling = student.encode(prompts), SamplingOptions(max_new_tokens=24)
     if prefill == "whole":
-        engine = start()
+        engine = start(student)
     else:
         monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-        engine = start(max_num_batched_tokens=96)
+        engine = start(student, max_num_batched_tokens=96)
         sampling = replace(sampling, temperature=0.0)  # vLLM's CPU build cannot draw by a seed after a piece
+    count = 2 * len(encoded)
     for kept in (False, True):
-        message, tensors = question_message(nano, encoded, sampling, range(2 * len(encoded)), 2)
+        message, tensors = question_message(student, encoded, sampling, range(count), 2)
         reply, found = engine.ask(message, tensors)
         answers = completions_of(encoded, reply, found)
-        worst = apart(nano, prompts, answers)
-        print(f"{prefill}: first tokens and all {worst.max():.1e}")
-        assert len(answers) == 26
+        worst = apart(student, prompts, answers)
+        by_prompt = worst.view(-1, 2).amax(dim=1)
+        named = zip(encoded.sample_ids, by_prompt.tolist(), strict=True)
+        by_form = ", ".join(f"{n} {w:.0e}" for n, w in named)
+        print(f"{student.family.name}, {prefill}{', cached' * kept}: {worst.max():.1e}: {by_form}")
+        assert len(answers) == count
         assert worst.max() < 1e-5
         # asked again, long prompts are in vLLM's cache but for their ends
-        assert not kept or max(int((found[f"positions.{i}"][0] == -1).sum()) for i in range(26)) > 300
+        assert not kept or max(int((found[f"positions.{i}"][0] == -1).sum()) for i in range(count)) > 300
 
 
 @pytest.mark.server
 @needs_vllm
-def test_a_vllm_that_counts_by_itself_is_noticed(nano, prompts, start, tmp_path):
+def test_a_vllm_that_counts_by_itself_is_noticed(nano, start, tmp_path):
     """Its model runner is changed as a later version might be: see `planted_positions.py`."""
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec {PYTHON} {HERE / "planted_positions.py"} "$@"\n')
     python.chmod(0o755)
-    encoded, engine = nano.encode(prompts), start(python)
+    encoded, engine = nano.encode(forms_of(nano)), start(nano, python)
 
     def ask(row):
         one = replace(encoded.rows([row]), clips=[encoded.clips[row]], sample_ids=[encoded.sample_ids[row]])
@@ -104,9 +97,9 @@ def test_a_vllm_that_counts_by_itself_is_noticed(nano, prompts, start, tmp_path)
         return completions_of(one, *engine.ask(message, tensors))
 
     place = len(encoded.token_ids[3]) - 2
-    with pytest.raises(AvrtError, match=rf"sample '3': vLLM has token {place} at \[.*the student at \[.*0\.32"):
+    with pytest.raises(AvrtError, match=rf"sample '3-True': vLLM has token {place} at \[.*the student at \[.*0\.32"):
         ask(3)  # one position is off by one
-    with pytest.raises(AvrtError, match="sample '6': vLLM has token"):
+    with pytest.raises(AvrtError, match="sample '6-True': vLLM has token"):
         ask(6)  # all are vLLM's own
     assert len(ask(2)) == 1  # all are as they should be
 
@@ -138,21 +131,17 @@ def test_what_was_used_is_compared(change, message):
             completions_of(prompts, {"finished": [True]}, found)
 
 
-def test_tokens_within_video_are_those_of_the_student(nano):
-    ids, config = nano.inputs.ids, nano.model.config
-    theirs = SimpleNamespace(
-        video_token_index=ids.video, audio_token_index=ids.audio, audio_start_token_id=ids.audio_bos,
-        audio_end_token_id=ids.audio_eos, seconds_per_chunk=config.seconds_per_chunk,
-        vision_config=SimpleNamespace(spatial_merge_size=ids.merge_size, tokens_per_second=ids.positions_per_second),
-    )  # fmt: skip
-    for steps, seconds, sound in (
-        (1, 1.0, 9),
-        (4, 0.4, 40),
-        (4, 3.1, 310),
-        (6, 3.83, 575),
-        (4, 2.25, 50),
-        (3, 9.0, 700),
-    ):
-        grid = (steps, 4, 6)
-        layout = ClipLayout(grid, seconds, audio_tokens=sound, audio_in_video=True)
-        assert placeholders(theirs, sound, list(grid), seconds) == expand_prompt([ids.video], layout, ids)[0].tolist()
+@pytest.mark.parametrize("source", [family.nano for family in FAMILIES])
+def test_a_folded_prompt_is_the_students_once_its_placeholders_are_filled(source):
+    student = load_policy(StudentOptions(source=source, dtype="float32"))
+    prompts = EncodedPrompts.of(batch := forms_of(student), ClipFeatures.none(len(batch)))
+    for row, ids in enumerate(prompts.token_ids):
+        asked = student.family.vllm_prompt(student.inputs, prompts, row)
+        media = [kind for kind in ("video", "image", "audio") if getattr(prompts.clips[row], KINDS[kind]) is not None]
+        within = asked["processor"].get("use_audio_in_video")
+        assert [*asked["placeholders"]] == [kind for kind in media if not (kind == "audio" and within)]
+        filled = []
+        by_token = {handed["features"]: handed["tokens"] for handed in asked["placeholders"].values()}
+        for token in asked["token_ids"]:
+            filled += by_token.get(token, [token])
+        assert filled == ids.tolist()

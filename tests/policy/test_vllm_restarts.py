@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from avrt.errors import AvrtError
+from avrt.models.engine_prompts import EngineFacts
 from avrt.policy.vllm.engine import VLLMEngine
 from avrt.policy.vllm.exported import ExportedModel
 from avrt.policy.vllm.options import VLLMOptions
@@ -189,5 +190,5 @@ def test_an_engine_that_stays_away_is_named_after_some_time(nano):
     engine = VLLMEngine(VLLMOptions(addresses=[address], model="m"))
     begun = time.monotonic()
     with pytest.raises(AvrtError, match=f"{address}: cannot be reached"):
-        engine._process.open("m", {}, patience=2)
+        engine._process.open("m", {}, EngineFacts(), patience=2)
     assert time.monotonic() - begun >= 1

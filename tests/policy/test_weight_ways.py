@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from avrt.errors import AvrtError
+from avrt.models.engine_prompts import EngineFacts
 from avrt.policy.vllm import shared_memory, weights
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import EngineProcess
@@ -31,7 +32,7 @@ def process(tmp_path_factory):
     python.write_text(f'#!/bin/sh\nPYTHONPATH={RECEIVER} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
     process = EngineProcess(VLLMOptions(python=str(python)))
-    process.open("none", {})
+    process.open("none", {}, EngineFacts())
     yield process
     process.close()
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from avrt.errors import AvrtError
+from avrt.models.engine_prompts import EngineFacts
 from avrt.policy.vllm.engine import VLLMEngine
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import WORKER, EngineProcess
@@ -105,7 +106,7 @@ def test_an_engine_that_takes_too_long_is_ended_and_the_option_named(tmp_path):
     python.chmod(0o755)
     process = EngineProcess(VLLMOptions(python=str(python), start_seconds=0.5))
     with pytest.raises(AvrtError, match=r"not started within 0\.5 seconds \(raise model\.vllm\.start_seconds\)"):
-        process.open("m", {})
+        process.open("m", {}, EngineFacts())
     process.close()
 
 

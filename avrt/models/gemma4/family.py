@@ -14,6 +14,7 @@ from avrt.data.inputs.batch import OmniBatch
 from avrt.errors import AvrtError
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
+from avrt.models.engine_prompts import EngineFacts
 from avrt.models.family import EncodingCost, Family
 from avrt.models.gemma4 import released_layout, stock, towers
 from avrt.models.gemma4.decoder import GemmaDecoder
@@ -36,6 +37,7 @@ class Gemma(Family):
     projectors: ClassVar[str] = r".*embed_(vision|audio)\.embedding_projection"
     tower_attention: ClassVar[str | None] = None  # frames of one size are a batch; the audio tower has its own blocks
     interleaves: ClassVar[bool] = False
+    engine: ClassVar[EngineFacts] = EngineFacts(released_layout.PREFIXES, positions="numbers", interleaves=False)
 
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
         """The nano preset and its processor."""
@@ -105,10 +107,11 @@ class Gemma(Family):
         return towers.encode_clips(model, batch, run_on_empty=run_on_empty)
 
     def to_released_layout(self, folder: Path) -> None:
-        """A saved model has it already."""
+        """A saved model has it already, but for a field that vLLM reads."""
+        released_layout.complete(folder)
 
     def released_parts(self, decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
-        """The text model; the vocabulary projection is its embeddings."""
+        """The text model, and the vocabulary projection, which is its embeddings."""
         yield from released_layout.parts(decoder)
 
     def released_encoders(self, model: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -117,7 +120,7 @@ class Gemma(Family):
             yield f"model.{name}.", getattr(model.model, name)
 
     def vllm_prompt(self, inputs: GemmaInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
-        """The prompt with its blocks folded, and the seconds of its frames."""
+        """The prompt with its blocks folded, and how vLLM's copy of the processor is to prepare the media."""
         return released_layout.vllm_prompt(inputs, prompts, row)
 
     def stock_positions(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
-from avrt.models.gemma4.media_inputs import ClipLayout, GemmaInputs, frame_times
+from avrt.models.engine_prompts import folded
+from avrt.models.gemma4.media_inputs import GemmaInputs
+
+PREFIXES = {"model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head."}
+"""What the decoder's parameters' names begin with in the released checkpoints, and in vLLM's model."""
+PICTURE_TOKENS = 280
+"""Most tokens of a still picture, as released."""
 
 
 def parts(decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
     """The decoder's parts, and what their parameters' names begin with in the released checkpoints.
 
-    The vocabulary projection is the embeddings' weight, which is there once.
+    The vocabulary projection is the embeddings' weight, which comes under both names: of a projection vLLM may keep a
+    copy in a form of its own, which follows only if it is given one.
     """
     yield "model.language_model.", decoder.language_model
-    if decoder.lm_head.weight is not decoder.language_model.embed_tokens.weight:
-        yield "lm_head.", decoder.lm_head
+    yield "lm_head.", decoder.lm_head
+
+
+def complete(folder: Path) -> None:
+    """Write into a model's configuration what vLLM reads beside what transformers has written."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["vision_config"].setdefault("default_output_length", PICTURE_TOKENS)
+    path.write_text(json.dumps(config, indent=2))
 
 
 def vllm_prompt(inputs: GemmaInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
-    """One prompt as vLLM is asked it: a single placeholder for each medium, and when each frame is shown.
+    """One prompt as vLLM is asked it: a single placeholder for each medium, and how the processor is to prepare it.
 
-    Of a frame's time its processor writes whole seconds: at one frame a second those are the frames' numbers.
+    Of a video all from the first frame's tokens to the last one's is folded, the times between frames among it.
     """
-    ids, times = prompts.token_ids[row].tolist(), frame_times(prompts.clips[row])
+    clip = prompts.clips[row]
     (video, image), (sound,) = inputs.placeholders
-    layout = ClipLayout(times, ids.count(video) // max(1, len(times)), ids.count(image), ids.count(sound))
-    text = str(inputs.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    names = inputs.processor
-    for placeholder, found in ((names.video_token, video), (names.image_token, image), (names.audio_token, sound)):
-        if found in ids:
-            text = text.replace(inputs.write_blocks(placeholder, layout), placeholder)
-    short = inputs.tokenizer.encode(text, add_special_tokens=False)
-    return {"token_ids": short, "fps": 1.0, "frame_numbers": [int(seconds) for seconds in times], "processor": {}}
+    media = {"video": [video], "image": [image], "audio": [sound]}
+    processor: dict[str, Any] = {}
+    if clip.pictures is not None:
+        processor["do_resize"] = False  # they have the model's size already
+    if clip.audio is not None:
+        processor["truncation"] = True  # at 30 s, as in training; vLLM would not
+    return {**folded(prompts.token_ids[row].tolist(), media), "fps": 1.0, "processor": processor}

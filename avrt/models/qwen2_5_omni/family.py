@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.data.inputs.batch import OmniBatch
+from avrt.models import qwen_layout
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
+from avrt.models.engine_prompts import EngineFacts
 from avrt.models.family import EncodingCost, Family
 from avrt.models.qwen2_5_omni import released_layout, stock, towers
 from avrt.models.qwen2_5_omni.encoding_estimate import encoding_cost
@@ -32,6 +34,7 @@ class QwenOmni(Family):
     nano: ClassVar[str] = "nano"
     lora_targets: ClassVar[str] = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     projectors: ClassVar[str] = r".*(visual\.merger\.mlp\.\d+|audio_tower\.proj)"
+    engine: ClassVar[EngineFacts] = EngineFacts(qwen_layout.PREFIXES)
 
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
         """The thinker of the nano preset, and its processor."""
@@ -103,15 +106,15 @@ class QwenOmni(Family):
 
     def released_parts(self, decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
         """Text model and vocabulary projection, by their names inside the omni model."""
-        yield from released_layout.parts(decoder)
+        yield from qwen_layout.parts(decoder)
 
     def released_encoders(self, model: Any) -> Iterator[tuple[str, nn.Module]]:
         """Vision and audio tower, each with its projector inside, by their names inside the omni model."""
-        yield from released_layout.encoders(model)
+        yield from qwen_layout.encoders(model)
 
     def vllm_prompt(self, inputs: QwenOmniInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
         """The prompt with its placeholders folded, and how vLLM's copy of the processor is to prepare the media."""
-        return released_layout.vllm_prompt(inputs, prompts, row)
+        return qwen_layout.vllm_prompt(inputs, prompts, row)
 
     def stock_positions(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:
         """By `get_rope_index`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,8 +12,10 @@ from transformers import Qwen3OmniMoeProcessor, Qwen3OmniMoeThinkerConfig, Qwen3
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeThinkerTextSparseMoeBlock
 
 from avrt.data.inputs.batch import OmniBatch
+from avrt.models import qwen_layout
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
+from avrt.models.engine_prompts import EngineFacts
 from avrt.models.family import EncodingCost, Family
 from avrt.models.qwen3_omni import released_layout, stock, towers
 from avrt.models.qwen3_omni.decoder import Qwen3Decoder
@@ -39,6 +41,7 @@ class Qwen3Omni(Family):
     # Experts are no linear layers but single tensors of all experts, so adapters are on attention alone.
     lora_targets: ClassVar[str] = r".*language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
     projectors: ClassVar[str] = r".*(visual\.merger(_list\.\d+)?\.mlp\.\d+|audio_tower\.proj[12])"
+    engine: ClassVar[EngineFacts] = EngineFacts(qwen_layout.PREFIXES, positions="fractional")
 
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
         """The thinker of the nano preset, and its processor."""
@@ -90,6 +93,13 @@ class Qwen3Omni(Family):
         add_features_at_places(model.model.language_model)
         return Qwen3Decoder(model.model.language_model, model.lm_head)
 
+    def fused_layers(self, model: Any) -> Mapping[type, type]:
+        """Norms and rotary embedding of the text model."""
+        # Late: the module's classes are made from transformers' own, whose import takes a second.
+        from avrt.models.qwen3_omni.fused import FUSED
+
+        return FUSED
+
     def towers(self, model: Any) -> tuple[nn.Module, ...]:
         """Vision and audio tower."""
         return model.model.visual, model.model.audio_tower
@@ -112,11 +122,11 @@ class Qwen3Omni(Family):
 
     def released_parts(self, decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
         """Text model and vocabulary projection, by their names inside the omni model."""
-        yield from released_layout.parts(decoder)
+        yield from qwen_layout.parts(decoder)
 
     def released_encoders(self, model: Any) -> Iterator[tuple[str, nn.Module]]:
         """Vision and audio tower, each with its projectors inside, by their names inside the omni model."""
-        yield from released_layout.encoders(model)
+        yield from qwen_layout.encoders(model)
 
     def released_tensors(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Each expert by itself."""
@@ -124,7 +134,7 @@ class Qwen3Omni(Family):
 
     def vllm_prompt(self, inputs: Qwen3OmniInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
         """The prompt with its placeholders folded, and how vLLM's copy of the processor is to prepare the media."""
-        return released_layout.vllm_prompt(inputs, prompts, row)
+        return qwen_layout.vllm_prompt(inputs, prompts, row)
 
     def stock_positions(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:
         """By `get_rope_index`."""

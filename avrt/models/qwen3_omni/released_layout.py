@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen3OmniMoeConfig
 
 from avrt.models import qwen_layout
-from avrt.models.decoder import Decoder
-from avrt.models.encoded_prompts import EncodedPrompts
-from avrt.models.qwen3_omni.media_inputs import Qwen3OmniInputs
-from avrt.models.qwen_inputs import is_interleaved
-from avrt.models.qwen_layout import THINKER_PREFIX
 
 _GATE_AND_UP, _DOWN = ".experts.gate_up_proj", ".experts.down_proj"
 
 
 def wrap_thinker(folder: Path) -> None:
-    """Turn a thinker's folder into the layout of the whole omni model without its talker."""
+    """Turn a thinker's folder into the layout of the whole omni model without its talker.
+
+    Of the vision tower vLLM reads two fields more than transformers, which the released configurations have.
+    """
     qwen_layout.wrap_thinker(folder, "Qwen3OmniMoeForConditionalGeneration", Qwen3OmniMoeConfig.model_type)
-
-
-def parts(decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
-    """The decoder's parts, and what their parameters' names begin with in the released checkpoints."""
-    yield f"{THINKER_PREFIX}model.", decoder.language_model
-    yield f"{THINKER_PREFIX}lm_head.", decoder.lm_head
-
-
-def encoders(model: Any) -> Iterator[tuple[str, nn.Module]]:
-    """The towers with their projectors, likewise."""
-    yield f"{THINKER_PREFIX}visual.", model.model.visual
-    yield f"{THINKER_PREFIX}audio_tower.", model.model.audio_tower
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    vision = config["thinker_config"]["vision_config"]
+    side = math.isqrt(vision["num_position_embeddings"]) * vision["patch_size"]
+    config["thinker_config"]["vision_config"] = {"image_size": side, "apply_vit_abs_pos_embed": True, **vision}
+    path.write_text(json.dumps(config, indent=2))
 
 
 def tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -55,24 +48,3 @@ def tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield f"{experts}{number}.down_proj.weight", expert
     else:
         yield name, tensor
-
-
-def vllm_prompt(inputs: Qwen3OmniInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
-    """One prompt as vLLM is asked it: a single placeholder for each medium, and how the processor is to prepare it."""
-    clip, ids = prompts.clips[row], inputs.ids
-    tokens = prompts.token_ids[row].tolist()
-    interleaved = is_interleaved(tokens, ids)
-    short: list[int] = []
-    for token in tokens:
-        if interleaved and token in (ids.audio, ids.audio_bos, ids.audio_eos):
-            continue  # vLLM puts them back
-        if token not in (ids.image, ids.video, ids.audio) or not short or short[-1] != token:
-            short.append(token)
-    fps = 1.0 / clip.seconds_per_frame if clip.seconds_per_frame else 1.0
-    processor: dict[str, Any] = {"use_audio_in_video": interleaved}
-    if clip.frames is not None:
-        processor |= {"fps": fps, "second_per_grid_ts": [inputs.temporal / fps]}
-    for pictures in (clip.frames, clip.image):
-        if pictures is not None:  # they have the model's size already
-            processor |= {"min_pixels": 1, "max_pixels": pictures.shape[-1] * pictures.shape[-2]}
-    return {"token_ids": short, "fps": fps, "processor": processor}

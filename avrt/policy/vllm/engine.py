@@ -282,13 +282,14 @@ class VLLMEngine:
     # ---- an engine that ends
 
     def _open(self, patience: float = 0) -> str:
-        said = self._process.open(*self._loaded, patience=patience)
+        assert self._policy is not None
+        said = self._process.open(*self._loaded, self._policy.family.engine, patience=patience)
         self._asleep = set(said["asleep"])
         version: str = said["version"]
         if said["lacking"]:
             warnings.warn(
-                f"vLLM {version} has no {' and no '.join(said['lacking'])}, where 0.32 is put right for sound within "
-                "video: look at what avrt doctor says of it, or use vLLM 0.32",
+                f"vLLM {version} has no {' and no '.join(said['lacking'])}, where 0.32 is put right to compute as the "
+                "student does: look at what avrt doctor says of it, or use vLLM 0.32",
                 stacklevel=2,
             )
         return version

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from avrt.errors import AvrtError
+from avrt.models.engine_prompts import EngineFacts
 from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout import vllm_process
 from avrt.rollout.vllm_process.wire import WireError, keep_alive, receive, send
@@ -62,12 +64,13 @@ class EngineProcess:
         """What it is still working on; empty if on nothing."""
         return self._asked
 
-    def open(self, model: str, settings: dict[str, Any], *, patience: float = 0) -> dict[str, Any]:
+    def open(self, model: str, settings: dict[str, Any], family: EngineFacts, *, patience: float = 0) -> dict[str, Any]:
         """Start or reach the engine and have it load a model; returns what it says of itself.
 
         Args:
             model: The model, as the engine sees it.
             settings: Arguments of `vllm.LLM`.
+            family: What it has to know of the model's family.
             patience: For how many seconds to try again where it cannot be reached.
 
         Raises:
@@ -78,7 +81,7 @@ class EngineProcess:
         self._connection.settimeout(self._options.start_seconds)
         begun = time.monotonic()
         try:
-            said = self.ask({"do": "start", "model": model, "settings": settings})[0]
+            said = self.ask({"do": "start", "model": model, "settings": settings, "family": asdict(family)})[0]
         except EngineGoneError:
             if time.monotonic() - begun < self._options.start_seconds:
                 raise
@@ -128,6 +131,8 @@ class EngineProcess:
             reply, found = receive(self._connection)
         except (WireError, OSError) as error:
             raise self._gone(error) from None
+        if "lost" in reply:
+            raise EngineGoneError(f"failed to {asked}: {reply['lost']}", where="vLLM engine", remedy="see its output")
         if "error" in reply:
             raise AvrtError(f"{asked}: {reply['error']}", where="vLLM engine")
         return reply, found

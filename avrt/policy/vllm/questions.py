@@ -35,7 +35,7 @@ def question_message(
     asked, tensors = [], {}
     lengths = [positions.shape[1] for positions in prompts.positions]
     # Off the GPU in one copy: other ranks may get them, in messages that hold tensors of the CPU only.
-    positions = torch.split(torch.cat([*prompts.positions], dim=1).int().cpu(), lengths, dim=1)
+    positions = torch.split(torch.cat([*prompts.positions], dim=1).float().cpu(), lengths, dim=1)
     for row, clip in enumerate(prompts.clips):
         for kind, tensor in (("video", clip.frames), ("image", clip.image), ("audio", clip.audio)):
             if tensor is not None:
@@ -132,9 +132,13 @@ def _check_positions(theirs: Tensor | None, generated: int, ours: Tensor, end: f
         return
     else:
         place = int(apart.nonzero()[0])
-        where = f"has token {place} at {theirs[:, place].tolist()}, the student at {mine[:, place].tolist()}"
+        where = f"has token {place} at {_place(theirs[:, place])}, the student at {_place(mine[:, place])}"
     raise AvrtError(
         f"vLLM {where}",
         where=f"sample {sample!r}",
         remedy="this version of vLLM does not take the positions it is given; use 0.32, or sample without vllm",
     )
+
+
+def _place(position: Tensor) -> str:
+    return f"[{', '.join(f'{axis:g}' for axis in position.tolist())}]"

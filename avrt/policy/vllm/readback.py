@@ -13,21 +13,31 @@ from avrt.errors import AvrtError
 from avrt.policy.vllm.process import EngineGoneError, EngineProcess
 
 IN_A_LAYER = re.compile(r".*\.\d+\.(.*\.weight)")
+EXPERTS = ".experts."
 
 
 class ReadBack:
     """A few of the weights on their way to an engine, to be compared with what it holds afterwards.
 
-    They are the projections of the last layer, so that all others have come before.
+    They are the projections of the last decoder layer that has each, so that all others have come before. Not those of
+    experts: what these answer is no linear function of what they are asked.
     """
 
     def __init__(self) -> None:
         self._given: dict[str, tuple[str, Tensor]] = {}
 
-    def watch(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Pass weights on, and keep the last of each kind."""
+    def watch(
+        self, weights: Iterable[tuple[str, Tensor]], prefixes: tuple[str, ...] = ("",)
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Pass weights on, and keep the last of each kind.
+
+        Args:
+            weights: Names and tensors.
+            prefixes: What the names of the decoder's begin with; adapted towers have such layers too.
+        """
         for name, tensor in weights:
-            if tensor.ndim == 2 and (kind := IN_A_LAYER.fullmatch(name)):
+            read = tensor.ndim == 2 and name.startswith(prefixes) and EXPERTS not in name
+            if read and (kind := IN_A_LAYER.fullmatch(name)):
                 self._given[kind[1]] = name, tensor
             yield name, tensor
 

@@ -73,7 +73,9 @@ class WeightSupply:
         transfer = self.choose(process, policy)
         weights = self._weights(transfer, policy)
         if read_back is not None:
-            weights = read_back.watch(weights)
+            weights = read_back.watch(
+                weights, tuple(prefix for prefix, _ in policy.family.released_parts(policy.decoder))
+            )
         begun = time.perf_counter()
         try:
             size = transfer.push(process, weights)

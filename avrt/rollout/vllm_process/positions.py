@@ -3,7 +3,8 @@
 vLLM counts the positions of a prompt anew from its media, family by family, and not always as transformers does. Here
 they come with each request instead, as one of its `extra_args`. `WorkerExtension` is mixed into the worker of every
 process of the engine (`worker_extension_cls`): it answers the model's `get_mrope_input_positions` with what came, and
-reads back what the forward passes were given, from the buffer that vLLM keeps for it.
+reads back what the forward passes were given, from the buffer that vLLM keeps for it. Where positions are the tokens'
+numbers, vLLM asks no model for them: they are only read back.
 
 Runs in the engine's own Python environment, so it imports nothing of this project.
 """
@@ -16,12 +17,14 @@ from typing import Any
 import torch
 
 KEY = "handed_positions"
-UNSEEN = -1
+UNSEEN = -1.0
+NUMBERS = "numbers"
+"""What a family's positions are called that are the tokens' numbers."""
 
 
 def extra_args(request: int, positions: torch.Tensor) -> dict[str, Any]:
     """What of a request's `SamplingParams` brings its prompt's positions (3, P) to the workers."""
-    flat = positions.to(torch.int32).contiguous()
+    flat = positions.to(torch.float32).contiguous()
     return {KEY: {"request": request, "rows": len(flat), "positions": flat.numpy().tobytes()}}
 
 
@@ -32,8 +35,8 @@ def used_positions(llm: Any) -> dict[int, torch.Tensor]:
         llm: A `vllm.LLM` whose workers are extended (`extension.py`).
 
     Returns:
-        For each request (3, P + 1) int32: of the prompt's tokens and of the first one after them, -1 where nothing was
-        computed, since it was cached or not needed.
+        For each request (3, P + 1) float32: of the prompt's tokens and of the first one after them, -1 where nothing
+        was computed, since it was cached or not needed.
 
     Raises:
         RuntimeError: If that cannot be found out, or two workers differ.
@@ -45,9 +48,9 @@ def used_positions(llm: Any) -> dict[int, torch.Tensor]:
         raise RuntimeError(f"this vLLM does not show which positions it uses: {first['failure']}")
     found = {}
     for request, rows, length, spans in first["requests"]:
-        used = torch.full((rows, length + 1), UNSEEN, dtype=torch.int32)
+        used = torch.full((rows, length + 1), UNSEEN)
         for start, data in spans:
-            part = torch.frombuffer(bytearray(data), dtype=torch.int32).view(rows, -1)
+            part = torch.frombuffer(bytearray(data), dtype=torch.float32).view(rows, -1)
             used[:, start : start + part.shape[1]] = part
         found[request] = used
     return found
@@ -74,21 +77,26 @@ class HandedPositions:
     Args:
         runner: vLLM's model runner, whose `execute_model` is told the new requests of a step and then asks the model
             for the positions of each.
+        kind: What the family's positions are: `whole`, `fractional` or `numbers`.
 
     Raises:
-        RuntimeError: If this model is not asked for positions.
+        RuntimeError: If this model is not asked for positions that are not the tokens' numbers.
     """
 
-    def __init__(self, runner: Any) -> None:
+    def __init__(self, runner: Any, kind: str) -> None:
         model = runner.get_model()
-        if not callable(getattr(model, "get_mrope_input_positions", None)):
+        count: Any = getattr(model, "get_mrope_input_positions", None)
+        if kind != NUMBERS and not callable(count):
             raise RuntimeError(f"vLLM does not ask {type(model).__name__} for positions, so none can be handed in")
-        self._runner = runner
-        self._count, self._execute = model.get_mrope_input_positions, runner.execute_model
+        if kind == "fractional" and not runner.mrope_positions.gpu.is_floating_point():
+            raise RuntimeError(f"vLLM cuts the positions of {type(model).__name__} down to whole numbers; use 0.32")
+        self._runner, self._numbered = runner, kind == NUMBERS
+        self._count, self._execute = count, runner.execute_model
         self._requests: dict[str, _Request] = {}
         self._new: list[_Request] = []
         self._failure = ""
-        model.get_mrope_input_positions = self._positions
+        if not self._numbered:
+            model.get_mrope_input_positions = self._positions
         runner.execute_model = self._step
 
     def used(self) -> dict[str, Any]:
@@ -114,16 +122,19 @@ class HandedPositions:
             self._failure = f"{type(error).__name__}: {error}"
         return result
 
-    def _positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[torch.Tensor, int]:
+    def _positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[torch.Tensor, float]:
         """In the place of the model's method: positions (3, T) and how much further than T generation goes on."""
         tokens, media = list(input_tokens), [feature.identifier for feature in mm_features]
         mine = next((request for request in self._new if request.follows(tokens, media)), None)
         if mine is None:
-            counted: tuple[torch.Tensor, int] = self._count(input_tokens, mm_features)
+            counted: tuple[torch.Tensor, float] = self._count(input_tokens, mm_features)
             return counted
-        end, length = int(mine.positions.max()) + 1, mine.positions.shape[1]
-        generated = torch.arange(end, end + len(tokens) - length).expand(len(mine.positions), -1)
-        return torch.cat([mine.positions, generated], dim=1), end - length
+        end, length = mine.positions.max() + 1, mine.positions.shape[1]
+        generated = (end + torch.arange(len(tokens) - length)).expand(len(mine.positions), -1)
+        positions, further = torch.cat([mine.positions, generated], dim=1), float(end) - length
+        if self._runner.mrope_positions.gpu.is_floating_point():
+            return positions, further
+        return positions.long(), int(further)
 
     def _record(self, scheduled: Any) -> None:
         """Keep what the step that has just been queued reads as positions of the prompts and of what follows them."""
@@ -133,7 +144,7 @@ class HandedPositions:
         wanted = {key for key, start in starts.items() if key in self._requests and start <= self._length(key)}
         if not wanted:
             return
-        order, buffer = _inputs(self._runner)
+        order, buffer = _inputs(self._runner, numbered=self._numbered)
         whole = buffer[:, : scheduled.total_num_scheduled_tokens].clone()
         place = 0
         for key in order:
@@ -148,18 +159,19 @@ class HandedPositions:
 
 
 def _read(new: Any, handed: dict[str, Any]) -> _Request:
-    positions = torch.frombuffer(bytearray(handed["positions"]), dtype=torch.int32).view(handed["rows"], -1).long()
+    positions = torch.frombuffer(bytearray(handed["positions"]), dtype=torch.float32).view(handed["rows"], -1)
     tokens, media = list(new.prompt_token_ids), [feature.identifier for feature in new.mm_features]
     return _Request(handed["request"], tokens, media, positions)
 
 
-def _inputs(runner: Any) -> tuple[list[str], torch.Tensor]:
+def _inputs(runner: Any, *, numbered: bool) -> tuple[list[str], torch.Tensor]:
     """The requests of the step that was queued last, in their order, and the buffer (3, N) of its positions."""
     if hasattr(runner, "model_state"):  # vLLM's second model runner, which it takes where Triton is installed
         return runner.execute_model_state.input_batch.req_ids, runner.model_state.rope_state.positions
-    return runner.input_batch.req_ids, runner.mrope_positions.gpu
+    buffer = runner.positions.expand(3, -1) if numbered else runner.mrope_positions.gpu
+    return runner.input_batch.req_ids, buffer
 
 
 def _bytes(positions: torch.Tensor) -> bytes:
-    data: bytes = positions.to("cpu", torch.int32).contiguous().numpy().tobytes()
+    data: bytes = positions.to("cpu", torch.float32).contiguous().numpy().tobytes()
     return data

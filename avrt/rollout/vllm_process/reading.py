@@ -7,7 +7,7 @@ each output is one weight, added to zeros. Runs in vLLM's own environment, and i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,21 +22,25 @@ ROWS = 1024
 
 
 @torch.no_grad()
-def held_weights(model: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
+def held_weights(model: Any, names: Sequence[str], prefixes: Mapping[str, str]) -> dict[str, torch.Tensor]:
     """(out, in) weights of some of the decoder's linear layers, by the names under which they were loaded.
 
     Args:
         model: vLLM's model.
         names: As in the released checkpoints: `thinker.model.layers.0.self_attn.q_proj.weight`.
+        prefixes: What names begin with there, and with what in vLLM.
 
     Raises:
         ValueError: If there is no such layer, or it is spread over several GPUs.
     """
-    return {name: _weight(model, name) for name in names}
+    return {name: _weight(model, name, prefixes) for name in names}
 
 
-def _weight(model: Any, name: str) -> torch.Tensor:
-    path = "language_model." + name.removeprefix("thinker.").removesuffix(".weight")
+def _weight(model: Any, name: str, prefixes: Mapping[str, str]) -> torch.Tensor:
+    released = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+    if released is None:
+        raise ValueError(f"{name} begins with none of {', '.join(prefixes)}")
+    path = prefixes[released] + name.removeprefix(released).removesuffix(".weight")
     parent, _, last = path.rpartition(".")
     joined, place = JOINED.get(last, (last, 0))
     try:

@@ -24,10 +24,11 @@ from typing import Any
 
 # the files beside this script
 from blocks import DeviceBlock, HostBlock, gpu_index  # type: ignore[import-not-found]
-from extension import with_extension  # type: ignore[import-not-found]
-from interleaving import order_tokens  # type: ignore[import-not-found]
+from family_facts import with_extension  # type: ignore[import-not-found]
+from handed_tokens import take_handed_tokens, with_tokens  # type: ignore[import-not-found]
 from positions import extra_args, used_positions  # type: ignore[import-not-found]
 from reading import held_weights  # type: ignore[import-not-found]
+from sound_length import keep_sound_lengths  # type: ignore[import-not-found]
 from wire import WireError, keep_alive, receive, send  # type: ignore[import-not-found]
 
 OPERATIONS = ("sample", "attach", "load", "read", "checksums", "sleep", "wake_up")
@@ -41,27 +42,33 @@ PARENT_SECONDS = 1.0
 Message = tuple[dict[str, Any], dict[str, Any]]
 
 
+class LostError(Exception):
+    """The engine has failed in the middle of its work and cannot be asked again."""
+
+
 class Engine:
     """One vLLM engine and the weights on their way to it.
 
     Args:
         model: Folder with config and processor in the layout of the released checkpoints, on this machine.
         settings: Arguments of `vllm.LLM`.
+        family: What its family is like, as the trainer's `avrt.models.family.EngineFacts` has it.
 
     Attributes:
         next_message: Replies to the message at hand and waits for the next one.
-        lacking: What this version of vLLM has not of what was to be put right in it; see `interleaving.py`.
+        lacking: What this version of vLLM has not of what was to be put right in it; see the files beside this one.
         asleep: Which of its parts sleep: `weights`, `kv_cache`.
     """
 
-    def __init__(self, model: str, settings: dict[str, Any]) -> None:
+    def __init__(self, model: str, settings: dict[str, Any], family: dict[str, Any]) -> None:
         from vllm import LLM
 
-        self.started = (model, settings)
+        self.started = (model, settings, family)
         self.next_message: Callable[[], Message] = _no_more
-        self._llm = LLM(model=model, **with_extension(settings))
+        self._llm = LLM(model=model, **with_extension(settings, family))
+        self._prefixes: dict[str, str] = family["prefixes"]
         lacking = [name for found in self._llm.collective_rpc("follow_trainer") for name in found]
-        self.lacking: list[str] = sorted({*order_tokens(), *lacking})
+        self.lacking: list[str] = sorted({*take_handed_tokens(), *keep_sound_lengths(), *lacking})
         self.asleep: list[str] = []
         self._block: Any = None
         self._slept = 0
@@ -82,7 +89,13 @@ class Engine:
                 params.append(SamplingParams(**asked, extra_args=extra))
                 owners.append(number)
         begun = time.perf_counter()
-        outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        try:
+            outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        except Exception as error:
+            unfinished = getattr(self._llm.llm_engine, "has_unfinished_requests", None)
+            if unfinished is not None and unfinished():  # it would go on with these, and fail or hang again
+                raise LostError(f"{type(error).__name__}: {error}") from error
+            raise
         seconds = time.perf_counter() - begun
         found: dict[str, Any] = {f"positions.{i}": used for i, used in used_positions(self._llm).items()}
         finished, lengths = [], []
@@ -115,7 +128,8 @@ class Engine:
             media["audio"] = [(sound.numpy(), 16_000)]
         asked: dict[str, Any] = {"prompt_token_ids": prompt["token_ids"]}
         if media:
-            asked |= {"multi_modal_data": media, "mm_processor_kwargs": prompt["processor"]}
+            options = with_tokens(prompt["processor"], prompt["placeholders"])
+            asked |= {"multi_modal_data": media, "mm_processor_kwargs": options}
         return asked
 
     def attach(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
@@ -186,7 +200,7 @@ class Engine:
 
     def read(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
         """Some weights as they are held, by the names that they were loaded under."""
-        [found] = self._llm.apply_model(partial(held_weights, names=message["names"]))
+        [found] = self._llm.apply_model(partial(held_weights, names=message["names"], prefixes=self._prefixes))
         return {}, found
 
     def checksums(self, message: dict[str, Any], tensors: dict[str, Any]) -> Message:
@@ -232,6 +246,8 @@ def serve(listener: socket.socket, *, once: bool) -> None:
                     message, tensors = receive(connection)
                     engine, reply, found = _answer(engine, connection, message, tensors)
                     send(connection, reply, found)
+                    if "lost" in reply:
+                        os._exit(1)
                 except WireError:
                     break
         if engine is not None:
@@ -254,8 +270,9 @@ def _answer(
 
     try:
         if message["do"] == "start":
-            engine = engine or Engine(message["model"], message["settings"])
-            if engine.started != (message["model"], message["settings"]):
+            wanted = message["model"], message["settings"], message["family"]
+            engine = engine or Engine(*wanted)
+            if engine.started != wanted:
                 raise ValueError(f"serves {engine.started} already; start it again for another model")
             import vllm
 
@@ -269,6 +286,9 @@ def _answer(
         return engine, *getattr(engine, message["do"])(message, tensors)
     except WireError:
         raise
+    except LostError as error:
+        traceback.print_exc()
+        return engine, {"lost": str(error)}, {}
     except Exception as error:  # the trainer is told, and decides
         traceback.print_exc()
         return engine, {"error": f"{type(error).__name__}: {error}"}, {}

@@ -111,7 +111,7 @@ class LLM:
         interleaved = prompt.get("mm_processor_kwargs", {}).get("use_audio_in_video", False)
         layout = inputs.add(row, clip, audio_in_video=interleaved)
         ids, positions = expand_prompt(prompt["prompt_token_ids"], layout, inputs.ids)
-        used = torch.cat([positions, (positions.max() + 1).expand(3, 1)], dim=1).int().numpy().tobytes()
+        used = torch.cat([positions, (positions.max() + 1).expand(3, 1)], dim=1).float().numpy().tobytes()
         self._used.append((params.extra_args["handed_positions"]["request"], 3, len(ids), [(0, used)]))
         row.prompt_ids, row.prompt_positions, row.position_ends = [ids], [positions], [int(positions.max()) + 1]
         row.vision_places, row.audio_places = (

@@ -12,7 +12,7 @@ class EngineFacts:
     """What an engine has to know of a family before it loads a model.
 
     Attributes:
-        prefixes: What parameters' names begin with in the released checkpoints, and with what in vLLM's model.
+        prefixes: What names of the decoder's parameters begin with in the released checkpoints, and in vLLM's model.
         positions: What positions in a prompt are: `whole` numbers on three axes, `fractional` ones, or simply the
             tokens' `numbers`, which no engine has to be told.
         interleaves: Whether sound can lie within a video.

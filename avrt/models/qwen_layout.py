@@ -17,7 +17,10 @@ from avrt.models.engine_prompts import folded
 from avrt.models.qwen_inputs import QwenInputs, is_interleaved
 
 THINKER_PREFIX = "thinker."
-PREFIXES = {THINKER_PREFIX: "language_model."}
+PREFIXES = {
+    f"{THINKER_PREFIX}model.": "language_model.model.",
+    f"{THINKER_PREFIX}lm_head.": "language_model.lm_head.",
+}
 """What the decoder's parameters' names begin with there, and in vLLM's models."""
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from avrt.data.inputs.batch import collate
+from avrt.data.inputs.preprocessor import Preprocessor
+from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import Clip
 from avrt.errors import AvrtError
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
@@ -20,6 +23,7 @@ from avrt.policy.vllm.options import VLLMOptions
 from avrt.policy.vllm.process import EngineProcess
 from avrt.policy.vllm.questions import completions_of, question_message
 from avrt.rollout.sampling import SamplingOptions
+from tests.conftest import make_sample
 from tests.policy.forms import forms_of
 from tests.policy.test_vllm_engine import PYTHON, QUIET, SETTINGS, apart
 
@@ -145,3 +149,12 @@ def test_a_folded_prompt_is_the_students_once_its_placeholders_are_filled(source
         for token in asked["token_ids"]:
             filled += by_token.get(token, [token])
         assert filled == ids.tolist()
+
+
+def test_frames_that_vllm_has_no_room_for_are_refused():
+    student = load_policy(StudentOptions(source="nano-gemma4", dtype="float32"))
+    builder = Preprocessor(student.inputs, PromptOptions(), targets=True)
+    clip = Clip(frames=torch.zeros(2, 3, 8 * 28, 9 * 28, dtype=torch.uint8), seconds_per_frame=1.0)
+    batch = collate([builder.row(make_sample("q", media=("video",)), clip)])
+    with pytest.raises(AvrtError, match="sample 'q': has frames of 72 tokens, and vLLM has room for 70"):
+        student.family.vllm_prompt(student.inputs, EncodedPrompts.of(batch, ClipFeatures.none(1)), 0)

@@ -82,6 +82,21 @@ def test_a_killed_engine_answers_by_the_weights_pushed_last(nano, batch, vllm, m
     assert vllm.gone()
 
 
+def test_an_engine_that_fails_in_the_middle_is_not_asked_again_but_started(nano, batch, vllm, monkeypatch):
+    """It would go on with the requests that are left."""
+    monkeypatch.setenv("STAND_IN_LOSES", "sample:1")
+    engine = VLLMEngine(VLLMOptions(python=str(vllm.python)))
+    try:
+        engine.start(nano)
+        with pytest.warns(UserWarning, match="failed to sample: RuntimeError: in the middle.: it is started again"):
+            answers = engine.generate(nano, nano.encode(batch), *QUESTION)
+        assert same(answers, engine.generate(nano, nano.encode(batch), *QUESTION))
+        assert vllm.names() == ["start", "load", "sample", "start", "load", "sample", "sample"]
+    finally:
+        engine.close()
+    assert vllm.gone()
+
+
 def test_an_engine_that_ends_again_and_again_ends_the_run(nano, batch, vllm, monkeypatch):
     monkeypatch.setenv("STAND_IN_DIES", "sample:1,load:2,start:3,start:4")
     engine = VLLMEngine(VLLMOptions(python=str(vllm.python)))

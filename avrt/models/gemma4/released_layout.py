@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from avrt.errors import AvrtError
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.engine_prompts import folded
@@ -16,8 +17,8 @@ from avrt.models.gemma4.media_inputs import GemmaInputs
 
 PREFIXES = {"model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head."}
 """What the decoder's parameters' names begin with in the released checkpoints, and in vLLM's model."""
-PICTURE_TOKENS = 280
-"""Most tokens of a still picture, as released."""
+FRAME_TOKENS, PICTURE_TOKENS = 70, 280
+"""Most tokens of a frame and of a still picture, as released; vLLM's processor has no room for more."""
 
 
 def parts(decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
@@ -42,13 +43,27 @@ def vllm_prompt(inputs: GemmaInputs, prompts: EncodedPrompts, row: int) -> dict[
     """One prompt as vLLM is asked it: a single placeholder for each medium, and how the processor is to prepare it.
 
     Of a video all from the first frame's tokens to the last one's is folded, the times between frames among it.
+
+    Raises:
+        AvrtError: If a frame or a picture has more tokens than vLLM has room for.
     """
-    clip = prompts.clips[row]
+    clip, tokens = prompts.clips[row], prompts.token_ids[row].tolist()
     (video, image), (sound,) = inputs.placeholders
+    frames = 0 if clip.frames is None else len(clip.frames)
+    for what, count, most in (
+        ("frames", tokens.count(video) // max(1, frames), FRAME_TOKENS),
+        ("a picture", tokens.count(image), PICTURE_TOKENS),
+    ):
+        if count > most:
+            raise AvrtError(
+                f"has {what} of {count} tokens, and vLLM has room for {most} of Gemma 4",
+                where=f"sample {prompts.sample_ids[row]!r}",
+                remedy="make the shards with --student gemma4, or sample without vllm",
+            )
     media = {"video": [video], "image": [image], "audio": [sound]}
     processor: dict[str, Any] = {}
     if clip.pictures is not None:
         processor["do_resize"] = False  # they have the model's size already
     if clip.audio is not None:
         processor["truncation"] = True  # at 30 s, as in training; vLLM would not
-    return {**folded(prompts.token_ids[row].tolist(), media), "fps": 1.0, "processor": processor}
+    return {**folded(tokens, media), "fps": 1.0, "processor": processor}

@@ -2,7 +2,8 @@
 
 The worker, its process and its messages are the real ones. Each call is noted as a line of JSON in the file that
 STAND_IN_LOG names; `STAND_IN_FAILS=sample` makes that call fail, `STAND_IN_DIES=sample:2,load:1` kills the process in
-the second call of `sample` and in the first of `load`, counted over all engines that write to the file.
+the second call of `sample` and in the first of `load`, counted over all engines that write to the file, and
+`STAND_IN_LOSES=sample:2` has that call fail in the middle, with requests left.
 """
 
 from __future__ import annotations
@@ -47,18 +48,26 @@ def note(call: str, **what: Any) -> None:
         file.write(json.dumps({"call": call, "pid": os.getpid(), **what}) + "\n")
     if os.environ.get("STAND_IN_FAILS") == call:
         raise RuntimeError("told to fail")
-    if "STAND_IN_DIES" in os.environ:
-        with open(os.environ["STAND_IN_LOG"]) as file:
-            count = sum(json.loads(line)["call"] == call for line in file)
-        if f"{call}:{count}" in os.environ["STAND_IN_DIES"].split(","):
-            os.kill(os.getpid(), signal.SIGKILL)
+    if _is_told("STAND_IN_DIES", call):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_told(variable: str, call: str) -> bool:
+    if variable not in os.environ:
+        return False
+    with open(os.environ["STAND_IN_LOG"]) as file:
+        count = sum(json.loads(line)["call"] == call for line in file)
+    return f"{call}:{count}" in os.environ[variable].split(",")
 
 
 class LLM:
     def __init__(self, model: str, dtype: str, **settings: Any) -> None:
         note("start", settings=settings)
         self._policy = load_policy(StudentOptions(model, dtype=dtype))
-        self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace())
+        self.llm_engine = SimpleNamespace(
+            engine_core=SimpleNamespace(), has_unfinished_requests=lambda: self._unfinished
+        )
+        self._unfinished = False
         self._used: list[tuple[int, int, int, list[tuple[int, bytes]]]] = []
 
     def collective_rpc(self, method: str, kwargs: dict[str, Any] | None = None) -> list[Any]:
@@ -97,6 +106,9 @@ class LLM:
         first = asdict(params[0])
         del first["extra_args"]  # bytes
         note("sample", prompts=len(prompts), first=first)
+        if _is_told("STAND_IN_LOSES", "sample"):
+            self._unfinished = True
+            raise RuntimeError("in the middle")
         return [self._answer(prompt, param) for prompt, param in zip(prompts, params, strict=True)]
 
     def _answer(self, prompt: dict[str, Any], params: SamplingParams) -> Any:

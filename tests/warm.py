@@ -196,6 +196,7 @@ def _run(request: dict, streams: list[int], python: str, keeper: int) -> None:
     """Be the command, and end with its status."""
     os.setsid()
     os.chdir(request["cwd"])
+    tempfile.tempdir = None  # the environment says anew where it is
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ.clear()
     os.environ.update(request["environment"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from pathlib import Path
@@ -30,6 +31,12 @@ from tests.warm import WarmCommands
 torch.set_num_threads(1)
 WARM = WarmCommands()
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of every later collection of garbage, also in forked processes."""
+    gc.collect()
+    gc.freeze()
 
 
 def make_clip(

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -15,7 +14,7 @@ from avrt.data.shards.reader import ShardSet
 from avrt.data_recipes.nano_world import SOUNDS
 from avrt.objectives.rewards import find_reward
 from avrt.response import parse_response
-from tests.conftest import make_clip
+from tests.conftest import WARM, make_clip
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -23,7 +22,7 @@ EXAMPLES = ROOT / "examples"
 
 def run(*arguments: object, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT,
+        [WARM.python, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT,
         env={**os.environ, **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

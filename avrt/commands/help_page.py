@@ -240,7 +240,7 @@ def _configurations(command: str, width: int) -> list[str]:
     names = [f"{path.relative_to(configs).as_posix()}{'/' * path.is_dir()}" for path in found]
     names.sort(key=lambda name: ("/" in name, name))
     text = f"--config FILE  a file, or one of these; several are merged: {', '.join(names)}"
-    return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent=" " * 17, break_on_hyphens=False)
+    return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent=" " * 6, break_on_hyphens=False)
 
 
 def _path_of(name: str) -> str:

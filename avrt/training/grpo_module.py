@@ -58,7 +58,8 @@ class GRPOModule(TrainingModule):
         micro_batch_size: Questions, each with its whole group, per forward and backward pass.
         router_loss: Weight of the load-balancing loss, for a student with experts (0.001
             is what Qwen3-Omni's own configuration has). It is taken over all tokens that
-            the decoder reads, within each micro-batch. 0 does without.
+            the decoder reads, within each micro-batch. With LoRA routers stay as they are,
+            and the adapters before them learn to spread the tokens. 0 does without.
         share_prefix: Read a prompt once for its whole group, in sampling and in scoring, instead of once per
             completion; the numbers are the same. An attention that cannot do that falls back to copies.
         reference: Where the reference's weights are: on the `device`, under ZeRO-3 scattered like the policy's; or on

@@ -28,7 +28,8 @@ class SFTModule(TrainingModule):
         micro_batch_size: Samples per forward and backward pass.
         router_loss: Weight of the load-balancing loss, for a student with experts (0.001
             is what Qwen3-Omni's own configuration has). It is taken over all tokens that
-            the decoder reads, within each micro-batch. 0 does without.
+            the decoder reads, within each micro-batch. With LoRA routers stay as they are,
+            and the adapters before them learn to spread the tokens. 0 does without.
         generation: How completions are generated in validation, test and prediction.
         rewards: Rewards reported in evaluation.
         vllm: Let vLLM answer in `avrt validate`, `test` and `predict`.

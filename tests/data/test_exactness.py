@@ -71,8 +71,8 @@ def test_exactly_once_and_exact_resume(sets, builder, part):
         before, after = int(rng.integers(1, 6)), int(rng.integers(1, 6))
         if rng.random() < 0.6:
             after = before
-        # worker processes cost most of the time, so that many cases do without
-        workers = [int(w) if rng.random() < 0.35 else 0 for w in rng.integers(1, 4, 2)]
+        # worker processes cost nearly all of the time, so that most cases do without
+        workers = [int(w) if rng.random() < 0.15 else 0 for w in rng.integers(1, 4, 2)]
         window, epochs_before = int(rng.integers(0, 4)), int(rng.integers(0, 2))
         parts = [sets("a", samples, per_shard)]
         if rng.random() < 0.3:
@@ -110,4 +110,4 @@ def test_exactly_once_and_exact_resume(sets, builder, part):
         kinds["with workers"] += bool(workers[0] or workers[1])
     assert kinds["changed ranks"] > 15
     assert kinds["in mid-epoch"] > 30
-    assert kinds["with workers"] > 30
+    assert kinds["with workers"] > 12

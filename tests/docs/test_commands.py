@@ -14,14 +14,16 @@ import pytest
 from tests.docs.pages import ROOT, Step, steps
 from tests.docs.stand_ins import data_sets, released_students
 from tests.traces.servers import serving
+from tests.warm import WarmCommands
 
 # The README comes first: other pages may go on with what it makes.
 # `test_own_data` follows own_data.md, whose reader brings other clips.
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "own_data.md")]
 ROLES = ("visual", "audio", "merger")
-# On the path of the pages' commands. `make` starts what takes longer than this test, or is what runs it.
+# On the path of the pages' commands. `avrt` is run by forks of `tests.warm`, since it is typed often. `make` starts
+# what takes longer than this test, or is what runs it.
 TOOLS = {
-    "avrt": '#!/bin/sh\nexec "{python}" -m tests.docs.laptop "$@"\n',
+    "avrt": '#!/bin/sh\nexec "{warm}" -m tests.docs.laptop "$@"\n',
     "python": '#!/bin/sh\nexec "{python}" "$@"\n',
     "make": '#!/bin/sh\nexec /usr/bin/env -i PATH="$OLD_PATH" make --no-print-directory --dry-run -C "{root}" "$@"\n',
 }
@@ -42,22 +44,21 @@ def desk(tmp_path_factory):
         made.mkdir()
     data_sets(folder)
     released_students(hub)
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "OLD_PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_CACHE": str(hub),
+        "HF_HUB_OFFLINE": "1",
+    }
+    warm = WarmCommands(environment)  # its own, since imports read where the hub's cache is
     for name, script in TOOLS.items():
-        (tools / name).write_text(script.format(python=sys.executable, root=ROOT))
+        (tools / name).write_text(script.format(python=sys.executable, warm=warm.python, root=ROOT))
         (tools / name).chmod(0o755)
     with serving(home, "--models", *teachers_and_mergers()) as server:
-        yield (
-            folder,
-            {
-                **os.environ,
-                "PATH": f"{tools}:{os.environ['PATH']}",
-                "OLD_PATH": os.environ["PATH"],
-                "PYTHONPATH": str(ROOT),
-                "HF_HUB_CACHE": str(hub),
-                "HF_HUB_OFFLINE": "1",
-                "AVRT_DOCS_SERVERS": json.dumps(dict.fromkeys(ROLES, server.url)),
-            },
-        )
+        yield folder, {**environment, "AVRT_DOCS_SERVERS": json.dumps(dict.fromkeys(ROLES, server.url))}
+    warm.close()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

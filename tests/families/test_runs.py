@@ -9,12 +9,14 @@ from tests.training.runs import SMALL, fit, fit_and_kill
 
 COMPARED = ("train/loss", "policy/kl", "policy/entropy", "completions/tokens", "rewards/total/mean")
 STEPS = 10
+# Of random weights no completion is well formed: without another reward there would be nothing to learn.
+REWARD = '[{"function": "tests.algorithms.test_grpo.brevity", "weight": 1.0}]'
 
 
 def grpo(source):
     return (
         *SMALL, "--model.student.source", source, "--model.group_size", 2, "--model.rollout.max_new_tokens", 12,
-        "--model.optimizer.lr", 1e-3,
+        "--model.optimizer.lr", 1e-3, "--model.rewards.extra", REWARD,
     )  # fmt: skip
 
 
@@ -40,6 +42,7 @@ def test_two_ranks_are_one_process(alone, world, tmp_path, stage):
     )
     found = fit("grpo", world, tmp_path, *grpo(source), *ranks)
     assert sorted(found) == [0, 1, 2]
+    assert any(values["train/loss"] for values in expected.values())
     for step, values in found.items():
         for name in COMPARED:
             assert values[name] == pytest.approx(expected[step][name], abs=2e-4), (step, name)

@@ -42,22 +42,28 @@ def measured_bytes(
     """
     device, model = _student(size)
     with device:
-        policy = policy_of(model, checkpointing=checkpointing)
-        questions = encoded_prompts(policy, prompts)
-        completions = [torch.full((answer,), TEXT_TOKEN, device="cuda") for _ in range(len(prompts) * group_size)]
+        return bytes_of_phases(device, policy_of(model, checkpointing=checkpointing), prompts, group_size, answer)
 
-        def reference() -> None:
-            policy.eval()
-            with torch.no_grad():
-                policy.logprobs(questions, completions)
 
-        def update() -> None:
-            policy.train()
-            torch.autograd.backward(policy.logprobs(questions, completions).logprobs.sum())
+def bytes_of_phases(
+    device: PretendedDevice, policy: Policy, prompts: Sequence[int], group_size: int, answer: int
+) -> dict[str, int]:
+    """The same of any policy on the device, which is entered."""
+    questions = encoded_prompts(policy, prompts)
+    completions = [torch.full((answer,), TEXT_TOKEN, device="cuda") for _ in range(len(prompts) * group_size)]
 
-        found = {"update": _account(device, update).peak, "reference": _account(device, reference).peak}
-        # Last, because its buffers stay with the policy.
-        rollout = _account(device, lambda: _sample(device, policy, questions, group_size, answer))
+    def reference() -> None:
+        policy.eval()
+        with torch.no_grad():
+            policy.logprobs(questions, completions)
+
+    def update() -> None:
+        policy.train()
+        torch.autograd.backward(policy.logprobs(questions, completions).logprobs.sum())
+
+    found = {"update": _account(device, update).peak, "reference": _account(device, reference).peak}
+    # Last, because its buffers stay with the policy.
+    rollout = _account(device, lambda: _sample(device, policy, questions, group_size, answer))
     return {"rollout": rollout.peak, **found}
 
 

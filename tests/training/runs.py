@@ -6,11 +6,10 @@ import csv
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from tests.conftest import avrt
+from tests.conftest import WARM, avrt
 
 SMALL = ("--data.num_workers", 0, "--model.micro_batch_size", 4)
 
@@ -38,7 +37,7 @@ def fit(stage: str, world: Path, root: Path, *extra: object) -> dict[int, dict[s
 
 def fit_and_kill(stage: str, world: Path, root: Path, *extra: object) -> None:
     """Run until a complete checkpoint has appeared and some more steps were logged, then kill -9 every process."""
-    command = [sys.executable, "-m", "avrt", *fit_arguments(stage, world, root, *extra)]
+    command = [WARM.python, "-m", "avrt", *fit_arguments(stage, world, root, *extra)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 600
     try:

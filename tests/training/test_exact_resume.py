@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.shards.reader import ShardSet
 from avrt.training.sft_module import SFTModule
+from tests.conftest import WARM
 from tests.training.runs import fit_arguments
 
 EPOCHS, BATCH = 2, 5
@@ -36,7 +36,7 @@ class Watched(SFTModule):
 
 
 def command(world: Path, root: Path, ranks: int, *extra: object) -> list[str]:
-    return [sys.executable, "-m", "avrt", *fit_arguments(
+    return [WARM.python, "-m", "avrt", *fit_arguments(
         "sft", world, root, "--model", "tests.training.test_exact_resume.Watched", "--data.num_workers", 2,
         "--data.batch_size", BATCH, "--model.micro_batch_size", BATCH, "--trainer.devices", ranks,
         "--trainer.max_epochs", EPOCHS, "--checkpoint.every_n_train_steps", 2, *extra,

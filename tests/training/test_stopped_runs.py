@@ -5,7 +5,6 @@ import os
 import random
 import socket
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import asdict
 
@@ -18,6 +17,7 @@ from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 from avrt.training.deepspeed_internals import made_by, make_universal
 from avrt.training.lightning_internals import place_loops
+from tests.conftest import WARM
 from tests.training.stopping import WHYS, Case
 
 CASES = {1: 40, 2: 24}
@@ -80,7 +80,7 @@ def test_every_sample_once_an_epoch(shards, tmp_path, ranks):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0,
                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}  # fmt: skip
         environment = {**os.environ, **({k: str(v) for k, v in place.items()} if ranks > 1 else {})}
-        command = [sys.executable, "-m", "tests.training.stopping", file, tmp_path / f"{rank}.jsonl", shards]
+        command = [WARM.python, "-m", "tests.training.stopping", file, tmp_path / f"{rank}.jsonl", shards]
         with (tmp_path / f"{rank}.log").open("w") as log:
             processes.append(subprocess.Popen(list(map(str, command)), env=environment, stdout=log, stderr=log))
     for rank, process in enumerate(processes):

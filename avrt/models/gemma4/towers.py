@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from avrt.data.inputs.batch import OmniBatch
+from avrt.data.inputs.batch import OmniBatch, PixelScale
 from avrt.models.encoded_prompts import ClipFeatures
 from avrt.models.gemma4.media_inputs import audio_token_count
 from avrt.transfer import to_device
 
 PATCHES_AT_ONCE = 32_768
 """More patches are encoded in several calls: these fill a GPU, and take 2 GB of it beside a small model."""
+BLANK_SCALE = PixelScale((0.0,), (1.0,))
 
 
 def encode_clips(model: Any, batch: OmniBatch, *, run_on_empty: bool = False) -> ClipFeatures:
@@ -35,14 +36,14 @@ def encode_clips(model: Any, batch: OmniBatch, *, run_on_empty: bool = False) ->
     audio: list[Tensor | None] = [None] * len(batch)
     device = batch.valid.device
     if batch.pixels is not None and batch.grids is not None and batch.scale is not None:
-        pixels = batch.scale.apply(batch.pixels)
-        encoded = encode_pictures(model, pixels, batch.grids.tolist(), in_one_call=run_on_empty)
+        encoded = encode_pictures(model, batch.pixels, batch.scale, batch.grids.tolist(), in_one_call=run_on_empty)
         for row, features in zip(batch.grid_rows, encoded, strict=True):
             vision[row] = features
     elif run_on_empty:
         config = model.config.vision_config
         side = config.pooling_kernel_size
-        encode_pictures(model, torch.zeros(side**2, 3 * config.patch_size**2, device=device), [(1, side, side)])
+        blank = torch.zeros(side**2, 3 * config.patch_size**2, device=device, dtype=torch.uint8)
+        encode_pictures(model, blank, BLANK_SCALE, [(1, side, side)])
     if batch.mel is not None and batch.mel_lengths is not None:
         encoded = encode_sounds(model, batch.mel, batch.mel_lengths.tolist())
         for row, features in zip(batch.mel_rows, encoded, strict=True):
@@ -54,20 +55,25 @@ def encode_clips(model: Any, batch: OmniBatch, *, run_on_empty: bool = False) ->
 
 
 def encode_pictures(
-    model: Any, pixels: Tensor, grids: Sequence[Sequence[int]], *, in_one_call: bool = False
+    model: Any, pixels: Tensor, scale: PixelScale, grids: Sequence[Sequence[int]], *, in_one_call: bool = False
 ) -> list[Tensor]:
     """Run the vision tower and its projection.
 
     Args:
         model: The model.
-        pixels: (patches, C) of n pictures and videos, between 0 and 1.
+        pixels: (patches, C) uint8 of n pictures and videos.
+        scale: How the tower wants them; each portion is scaled by itself, since floats take four times as much.
         grids: For each its frames, rows and columns of patches.
         in_one_call: Pad all frames to the largest and encode them together, instead of each size by itself.
 
     Returns:
         n tensors (tokens, H).
     """
-    ends = torch.tensor([f * r * c for f, r, c in grids]).cumsum(0).tolist()
+
+    def scaled(frames: Tensor) -> Tensor:
+        return scale.apply(frames.flatten(0, 1)).view(frames.shape)
+
+    ends = torch.tensor([f * r * c for f, r, c in grids], device="cpu").cumsum(0).tolist()
     frames = [
         pixels[end - f * r * c : end].view(f, r * c, -1) for end, (f, r, c) in zip(ends, grids, strict=True)
     ]  # for each clip (frames, patches, C)
@@ -77,13 +83,13 @@ def encode_pictures(
         shown = torch.cat([pad(frames[i], (0, 0, 0, largest - frames[i].shape[1])) for i in clips])
         places = [_places(*grids[i][1:]) for i in clips]
         padded = [pad(p, (0, 0, 0, largest - len(p)), value=-1) for p in places]
-        counts = torch.tensor([len(frames[i]) for i in clips])
+        counts = torch.tensor([len(frames[i]) for i in clips], device="cpu")
         where = to_device(torch.stack(padded).repeat_interleave(counts, 0), pixels.device)
         at_once = len(shown) if in_one_call else max(1, PATCHES_AT_ONCE // largest)
         tokens = torch.cat(
             [
-                model.model.embed_vision(model.model.vision_tower(part, places).last_hidden_state)
-                for part, places in zip(torch.split(shown, at_once), torch.split(where, at_once), strict=True)
+                model.model.embed_vision(model.model.vision_tower(scaled(part), at).last_hidden_state)
+                for part, at in zip(torch.split(shown, at_once), torch.split(where, at_once), strict=True)
             ]
         )
         each = model.config.vision_config.pooling_kernel_size**2
@@ -119,6 +125,9 @@ def encode_sounds(model: Any, mel: Tensor, lengths: Sequence[int]) -> list[Tenso
     Returns:
         n tensors (tokens, H).
     """
-    real = torch.arange(mel.shape[-1], device=mel.device) < to_device(torch.tensor(lengths), mel.device)[:, None]
+    real = (
+        torch.arange(mel.shape[-1], device=mel.device)
+        < to_device(torch.tensor(lengths, device="cpu"), mel.device)[:, None]
+    )
     padded = model.model.get_audio_features(mel.transpose(1, 2), real).pooler_output
     return [sound[: audio_token_count(length)] for sound, length in zip(padded, lengths, strict=True)]

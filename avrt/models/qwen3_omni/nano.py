@@ -6,6 +6,8 @@ nano student, so that the same shards serve both.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import (
     Qwen2VLImageProcessor,
@@ -116,6 +118,17 @@ def nano_thinker(seed: int = 0) -> tuple[Qwen3OmniMoeThinkerForConditionalGenera
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         thinker = Qwen3OmniMoeThinkerForConditionalGeneration(nano_config(processor))
+        _let_sound_through(thinker.model.audio_tower)
     thinker.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     thinker.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return thinker, processor
+
+
+def _let_sound_through(tower: Any) -> None:
+    """Draw the convolutions' weights so that they pass a signal on as large as it came (arXiv 1502.01852).
+
+    Drawn like all others, three of them leave a thousandth of a sound beside the places that are added behind them, and
+    nothing frozen makes up for that.
+    """
+    for layer in (tower.conv2d1, tower.conv2d2, tower.conv2d3, tower.conv_out):
+        torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

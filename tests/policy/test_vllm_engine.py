@@ -80,8 +80,11 @@ def test_answers_are_the_students_own_and_follow_its_weights(nano, batch, builde
     assert apart(student, mixed, second).max() < 1e-5, "the engine does not follow the weights"
 
 
-@pytest.mark.parametrize("place", ["beside", "elsewhere"])
-def test_grpo_learns_from_answers_of_vllm(nano, world, tmp_path, monkeypatch, place):
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [("nano", "beside"), ("nano", "elsewhere"), ("nano-qwen3-omni", "beside"), ("nano-gemma4", "beside")],
+)
+def test_grpo_learns_from_answers_of_vllm(nano, world, tmp_path, monkeypatch, source, place):
     for name, value in QUIET.items():
         monkeypatch.setenv(name, value)
     where = ("--model.vllm.python", PYTHON)
@@ -93,6 +96,7 @@ def test_grpo_learns_from_answers_of_vllm(nano, world, tmp_path, monkeypatch, pl
     try:
         steps = fit(
             "grpo", world, tmp_path, *SMALL, *where, "--model.vllm.settings", json.dumps(SETTINGS),
+            "--model.student.source", source,
             "--data.batch_size", 4, "--model.group_size", 2, "--model.rollout.max_new_tokens", 16,
             "--model.loss.importance_sampling_cap", 2.0,
             "--model.optimizer.lr", 1e-2, "--model.optimizer.warmup_steps", 1,

@@ -14,7 +14,7 @@ import pytest
 from avrt.commands import chat
 from avrt.data_recipes.nano_world import Scene, render
 from avrt.errors import AvrtError
-from tests.conftest import WARM, avrt
+from tests.conftest import avrt
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 QUESTION = "Which option matches the clip?"
@@ -33,7 +33,7 @@ class Command:
     def __init__(self, folder, *models):
         self.log = folder / "chat.log"
         environment = {**os.environ, "TMPDIR": str(folder)}
-        command = [WARM.python, "-m", "avrt", "chat", *models, "--device", "cpu"]
+        command = [sys.executable, "-m", "avrt", "chat", *models, "--device", "cpu"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 

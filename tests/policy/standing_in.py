@@ -42,11 +42,17 @@ class StandIn:
         return True
 
 
-def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> StandIn:
-    """Make one; its engines are told by the environment where to write."""
+def stand_in(folder: Path, patch: pytest.MonkeyPatch, interpreter: str = sys.executable) -> StandIn:
+    """Make one; its engines are told by the environment where to write.
+
+    Args:
+        folder: For its files.
+        patch: Changes the environment.
+        interpreter: What runs it; that of `tests.warm` starts sooner, where engines are not killed from outside.
+    """
     python, log = folder / "python", folder / "calls.jsonl"
     path = f"{Path(__file__).parent / 'stand_in'}:{ROOT}"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {sys.executable} "$@"\n')
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {interpreter} "$@"\n')
     python.chmod(0o755)
     patch.setenv("STAND_IN_LOG", str(log))
     return StandIn(python, log)

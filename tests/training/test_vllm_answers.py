@@ -19,7 +19,7 @@ from avrt.policy.vllm.options import VLLMOptions
 from avrt.rollout.sampling import SamplingOptions
 from avrt.training.benchmark_module import BenchmarkModule
 from avrt.training.sft_module import SFTModule
-from tests.conftest import avrt
+from tests.conftest import WARM, avrt
 from tests.policy.standing_in import VERSION, stand_in
 from tests.training.runs import SMALL, fit
 from tests.training.test_benchmark import ask
@@ -27,7 +27,7 @@ from tests.training.test_benchmark import ask
 
 @pytest.fixture
 def vllm(tmp_path, monkeypatch):
-    return stand_in(tmp_path, monkeypatch)
+    return stand_in(tmp_path, monkeypatch, WARM.python)
 
 
 def test_a_benchmark_by_vllm_has_the_native_answers_and_says_who_gave_them(world, tmp_path, vllm):

@@ -44,6 +44,7 @@ MODULES: dict[str, list[str]] = {
     ],
     "avrt.models.teacher_forcing": NANO,
     "avrt.models.qwen2_5_omni.towers": ["tests/models/test_towers.py"],
+    "avrt.models.qwen_inputs": ["tests/models/test_positions.py", "tests/data/test_preprocessor.py"],
     "avrt.models.qwen_towers": ["tests/models/test_towers.py", "tests/models/qwen3_omni/test_towers.py"],
     "avrt.models.qwen3_omni.positions": ["tests/models/qwen3_omni/test_inputs.py"],
     "avrt.models.qwen3_omni.towers": ["tests/models/qwen3_omni/test_towers.py"],

@@ -211,7 +211,7 @@ def qwen3_sounds_apart(
         for convolution in (tower.conv2d2, tower.conv2d3):
             widths, width = [(n + 1) // 2 for n in widths], (width + 1) // 2
             real = torch.arange(width, device="cpu") < torch.tensor(widths, device="cpu")[:, None]
-            parts = iter(to_device(real[:, None, None], device).split(tower.conv_chunksize))
+            parts = iter(torch.split(to_device(real[:, None, None], device), tower.conv_chunksize))
             hooks.append(convolution.register_forward_pre_hook(lambda _, given, parts=parts: given[0] * next(parts)))
     try:
         yield

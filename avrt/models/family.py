@@ -126,7 +126,7 @@ class Family(ABC):
         """Classes whose modules ZeRO-3 gathers as wholes: those that may run other parts for other tokens.
 
         Ranks would gather these parts in different orders otherwise, and wait for each other. None by default. Experts
-        that are one grouped product are one module, which every rank runs: there it is a precaution, for a loop over them.
+        in one grouped product are one module, which every rank runs: there it is a precaution, for a loop over them.
         """
         return ()
 

@@ -3,6 +3,7 @@
 import json
 import math
 import stat
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import pytest
@@ -13,6 +14,7 @@ from avrt.commands import export
 from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.student_frames import STUDENTS
 from avrt.data.shards.reader import ShardSet
 from avrt.data_recipes.nano_world import THINGS
 from avrt.errors import AvrtError
@@ -103,6 +105,15 @@ def test_a_checkpoint_of_a_plain_trainer_is_exported_and_asked(world, tmp_path, 
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.warns(UserWarning, match=r"other clips .*: audio_seconds is None, in training 10.0$"):
         student.data_module(train=str(world / "train"), val=str(tmp_path))
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_shards_made_for_a_released_student_are_not_warned_of(student):
+    own = STUDENTS[student][1](ClipSpec(audio_seconds=None, total_pixels=None))
+    settings = InputSettings()
+    assert settings.warn_of_shards("x", own.to_record()) is None
+    told = settings.warn_of_shards("x", replace(own, frames=4, budget=FrameBudget(1, 9)).to_record())
+    assert "frames is 4, in training 8; budget is" in told
 
 
 def test_settings_are_read_whole_or_refused(tmp_path):

@@ -47,14 +47,9 @@ def add_clip_options(parser: ArgumentParser, clip: ClipSpec) -> None:
         ("still_min_pixels", "smallest still picture, in pixels", still.min_pixels),
         ("still_max_pixels", "largest still picture, in pixels", still.max_pixels),
         ("patch_size", "the model's token of a picture, in pixels", clip.patch_size),
+        ("total_pixels", "limit for all frames of a video together", clip.total_pixels or "none"),
     ):
         add(f"--{name}", type=PositiveInt | None, default=None, help=f"{what} (default: {own})")
-    add(
-        "--total_pixels",
-        type=PositiveInt | None,
-        default=clip.total_pixels,
-        help="limit for all frames of a video together",
-    )
     theirs = None if clip.teacher_budget is None else clip.teacher_budget.max_pixels
     add("--teacher_max_pixels", type=PositiveInt | None, default=theirs, help="also store such pictures for teachers")
 
@@ -74,6 +69,14 @@ def clip_spec(options: Namespace, clip: ClipSpec) -> ClipSpec:
     asked = options.frames is not None or options.fps is not None
     whole, theirs = options.audio_seconds in (None, WHOLE), options.teacher_max_pixels
     own = clip if options.student is None else STUDENTS[options.student][1](clip)
+    least = [name for name in ("min_pixels", "still_min_pixels") if getattr(options, name) is not None]
+    if least and own.resize == "largest":
+        raise AvrtError(
+            f"{options.student or student_of(own.patch_size)} has no smallest picture: each is as large as its most "
+            "tokens allow",
+            where=f"--{least[0]}",
+            remedy="leave it out",
+        )
     try:
         return ClipSpec(
             frames=options.frames or clip.frames,
@@ -82,7 +85,7 @@ def clip_spec(options: Namespace, clip: ClipSpec) -> ClipSpec:
             audio_seconds=None if whole else float(options.audio_seconds),
             budget=_given(own.budget, options.min_pixels, options.max_pixels),
             still_budget=_given(own.still_budget, options.still_min_pixels, options.still_max_pixels),
-            total_pixels=options.total_pixels,
+            total_pixels=options.total_pixels or own.total_pixels,
             teacher_budget=None if theirs is None else FrameBudget(min(STILLS.min_pixels, theirs), theirs),
             patch_size=options.patch_size or own.patch_size,
             resize=own.resize,

@@ -23,8 +23,8 @@ from avrt.training.grpo_module import GRPOModule
 from avrt.training.launch import read_config
 from avrt.training.training_module import TrainingModule
 
-TYPICAL = {"prompt": 2000, "vision": 1200, "audio": 250}
-"""A question of AVQA about ten seconds of sound and eight frames, in tokens."""
+TYPICAL_TEXT = 550
+"""What a question of AVQA and its instruction take, in tokens, beside the clip."""
 READ_SAMPLES = 8
 PHASES = ("encode", "rollout", "reference", "update", "optimizer")
 
@@ -162,10 +162,11 @@ def _prompts(data: AVDataModule, family: Family, model: Any, source: str) -> tup
             prompts = prompts_like(batch, count)
             least, most = min(prompts.lengths), max(prompts.lengths)
             return prompts, f"{count} prompts of {least:,} to {most:,} tokens, as in the first {len(batch)} samples"
-    typical = Prompts((TYPICAL["prompt"],) * count, TYPICAL["vision"] * count, TYPICAL["audio"] * count)
-    return typical, (
-        f"{count} prompts of {TYPICAL['prompt']:,} tokens, {TYPICAL['vision']:,} of them of picture and "
-        f"{TYPICAL['audio']} of sound, as AVQA's have about ({why})"
+    vision, audio = family.typical_clip
+    prompt = TYPICAL_TEXT + vision + audio
+    return Prompts((prompt,) * count, vision * count, audio * count), (
+        f"{count} prompts of {prompt:,} tokens, {vision:,} of them of picture and {audio} of sound, as AVQA's have "
+        f"about ({why})"
     )
 
 

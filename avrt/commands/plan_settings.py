@@ -67,6 +67,7 @@ class Parameters:
         decoder: The decoder's own.
         towers: The towers'.
         largest: Of the largest trained tensor.
+        largest_of_all: Of the largest tensor of decoder and towers.
         quantized: Those of the decoder in 4 bits.
         largest_quantized: Of the largest of them.
     """
@@ -75,6 +76,7 @@ class Parameters:
     decoder: int
     towers: int
     largest: int
+    largest_of_all: int
     quantized: int = 0
     largest_quantized: int = 0
 
@@ -127,7 +129,8 @@ class Settings:
         numbers = self.parameters
         frozen = numbers.towers + numbers.decoder - (numbers.trained if self.lora is None else 0)
         return held_bytes(
-            numbers.trained, frozen, self.shape.bytes, self.how, largest=numbers.largest, quantized=numbers.quantized,
+            numbers.trained, frozen, self.shape.bytes, self.how, largest=numbers.largest,
+            largest_of_all=numbers.largest_of_all, quantized=numbers.quantized,
             largest_quantized=numbers.largest_quantized,
         )  # fmt: skip
 
@@ -218,14 +221,15 @@ def count_parameters(family: Family, model: nn.Module, decoder: Decoder, options
     lora = options.lora
     own = {id(p): p for part in (decoder.language_model, decoder.lm_head) for p in part.parameters()}
     total = sum(p.numel() for p in own.values())
-    towers = sum(p.numel() for tower in family.towers(model) for p in tower.parameters())
+    encoders = [p.numel() for tower in family.towers(model) for p in tower.parameters()]
+    towers, largest = sum(encoders), max(*encoders, *(p.numel() for p in own.values()))
     if lora is None:
         never = {id(p) for part in decoder.frozen for p in part.parameters()}
         trained = [p.numel() for number, p in own.items() if number not in never]
-        return Parameters(sum(trained), total, towers, max(trained))
+        return Parameters(sum(trained), total, towers, max(trained), largest)
     adapted = _linear_layers(model, adapted_names(model, family, lora.modules))
     adapters = [lora.rank * width for layer in adapted for width in (layer.in_features, layer.out_features)]
-    numbers = Parameters(sum(adapters), total, towers, max(adapters))
+    numbers = Parameters(sum(adapters), total, towers, max(adapters), largest)
     if options.quantize is None:
         return numbers
     rounded = _linear_layers(model, adapted_names(model, family, ["decoder"]))
@@ -301,12 +305,13 @@ def settings_of(
     sampling = module.options.sampling if isinstance(module, GRPOModule) else None
     longest = 2 * ASSUMED.answer if sampling is None else sampling.max_new_tokens
     gathers_once = getattr(trainer.strategy, "gather_for_generation", True)
+    encoding_cost = family.scattered_encoding_cost if how.stage == 3 else family.encoding_cost
     in_step = how.stage == 3 and not gathers_once  # ranks then decode all prompts at once
     slots = count if sampling is None or in_step else min(count, sampling.prompts_at_once or count)
     return Settings(
         shape=replace(shape_of(options, decoder), balanced=module.router_loss > 0),
         parameters=count_parameters(family, model, decoder, options),
-        encoding=family.encoding_cost(model, prompts.vision, prompts.audio, ELEMENT_SIZE[options.dtype]),
+        encoding=encoding_cost(model, prompts.vision, prompts.audio, ELEMENT_SIZE[options.dtype]),
         prompts=prompts,
         group_size=module.options.group_size if isinstance(module, GRPOModule) else 1,
         answer=min(longest, answer or ASSUMED.answer),

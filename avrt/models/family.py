@@ -53,6 +53,7 @@ class Family(ABC):
         tower_attention: The attention function of its towers; None leaves them what they were loaded with.
         interleaves: Whether sound can lie within a video.
         engine: What vLLM has to know of it.
+        typical_clip: Tokens of picture and of sound that eight frames and ten seconds of AVQA become.
     """
 
     name: ClassVar[str]
@@ -63,6 +64,7 @@ class Family(ABC):
     tower_attention: ClassVar[str | None] = TOWER_ATTENTION
     interleaves: ClassVar[bool] = True
     engine: ClassVar[EngineFacts]
+    typical_clip: ClassVar[tuple[int, int]] = (1200, 250)
 
     @abstractmethod
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
@@ -106,6 +108,12 @@ class Family(ABC):
     def encoding_cost(self, model: Any, vision_tokens: int, audio_tokens: int, element_size: int) -> EncodingCost:
         """What it costs to encode clips that become so many tokens; of the model sizes are read alone."""
 
+    def scattered_encoding_cost(
+        self, model: Any, vision_tokens: int, audio_tokens: int, element_size: int
+    ) -> EncodingCost:
+        """The same under ZeRO-3, where each tower runs once; no other unless a family encodes in portions elsewhere."""
+        return self.encoding_cost(model, vision_tokens, audio_tokens, element_size)
+
     @abstractmethod
     def inputs(self, model: Any, processor: Any) -> MediaInputs:
         """How clips and prompts become the model's inputs."""
@@ -126,7 +134,7 @@ class Family(ABC):
         """Classes whose modules ZeRO-3 gathers as wholes: those that may run other parts for other tokens.
 
         Ranks would gather these parts in different orders otherwise, and wait for each other. None by default. Experts
-        in one grouped product are one module, which every rank runs: there it is a precaution, for a loop over them.
+        that are one grouped product are one module, which every rank runs: there it is a precaution, for a loop.
         """
         return ()
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import avrt
 from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.student_frames import fitting
 from avrt.errors import AvrtError
 from avrt.files import write_whole
 from avrt.messages import short
@@ -115,10 +116,11 @@ class InputSettings:
             spec: Their manifest's spec.
         """
         made = clip_spec(spec)
+        trained = fitting(self.clip, made.patch_size)  # a released model's says nothing of its family's sizes
         found = [
-            f"{name} is {short(getattr(made, name))}, in training {short(getattr(self.clip, name))}"
+            f"{name} is {short(getattr(made, name))}, in training {short(getattr(trained, name))}"
             for name in SHOWN
-            if getattr(made, name) != getattr(self.clip, name)
+            if getattr(made, name) != getattr(trained, name)
         ]
         return f"{where} holds other clips than the student was trained with: {'; '.join(found)}" if found else None
 

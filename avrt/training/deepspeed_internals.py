@@ -160,9 +160,27 @@ def save_parts(engine: Any, checkpoint: Path, record: dict[str, Any], *, exclude
         record: What is saved beside weights and optimizer.
         exclude_frozen: Whether frozen parameters are left out.
     """
-    engine.save_checkpoint(
-        str(checkpoint), client_state=record, tag=_TAG, save_latest=False, exclude_frozen_parameters=exclude_frozen
-    )
+    with _second_names_left_out(engine) if exclude_frozen else contextlib.nullcontext():
+        engine.save_checkpoint(
+            str(checkpoint), client_state=record, tag=_TAG, save_latest=False, exclude_frozen_parameters=exclude_frozen
+        )
+
+
+@contextlib.contextmanager
+def _second_names_left_out(engine: Any) -> Iterator[None]:
+    """Leave frozen parameters out under every name: DeepSpeed deletes a tied or shared one under its first alone."""
+    module: nn.Module = engine.module
+    frozen = {n for n, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    whole = engine.module_state_dict
+
+    def without_frozen(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {name: tensor for name, tensor in whole(*args, **kwargs).items() if name not in frozen}
+
+    engine.module_state_dict = without_frozen
+    try:
+        yield
+    finally:
+        del engine.module_state_dict
 
 
 def mark_complete(checkpoint: Path) -> None:

@@ -54,9 +54,9 @@ def put_trained(policy: Policy, path: Path) -> None:
     parameters = dict(policy.model.named_parameters(remove_duplicate=False))
     expected = {name for name, parameter in parameters.items() if parameter.requires_grad}
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in saved.items() if name.startswith(PREFIX)}
-    if path.is_file():  # other strategies write what is frozen too
-        trained = set(record["trained"])
-        weights = {name: tensor for name, tensor in weights.items() if name in expected or f"model.{name}" in trained}
+    # Buffers are there too, and what is frozen where a strategy writes it, or under the second name of a tied weight.
+    trained = set(record["trained"])
+    weights = {name: tensor for name, tensor in weights.items() if name in expected or f"model.{name}" in trained}
     if differing := expected ^ set(weights):
         raise AvrtError(
             f"does not fit {policy.options.source}: {len(differing)} trained parameters differ, e.g. {min(differing)}",

@@ -20,6 +20,7 @@ from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import ClipSpec, FrameBudget
 from avrt.data.media.decode import decode_still, decode_video
+from avrt.data.media.student_frames import STUDENTS
 from avrt.data.sample import Modality
 from avrt.data.shards.conversion import load_clip
 from avrt.data.shards.manifest import Manifest, check_patch_size
@@ -232,6 +233,26 @@ def test_impossible_options_are_refused_in_a_sentence(tmp_path, said, told):
     with pytest.raises(AvrtError, match=r"options of the clip|--frames and --fps") as refused:
         shards_command.main([*folder_of(tmp_path), *said])
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("said", ["min_pixels", "still_min_pixels"])
+def test_a_smallest_picture_is_refused_where_there_is_none(tmp_path, said):
+    with pytest.raises(AvrtError, match=rf"^--{said}: gemma4 has no smallest picture"):
+        shards_command.main([*folder_of(tmp_path), "--student", "gemma4", f"--{said}", "50000"])
+
+
+@pytest.mark.parametrize("student", [None, *STUDENTS])
+def test_a_total_is_as_many_tokens_for_every_student(student):
+    """A recipe's 1,000 tokens of 28 x 28 pixels; 50 frames are 25 steps for the Qwen families, and 50 for Gemma 4."""
+    parser, own = OneLineErrors(), ClipSpec(budget=FrameBudget(4 * 784, 256 * 784), total_pixels=1000 * 784)
+    add_clip_options(parser, own)
+    spec = clip_spec(parser.parse_args([] if student is None else [f"--student={student}"]), own)
+    assert spec.total_pixels == 1000 * spec.patch_size**2
+    budget = spec.frame_budget(50)
+    height, width = spec.size(720, 1280, budget)
+    tokens = (height // spec.patch_size) * (width // spec.patch_size) * (50 if student == "gemma4" else 25)
+    assert 700 < tokens <= 1000
+    assert clip_spec(parser.parse_args(["--total_pixels=784"]), own).total_pixels == 784
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ MAX_AUDIO_SECONDS = 1800.0
 MAX_PIXELS = 8192 * 8192
 """Larger pictures are refused before any memory is allocated for them."""
 FRAME_STEP = 2
-"""Frames that become one step of the model's time."""
+"""Frames that become one step of time in the Qwen families; Gemma 4 encodes each frame by itself."""
 LEAST_FRAMES = 4
 """Fewest frames of a video that is sampled by frames a second, as in `qwen_omni_utils`."""
 Resize = Literal["bounds", "largest"]
@@ -83,15 +83,17 @@ class ClipSpec:
     """What is taken from a clip.
 
     Attributes:
-        frames: Number of frames, evenly spaced by time over the whole clip. The model sees frames in pairs, so the last
-            frame of an odd number is shown twice.
-        fps: Frames a second in place of a fixed number; the number is rounded down to an even one, at least 4.
+        frames: Number of frames, evenly spaced by time over the whole clip. The Qwen families see frames in pairs, so
+            that the last frame of an odd number is shown twice.
+        fps: Frames a second in place of a fixed number; for every family the number is rounded down to an even one, at
+            least 4, so that all are shown the same moments.
         max_frames: Most frames that `fps` may give.
         audio_seconds: Seconds of sound taken from the beginning; None takes all, up to `MAX_AUDIO_SECONDS`.
         budget: Size limits of a video's frames.
         still_budget: Size limits of still pictures.
         total_pixels: Size limit of a whole video: it gets no more tokens than a picture of so many pixels, so each of
-            many frames is smaller, by the rule of `qwen_omni_utils`. None for no limit.
+            many frames is smaller, by the rule of `qwen_omni_utils`; which frames share a token, the resize rule says.
+            None for no limit.
         teacher_budget: Size limits of further pictures that are stored for the teachers of trace runs; None for none.
         patch_size: The sides of all pictures are multiples of so many pixels. It belongs to the model family that reads
             the shards.
@@ -123,7 +125,7 @@ class ClipSpec:
             raise ValueError("needs patch_size >= 1")
 
     def frame_count(self, duration: float) -> int:
-        """How many frames are taken from a video of `duration` seconds."""
+        """How many frames are taken from a video of `duration` seconds; under `fps` an even number for every family."""
         if self.fps is None:
             return self.frames
         wanted = min(max(duration * self.fps, LEAST_FRAMES), self.max_frames)
@@ -134,7 +136,8 @@ class ClipSpec:
         if self.total_pixels is None:
             return self.budget
         least = self.budget.min_pixels
-        share = max(self.total_pixels * FRAME_STEP // count, int(least * _ABOVE_LEAST))
+        in_one_token = 1 if self.resize == "largest" else FRAME_STEP
+        share = max(self.total_pixels * in_one_token // count, int(least * _ABOVE_LEAST))
         return FrameBudget(least, max(least, min(self.budget.max_pixels, share)))
 
     def size(self, height: int, width: int, budget: FrameBudget) -> tuple[int, int]:

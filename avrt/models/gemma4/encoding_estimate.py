@@ -14,7 +14,9 @@ FRAMES_PER_TOKEN = 4
 """Log-mel frames that become one token."""
 
 
-def encoding_cost(model: Any, vision_tokens: int, audio_tokens: int, element_size: int) -> EncodingCost:
+def encoding_cost(
+    model: Any, vision_tokens: int, audio_tokens: int, element_size: int, *, in_one_call: bool = False
+) -> EncodingCost:
     """Cost of encoding clips that become so many tokens: sounds in one call, frames in as many as `encode_clips` makes.
 
     Args:
@@ -22,11 +24,13 @@ def encoding_cost(model: Any, vision_tokens: int, audio_tokens: int, element_siz
         vision_tokens: Tokens of pictures and videos.
         audio_tokens: Tokens of sound.
         element_size: Bytes of one weight or activation.
+        in_one_call: Whether all frames are encoded in one call, as under ZeRO-3; what pads frames of several sizes is
+            left out.
     """
     vision, audio = model.config.vision_config, model.config.audio_config
     patches = vision_tokens * vision.pooling_kernel_size**2
     features = (vision_tokens + audio_tokens) * model.config.text_config.hidden_size * element_size
-    at_once = min(patches, PATCHES_AT_ONCE)
+    at_once = patches if in_one_call else min(patches, PATCHES_AT_ONCE)
     widest = max(_vision_bytes(vision, at_once, element_size), _audio_bytes(audio, audio_tokens, element_size))
     # Each weight of a tower meets each of its patches or tokens once: one multiplication, one addition. The table of
     # places is only looked up.

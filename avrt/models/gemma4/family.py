@@ -38,6 +38,7 @@ class Gemma(Family):
     tower_attention: ClassVar[str | None] = None  # frames of one size are a batch; the audio tower has its own blocks
     interleaves: ClassVar[bool] = False
     engine: ClassVar[EngineFacts] = EngineFacts(released_layout.PREFIXES, positions="numbers", interleaves=False)
+    typical_clip: ClassVar[tuple[int, int]] = (8 * 66, 250)  # frames of 16:9: 6 x 11 tokens, of 70 at most
 
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
         """The nano preset and its processor."""
@@ -84,6 +85,12 @@ class Gemma(Family):
     def encoding_cost(self, model: Any, vision_tokens: int, audio_tokens: int, element_size: int) -> EncodingCost:
         """Of both towers."""
         return encoding_cost(model, vision_tokens, audio_tokens, element_size)
+
+    def scattered_encoding_cost(
+        self, model: Any, vision_tokens: int, audio_tokens: int, element_size: int
+    ) -> EncodingCost:
+        """Of both towers, with all frames in one call."""
+        return encoding_cost(model, vision_tokens, audio_tokens, element_size, in_one_call=True)
 
     def inputs(self, model: Any, processor: Any) -> GemmaInputs:
         """Patches, log-mel and blocks."""

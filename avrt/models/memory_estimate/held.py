@@ -102,6 +102,7 @@ def held_bytes(
     *,
     copied: int | None = None,
     largest: int = 0,
+    largest_of_all: int = 0,
     quantized: int = 0,
     largest_quantized: int = 0,
 ) -> Held:
@@ -114,6 +115,7 @@ def held_bytes(
         how: Ranks, stage, offload, reference.
         copied: Parameters of the reference; by default the trained ones.
         largest: Parameters of the largest trained tensor.
+        largest_of_all: Of the largest tensor, trained or not: ZeRO-3 gathers it in one piece.
         quantized: Frozen parameters in 4 bits.
         largest_quantized: Parameters of the largest of them.
     """
@@ -126,7 +128,7 @@ def held_bytes(
     gathered = float(largest_quantized * size)
     if how.stage == 3:
         # `partition_parameters.py` splits frozen parameters too; a module's weights are whole while it runs.
-        gathered = min(LIVE_WEIGHTS * size, weights)
+        gathered = max(min(LIVE_WEIGHTS * size, weights), largest_of_all * size)
         weights /= split
         if how.reference == "partitioned":
             reference /= split

@@ -7,7 +7,12 @@ import torch
 
 from avrt.commands.phases import shape_of
 from avrt.commands.plan_settings import count_parameters
+from avrt.data.media.clip import ClipSpec, FrameBudget
+from avrt.data.media.student_frames import STUDENTS
 from avrt.models.families import find_config
+from avrt.models.gemma4.media_inputs import audio_token_count
+from avrt.models.gemma4.towers import PATCHES_AT_ONCE
+from avrt.models.memory_estimate import Partitioning, held_bytes
 from avrt.models.memory_estimate.activations import kept_bytes, update_bytes
 from avrt.models.memory_estimate.decoder_shape import shape_of_decoder
 from avrt.policy.policy import load_policy
@@ -56,5 +61,15 @@ def test_e2b_by_hand():
     assert numbers.decoder - numbers.trained == table
     assert numbers.trained == pytest.approx(linear + 262_144 * 1536 + 1536 * 35 * 256, rel=1e-3)
     assert numbers.largest == 262_144 * 1536
+    assert numbers.largest_of_all == table
+    size, how = 2, Partitioning(stage=3, ranks=8)
+    frozen = numbers.decoder + numbers.towers - numbers.trained
+    held = held_bytes(numbers.trained, frozen, size, how, largest_of_all=numbers.largest_of_all)
+    assert held.gathered == table * size  # more than the weights that ZeRO-3 keeps at a time
+    encoding = [cost(model, 40_000, 0, size) for cost in (family.encoding_cost, family.scattered_encoding_cost)]
+    assert encoding[1].working == pytest.approx(encoding[0].working * 40_000 * 9 / PATCHES_AT_ONCE, rel=1e-3)
+    vision, audio = family.typical_clip
+    height, width = STUDENTS["gemma4"][1](ClipSpec()).size(360, 640, FrameBudget(1, 70 * 48**2))
+    assert (vision, audio) == (8 * height * width // 48**2, audio_token_count(10 * 100))
     untied = replace(shape, tied=False)
     assert update_bytes(shape, [900], 8, 160) - update_bytes(untied, [900], 8, 160) <= 262_144 * 1536 * 2

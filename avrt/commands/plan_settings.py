@@ -309,7 +309,7 @@ def settings_of(
     in_step = how.stage == 3 and not gathers_once  # ranks then decode all prompts at once
     slots = count if sampling is None or in_step else min(count, sampling.prompts_at_once or count)
     return Settings(
-        shape=shape_of(options, decoder),
+        shape=replace(shape_of(options, decoder), balanced=module.router_loss > 0),
         parameters=count_parameters(family, model, decoder, options),
         encoding=encoding_cost(model, prompts.vision, prompts.audio, ELEMENT_SIZE[options.dtype]),
         prompts=prompts,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from avrt.data.loading.datamodule import AVDataModule
@@ -82,13 +83,20 @@ class TrainingModule(EvaluationModule):
         self.run_options: dict[str, Option] = {}
 
     def load(self) -> None:
-        """Load the policy, and refuse a router loss for one without routers.
+        """Load the policy, refuse a router loss for one without routers, and warn of experts that stay gathered.
 
         Raises:
             AvrtError: If there are no experts whose use could be balanced.
         """
         super().load()
-        if self.router_loss and self.policy.decoder.experts_per_token is None:
+        experts = self.policy.decoder.experts_per_token is not None
+        if experts and self.policy.is_partitioned and not self.student_options.gradient_checkpointing:
+            # Their grouped product keeps a view of the gathered weights for its backward pass.
+            rank_zero_warn(
+                "model.student.gradient_checkpointing: without it ZeRO-3 holds all layers' experts whole until the "
+                "backward pass; set it to true for a student that does not fit so"
+            )
+        if self.router_loss and not experts:
             raise AvrtError(
                 f"{self.student_options.source} has no experts to balance",
                 where="model.router_loss",

@@ -243,7 +243,10 @@ def test_a_killed_run_of_two_ranks_goes_on_as_one_process(world, tmp_path):
         "--model.rewards.extra", '[{"function": "tests.algorithms.test_grpo.brevity", "weight": 1.0}]',
     )  # fmt: skip
     expected = fit("grpo", world, tmp_path / "alone", *options, "--data.batch_size", 4, "--trainer.max_steps", 4)
-    ranks = ("--trainer.devices", 2, "--trainer.strategy.stage", 3, "--data.batch_size", 2)
+    ranks = (
+        "--trainer.devices", 2, "--trainer.strategy.stage", 3, "--data.batch_size", 2,
+        "--trainer.callbacks+=tests.training.recording.ScatterAll",
+    )  # fmt: skip
     fit_and_kill(
         "grpo", world, tmp_path, *options, *ranks, "--checkpoint.every_n_train_steps", 1, "--trainer.max_steps", 50
     )

@@ -30,6 +30,16 @@ def stepped(source, forms, weight, **options):
     return {name: parameter.detach() - before[name] for name, parameter in trained.items()}, told
 
 
+def grpo_stepped(source, batch, weight):
+    """Likewise of one step of GRPO."""
+    student = load_policy(nano_options(source))
+    before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
+    optimizer = PlainOptimizer(torch.optim.SGD([p for p in student.parameters() if p.requires_grad], lr=0.1))
+    options = GRPOOptions(group_size=2, sampling=SamplingOptions(max_new_tokens=4), router_loss=weight)
+    done = grpo_step(student, Reference(student), batch, optimizer, RewardSum(RewardOptions()), options)
+    return {name: p.detach() - before[name] for name, p in student.named_parameters()}, done.metrics
+
+
 @pytest.mark.parametrize("source", NANO)
 def test_steps_take_it_where_there_are_experts_and_others_refuse_it(source, clip):
     student = load_policy(nano_options(source))
@@ -54,7 +64,7 @@ def test_steps_take_it_where_there_are_experts_and_others_refuse_it(source, clip
     assert not any("gate.weight" in name for name in adapted[0])
     assert any((one - other).abs().max() > 1e-6 for one, other in zip(*(a.values() for a in adapted), strict=True))
     # GRPO
-    optimizer = PlainOptimizer(torch.optim.SGD([p for p in student.parameters() if p.requires_grad], lr=0.1))
-    options = GRPOOptions(group_size=2, sampling=SamplingOptions(max_new_tokens=4), router_loss=WEIGHT)
-    done = grpo_step(student, Reference(student), batch, optimizer, RewardSum(RewardOptions()), options)
-    assert done.metrics["router_loss"] > student.decoder.experts_per_token
+    plain, _ = grpo_stepped(source, batch, 0.0)
+    changed, told = grpo_stepped(source, batch, WEIGHT)
+    assert told["router_loss"] > student.decoder.experts_per_token
+    assert all((changed[name] - plain[name]).abs().max() > 1e-6 for name in gates)

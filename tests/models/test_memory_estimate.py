@@ -63,6 +63,13 @@ def test_frozen_weights_keep_less():
     assert kept_bytes(dropping, [6], 2, 2) - kept_bytes(frozen, [6], 2, 2) == 3 * 8 * own_inputs
 
 
+def test_a_router_loss_keeps_all_layers_logits_and_their_softmax_recomputed_or_not():
+    shape = replace(SHAPE, experts=128, experts_per_token=8)
+    for kind in (shape, replace(shape, checkpointing=not shape.checkpointing)):
+        more = kept_bytes(replace(kind, balanced=True), [100, 60], 2, 11) - kept_bytes(kind, [100, 60], 2, 11)
+        assert more == kind.layers * (160 + 2 * 2 * 10) * 128 * (kind.bytes + 4)
+
+
 def test_terms_grow_as_they_should():
     """Sums over prompts, and no more than proportionally in anything."""
     for shape in (SHAPE, SAVING):

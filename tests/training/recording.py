@@ -80,7 +80,20 @@ class RecordGradients(pl.Callback):
         torch.save({"batch": self._batch, "gradients": gradients}, self.path)
 
 
-class RecordGathers(pl.Callback):
+class ScatterAll(pl.Callback):
+    """Have ZeRO-3 scatter small weights too; a nano student has hardly others."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Set it, before DeepSpeed is given its configuration."""
+        trainer.strategy.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """See that it is so."""
+        whole = [name for name, parameter in pl_module.policy.named_parameters() if parameter.ds_persist]
+        assert not whole, whole
+
+
+class RecordGathers(ScatterAll):
     """Count the collectives that gather weights while completions are generated, and say which shares a rank holds.
 
     Args:
@@ -91,12 +104,9 @@ class RecordGathers(pl.Callback):
         self.path = Path(path)
         self.counts: list[int] = []
 
-    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        """Have DeepSpeed scatter small weights too; a nano student has no others."""
-        trainer.strategy.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Watch `generate`."""
+        super().on_train_start(trainer, pl_module)
         generate = pl_module.policy.generate
 
         def watched(*arguments: Any, **settings: Any) -> Any:

@@ -132,7 +132,9 @@ def kept_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: in
         layers = sum(kind.layers * _layer_bytes(kind, prompts, group_size, answer) for kind in shape.each)
     # cosines and sines, one pair for all layers whose heads are of one width
     rotation = 2 * row * sum({kind.head_width for kind in shape.each}) * shape.bytes
-    return layers + rotation + row * _beside(shape, kept=True) + _ending(shape, row, scored)
+    # routers' logits of all layers, and their softmax in float32 for the loss, recomputed or not
+    routing = shape.layers * row * shape.experts * (shape.bytes + FLOAT32) if shape.balanced else 0
+    return layers + rotation + routing + row * _beside(shape, kept=True) + _ending(shape, row, scored)
 
 
 def _layer_bytes(shape: Shape, prompts: Sequence[int], group_size: int, answer: int) -> int:

@@ -28,6 +28,7 @@ class Shape:
         adapter_dropout: Whether adapters drop out some of their input.
         experts: Number of experts of a layer; 0 where it has an MLP instead. Then adapters are on attention alone.
         experts_per_token: How many of them one token meets.
+        balanced: Whether the update has a router loss, for which the logits of all layers' routers are kept.
         norms_heads: Whether queries and keys are normalized, each head by itself.
         norms: Norms of a layer's hidden states.
         wide_norms: Whether norms multiply by their weights in float32; then values are normalized too.
@@ -52,6 +53,7 @@ class Shape:
     adapter_dropout: bool = False
     experts: int = 0
     experts_per_token: int = 0
+    balanced: bool = False
     norms_heads: bool = False
     norms: int = 2
     wide_norms: bool = False

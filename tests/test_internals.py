@@ -27,7 +27,7 @@ PRIVATE = {
     "avrt/models/transformers_internals.py": (
         "._attn_implementation", "_get_feat_extract_output_lengths", "early_initialization", "full_attention",
         "_dynamo", "apply_rotary", "should_save_on_this_rank",
-        "_deepstack_process", "get_audio_cu_seqlens", "interp_indices",
+        "_deepstack_process", "get_audio_cu_seqlens", "interp_indices", "tower.conv_chunksize",
     ),
     "avrt/training/lightning_internals.py": (
         "_save_none_monitor_checkpoint", "_monitor_candidates", "_every_n_train_steps", "_init_deepspeed_distributed",

@@ -94,9 +94,8 @@ def _policy(module: GRPOModule, trainer: Trainer, checkpoint: str | None) -> Pol
 def _forecast(module: GRPOModule, policy: Policy, data: AVDataModule, trainer: Trainer, batch: OmniBatch) -> list[str]:
     """What a step of the configured size should take on this machine, with advice."""
     prompts = prompts_like(batch, data.batch_size)
-    settings = settings_of(
-        module, data, trainer, policy.family, policy.model, prompts, on_gpu=torch.cuda.is_available()
-    )
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    settings = settings_of(module, data, trainer, policy.family, policy.model, prompts, capability=capability)
     size, answer, prompt = settings.group_size, settings.longest_answer, round(sum(prompts.lengths) / data.batch_size)
     saved = (
         f"prompts have {prompt} tokens; with G = {size} and answers of {answer}, a group is scored in "

@@ -51,7 +51,7 @@ def plan(card_name: str, arguments: list[str], answer: int | None = None) -> int
     family, config, was_read = find_config(source)
     model = family.empty_model(config)
     prompts, told = _prompts(data, family, model, source)
-    settings = settings_of(module, data, trainer, family, model, prompts, answer)
+    settings = settings_of(module, data, trainer, family, model, prompts, answer, capability=card.capability)
     console = Console(highlight=False)
 
     def say(line: str) -> None:

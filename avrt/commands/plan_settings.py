@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
 from avrt.data.loading.datamodule import AVDataModule
 from avrt.errors import AvrtError
 from avrt.models.cards import Card
-from avrt.models.decoder import Decoder
+from avrt.models.decoder import Decoder, experts_stay_on_device
 from avrt.models.family import EncodingCost, Family
 from avrt.models.memory_estimate import (
     Held,
@@ -279,7 +280,7 @@ def partitioning_of(module: EvaluationModule, trainer: Trainer) -> tuple[Partiti
 
 def settings_of(
     module: TrainingModule, data: AVDataModule, trainer: Trainer, family: Family, model: nn.Module, prompts: Prompts,
-    answer: int | None = None, *, on_gpu: bool = True,
+    answer: int | None = None, *, capability: tuple[int, int] | None,
 ) -> Settings:  # fmt: skip
     """A configured run.
 
@@ -291,10 +292,15 @@ def settings_of(
         model: The student, of which sizes are read alone.
         prompts: One rank's batch.
         answer: Completions of average length in tokens; by default AVRT's.
-        on_gpu: Whether it is to run on a GPU.
+        capability: The compute capability of the GPU that it is to run on; None for a CPU.
     """
     options, decoder = module.student_options, family.decoder(model)
     how, pinned = partitioning_of(module, trainer)
+    stays = (
+        decoder.experts_per_token is None
+        or capability is None
+        or experts_stay_on_device(getattr(torch, options.dtype), capability)
+    )
     count = len(prompts.lengths)
     sampling = module.options.sampling if isinstance(module, GRPOModule) else None
     longest = 2 * ASSUMED.answer if sampling is None else sampling.max_new_tokens
@@ -314,8 +320,14 @@ def settings_of(
         micro_batch_size=min(module.micro_batch_size, count),
         samples=isinstance(module, GRPOModule) and module.vllm_options is None,
         decoding="dynamic"
-        if sampling is None or (options.quantize is not None and sampling.decoding == "auto")
-        else decoding_for(sampling, on_gpu=on_gpu, scattered=how.stage == 3, gathered=gathers_once),
+        if sampling is None
+        else decoding_for(
+            sampling,
+            on_gpu=capability is not None,
+            scattered=how.stage == 3,
+            gathered=gathers_once,
+            recordable=options.quantize is None and stays,
+        ),
         slots=slots,
         how=how,
         nodes=trainer.num_nodes,

@@ -22,6 +22,7 @@ class Card:
         bandwidth: Bytes per second from its memory.
         host: Bytes per second and direction to the host's memory.
         link: Bytes per second and direction to its neighbours.
+        capability: Its compute capability.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Card:
     bandwidth: float
     host: float
     link: float
+    capability: tuple[int, int] = (9, 0)
 
 
 CARDS = {
@@ -38,12 +40,12 @@ CARDS = {
         Card("H100", 79.1 * GIB, 989e12, 3.35e12, 64e9, 450e9),  # SXM, 80 GB
         Card("H100-PCIe", 79.1 * GIB, 756e12, 2.0e12, 64e9, 64e9),
         Card("H200", 139.8 * GIB, 989e12, 4.8e12, 64e9, 450e9),
-        Card("B200", 178.3 * GIB, 2250e12, 7.7e12, 64e9, 900e9),
-        Card("A100-80GB", 79.1 * GIB, 312e12, 2.04e12, 32e9, 300e9),  # SXM
-        Card("A100-40GB", 39.4 * GIB, 312e12, 1.56e12, 32e9, 300e9),
-        Card("L40S", 44.4 * GIB, 362e12, 0.864e12, 32e9, 32e9),
-        Card("A6000", 47.4 * GIB, 155e12, 0.768e12, 32e9, 32e9),
-        Card("RTX4090", 23.5 * GIB, 165e12, 1.008e12, 32e9, 32e9),
+        Card("B200", 178.3 * GIB, 2250e12, 7.7e12, 64e9, 900e9, (10, 0)),
+        Card("A100-80GB", 79.1 * GIB, 312e12, 2.04e12, 32e9, 300e9, (8, 0)),  # SXM
+        Card("A100-40GB", 39.4 * GIB, 312e12, 1.56e12, 32e9, 300e9, (8, 0)),
+        Card("L40S", 44.4 * GIB, 362e12, 0.864e12, 32e9, 32e9, (8, 9)),
+        Card("A6000", 47.4 * GIB, 155e12, 0.768e12, 32e9, 32e9, (8, 6)),
+        Card("RTX4090", 23.5 * GIB, 165e12, 1.008e12, 32e9, 32e9, (8, 9)),
     )
 }
 

@@ -138,6 +138,14 @@ class Decoder:
         config = self.language_model.config
         return getattr(config, "num_experts_per_tok", None) if getattr(config, "num_experts", None) else None
 
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether its step can be recorded as a CUDA graph where it is."""
+        weight = next(self.lm_head.parameters())
+        if self.experts_per_token is None or not weight.is_cuda:
+            return True
+        return experts_stay_on_device(weight.dtype, torch.cuda.get_device_capability(weight.device))
+
     def states_and_routing(
         self, inputs: TokenInputs, positions: Tensor, mask: Tensor | Layout | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -168,6 +176,15 @@ class Decoder:
         """Logits (..., V) of the tokens behind hidden states (..., H)."""
         logits: Tensor = self.lm_head(hidden_states)
         return logits
+
+
+def experts_stay_on_device(dtype: torch.dtype, capability: tuple[int, int]) -> bool:
+    """Whether PyTorch computes experts' grouped product without asking the GPU how many tokens each one has.
+
+    A CUDA graph cannot be recorded otherwise. Read in PyTorch's GroupedBlas.cpp: in bfloat16 it is one kernel on cards
+    of compute capability 9 and 10 (H100, H200, B200); elsewhere a product for each expert.
+    """
+    return dtype == torch.bfloat16 and capability[0] in (9, 10)
 
 
 def places_in_row(places: Sequence[Tensor], starts: Sequence[int]) -> Tensor:

@@ -128,12 +128,13 @@ class Family(ABC):
 
     @abstractmethod
     def towers(self, model: Any) -> tuple[nn.Module, ...]:
-        """The encoders that stay frozen; those with attention have a `config`."""
+        """The encoders, whose own weights stay frozen (adapters may not); those with attention have a `config`."""
 
     def leaf_modules(self, model: Any) -> tuple[type[nn.Module], ...]:
-        """Classes whose modules ZeRO-3 gathers as wholes: those that run other parts for other tokens; none by default.
+        """Classes whose modules ZeRO-3 gathers as wholes: those that may run other parts for other tokens.
 
-        Ranks would gather them in different orders otherwise, and wait for each other.
+        Ranks would gather these parts in different orders otherwise, and wait for each other. None by default. Experts
+        that are one grouped product are one module, which every rank runs: there it is a precaution, for a loop.
         """
         return ()
 

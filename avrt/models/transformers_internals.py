@@ -5,12 +5,14 @@ is made where one of four dimensions is given, and that attention functions are 
 tensors inside key-value caches, and what a decoder asks of one;
 what Qwen's towers work out from the sizes of their inputs, and that they take it ready made; the name under which
 attention layers call the rotary embedding; that Qwen3-Omni's decoder adds the vision tower's features by a method of
-its own; what decides which process saves a model.
+its own, and its audio tower's convolutions, and how many stretches these take at a time; what decides which process
+saves a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import FunctionType
@@ -34,6 +36,8 @@ from transformers.vision_utils import (
     get_vision_position_ids,
     get_vision_window_index,
 )
+
+from avrt.transfer import to_device
 
 _ROTATION = "apply_rotary_pos_emb"
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -181,6 +185,40 @@ def qwen3_sound_layout(lengths: tuple[int, ...], half_chunk: int, window: int) -
             "cu_seqlens": ends,
             "max_seqlen": int(ends.diff().max()),
         }
+
+
+@contextlib.contextmanager
+def qwen3_sounds_apart(
+    tower: Any, widths: Sequence[int], width: int, device: torch.device, *, at_once: bool
+) -> Iterator[None]:
+    """Have Qwen3-Omni's audio tower see each stretch of sound as if the others were no longer than it, inside.
+
+    Its three convolutions of stride 2 read over the end of a stretch: nothing where it is as long as the longest, but
+    what the one before makes of silence where it is padded. Zeros in that place are what a stretch by itself meets.
+
+    Args:
+        tower: The tower.
+        widths: Frames of each stretch.
+        width: Frames of the longest, to which all are padded.
+        device: The tower's.
+        at_once: Have the convolutions take all stretches together, however many there are.
+    """
+    most = tower.conv_chunksize
+    if at_once:
+        tower.conv_chunksize = max(most, len(widths))
+    hooks = []
+    if min(widths) < width:
+        for convolution in (tower.conv2d2, tower.conv2d3):
+            widths, width = [(n + 1) // 2 for n in widths], (width + 1) // 2
+            real = torch.arange(width, device="cpu") < torch.tensor(widths, device="cpu")[:, None]
+            parts = iter(torch.split(to_device(real[:, None, None], device), tower.conv_chunksize))
+            hooks.append(convolution.register_forward_pre_hook(lambda _, given, parts=parts: given[0] * next(parts)))
+    try:
+        yield
+    finally:
+        tower.conv_chunksize = most
+        for hook in hooks:
+            hook.remove()
 
 
 def _add_features(hidden_states: Tensor, places: Tensor, features: Tensor) -> Tensor:

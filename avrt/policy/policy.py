@@ -253,11 +253,13 @@ class Policy(nn.Module):
     def decoding_of(self, sampling: SamplingOptions) -> str:
         """How the native engine decodes: as the options say, or for `auto` what is fastest here."""
         packed = self.share_prefix and self.decoder.supports_packing
-        if sampling.decoding == "auto" and (not packed or self.options.quantize is not None):
-            return "dynamic"  # bitsandbytes' kernels were not tried in a recorded step
+        # bitsandbytes' kernels were not tried in a recorded step
+        recordable = packed and self.options.quantize is None and self.decoder.can_be_recorded
         on_gpu = next(self.decoder.lm_head.parameters()).is_cuda
         gathered = self.whole_weights is not None
-        return decoding_for(sampling, on_gpu=on_gpu, scattered=self.is_partitioned, gathered=gathered)
+        return decoding_for(
+            sampling, on_gpu=on_gpu, scattered=self.is_partitioned, gathered=gathered, recordable=recordable
+        )
 
     def _static_decoder(self, sampling: SamplingOptions, group_size: int) -> StaticDecoder | None:
         """Buffers of fixed shape, where the sampling options ask for them, or they are what is fastest here."""
@@ -269,6 +271,12 @@ class Policy(nn.Module):
                 f"{decoding} decoding needs a shared prefix",
                 where="decoding",
                 remedy="set model.share_prefix: true and model.student.attention: sdpa, or decoding: dynamic",
+            )
+        if not self.decoder.can_be_recorded:
+            raise AvrtError(
+                f"{decoding} decoding records a CUDA graph: with experts in bfloat16 on H100, H200 or B200 alone",
+                where="decoding",
+                remedy="set it to auto or dynamic",
             )
         on_gpu = next(self.decoder.lm_head.parameters()).is_cuda
         gathers = self.is_partitioned and self.whole_weights is None

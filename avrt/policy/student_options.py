@@ -50,8 +50,8 @@ class StudentOptions:
             runs; worth it where clips come again.
         lora: Train adapters instead of the decoder's own weights.
         quantize: Hold the weights beneath the adapters in 4 bits (`nf4`, QLoRA; needs `lora` and the extra `qlora`):
-            0.56 bytes each instead of 2. Towers, embeddings, norms and vocabulary projection stay as they are. Not
-            under ZeRO-3.
+            0.56 bytes each instead of 2. Towers, embeddings, norms and vocabulary projection stay as they are; so do
+            experts, which are most of Qwen3-Omni: 0.9 of its 31.7 billion weights get 4 bits. Not under ZeRO-3.
         seed: Seed of the nano preset's weights.
     """
 

@@ -24,10 +24,12 @@ class SamplingOptions:
         top_p: Keep the most likely tokens up to this probability mass.
         decoding: `dynamic` caches, which grow and which finished rows leave; `static` buffers of fixed shape, whose
             step is a CUDA graph on a GPU; or these with a `compiled` step. The completions are the same. The latter two
-            need a shared prefix. `auto` takes what is fastest here: fixed buffers on a GPU, growing ones on a CPU.
+            need a shared prefix. `auto` takes what is fastest here: fixed buffers on a GPU, growing ones on a CPU. A
+            student with experts has fixed ones in bfloat16 on H100, H200 and B200 alone: its step cannot be recorded
+            elsewhere.
         prompts_at_once: How many prompts are decoded at once; the others of a batch wait, and take the rows of finished
             ones, so that one long completion does not hold up a batch. 0 for all. Needs fixed buffers, which `auto`
-            then takes.
+            then takes where it can.
     """
 
     max_new_tokens: int = 512
@@ -54,7 +56,9 @@ class SamplingOptions:
         return self.temperature == 1 and self.top_k == 0 and self.top_p == 1
 
 
-def decoding_for(sampling: SamplingOptions, *, on_gpu: bool, scattered: bool, gathered: bool) -> str:
+def decoding_for(
+    sampling: SamplingOptions, *, on_gpu: bool, scattered: bool, gathered: bool, recordable: bool = True
+) -> str:
     """What `auto` stands for; other ways are taken as they are.
 
     Args:
@@ -63,10 +67,11 @@ def decoding_for(sampling: SamplingOptions, *, on_gpu: bool, scattered: bool, ga
         scattered: Whether ranks hold parts of the weights (ZeRO-3).
         gathered: Whether these are whole while it generates. Their addresses change, so a compiled step would be
             compiled anew each time; a recorded one is soon recorded.
+        recordable: Whether fixed buffers can be used at all, which on a GPU means to record a step.
     """
     if sampling.decoding != "auto":
         return sampling.decoding
-    if scattered and not gathered:
+    if not recordable or (scattered and not gathered):
         return "dynamic"
     if on_gpu:
         return "static" if scattered else "compiled"

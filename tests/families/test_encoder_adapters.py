@@ -7,6 +7,9 @@ from avrt.algorithms.groups import Group
 from avrt.algorithms.grpo import GRPOOptions, grpo_step
 from avrt.algorithms.optimizer import PlainOptimizer
 from avrt.data.inputs.batch import collate
+from avrt.data.inputs.preprocessor import Preprocessor
+from avrt.data.inputs.prompt_options import PromptOptions
+from avrt.data.media.clip import Clip
 from avrt.errors import AvrtError
 from avrt.models.feature_cache import FeatureCacheOptions
 from avrt.models.tower_inputs import inputs_of, media_batch
@@ -19,6 +22,7 @@ from avrt.policy.student_options import LoraOptions
 from avrt.rollout.completion import Completion
 from avrt.rollout.sampling import SamplingOptions
 from tests.algorithms.test_grpo import BREVITY
+from tests.conftest import make_sample
 from tests.families.conftest import NANO, forms_of, nano_options
 from tests.families.test_paths import SIZES, drawn
 from tests.training.runs import SMALL, fit, fit_and_kill
@@ -74,6 +78,33 @@ def test_gradients_are_those_of_a_plain_forward_pass(source, clip):
     for form in ("text", "sound"):
         found = gradients(student, student.logprobs(student.encode(forms.rows[form]), [completion]).logprobs.sum())
         assert all(gradient is not None for gradient in found.values())
+
+
+@pytest.mark.parametrize("source", NANO)
+def test_a_short_sound_is_the_same_beside_a_longer_one_in_every_pass(source):
+    """Half a second beside three, as it is alone: where it is learned from, scored, and where ranks keep in step."""
+    student = adapted(source)
+    builder = Preprocessor(student.inputs, PromptOptions(), targets=True)
+    sound = torch.randn(48_000, generator=torch.Generator().manual_seed(5)) * 0.1
+    both = collate(
+        [
+            builder.row(make_sample(str(samples), media=("audio",)), Clip(audio=sound[:samples]))
+            for samples in (8_000, 48_000)
+        ]
+    )
+    completions = drawn(student, [0, 1], (5,))
+    prompts = student.encode(both)
+    alone = torch.cat([logprobs(student, prompts.rows([row]), [completions[row]]) for row in (0, 1)])
+    assert torch.allclose(logprobs(student, prompts, completions), alone, atol=5e-6)
+    assert torch.allclose(student.logprobs(prompts, completions).logprobs, alone, atol=5e-6)
+    with torch.no_grad():
+        apart = [
+            student.family.encode_clips(student.model, media_batch([row], torch.device("cpu")), run_on_empty=False)
+            for row in prompts.tower_inputs
+        ]
+        together = student.family.encode_clips(student.model, both, run_on_empty=True)
+    for row, features in enumerate(together.audio):
+        assert torch.allclose(features, apart[row].audio[0], atol=5e-6)
 
 
 @pytest.mark.parametrize("source", NANO)

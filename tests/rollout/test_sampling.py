@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from avrt.rollout.sampling import SamplingOptions, completion_seed, draw, truncate, uniforms
+from avrt.models.decoder import experts_stay_on_device
+from avrt.rollout.sampling import SamplingOptions, completion_seed, decoding_for, draw, truncate, uniforms
 
 
 def chi_square(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
@@ -110,6 +111,26 @@ def test_the_defaults_are_the_documented_ones():
     options = SamplingOptions()
     assert (options.max_new_tokens, options.decoding) == (512, "auto")
     assert SamplingOptions(max_new_tokens=1, top_p=1.0, top_k=0).exact  # the ends of the ranges are allowed
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "decoding"),
+    [
+        (torch.bfloat16, (9, 0), "compiled"),
+        (torch.bfloat16, (10, 0), "compiled"),
+        (torch.float32, (9, 0), "dynamic"),
+        (torch.bfloat16, (8, 0), "dynamic"),
+        (torch.bfloat16, (8, 9), "dynamic"),
+        (torch.bfloat16, (12, 0), "dynamic"),
+    ],
+)
+def test_experts_have_fixed_buffers_where_their_step_can_be_recorded(dtype, capability, decoding):
+    stays = experts_stay_on_device(dtype, capability)
+    for options in (SamplingOptions(), SamplingOptions(prompts_at_once=2)):
+        found = decoding_for(options, on_gpu=True, scattered=False, gathered=False, recordable=stays)
+        assert found == decoding
+    asked = SamplingOptions(decoding="static")
+    assert decoding_for(asked, on_gpu=True, scattered=False, gathered=False, recordable=stays) == "static"
 
 
 def test_seeds_have_63_bits_and_numbers_53():

@@ -17,7 +17,9 @@ from pathlib import Path
 from torch.utils import cpp_extension
 
 from tests.conftest import WARM
+from tests.warm import WarmCommands
 
+SECOND = WarmCommands()
 HANDS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
@@ -67,8 +69,9 @@ class TwoNodes:
         folder = self.folder(node)
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
         words = [str(word).replace("{node}", str(folder)) for word in arguments]
+        warm = SECOND if node else WARM
         try:
-            done = WARM.run(words, timeout=300, cwd=folder, environment=self._environment(node, port))
+            done = warm.run(words, timeout=300, cwd=folder, environment=self._environment(node, port))
         except subprocess.TimeoutExpired as error:
             raise AssertionError(f"node {node} hangs: {error.stderr}") from None
         return Ended(done.returncode, done.stdout, done.stderr, time.monotonic())

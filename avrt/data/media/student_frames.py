@@ -18,12 +18,9 @@ def _in_tokens(clip: ClipSpec, side: int) -> ClipSpec:
     def scaled(budget: FrameBudget) -> FrameBudget:
         return FrameBudget(*(limit * side**2 // clip.patch_size**2 for limit in (budget.min_pixels, budget.max_pixels)))
 
+    total = _total(clip, side)
     return replace(
-        clip,
-        patch_size=side,
-        budget=scaled(clip.budget),
-        still_budget=scaled(clip.still_budget),
-        total_pixels=_total(clip, side),
+        clip, patch_size=side, total_pixels=total, budget=scaled(clip.budget), still_budget=scaled(clip.still_budget)
     )
 
 
@@ -34,15 +31,9 @@ def _total(clip: ClipSpec, side: int) -> int | None:
 
 def _largest(clip: ClipSpec, side: int, frame: int, still: int) -> ClipSpec:
     """As large as so many tokens of a frame and of a still picture allow, whatever a recipe takes."""
-    budgets = [FrameBudget(side**2, tokens * side**2) for tokens in (frame, still)]
-    return replace(
-        clip,
-        patch_size=side,
-        budget=budgets[0],
-        still_budget=budgets[1],
-        total_pixels=_total(clip, side),
-        resize="largest",
-    )
+    frames, stills = (FrameBudget(side**2, tokens * side**2) for tokens in (frame, still))
+    total = _total(clip, side)
+    return replace(clip, patch_size=side, resize="largest", total_pixels=total, budget=frames, still_budget=stills)
 
 
 STUDENTS: dict[str, tuple[int, Callable[[ClipSpec], ClipSpec]]] = {

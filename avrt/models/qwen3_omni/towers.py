@@ -12,8 +12,7 @@ from avrt.data.inputs.batch import OmniBatch
 from avrt.models.encoded_prompts import ClipFeatures
 from avrt.models.qwen3_omni.positions import audio_token_count
 from avrt.models.qwen_towers import encode_batch, on_device, sound_chunks
-from avrt.models.transformers_internals import qwen3_picture_layout, qwen3_sound_layout
-from avrt.transfer import tensor_on
+from avrt.models.transformers_internals import qwen3_picture_layout, qwen3_sound_layout, qwen3_sounds_apart
 
 PATCHES_AT_ONCE = 131_072
 """As for Qwen2.5-Omni, whose tower is of much the same size."""
@@ -26,15 +25,15 @@ def encode_clips(thinker: Any, batch: OmniBatch, *, run_on_empty: bool = False) 
         thinker: A `Qwen3OmniMoeThinkerForConditionalGeneration`.
         batch: Inputs, on the model's device.
         run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because every rank has to
-            take part in what all do with its weights. Otherwise many patches are encoded in several calls, and sounds
-            of less than a second by themselves: the convolutions see how long a batch's longest one is.
+            take part in what all do with its weights. Otherwise many patches are encoded in several calls, and much
+            sound goes through the convolutions in several parts.
     """
     visual, tower = thinker.model.visual, thinker.model.audio_tower
     return encode_batch(
         visual,
         batch,
         lambda pixels, grids: encode_pictures(visual, pixels, grids),
-        lambda mel, lengths: encode_sounds(tower, mel, lengths, together=run_on_empty),
+        lambda mel, lengths: encode_sounds(tower, mel, lengths, at_once=run_on_empty),
         tower.config.num_mel_bins,
         patches_at_once=PATCHES_AT_ONCE,
         run_on_empty=run_on_empty,
@@ -61,34 +60,24 @@ def encode_pictures(visual: Any, pixels: Tensor, grids: Tensor) -> list[Tensor]:
     return list(torch.split(features, tokens))
 
 
-def encode_sounds(tower: Any, mel: Tensor, lengths: Sequence[int], *, together: bool = False) -> list[Tensor]:
-    """Run the audio tower over n sounds.
+def encode_sounds(tower: Any, mel: Tensor, lengths: Sequence[int], *, at_once: bool = False) -> list[Tensor]:
+    """Run the audio tower over n sounds, each of which comes out as it would by itself.
 
     Args:
         tower: The tower.
         mel: (n, 128, F) log-mel, padded.
         lengths: Frames of each.
-        together: In one call, also where some are shorter than a second: their numbers then depend on the others.
+        at_once: Run each of its layers once, however much sound there is: on some ranks it may be more than on others.
 
     Returns:
         n tensors (tokens, H).
     """
-    chunk = 2 * tower.config.n_window
-    widths = [chunk if together else min(chunk, length) for length in lengths]
-    encoded: list[Tensor] = [mel] * len(lengths)
-    for width in sorted(set(widths)):
-        rows = [i for i, other in enumerate(widths) if other == width]
-        own = mel if len(rows) == len(mel) else mel.index_select(0, tensor_on(rows, mel.device))
-        found = _encode_alike(tower, own, [lengths[i] for i in rows])
-        for row, features in zip(rows, found, strict=True):
-            encoded[row] = features
-    return encoded
-
-
-def _encode_alike(tower: Any, mel: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-    """Run the audio tower once."""
     half_chunk, window = tower.config.n_window, tower.config.n_window_infer
+    chunk = 2 * half_chunk
     layout = on_device(qwen3_sound_layout(tuple(lengths), half_chunk, window), mel.device)
-    padded = sound_chunks(mel.to(tower.dtype), lengths, 2 * half_chunk, layout["chunk_lengths"])
-    output = tower(None, padded_feature=padded, **layout)
-    return list(output.last_hidden_state.split([audio_token_count(length, 2 * half_chunk) for length in lengths]))
+    padded = sound_chunks(mel.to(tower.dtype), lengths, chunk, layout["chunk_lengths"])
+    # By itself a sound of less than a stretch is as wide as it is; the stretches of a longer one are all alike.
+    widths = [min(chunk, length) for length in lengths for _ in range(-(-length // chunk))]
+    with qwen3_sounds_apart(tower, widths, padded.shape[-1], mel.device, at_once=at_once):
+        output = tower(None, padded_feature=padded, **layout)
+    return list(output.last_hidden_state.split([audio_token_count(length, chunk) for length in lengths]))

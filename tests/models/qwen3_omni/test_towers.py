@@ -10,7 +10,7 @@ from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.inputs.prompt_options import PromptOptions
 from avrt.data.media.clip import Clip
 from avrt.models.encoded_prompts import ClipFeatures
-from avrt.models.qwen3_omni.towers import encode_clips
+from avrt.models.qwen3_omni.towers import encode_clips, encode_sounds
 from tests.conftest import make_sample
 
 
@@ -44,6 +44,25 @@ def test_features_are_those_of_transformers(qwen3, batch):
         with torch.no_grad():
             stock = qwen3.model.get_audio_features(mel[None, :, :length], torch.ones(1, length, dtype=torch.long))
         assert torch.allclose(features.audio[row], stock.last_hidden_state, atol=2e-6)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_short_sound_is_encoded_as_by_itself(qwen3, at_once, monkeypatch):
+    """Whatever is beside it, also in several parts; at once each convolution is called once, for much sound too."""
+    tower = qwen3.model.model.audio_tower
+    lengths = [50, 300, 99, 1, 8]
+    mel = torch.randn(len(lengths), tower.config.num_mel_bins, 300, generator=torch.Generator().manual_seed(4))
+    monkeypatch.setattr(tower, "conv_chunksize", 2)
+    calls = []
+    hook = tower.conv2d2.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        found = encode_sounds(tower, mel, lengths, at_once=at_once)
+        assert len(calls) == (1 if at_once else 4)
+        hook.remove()
+        for sound, length, features in zip(mel, lengths, found, strict=True):
+            stock = qwen3.model.get_audio_features(sound[None, :, :length], torch.ones(1, length, dtype=torch.long))
+            assert torch.allclose(features, stock.last_hidden_state, atol=2e-6), length
+    assert tower.conv_chunksize == 2
 
 
 def test_towers_run_once_where_ranks_keep_in_step(qwen3, batch):

@@ -87,15 +87,15 @@ class FusedPrefix:
     Attributes:
         keys: For each cache (B * P, key-value heads, D).
         values: For each cache (B * P, key-value heads, D).
-        prompts: For each cache the rooms of the B prompts.
-        own: For each cache the rooms of the R = B * G rows' own keys.
+        prompts: For each cache the rooms of the B prompts; None for one that the kernel does not take.
+        own: For each cache the rooms of the R = B * G rows' own keys; None likewise.
         cache_of_layer: For each layer the cache that it reads.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
-    prompts: list[Rooms]
-    own: list[Rooms]
+    prompts: list[Rooms | None]
+    own: list[Rooms | None]
     cache_of_layer: tuple[int, ...]
 
 
@@ -104,7 +104,7 @@ class MixedPrefix:
     """For layers whose heads have different widths: fused where the kernel takes them, by matrix products elsewhere.
 
     Attributes:
-        fused: Serves some caches; the others are empty in it.
+        fused: Serves some caches; of the others it has the buffers, which it cannot read, and no rooms.
         shared: Serves the others.
         is_fused: Which, for each cache.
     """
@@ -135,10 +135,11 @@ def fused_prefix_attention(
         (R, 1, heads, D).
     """
     query_RhD, cache = query[:, :, 0], prefix.cache_of_layer[layer]
-    from_prompt, prompt_normalizer = _attend(
-        query_RhD, prefix.keys[cache], prefix.values[cache], prefix.prompts[cache], scale
-    )
-    from_own, own_normalizer = _attend(query_RhD, key, value, prefix.own[cache], scale)
+    prompts, own = prefix.prompts[cache], prefix.own[cache]
+    assert prompts is not None
+    assert own is not None
+    from_prompt, prompt_normalizer = _attend(query_RhD, prefix.keys[cache], prefix.values[cache], prompts, scale)
+    from_own, own_normalizer = _attend(query_RhD, key, value, own, scale)
     normalizer_SRh = torch.cat([prompt_normalizer, own_normalizer])
     # The kernel gives plus infinity where a part has no keys.
     share_SRh = normalizer_SRh.masked_fill(normalizer_SRh == torch.inf, -torch.inf).softmax(0)

@@ -105,6 +105,8 @@ def shared_prefix_attention(
     """Attention of one new token per row to its shared prompt and to its own tokens so far.
 
     Both parts share one softmax. All completions of a prompt are queries of one matrix product over that prompt's keys.
+    In half precision products are summed and kept in float32 until the end, as fused kernels do it that score the
+    same tokens later.
 
     Args:
         layer: Number of the decoder layer.
@@ -123,15 +125,18 @@ def shared_prefix_attention(
     key_BgPD, value_BgPD = prompts.keys[cache], prompts.values[cache]
     count, groups, length, _ = key_BgPD.shape
     each = heads // groups  # query heads that share one key-value head
-    query_RgeD = query.view(rows, groups, each, width) * scale
+    exact = query.dtype == torch.float32
+    query_RgeD = query.view(rows, groups, each, width)
+    if exact:
+        query_RgeD = query_RgeD * scale
 
     # S slots of each prompt hold the rows that read it.
     query_BgSeD = prompts.by_prompt(query_RgeD).transpose(1, 2)
     slots = query_BgSeD.shape[2]
-    scores = query_BgSeD.reshape(count, groups, slots * each, width) @ key_BgPD.transpose(-1, -2)
+    scores = _product(query_BgSeD.reshape(count, groups, slots * each, width), key_BgPD.transpose(-1, -2))
     scores = scores.masked_fill(~prompts.mask[:, None, None, :], -torch.inf)
     prompt_scores_RgeP = prompts.by_row(scores.view(count, groups, slots, each, length).transpose(1, 2))
-    own_scores_Rget = query_RgeD @ key.transpose(-1, -2)
+    own_scores_Rget = _product(query_RgeD, key.transpose(-1, -2))
     if prompts.own is not None:
         own_scores_Rget = own_scores_Rget.masked_fill(~prompts.own[:, None, None, :], -torch.inf)
     if window is not None:
@@ -139,10 +144,25 @@ def shared_prefix_attention(
         prompt_scores_RgeP = prompt_scores_RgeP.masked_fill(behind_RP[:, None, None, :], -torch.inf)
         own_scores_Rget = own_scores_Rget.masked_fill(behind_Rt[:, None, None, :], -torch.inf)
     joined = torch.cat([prompt_scores_RgeP, own_scores_Rget], dim=-1)
+    if not exact:
+        joined = joined * scale
     weights = joined.softmax(-1, dtype=torch.float32).to(query.dtype)
 
     weights_BgSeP = prompts.by_prompt(weights[..., :length]).transpose(1, 2)
-    from_prompt = weights_BgSeP.reshape(count, groups, slots * each, length) @ value_BgPD
+    from_prompt = _product(weights_BgSeP.reshape(count, groups, slots * each, length), value_BgPD)
     from_prompt_RgeD = prompts.by_row(from_prompt.view(count, groups, slots, each, width).transpose(1, 2))
-    attended_RgeD = from_prompt_RgeD + weights[..., length:] @ value
-    return attended_RgeD.reshape(rows, 1, heads, width)
+    attended_RgeD = from_prompt_RgeD + _product(weights[..., length:], value)
+    return attended_RgeD.to(query.dtype).reshape(rows, 1, heads, width)
+
+
+def _product(one: Tensor, other: Tensor) -> Tensor:
+    """The matrix product of (a, b, n, k) and (a, b, k, m), in float32 whatever the type of the two.
+
+    A GPU's product sums in float32 anyway and is asked not to round; elsewhere a copy in float32 is made of both.
+    """
+    if one.dtype == torch.float32:
+        return one @ other
+    if not one.is_cuda:
+        return one.float() @ other.float()
+    product = torch.bmm(one.flatten(0, 1), other.flatten(0, 1), out_dtype=torch.float32)
+    return product.view(*one.shape[:2], *product.shape[1:])

@@ -86,9 +86,10 @@ class StaticCaches:
         return SharedPrefix(self._prompt_keys, self._prompt_values, mask, self._cache_of_layer, own=own)
 
     def _fused_prefix(self) -> FusedPrefix:
-        """Rooms are worked out once for all caches of a kind."""
-        rooms = {kind: self._rooms(kind) for kind in set(self._kinds)}
-        prompts, own = ([rooms[kind][which] for kind in self._kinds] for which in (0, 1))
+        """Rooms are worked out once for all caches of a kind, where the kernel takes it."""
+        fused = {kind for kind, is_fused in zip(self._kinds, self._is_fused, strict=True) if is_fused}
+        rooms = {kind: self._rooms(kind) for kind in fused}
+        prompts, own = ([rooms[kind][which] if kind in rooms else None for kind in self._kinds] for which in (0, 1))
         return FusedPrefix(self._prompt_keys, self._prompt_values, prompts, own, self._cache_of_layer)
 
     def _rooms(self, kind: LayerCache) -> tuple[Rooms, Rooms]:

@@ -24,7 +24,9 @@ def test_an_exported_student_is_the_same_in_transformers(student, tmp_path, full
     assert torch.equal(logits(loaded, ids), logits(student.model, ids))
     again = load_policy(nano_options(str(tmp_path)))
     assert again.family is student.family
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), student.parameters(), strict=True))
+    for kind in ("parameters", "buffers"):
+        tensors = (getattr(policy, kind)() for policy in (again, student))
+        assert all(torch.equal(a, b) for a, b in zip(*tensors, strict=True)), kind
 
 
 @pytest.mark.parametrize("source", NANO)

@@ -58,6 +58,20 @@ def test_each_row_attends_to_its_prompt_and_to_itself(owners, layer, dtype, boun
         assert (actual.double() - expected).abs().max() < bound
 
 
+def test_half_precision_rounds_weights_and_result_alone():
+    """Scores of 30 would be a tenth off in bfloat16, and so would be their weights."""
+    generator = torch.Generator().manual_seed(3)
+    everything, owners = caches(length=5, width=64, dtype=torch.bfloat16), [0, 1, 2]
+    prompts = everything.for_rows(owners)
+    query, key, value = (
+        torch.randn(3, heads, count, 64, generator=generator).bfloat16() for heads, count in ((4, 1), (2, 3), (2, 3))
+    )
+    for scale in (1.0, 0.7):
+        found = shared_prefix_attention(0, query, key, value, prompts, scale)
+        expected = dense(0, query, key, value, everything, owners, scale)
+        assert (found.double() - expected).abs().max() < 0.012, scale
+
+
 def test_rows_are_laid_out_by_prompt_and_back():
     prompts = caches().for_rows([0, 1, 1, 1, 2, 2])
     assert prompts.slots.tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 0]

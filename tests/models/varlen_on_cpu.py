@@ -96,10 +96,18 @@ varlen._varlen_attn_backward.register_kernel("cpu")(_backward)
 
 
 @contextmanager
-def varlen_on_cpu() -> Iterator[list[int]]:
-    """Have every place that asks take the fused kernel; yields `calls`, emptied."""
+def varlen_on_cpu(widest: int | None = None) -> Iterator[list[int]]:
+    """Have every place that asks take the fused kernel; yields `calls`, emptied.
+
+    Args:
+        widest: Of the heads that the kernel takes; None takes all.
+    """
+
+    def supports(tensor: Tensor, width: int | None = None) -> bool:
+        return widest is None or (tensor.shape[-1] if width is None else width) <= widest
+
     with pytest.MonkeyPatch.context() as patch:
         for module in (attention, packing, static_caches):
-            patch.setattr(module, "supports_varlen", lambda tensor, width=None: True)
+            patch.setattr(module, "supports_varlen", supports)
         calls.clear()
         yield calls

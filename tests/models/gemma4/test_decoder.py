@@ -12,6 +12,7 @@ from avrt.policy.reference import Reference
 from avrt.policy.student_options import LoraOptions, StudentOptions
 from avrt.rollout.sampling import SamplingOptions
 from tests.models.gemma4.conftest import WINDOW
+from tests.models.varlen_on_cpu import varlen_on_cpu
 
 LONG = WINDOW + 20
 """Completions reach further than the window, so that layers lose sight of the whole prompt."""
@@ -51,6 +52,8 @@ def test_packed_rows_need_the_window(gemma, gemma_batch, monkeypatch):
 @torch.no_grad()
 @pytest.mark.parametrize("decoding", ["dynamic", "static"])
 def test_greedy_answers_equal_generate(gemma, gemma_batch, decoding):
+    """As far as no placeholder is sampled, which transformers reads as padding."""
+    placeholders, compared = {i for ids in gemma.inputs.placeholders for i in ids}, 0
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=LONG, decoding=decoding)
     found = gemma.generate(gemma.encode(gemma_batch), sampling, seeds=[0] * len(gemma_batch), ignore_eos=True)
     for row in (0, 1, 4):
@@ -59,7 +62,27 @@ def test_greedy_answers_equal_generate(gemma, gemma_batch, decoding):
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=LONG,
             min_new_tokens=None, eos_token_id=-1, **media_arguments(gemma.model, gemma_batch, row),
         )  # fmt: skip
-        assert found[row].token_ids.tolist() == stock[0, ids.shape[1] :].tolist()
+        own = found[row].token_ids.tolist()
+        until = next((i + 1 for i, token in enumerate(own) if token in placeholders), LONG)
+        assert own[:until] == stock[0, ids.shape[1] :].tolist()[:until]
+        compared += until
+    assert compared > 2 * LONG
+
+
+def test_narrow_heads_decode_by_the_kernel_and_wide_ones_by_products(gemma, gemma_batch):
+    """Beyond the window, with groups, in slots that are filled again."""
+    prompts, seeds = gemma.encode(gemma_batch), list(range(2 * len(gemma_batch)))
+    plain = SamplingOptions(max_new_tokens=LONG, decoding="dynamic")
+    expected = gemma.generate(prompts, plain, seeds=seeds, group_size=2, ignore_eos=True)
+    fixed = SamplingOptions(max_new_tokens=LONG, decoding="static", prompts_at_once=2)
+    policy = load_policy(StudentOptions(source="nano-gemma4", dtype="float32"))  # whose buffers are made here
+    with varlen_on_cpu(widest=32) as calls:
+        found = policy.generate(prompts, fixed, seeds=seeds, group_size=2, ignore_eos=True)
+    # four of six layers, and two calls in each: over two prompts and over four rows
+    assert len(calls) >= 2 * 4 * LONG
+    for one, other in zip(found, expected, strict=True):
+        assert one.token_ids.tolist() == other.token_ids.tolist()
+        assert torch.allclose(one.logprobs, other.logprobs, atol=1e-5)
 
 
 def test_layers_share_caches(gemma):
@@ -88,14 +111,28 @@ def test_packed_gradients_equal_padded_ones(gemma_batch, checkpointing):
         assert (gradient - found[False][name]).abs().max() <= 2e-4 * scale, name
 
 
-def test_a_sampled_placeholder_is_a_token_like_any_other(gemma, gemma_batch):
+def test_a_sampled_placeholder_is_a_token_like_any_other(gemma, gemma_batch, monkeypatch):
     """Packed, padded and decoded alike; it is not read as padding, which transformers would do."""
-    prompts = gemma.encode(gemma_batch).rows([4])
-    image = gemma.inputs.processor.image_token_id
-    pad, end = gemma.model.config.text_config.pad_token_id, torch.tensor([30, 31])
+    image, pad = gemma.inputs.processor.image_token_id, gemma.model.config.text_config.pad_token_id
+    prompts, seeds = gemma.encode(gemma_batch), range(8 * len(gemma_batch))
+    table = gemma.decoder.language_model.embed_tokens_per_layer
     with torch.no_grad():
-        one, other = (gemma.logprobs(prompts, [torch.cat([torch.tensor([t]), end])]).logprobs for t in (image, pad))
-    assert (one[1:] - other[1:]).abs().max() > 1e-3
+        for decoding in ("dynamic", "static"):
+            sampling = SamplingOptions(max_new_tokens=40, decoding=decoding)
+            drawn = gemma.generate(prompts, sampling, seeds=list(seeds), group_size=8, ignore_eos=True)
+            completions = [completion.token_ids for completion in drawn]
+            assert any(image in ids[:-1] for ids in completions)
+            recorded = torch.cat([completion.logprobs for completion in drawn])
+            packed = gemma.logprobs(prompts, completions).logprobs
+            assert (packed - recorded).abs().max() < 1e-5, decoding
+        monkeypatch.setattr(gemma, "share_prefix", False)
+        assert (gemma.logprobs(prompts, completions).logprobs - packed).abs().max() < 1e-5
+        as_padding = table.register_forward_pre_hook(lambda _, ids: (ids[0].masked_fill(ids[0] == image, pad),))
+        try:
+            padding = gemma.logprobs(prompts, completions).logprobs
+        finally:
+            as_padding.remove()
+        assert (padding - packed).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("place", ["device", "host"])

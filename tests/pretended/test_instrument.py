@@ -236,7 +236,7 @@ def test_a_boolean_index_planted_in_a_recorded_step_is_refused(device):
 
 @pytest.mark.parametrize("decoding", ["dynamic", "static"])
 def test_a_tensor_of_the_host_planted_in_decoding_is_reported(device, decoding):
-    with pytest.raises(DeviceMismatchError, match=r"a tensor of the host \(151936,\) at avrt/rollout/"):
+    with pytest.raises(DeviceMismatchError, match=r"a tensor of the host \(151936,\) at avrt/models/decoder.py"):
         FaultyStep(device, lambda logits: logits + torch.zeros(151_936), decoding).synchronizations()
 
 

@@ -38,10 +38,6 @@ _SPECIAL = {
     "video_token": "<|video|>",
 }
 _INITIALIZER = 0.05
-_LAYER_SCALARS = (0.9, 1.1, 0.8, 1.05, 0.95, 1.0)
-"""What each layer's output is multiplied by."""
-_BOUNDS = {"input_min": -2.5, "input_max": 2.25, "output_min": -1.0, "output_max": 1.125}
-"""Of the towers' linear layers: a hundredth of their numbers lies beyond."""
 
 
 def nano_processor() -> Gemma4Processor:
@@ -131,12 +127,6 @@ def nano_model(seed: int = 0) -> tuple[Gemma4ForConditionalGeneration, Gemma4Pro
             if not layer.self_attn.is_kv_shared_layer:
                 # attention does not divide by the root of the width: that lies in the norm of the keys
                 layer.self_attn.k_norm.weight.fill_(layer.self_attn.head_dim**-0.5)
-        # ones and infinities, with which it begins as well, would hide that buffers are lost
-        for layer, scalar in zip(model.model.language_model.layers, _LAYER_SCALARS, strict=True):
-            layer.layer_scalar.fill_(scalar)
-        for name, buffer in model.named_buffers():
-            if (bound := _BOUNDS.get(name.rpartition(".")[2])) is not None:
-                buffer.fill_(bound)
     model.generation_config.eos_token_id = [processor.tokenizer.eos_token_id, end_of_turn(processor.tokenizer)]
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return model, processor

@@ -42,6 +42,7 @@ class Qwen3Omni(Family):
     lora_targets: ClassVar[str] = r".*language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
     projectors: ClassVar[str] = r".*(visual\.merger(_list\.\d+)?\.mlp\.\d+|audio_tower\.proj[12])"
     engine: ClassVar[EngineFacts] = EngineFacts(qwen_layout.PREFIXES, positions="fractional")
+    typical_clip: ClassVar[tuple[int, int]] = (1200, 130)  # 13 tokens a second of sound
 
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
         """The thinker of the nano preset, and its processor."""

@@ -36,6 +36,10 @@ CONDITIONS = (
     0.0,
     "--data.dropout.vision",
     0.0,
+    "--model.student.source",
+    "nano-qwen3-omni",
+    "--model.router_loss",
+    0.01,
 )
 GRPO = (
     "--model.group_size", 2, "--model.rollout.max_new_tokens", 5, "--model.num_iterations", 2, "--trainer.max_steps", 6,

@@ -12,7 +12,8 @@ from avrt.models.decoder import TokenInputs
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.models.qwen2_5_omni import towers as features_module
 from avrt.models.qwen2_5_omni.towers import encode_clips
-from avrt.models.qwen_towers import portions
+from avrt.models.qwen_omni import towers as shared_towers
+from avrt.models.qwen_omni.towers import portions
 from avrt.models.teacher_forcing import completion_states
 from avrt.policy.policy import load_policy
 from avrt.policy.saving import export_policy
@@ -74,7 +75,7 @@ def test_many_patches_are_encoded_in_portions(nano, batch, monkeypatch):
         "encode_pictures",
         lambda visual, pixels, grids: calls.append(len(pixels)) or run(visual, pixels, grids),
     )
-    monkeypatch.setattr(features_module, "PATCHES_AT_ONCE", 2 * sizes[0])
+    monkeypatch.setattr(shared_towers, "PATCHES_AT_ONCE", 2 * sizes[0])
     parts = encode_clips(nano.model, batch)
     assert calls == [2 * sizes[0]] * 2
     for one, other in zip(whole.vision, parts.vision, strict=True):

@@ -10,7 +10,7 @@ from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalG
 from avrt.errors import AvrtError
 from avrt.policy.policy import load_policy
 from avrt.policy.saving import export_policy
-from avrt.policy.student_options import LoraOptions, StudentOptions
+from avrt.policy.student_options import StudentOptions
 from avrt.training.trained_policy import policy_from_checkpoint
 
 
@@ -41,20 +41,6 @@ def test_full_layout_is_that_of_the_released_checkpoints(nano, tmp_path):
     assert config["model_type"] == "qwen2_5_omni"
     assert config["thinker_config"]["text_config"]["tie_word_embeddings"] is False
     assert all(name.startswith("thinker.") for name in load_file(tmp_path / "model.safetensors"))
-
-
-def test_adapters_are_merged(tmp_path):
-    pytest.importorskip("peft")
-    student = load_policy(StudentOptions(source="nano", dtype="float32", lora=LoraOptions(rank=4)))
-    with torch.no_grad():
-        for name, p in student.named_parameters():
-            if "lora_B" in name:
-                p.normal_(0, 0.1)
-    ids = torch.arange(20, 60)[None]
-    expected = logits(student.model, ids)
-    export_policy(student, tmp_path)
-    loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path)
-    assert torch.allclose(logits(loaded, ids), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

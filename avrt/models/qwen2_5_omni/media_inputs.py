@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from avrt.models.qwen2_5_omni.positions import SpecialTokens, audio_token_count, expand_prompt
-from avrt.models.qwen_inputs import ClipLayout, QwenInputs
+from avrt.models.qwen_omni.inputs import ClipLayout, QwenInputs
 
 
 class QwenOmniInputs(QwenInputs):

@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avrt.models.qwen_inputs import ClipLayout, MediaTokens
+from avrt.models.qwen_omni.inputs import ClipLayout, MediaTokens
 
 
 @dataclass(frozen=True)
 class SpecialTokens(MediaTokens):
-    """The special tokens and clock of one model.
+    """The special tokens and clock of one model; 25 positions a second in the released ones.
 
     Attributes:
-        positions_per_second: Temporal positions per second (25 in the released models: one per sound token).
         seconds_per_chunk: Length of the alternating stretches when sound is interleaved into video.
     """
 
@@ -32,16 +31,7 @@ class SpecialTokens(MediaTokens):
     @classmethod
     def of(cls, config: Any) -> SpecialTokens:
         """Those of a thinker configuration."""
-        return cls(
-            image=config.image_token_id,
-            video=config.video_token_id,
-            audio=config.audio_token_id,
-            audio_bos=config.audio_start_token_id,
-            audio_eos=config.audio_end_token_id,
-            positions_per_second=config.position_id_per_seconds,
-            seconds_per_chunk=config.seconds_per_chunk,
-            merge_size=config.vision_config.spatial_merge_size,
-        )
+        return cls(**cls.fields_of(config), seconds_per_chunk=config.seconds_per_chunk)
 
 
 def audio_token_count(mel_frames: int) -> int:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from avrt.data.inputs.batch import OmniBatch
-from avrt.models import qwen_stock
 from avrt.models.qwen2_5_omni.positions import SpecialTokens
+from avrt.models.qwen_omni import stock
 
 
 def positions(model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:
@@ -30,9 +30,9 @@ def positions(model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:
 def logprobs(model: Any, processor: Any, batch: OmniBatch, row: int, completion: Tensor) -> Tensor:
     """(R,) log-probabilities of a completion; NaN behind a special token that the policy sampled."""
     media = media_arguments(model, processor, batch, row)
-    return qwen_stock.stock_logprobs(model, processor, batch.prompt_ids[row], media, completion)
+    return stock.stock_logprobs(model, processor, batch.prompt_ids[row], media, completion)
 
 
 def media_arguments(model: Any, processor: Any, batch: OmniBatch, row: int) -> dict[str, Any]:
     """One row's media as transformers takes them, its rate and interleaving from the clip and the prompt themselves."""
-    return qwen_stock.media_arguments(SpecialTokens.of(model.config), processor, batch, row)
+    return stock.media_arguments(SpecialTokens.of(model.config), processor, batch, row)

@@ -10,32 +10,13 @@ from torch import Tensor
 from avrt.data.inputs.batch import OmniBatch
 from avrt.models.encoded_prompts import ClipFeatures
 from avrt.models.qwen2_5_omni.positions import audio_token_count
-from avrt.models.qwen_towers import encode_batch, on_device, sound_chunks
+from avrt.models.qwen_omni.towers import encode_batch, on_device, sound_chunks
 from avrt.models.transformers_internals import picture_layout, sound_layout
-
-PATCHES_AT_ONCE = 131_072
-"""Of a batch of minutes at two frames a second the tower would fill a GPU; this is two batches of 16 AVQA clips."""
 
 
 def encode_clips(thinker: Any, batch: OmniBatch, *, run_on_empty: bool = False) -> ClipFeatures:
-    """Run the vision and audio towers once over a batch.
-
-    Args:
-        thinker: A `Qwen2_5OmniThinkerForConditionalGeneration`.
-        batch: Inputs, on the model's device.
-        run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because every rank has to
-            take part in what all do with its weights. Otherwise many patches are encoded in several calls.
-    """
-    visual, tower = thinker.model.visual, thinker.model.audio_tower
-    return encode_batch(
-        visual,
-        batch,
-        lambda pixels, grids: encode_pictures(visual, pixels, grids),
-        lambda mel, lengths: encode_sounds(tower, mel, lengths),
-        tower.config.num_mel_bins,
-        patches_at_once=PATCHES_AT_ONCE,
-        run_on_empty=run_on_empty,
-    )
+    """Run the vision and audio towers once over a batch; see `encode_batch`."""
+    return encode_batch(thinker, batch, encode_pictures, encode_sounds, run_on_empty=run_on_empty)
 
 
 def encode_pictures(visual: Any, pixels: Tensor, grids: Tensor) -> list[Tensor]:

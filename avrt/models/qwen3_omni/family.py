@@ -6,17 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import Qwen3OmniMoeProcessor, Qwen3OmniMoeThinkerConfig, Qwen3OmniMoeThinkerForConditionalGeneration
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeThinkerTextSparseMoeBlock
 
 from avrt.data.inputs.batch import OmniBatch
-from avrt.models import qwen_layout
 from avrt.models.decoder import Decoder
-from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
+from avrt.models.encoded_prompts import ClipFeatures
 from avrt.models.engine_prompts import EngineFacts
-from avrt.models.family import EncodingCost, Family
+from avrt.models.family import EncodingCost
 from avrt.models.qwen3_omni import released_layout, stock, towers
 from avrt.models.qwen3_omni.decoder import Qwen3Decoder
 from avrt.models.qwen3_omni.encoding_estimate import encoding_cost
@@ -24,6 +22,8 @@ from avrt.models.qwen3_omni.media_inputs import Qwen3OmniInputs
 from avrt.models.qwen3_omni.nano import nano_config, nano_processor, nano_thinker
 from avrt.models.qwen3_omni.positions import SpecialTokens
 from avrt.models.qwen3_omni.released_sizes import RELEASED_SIZES, released_config
+from avrt.models.qwen_omni import layout
+from avrt.models.qwen_omni.family import QwenThinker
 from avrt.models.transformers_internals import add_features_at_places
 
 RELEASED = "Qwen/Qwen3-Omni-"
@@ -32,54 +32,38 @@ EXPERTS = "grouped_mm"
 those of the loop over experts, on a CPU too. (`batched_mm` copies each token's experts.)"""
 
 
-class Qwen3Omni(Family):
+class Qwen3Omni(QwenThinker):
     """Qwen3-Omni."""
 
+    model_class: ClassVar[Any] = Qwen3OmniMoeThinkerForConditionalGeneration
+    config_class: ClassVar[Any] = Qwen3OmniMoeThinkerConfig
+    processor_class: ClassVar[Any] = Qwen3OmniMoeProcessor
+    loading: ClassVar[dict[str, Any]] = {"experts_implementation": EXPERTS}
     name: ClassVar[str] = "Qwen3-Omni"
     model_types: ClassVar[tuple[str, ...]] = ("qwen3_omni_moe", "qwen3_omni_moe_thinker")
     nano: ClassVar[str] = "nano-qwen3-omni"
     # Experts are no linear layers but single tensors of all experts, so adapters are on attention alone.
     lora_targets: ClassVar[str] = r".*language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
     projectors: ClassVar[str] = r".*(visual\.merger(_list\.\d+)?\.mlp\.\d+|audio_tower\.proj[12])"
-    engine: ClassVar[EngineFacts] = EngineFacts(qwen_layout.PREFIXES, positions="fractional")
+    engine: ClassVar[EngineFacts] = EngineFacts(layout.PREFIXES, positions="fractional")
     typical_clip: ClassVar[tuple[int, int]] = (1200, 130)  # 13 tokens a second of sound
+
+    def nano_processor(self) -> Qwen3OmniMoeProcessor:
+        """Made without downloads."""
+        return nano_processor()
+
+    def nano_config(self) -> Qwen3OmniMoeThinkerConfig:
+        """With the token ids of that processor."""
+        return nano_config(nano_processor())
 
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:
         """The thinker of the nano preset, and its processor."""
         return nano_thinker(seed)
 
-    def load(self, source: str, dtype: torch.dtype, attention: str) -> tuple[nn.Module, Any, list[str]]:
-        """Load the thinker, from its own folder or from a whole omni model's."""
-        processor = Qwen3OmniMoeProcessor.from_pretrained(source)
-        thinker, report = Qwen3OmniMoeThinkerForConditionalGeneration.from_pretrained(
-            source,
-            dtype=dtype,
-            attn_implementation=attention,
-            experts_implementation=EXPERTS,
-            output_loading_info=True,
-        )
-        return thinker, processor, sorted(report["missing_keys"])
-
-    def config(self, source: str) -> Qwen3OmniMoeThinkerConfig:
-        """The thinker's, from its own folder or from a whole omni model's."""
-        if source == self.nano:
-            return nano_config(nano_processor())
-        return Qwen3OmniMoeThinkerConfig.from_pretrained(source)
-
     def released_config(self, source: str) -> Qwen3OmniMoeThinkerConfig | None:
         """That of `Qwen/Qwen3-Omni-30B-A3B-Instruct` and its sisters."""
         known = source.startswith(RELEASED) and source.removeprefix(RELEASED) in RELEASED_SIZES
         return released_config() if known else None
-
-    def empty_model(self, config: Any) -> nn.Module:
-        """The thinker without weights."""
-        with torch.device("meta"):
-            thinker: nn.Module = Qwen3OmniMoeThinkerForConditionalGeneration(config)
-        return thinker
-
-    def processor(self, source: str) -> Qwen3OmniMoeProcessor:
-        """The processor beside the model."""
-        return nano_processor() if source == self.nano else Qwen3OmniMoeProcessor.from_pretrained(source)
 
     def encoding_cost(self, model: Any, vision_tokens: int, audio_tokens: int, element_size: int) -> EncodingCost:
         """Of both towers."""
@@ -101,17 +85,9 @@ class Qwen3Omni(Family):
 
         return FUSED
 
-    def towers(self, model: Any) -> tuple[nn.Module, ...]:
-        """Vision and audio tower."""
-        return model.model.visual, model.model.audio_tower
-
     def leaf_modules(self, model: Any) -> tuple[type[nn.Module], ...]:
         """The layers of experts with their routers."""
         return (Qwen3OmniMoeThinkerTextSparseMoeBlock,)
-
-    def context_length(self, model: Any) -> int:
-        """Most positions of the text model."""
-        return int(model.config.text_config.max_position_embeddings)
 
     def encode_clips(self, model: Any, batch: OmniBatch, *, run_on_empty: bool) -> ClipFeatures:
         """Run both towers once."""
@@ -121,21 +97,9 @@ class Qwen3Omni(Family):
         """Put the thinker inside an omni model without its talker."""
         released_layout.wrap_thinker(folder)
 
-    def released_parts(self, decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
-        """Text model and vocabulary projection, by their names inside the omni model."""
-        yield from qwen_layout.parts(decoder)
-
-    def released_encoders(self, model: Any) -> Iterator[tuple[str, nn.Module]]:
-        """Vision and audio tower, each with its projectors inside, by their names inside the omni model."""
-        yield from qwen_layout.encoders(model)
-
     def released_tensors(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Each expert by itself."""
         yield from released_layout.tensors(name, tensor)
-
-    def vllm_prompt(self, inputs: Qwen3OmniInputs, prompts: EncodedPrompts, row: int) -> dict[str, Any]:
-        """The prompt with its placeholders folded, and how vLLM's copy of the processor is to prepare the media."""
-        return qwen_layout.vllm_prompt(inputs, prompts, row)
 
     def stock_positions(self, model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:
         """By `get_rope_index`."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from avrt.data.media.clip import Clip
 from avrt.models.qwen3_omni.positions import SpecialTokens, audio_token_count, expand_prompt
-from avrt.models.qwen_inputs import ClipLayout, QwenInputs
+from avrt.models.qwen_omni.inputs import ClipLayout, QwenInputs
 
 
 class Qwen3OmniInputs(QwenInputs):

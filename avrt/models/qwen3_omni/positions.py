@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avrt.models.qwen_inputs import ClipLayout, Grid, MediaTokens
+from avrt.models.qwen_omni.inputs import ClipLayout, Grid, MediaTokens
 
 TOKENS_PER_CHUNK = 13
 """Sound tokens of a whole stretch of `sound_chunk` frames, as transformers has it."""
@@ -23,10 +23,9 @@ TOKENS_PER_CHUNK = 13
 
 @dataclass(frozen=True)
 class SpecialTokens(MediaTokens):
-    """The special tokens and clock of one model.
+    """The special tokens and clock of one model; 13 positions a second in the released ones.
 
     Attributes:
-        positions_per_second: Temporal positions per second (13 in the released models: one per sound token).
         sound_chunk: Frames of log-mel that go through the audio tower's convolutions together, a second.
     """
 
@@ -36,16 +35,7 @@ class SpecialTokens(MediaTokens):
     @classmethod
     def of(cls, config: Any) -> SpecialTokens:
         """Those of a thinker configuration."""
-        return cls(
-            image=config.image_token_id,
-            video=config.video_token_id,
-            audio=config.audio_token_id,
-            audio_bos=config.audio_start_token_id,
-            audio_eos=config.audio_end_token_id,
-            merge_size=config.vision_config.spatial_merge_size,
-            positions_per_second=config.position_id_per_seconds,
-            sound_chunk=2 * config.audio_config.n_window,
-        )
+        return cls(**cls.fields_of(config), sound_chunk=2 * config.audio_config.n_window)
 
 
 def audio_token_count(mel_frames: int, chunk: int = 100) -> int:

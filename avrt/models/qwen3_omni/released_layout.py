@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import Qwen3OmniMoeConfig
 
-from avrt.models import qwen_layout
+from avrt.models.qwen_omni import layout
 
 _GATE_AND_UP, _DOWN = ".experts.gate_up_proj", ".experts.down_proj"
 
@@ -20,7 +20,7 @@ def wrap_thinker(folder: Path) -> None:
 
     Of the vision tower vLLM reads two fields more than transformers, which the released configurations have.
     """
-    qwen_layout.wrap_thinker(folder, "Qwen3OmniMoeForConditionalGeneration", Qwen3OmniMoeConfig.model_type)
+    layout.wrap_thinker(folder, "Qwen3OmniMoeForConditionalGeneration", Qwen3OmniMoeConfig.model_type)
     path = folder / "config.json"
     config = json.loads(path.read_text())
     vision = config["thinker_config"]["vision_config"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from avrt.data.inputs.batch import OmniBatch
 from avrt.models.qwen3_omni.positions import SpecialTokens
-from avrt.models.qwen_stock import media_arguments, stock_logprobs
+from avrt.models.qwen_omni.stock import media_arguments, stock_logprobs
 
 
 def positions(model: Any, processor: Any, batch: OmniBatch, row: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,33 +12,17 @@ from torch import Tensor
 from avrt.data.inputs.batch import OmniBatch
 from avrt.models.encoded_prompts import ClipFeatures
 from avrt.models.qwen3_omni.positions import audio_token_count
-from avrt.models.qwen_towers import encode_batch, on_device, sound_chunks
+from avrt.models.qwen_omni.towers import encode_batch, on_device, sound_chunks
 from avrt.models.transformers_internals import qwen3_picture_layout, qwen3_sound_layout, qwen3_sounds_apart
-
-PATCHES_AT_ONCE = 131_072
-"""As for Qwen2.5-Omni, whose tower is of much the same size."""
 
 
 def encode_clips(thinker: Any, batch: OmniBatch, *, run_on_empty: bool = False) -> ClipFeatures:
-    """Run the vision and audio towers once over a batch.
+    """Run the vision and audio towers once over a batch; see `encode_batch`.
 
-    Args:
-        thinker: A `Qwen3OmniMoeThinkerForConditionalGeneration`.
-        batch: Inputs, on the model's device.
-        run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because every rank has to
-            take part in what all do with its weights. Otherwise many patches are encoded in several calls, and much
-            sound goes through the convolutions in several parts.
+    With `run_on_empty` also the convolutions are called once, which much sound goes through in several parts otherwise.
     """
-    visual, tower = thinker.model.visual, thinker.model.audio_tower
-    return encode_batch(
-        visual,
-        batch,
-        lambda pixels, grids: encode_pictures(visual, pixels, grids),
-        lambda mel, lengths: encode_sounds(tower, mel, lengths, at_once=run_on_empty),
-        tower.config.num_mel_bins,
-        patches_at_once=PATCHES_AT_ONCE,
-        run_on_empty=run_on_empty,
-    )
+    sounds = partial(encode_sounds, at_once=run_on_empty)
+    return encode_batch(thinker, batch, encode_pictures, sounds, run_on_empty=run_on_empty)
 
 
 def encode_pictures(visual: Any, pixels: Tensor, grids: Tensor) -> list[Tensor]:

@@ -14,7 +14,7 @@ from torch import nn
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.engine_prompts import folded
-from avrt.models.qwen_inputs import QwenInputs, is_interleaved
+from avrt.models.qwen_omni.inputs import QwenInputs, is_interleaved
 
 THINKER_PREFIX = "thinker."
 PREFIXES = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from avrt.data.inputs.batch import OmniBatch
-from avrt.models.qwen_inputs import MediaTokens, is_interleaved
+from avrt.models.qwen_omni.inputs import MediaTokens, is_interleaved
 
 
 def stock_logprobs(

@@ -24,7 +24,7 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class MediaTokens:
-    """The special tokens of one model.
+    """The special tokens of one model, and its clock.
 
     Attributes:
         image: Placeholder of a picture token.
@@ -32,6 +32,7 @@ class MediaTokens:
         audio: Placeholder of a sound token.
         audio_bos: Begins a sound.
         audio_eos: Ends a sound.
+        positions_per_second: Temporal positions per second: one per sound token.
         merge_size: Side of the square of patches that becomes one token.
     """
 
@@ -40,7 +41,21 @@ class MediaTokens:
     audio: int
     audio_bos: int
     audio_eos: int
+    positions_per_second: int
     merge_size: int = 2
+
+    @staticmethod
+    def fields_of(config: Any) -> dict[str, int]:
+        """These of a thinker configuration, by name."""
+        return {
+            "image": config.image_token_id,
+            "video": config.video_token_id,
+            "audio": config.audio_token_id,
+            "audio_bos": config.audio_start_token_id,
+            "audio_eos": config.audio_end_token_id,
+            "positions_per_second": config.position_id_per_seconds,
+            "merge_size": config.vision_config.spatial_merge_size,
+        }
 
 
 @dataclass(frozen=True)

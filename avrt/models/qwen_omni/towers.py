@@ -17,29 +17,30 @@ from avrt.data.inputs.batch import OmniBatch
 from avrt.models.encoded_prompts import ClipFeatures
 from avrt.transfer import to_device
 
+PATCHES_AT_ONCE = 131_072
+"""Of a batch of minutes at two frames a second the tower would fill a GPU; this is two batches of 16 AVQA clips."""
+
 
 def encode_batch(
-    visual: Any,
+    thinker: Any,
     batch: OmniBatch,
-    encode_pictures: Callable[[Tensor, Tensor], list[Tensor]],
-    encode_sounds: Callable[[Tensor, Sequence[int]], list[Tensor]],
-    mel_bins: int,
+    encode_pictures: Callable[[Any, Tensor, Tensor], list[Tensor]],
+    encode_sounds: Callable[[Any, Tensor, Sequence[int]], list[Tensor]],
     *,
-    patches_at_once: int,
     run_on_empty: bool,
 ) -> ClipFeatures:
-    """Run both towers once over a batch.
+    """Run the vision and audio towers once over a batch.
 
     Args:
-        visual: The vision tower.
+        thinker: The model.
         batch: Inputs, on the model's device.
-        encode_pictures: From scaled patches of n pictures and videos and their (n, 3) sizes to n tensors of tokens.
-        encode_sounds: From (n, 128, F) log-mel of n sounds and their frames to n tensors of tokens.
-        mel_bins: Height of the log-mel.
-        patches_at_once: Most patches of one call, unless one clip has more.
+        encode_pictures: From the tower, scaled patches of n pictures and videos, and their (n, 3) sizes on the CPU to n
+            tensors of tokens.
+        encode_sounds: From the tower, (n, 128, F) log-mel of n sounds, and their frames to n tensors of tokens.
         run_on_empty: Run a tower once, on a minimal input where the batch has none for it, because every rank has to
             take part in what all do with its weights. Otherwise many patches are encoded in several calls.
     """
+    visual, tower = thinker.model.visual, thinker.model.audio_tower
     vision: list[Tensor | None] = [None] * len(batch)
     audio: list[Tensor | None] = [None] * len(batch)
     device = batch.valid.device
@@ -48,10 +49,10 @@ def encode_batch(
         sizes = batch.grids.prod(-1).tolist()
         encoded: list[Tensor] = []
         start = 0
-        for portion in portions(sizes, None if run_on_empty else patches_at_once):
+        for portion in portions(sizes, None if run_on_empty else PATCHES_AT_ONCE):
             end = start + sum(sizes[portion])
             pixels = batch.scale.apply(batch.pixels[start:end]).to(visual.dtype)
-            encoded += encode_pictures(pixels, batch.grids[portion])
+            encoded += encode_pictures(visual, pixels, batch.grids[portion])
             start = end
         for row, features in zip(batch.grid_rows, encoded, strict=True):
             vision[row] = features
@@ -59,13 +60,13 @@ def encode_batch(
         side = visual.config.spatial_merge_size
         width = visual.config.in_channels * visual.config.temporal_patch_size * visual.config.patch_size**2
         blank = torch.zeros(side * side, width, device=device, dtype=visual.dtype)
-        encode_pictures(blank, torch.tensor([[1, side, side]], device="cpu"))
+        encode_pictures(visual, blank, torch.tensor([[1, side, side]], device="cpu"))
     if batch.mel is not None and batch.mel_lengths is not None:
-        encoded = encode_sounds(batch.mel, batch.mel_lengths.tolist())
+        encoded = encode_sounds(tower, batch.mel, batch.mel_lengths.tolist())
         for row, features in zip(batch.mel_rows, encoded, strict=True):
             audio[row] = features
     elif run_on_empty:
-        encode_sounds(torch.zeros(1, mel_bins, 8, device=device), [8])
+        encode_sounds(tower, torch.zeros(1, tower.config.num_mel_bins, 8, device=device), [8])
     return ClipFeatures(vision, audio)
 
 

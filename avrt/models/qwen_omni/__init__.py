@@ -1,0 +1,1 @@
+"""What the Qwen-Omni families share: inputs, towers, the released layout, transformers' own run."""

@@ -51,7 +51,6 @@ class Family(ABC):
         projectors: Pattern of the linear layers between towers and decoder, likewise. They may lie within a tower's
             module; the tower's other linear layers are its own.
         tower_attention: The attention function of its towers; None leaves them what they were loaded with.
-        interleaves: Whether sound can lie within a video.
         engine: What vLLM has to know of it.
         typical_clip: Tokens of picture and of sound that eight frames and ten seconds of AVQA become.
     """
@@ -62,9 +61,13 @@ class Family(ABC):
     lora_targets: ClassVar[str]
     projectors: ClassVar[str]
     tower_attention: ClassVar[str | None] = TOWER_ATTENTION
-    interleaves: ClassVar[bool] = True
     engine: ClassVar[EngineFacts]
     typical_clip: ClassVar[tuple[int, int]] = (1200, 250)
+
+    @property
+    def interleaves(self) -> bool:
+        """Whether sound can lie within a video."""
+        return self.engine.interleaves
 
     @abstractmethod
     def make_nano(self, seed: int) -> tuple[nn.Module, Any]:

@@ -36,7 +36,6 @@ class Gemma(Family):
     lora_targets: ClassVar[str] = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     projectors: ClassVar[str] = r".*embed_(vision|audio)\.embedding_projection"
     tower_attention: ClassVar[str | None] = None  # frames of one size are a batch; the audio tower has its own blocks
-    interleaves: ClassVar[bool] = False
     engine: ClassVar[EngineFacts] = EngineFacts(released_layout.PREFIXES, positions="numbers", interleaves=False)
     typical_clip: ClassVar[tuple[int, int]] = (8 * 66, 250)  # frames of 16:9: 6 x 11 tokens, of 70 at most
 

@@ -79,17 +79,17 @@ def measured(policy: Policy, prompts: EncodedPrompts, size: int, rounds: int) ->
     lengths = torch.randint(32, 97, (PROMPTS * size,), generator=generator).tolist()
     completions = [torch.randint(20, 600, (n,), generator=generator) for n in lengths]
     found: dict[str, Any] = {"prompt_tokens": sum(prompts.lengths) // PROMPTS}
-    for round_number in range(rounds):
-        for way in ("packed", "padded"):
+    ways = ("packed", "padded")
+    for way in ways:
+        policy.share_prefix = way == "packed"
+        found[f"{way}_bytes"] = step(policy, prompts, completions)
+    for _ in range(rounds):
+        for way in ways:
             policy.share_prefix = way == "packed"
-            kept = step(policy, prompts, completions) if round_number == 0 else 0
             begun = time.perf_counter()
-            if round_number:
-                step(policy, prompts, completions, counted=False)
-                taken = time.perf_counter() - begun
-                found[f"{way}_s"] = min(taken, found.get(f"{way}_s", taken))
-            else:
-                found[f"{way}_bytes"] = kept
+            step(policy, prompts, completions, counted=False)
+            taken = time.perf_counter() - begun
+            found[f"{way}_s"] = min(taken, found.get(f"{way}_s", taken))
     policy.share_prefix = True
     return found
 

@@ -109,7 +109,7 @@ def test_a_checkpoint_of_a_plain_trainer_is_exported_and_asked(world, tmp_path, 
 
 @pytest.mark.parametrize("student", STUDENTS)
 def test_shards_made_for_a_released_student_are_not_warned_of(student):
-    own = STUDENTS[student][1](ClipSpec(audio_seconds=None, total_pixels=None))
+    own = STUDENTS[student].spec_for(ClipSpec(audio_seconds=None, total_pixels=None))
     settings = InputSettings()
     assert settings.warn_of_shards("x", own.to_record()) is None
     told = settings.warn_of_shards("x", replace(own, frames=4, budget=FrameBudget(1, 9)).to_record())

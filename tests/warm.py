@@ -7,7 +7,6 @@ ranks, is a fork too: that is then `tests/warm_python.py`. Tests that look at ho
 
 from __future__ import annotations
 
-import array
 import atexit
 import functools
 import gc
@@ -26,9 +25,10 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
+from tests.warm_python import ORPHANED, ask
+
 ROOT = Path(__file__).parents[1]
 PYTHON = f'#!/bin/sh\nexec {sys.executable} -IS {ROOT / "tests" / "warm_python.py"} {{address}} {sys.executable} "$@"\n'
-ORPHANED = 0
 # Our commands, and what DeepSpeed and Lightning import when a run is under way: the first alone is two seconds of each.
 IMPORTED = (
     "deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.module_inject", "deepspeed.moe.sharded_moe",
@@ -113,15 +113,6 @@ class WarmCommands:
             self._process.communicate()
             self._process = None
             self._place.cleanup()
-
-
-def ask(connection: socket.socket, request: dict, streams: list[int]) -> None:
-    """Send what is to be run, and the three streams that it is to have."""
-    data = json.dumps(request).encode()
-    connection.sendmsg(
-        [len(data).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))]
-    )
-    connection.sendall(data)
 
 
 def serve(folder: Path) -> None:

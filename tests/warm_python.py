@@ -9,6 +9,8 @@ import os
 import sys
 
 OURS = ("avrt", "tests", "data_recipes")
+ORPHANED = 0
+"""What is sent in the place of a signal's number when whoever asked has gone."""
 
 
 def ours(arguments: list[str]) -> bool:
@@ -19,12 +21,22 @@ def ours(arguments: list[str]) -> bool:
     return bool(arguments) and os.path.abspath(arguments[0]).startswith(root + os.sep)
 
 
+def ask(connection, request: dict, streams: list[int]) -> None:
+    """Send what is to be run, and the three streams that it is to have."""
+    import array
+    import json
+    import socket
+
+    data = json.dumps(request).encode()
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))]
+    connection.sendmsg([len(data).to_bytes(8, "big")], rights)
+    connection.sendall(data)
+
+
 def main(address: str, python: str, arguments: list[str]) -> None:
     """Have it run by a fork and end as that does."""
     if not ours(arguments):
         os.execv(python, [python, *arguments])
-    import array
-    import json
     import signal
     import socket
 
@@ -34,10 +46,7 @@ def main(address: str, python: str, arguments: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT):
         signal.signal(number, lambda number, _: connection.sendall(bytes([number])))
     request = {"command": arguments, "cwd": os.getcwd(), "environment": dict(os.environ), "parent": parent}
-    data = json.dumps(request).encode()
-    streams = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))]
-    connection.sendmsg([len(data).to_bytes(8, "big")], streams)
-    connection.sendall(data)
+    ask(connection, request, [0, 1, 2])
     connection.settimeout(0.2)
     while True:
         try:
@@ -45,7 +54,7 @@ def main(address: str, python: str, arguments: list[str]) -> None:
             break
         except TimeoutError:
             if os.getppid() != parent:
-                connection.sendall(b"\0")
+                connection.sendall(bytes([ORPHANED]))
                 os._exit(1)
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)

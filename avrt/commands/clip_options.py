@@ -68,7 +68,7 @@ def clip_spec(options: Namespace, clip: ClipSpec) -> ClipSpec:
         raise AvrtError("give only one of them", where="--frames and --fps", remedy="--max_frames limits --fps")
     asked = options.frames is not None or options.fps is not None
     whole, theirs = options.audio_seconds in (None, WHOLE), options.teacher_max_pixels
-    own = clip if options.student is None else STUDENTS[options.student][1](clip)
+    own = clip if options.student is None else STUDENTS[options.student].spec_for(clip)
     least = [name for name in ("min_pixels", "still_min_pixels") if getattr(options, name) is not None]
     if least and own.resize == "largest":
         raise AvrtError(

@@ -83,6 +83,10 @@ def result_table(out: Path) -> Table:
 def _run(stage: Stage, out: Path, console: Console) -> None:
     marker = out / stage.name / DONE
     if marker.is_file():
+        if json.loads(marker.read_text())["command"] != list(stage.command):
+            raise AvrtError(
+                "was done with other options, as for another student", where=marker.parent, remedy="give another --out"
+            )
         console.print(f"[dim]{stage.title}: done before[/dim]", highlight=False)
         return
     if not stage.resumes:

@@ -97,8 +97,8 @@ def stages(out: Path, clips: int, source: str = "nano", *, study: bool = False) 
     sft = (*SFT, *FEW_TRACES, "--data.train", traced, *val)
     untrained = ("--model.student.source", source)
 
-    def grpo(source: str) -> tuple[str, ...]:
-        return (*GRPO, "--data.train", questions, *val, "--model.student.source", source)
+    def grpo(begun_from: str) -> tuple[str, ...]:
+        return (*GRPO, "--data.train", questions, *val, "--model.student.source", begun_from)
 
     if not study:
         return [

@@ -336,7 +336,7 @@ def test_shards_of_another_patch_size_are_refused_in_one_line(tmp_path):
         check_patch_size(shards.manifest, 28, shards.folder)
     assert str(refused.value) == (
         f"{shards.folder}: pictures are resized for a patch size of 32 pixels, the model needs 28 "
-        "(make the shards again with --student qwen2.5-omni)"
+        "(make the shards again with --patch_size 28, as --student qwen2.5-omni does)"
     )
     older = Manifest(spec={"frames": 8})
     check_patch_size(older, 28)

@@ -19,6 +19,7 @@ def table(after: str) -> tuple[list[str], dict[str, list[str]]]:
         if not line.startswith("|"):
             break
         rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    assert len({row[0] for row in rows}) == len(rows), "two rows say the same"
     return rows[0][1:], {row[0]: row[1:] for row in rows[2:]}
 
 
@@ -29,7 +30,7 @@ def test_what_families_are():
         assert rows["`model_type`"][at] == ", ".join(family.model_types)
         assert rows["nano preset"][at] == f"`{family.nano}`"
         student = rows["shards are made with `--student`"][at]
-        assert rows["pixels along one token of a picture"][at] == str(STUDENTS[student][0])
+        assert rows["pixels along one token of a picture"][at] == str(STUDENTS[student].side)
         assert rows["sound inside video"][at].startswith("yes" if family.interleaves else "no")
         for configuration in re.findall(r"`(\w+\.yaml)`", rows["a first configuration"][at]):
             assert (ROOT / "configs" / configuration).is_file()
@@ -41,6 +42,7 @@ def test_each_proof_is_a_test_and_has_a_figure_for_each_family():
     assert names[-1] == "test"
     assert len(rows) >= 10
     for proof, (*figures, test) in rows.items():
+        assert len(figures) == len(FAMILIES), proof
         assert all(figures), proof
         for place, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", test):
             assert (ROOT / place).is_file(), test

@@ -1,5 +1,7 @@
 """Adapters on towers and projectors, in each family: gradients, the reference, GRPO, exports, and what is refused."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -242,18 +244,20 @@ def test_a_killed_run_of_two_ranks_goes_on_as_one_process(world, tmp_path):
         "--data.dropout.vision", 0.3, "--data.dropout.audio", 0.3,
         "--model.rewards.extra", '[{"function": "tests.algorithms.test_grpo.brevity", "weight": 1.0}]',
     )  # fmt: skip
-    expected = fit("grpo", world, tmp_path / "alone", *options, "--data.batch_size", 4, "--trainer.max_steps", 4)
+    steps = ("--trainer.max_steps", 8)
+    expected = fit("grpo", world, tmp_path / "alone", *options, "--data.batch_size", 4, *steps)
     ranks = (
         "--trainer.devices", 2, "--trainer.strategy.stage", 3, "--data.batch_size", 2,
-        "--trainer.callbacks+=tests.training.recording.ScatterAll",
+        "--checkpoint.every_n_train_steps", 2, "--trainer.callbacks+=tests.training.recording.ScatterAll",
     )  # fmt: skip
-    fit_and_kill(
-        "grpo", world, tmp_path, *options, *ranks, "--checkpoint.every_n_train_steps", 1, "--trainer.max_steps", 50
-    )
-    found = fit("grpo", world, tmp_path, *options, *ranks, "--trainer.max_steps", 4, "--ckpt_path", "last")
-    for step, values in expected.items():
-        print(step, {name: (values[name], found[step][name]) for name in COMPARED})
+    fit_and_kill("grpo", world, tmp_path, *options, *ranks, *steps)
+    shutil.rmtree(tmp_path / "lightning_logs")
+    found = fit("grpo", world, tmp_path, *options, *ranks, *steps, "--ckpt_path", "last")
+    assert min(found) > 0, "the resumed run began anew"
+    assert max(found) == 7
+    for step, values in found.items():
+        print(step, {name: (expected[step][name], values[name]) for name in COMPARED})
         for name in COMPARED:
-            assert found[step][name] == pytest.approx(values[name], rel=1e-4, abs=1e-5), (step, name)
+            assert values[name] == pytest.approx(expected[step][name], rel=1e-4, abs=1e-5), (step, name)
         assert values["train/grad_norm"] > 0.01
     assert {expected[step]["data/dropped_audio"] for step in expected} != {0}

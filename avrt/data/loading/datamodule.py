@@ -40,7 +40,8 @@ class Ask:
         clip: A video, picture or sound file.
         question: The question.
         choices: 2 to 26 options.
-        spec: What is taken from the clip; all of its sound by default.
+        spec: What is taken from the clip; all of its sound by default. Sizes are in pixels for tokens of `patch_size`;
+            for a student with other tokens they become what as many of its own have, by its family's rule.
     """
 
     clip: Path

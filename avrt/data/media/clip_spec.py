@@ -61,7 +61,16 @@ class FrameBudget:
         return rows, columns
 
     def _largest(self, height: int, width: int, side: int) -> tuple[int, int]:
-        """Gemma 4's rule: sides rounded down, of a picture with the same shape and as many pixels as there may be."""
+        """Gemma 4's rule (transformers' `get_aspect_ratio_preserving_size`): the same shape, as large as it may be.
+
+        Args:
+            height: In pixels.
+            width: In pixels.
+            side: Pixels along one token, of which both sides become multiples, rounded down.
+
+        Raises:
+            BadSampleError: If the picture is too narrow for any number of tokens that there may be.
+        """
         most = self.max_pixels // side**2  # tokens
         scale = math.sqrt(most * side**2 / (height * width))
         rows, columns = int(scale * height / side), int(scale * width / side)
@@ -131,13 +140,17 @@ class ClipSpec:
         wanted = min(max(duration * self.fps, LEAST_FRAMES), self.max_frames)
         return int(wanted + _FRAME_SLACK) // FRAME_STEP * FRAME_STEP
 
+    @property
+    def frames_in_a_token(self) -> int:
+        """How many neighbouring frames become one token: one in the family that resizes to the largest."""
+        return 1 if self.resize == "largest" else FRAME_STEP
+
     def frame_budget(self, count: int) -> FrameBudget:
         """Size limits of each of a video's `count` frames."""
         if self.total_pixels is None:
             return self.budget
         least = self.budget.min_pixels
-        in_one_token = 1 if self.resize == "largest" else FRAME_STEP
-        share = max(self.total_pixels * in_one_token // count, int(least * _ABOVE_LEAST))
+        share = max(self.total_pixels * self.frames_in_a_token // count, int(least * _ABOVE_LEAST))
         return FrameBudget(least, max(least, min(self.budget.max_pixels, share)))
 
     def size(self, height: int, width: int, budget: FrameBudget) -> tuple[int, int]:

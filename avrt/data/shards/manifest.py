@@ -157,5 +157,6 @@ def check_patch_size(manifest: Manifest, wanted: int, where: object = "the shard
         raise AvrtError(
             f"pictures are resized for a patch size of {made} pixels, the model needs {wanted}",
             where=where,
-            remedy=f"make the shards again with {f'--student {name}' if name else f'--patch_size {wanted}'}",
+            remedy=f"make the shards again with --patch_size {wanted}"
+            + (f", as --student {name} does" if name else ""),
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from avrt.data.media.student_frames import GEMMA_FRAME_TOKENS, GEMMA_STILL_TOKENS
 from avrt.errors import AvrtError
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
@@ -17,8 +18,6 @@ from avrt.models.gemma4.media_inputs import GemmaInputs
 
 PREFIXES = {"model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head."}
 """What the decoder's parameters' names begin with in the released checkpoints, and in vLLM's model."""
-FRAME_TOKENS, PICTURE_TOKENS = 70, 280
-"""Most tokens of a frame and of a still picture, as released; vLLM's processor has no room for more."""
 
 
 def parts(decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
@@ -35,7 +34,7 @@ def complete(folder: Path) -> None:
     """Write into a model's configuration what vLLM reads beside what transformers has written."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    config["vision_config"].setdefault("default_output_length", PICTURE_TOKENS)
+    config["vision_config"].setdefault("default_output_length", GEMMA_STILL_TOKENS)
     path.write_text(json.dumps(config, indent=2))
 
 
@@ -51,8 +50,8 @@ def vllm_prompt(inputs: GemmaInputs, prompts: EncodedPrompts, row: int) -> dict[
     (video, image), (sound,) = inputs.placeholders
     frames = 0 if clip.frames is None else len(clip.frames)
     for what, count, most in (
-        ("frames", tokens.count(video) // max(1, frames), FRAME_TOKENS),
-        ("a picture", tokens.count(image), PICTURE_TOKENS),
+        ("frames", tokens.count(video) // max(1, frames), GEMMA_FRAME_TOKENS),
+        ("a picture", tokens.count(image), GEMMA_STILL_TOKENS),
     ):
         if count > most:
             raise AvrtError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -70,7 +71,6 @@ def compute_fractions(runner: Any) -> None:
 
 
 def _go_on(out: Any, out_offset: int, mrope_position_delta: float, context_len: int, num_new_tokens: int) -> None:
-    """Positions of the tokens behind a prompt, one apart: the end of the prompt and their number, added up at once."""
+    """Positions of the tokens behind a prompt, each rounded to float32 once, as the trainer's are."""
     first = mrope_position_delta + context_len
-    for place in range(num_new_tokens):
-        out[:, out_offset + place] = first + place
+    out[:, out_offset : out_offset + num_new_tokens] = first + np.arange(num_new_tokens)

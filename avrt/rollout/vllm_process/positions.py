@@ -80,7 +80,8 @@ class HandedPositions:
         kind: What the family's positions are: `whole`, `fractional` or `numbers`.
 
     Raises:
-        RuntimeError: If this model is not asked for positions that are not the tokens' numbers.
+        RuntimeError: If this model is not asked for positions that are not the tokens' numbers, or this runner cannot
+            hold such ones.
     """
 
     def __init__(self, runner: Any, kind: str) -> None:
@@ -88,9 +89,14 @@ class HandedPositions:
         count: Any = getattr(model, "get_mrope_input_positions", None)
         if kind != NUMBERS and not callable(count):
             raise RuntimeError(f"vLLM does not ask {type(model).__name__} for positions, so none can be handed in")
+        if kind != "whole" and hasattr(runner, "model_state"):
+            raise RuntimeError(
+                f"vLLM's second model runner holds whole numbers alone, not {type(model).__name__}'s positions; leave "
+                "VLLM_USE_V2_MODEL_RUNNER at 0"
+            )
         if kind == "fractional" and not runner.mrope_positions.gpu.is_floating_point():
             raise RuntimeError(f"vLLM cuts the positions of {type(model).__name__} down to whole numbers; use 0.32")
-        self._runner, self._numbered = runner, kind == NUMBERS
+        self._runner, self._numbered, self._fractional = runner, kind == NUMBERS, kind == "fractional"
         self._count, self._execute = count, runner.execute_model
         self._requests: dict[str, _Request] = {}
         self._new: list[_Request] = []
@@ -132,7 +138,7 @@ class HandedPositions:
         end, length = mine.positions.max() + 1, mine.positions.shape[1]
         generated = (end + torch.arange(len(tokens) - length)).expand(len(mine.positions), -1)
         positions, further = torch.cat([mine.positions, generated], dim=1), float(end) - length
-        if self._runner.mrope_positions.gpu.is_floating_point():
+        if self._fractional:
             return positions, further
         return positions.long(), int(further)
 
@@ -166,7 +172,7 @@ def _read(new: Any, handed: dict[str, Any]) -> _Request:
 
 def _inputs(runner: Any, *, numbered: bool) -> tuple[list[str], torch.Tensor]:
     """The requests of the step that was queued last, in their order, and the buffer (3, N) of its positions."""
-    if hasattr(runner, "model_state"):  # vLLM's second model runner, which it takes where Triton is installed
+    if hasattr(runner, "model_state"):  # vLLM's second model runner, which `worker.py` switches off unless told
         return runner.execute_model_state.input_batch.req_ids, runner.model_state.rope_state.positions
     buffer = runner.positions.expand(3, -1) if numbered else runner.mrope_positions.gpu
     return runner.input_batch.req_ids, buffer

@@ -52,7 +52,7 @@ class Engine:
     Args:
         model: Folder with config and processor in the layout of the released checkpoints, on this machine.
         settings: Arguments of `vllm.LLM`.
-        family: What its family is like, as the trainer's `avrt.models.family.EngineFacts` has it.
+        family: What its family is like, as the trainer's `avrt.models.engine_prompts.EngineFacts` has it.
 
     Attributes:
         next_message: Replies to the message at hand and waits for the next one.

@@ -69,7 +69,7 @@ def test_e2b_by_hand():
     encoding = [cost(model, 40_000, 0, size) for cost in (family.encoding_cost, family.scattered_encoding_cost)]
     assert encoding[1].working == pytest.approx(encoding[0].working * 40_000 * 9 / PATCHES_AT_ONCE, rel=1e-3)
     vision, audio = family.typical_clip
-    height, width = STUDENTS["gemma4"][1](ClipSpec()).size(360, 640, FrameBudget(1, 70 * 48**2))
+    height, width = STUDENTS["gemma4"].spec_for(ClipSpec()).size(360, 640, FrameBudget(1, 70 * 48**2))
     assert (vision, audio) == (8 * height * width // 48**2, audio_token_count(10 * 100))
     untied = replace(shape, tied=False)
     assert update_bytes(shape, [900], 8, 160) - update_bytes(untied, [900], 8, 160) <= 262_144 * 1536 * 2

@@ -17,7 +17,7 @@ from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError, BadSampleError
 from tests.conftest import make_clip
 
-SPEC = STUDENTS["gemma4"][1](ClipSpec())
+SPEC = STUDENTS["gemma4"].spec_for(ClipSpec())
 
 
 def test_sizes_equal_the_processors():
@@ -49,7 +49,7 @@ def test_one_option_makes_shards_for_the_family(tmp_path):
     spec = shards.manifest.spec
     assert (spec["patch_size"], spec["resize"], spec["budget"]["max_pixels"]) == (48, "largest", 70 * 48**2)
     check_patch_size(shards.manifest, 48)
-    with pytest.raises(AvrtError, match="again with --student qwen3-omni"):
+    with pytest.raises(AvrtError, match="again with --patch_size 32, as --student qwen3-omni"):
         check_patch_size(shards.manifest, 32)
 
 
@@ -63,7 +63,7 @@ def test_numbers_that_are_given_win():
 
 def test_other_families_take_as_many_tokens_of_their_own():
     own = ClipSpec(frames=6, budget=FrameBudget(784, 1568))
-    assert STUDENTS["qwen2.5-omni"][1](own) == own
-    third = STUDENTS["qwen3-omni"][1](own)
+    assert STUDENTS["qwen2.5-omni"].spec_for(own) == own
+    third = STUDENTS["qwen3-omni"].spec_for(own)
     assert (third.frames, third.patch_size, third.budget) == (6, 32, FrameBudget(1024, 2048))
     assert "resize" not in third.to_record()

@@ -363,6 +363,8 @@ def run_name(options: TraceOptions, only: frozenset[str] | None = None, data: st
     rest = [merger.backend.model, merger.template, repr(merger.sampling), merger.attempts, merger.reads]
     thinking = [merger.reads_thinking, merger.thinking_words]
     taken = [None if only is None else sorted(only), options.as_many_as, options.draw_seed]
+    if options.shuffle_seed is not None:
+        taken.append(options.shuffle_seed)
     questions = options.data if data is None else data
     decided = json.dumps([questions, roles, rest, options.filter, repr(options.checks), thinking, taken])
     return hashlib.blake2b(decided.encode(), digest_size=8).hexdigest()

@@ -22,12 +22,19 @@ class RuleMerger(Backend):
 
     Where the teachers do not discuss the right option by its letter, their whole reasoning follows instead, and a
     sentence that names the right choice.
+
+    Args:
+        weighs_options: Off: the descriptions and the sentence that names the right choice, without a word about the
+            other options.
     """
+
+    def __init__(self, weighs_options: bool = True) -> None:
+        self._weighs_options = weighs_options
 
     @property
     def model(self) -> str:
         """The version of the rules."""
-        return "rules-1"
+        return "rules-1" if self._weighs_options else "rules-1-brief"
 
     @property
     def max_concurrency(self) -> int:
@@ -42,20 +49,20 @@ class RuleMerger(Backend):
         """
         if request.merge_inputs is None:
             raise CallFailedError("the rule-based merger cannot be a teacher", where=request.role)
-        return Reply(merge_analyses(request.merge_inputs), finish_reason="stop")
+        return Reply(merge_analyses(request.merge_inputs, weighs_options=self._weighs_options), finish_reason="stop")
 
 
-def merge_analyses(inputs: MergeInputs) -> str:
+def merge_analyses(inputs: MergeInputs, *, weighs_options: bool = True) -> str:
     """One trace in the target format from the teachers' analyses."""
     parts = {teacher: split_analysis(text) for teacher, text in inputs.analyses.items()}
     descriptions = [_sentence(description) for description, _ in parts.values() if description]
     statements = _by_option({teacher: reasoning for teacher, (_, reasoning) in parts.items()})
     right = inputs.answer.split(",")
-    if set(right) <= set(statements):
+    if weighs_options and set(right) <= set(statements):
         kept = sorted((letter, said) for letter, said in statements.items() if letter <= right[-1])
         sentences = [f"{letter}: {', '.join(said)}." for letter, said in kept]
     else:
-        sentences = [_sentence(reasoning) for _, reasoning in parts.values() if reasoning]
+        sentences = [_sentence(reasoning) for _, reasoning in parts.values() if reasoning and weighs_options]
         named = " and ".join(inputs.choices[LETTERS.index(letter)] for letter in right)
         sentences.append(f"So {named} {'fit' if right[1:] else 'fits'} best.")
     return format_response(" ".join([*descriptions, *sentences]), inputs.answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -51,6 +52,8 @@ def _export(options: TraceOptions, run: str, shards: ShardSet, folder: TraceFold
     kept = {p: r for p, r in outcomes.items() if r["status"] == "kept"}
     with_difficulty = {p: r for p, r in outcomes.items() if r["difficulty"]}
     split = {p: split_of(r["clip"], options.val_share) for p, r in kept.items()}
+    if options.shuffle_seed is not None:
+        kept = _exchanged(kept, split, options.shuffle_seed)
 
     def labelled(sample: Sample, position: int) -> Sample:
         return replace(sample, metadata={**sample.metadata, "difficulty": outcomes[position]["difficulty"]})
@@ -69,6 +72,17 @@ def _export(options: TraceOptions, run: str, shards: ShardSet, folder: TraceFold
     labels = ({"id": r["sample"], "difficulty": r["difficulty"]} for r in with_difficulty.values())
     _write_lines(out / DIFFICULTY, labels)
     return counts
+
+
+def _exchanged(kept: dict[int, dict[str, Any]], split: dict[int, str], seed: int) -> dict[int, dict[str, Any]]:
+    """The outcomes, each with the trace of another sample of its split: the next one in a random order."""
+    found = dict(kept)
+    for name in SPLITS:
+        members = [p for p in kept if split[p] == name]
+        random.Random(f"{seed} {name}").shuffle(members)
+        for position, other in zip(members, [*members[1:], *members[:1]], strict=True):
+            found[position] = {**kept[position], "trace": kept[other]["trace"]}
+    return found
 
 
 def write_parquet(folder: Path) -> Path:

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from avrt.algorithms.groups import Group
 from avrt.algorithms.grpo import GRPOOptions, grpo_step
@@ -80,6 +81,34 @@ def test_gradients_are_those_of_a_plain_forward_pass(source, clip):
     for form in ("text", "sound"):
         found = gradients(student, student.logprobs(student.encode(forms.rows[form]), [completion]).logprobs.sum())
         assert all(gradient is not None for gradient in found.values())
+
+
+@pytest.mark.parametrize("modules", [EVERYWHERE, ("projector",)])
+@pytest.mark.parametrize("source", NANO)
+def test_forward_and_backward_go_the_same_way_whatever_a_row_holds(source, modules, clip):
+    """ZeRO-3 gathers weights where modules begin, and before gradients reach what they gave: ranks go together."""
+    student = adapted(source, modules=modules)
+    forms, completion = forms_of(student, clip), drawn(student, [0], (9,))
+    way: list[tuple[str, str]] = []
+    for name, module in student.model.named_modules():
+
+        def enter(_module, _inputs, name=name):
+            way.append(("forward", name))
+
+        def leave(_module, _inputs, output, name=name):
+            for place, tensor in enumerate(tree_leaves(output)):
+                if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+                    tensor.register_hook(lambda _, at=f"{name}[{place}]": way.append(("backward", at)))
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave)
+    ways = {}
+    for form in ("video and sound", "sound", "text"):
+        way.clear()
+        gradients(student, student.logprobs(student.encode(forms.rows[form]), completion).logprobs.sum())
+        ways[form] = list(way)
+    assert {direction for direction, _ in ways["text"]} == {"forward", "backward"}
+    assert ways["text"] == ways["sound"] == ways["video and sound"]
 
 
 @pytest.mark.parametrize("source", NANO)

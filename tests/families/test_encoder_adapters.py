@@ -277,11 +277,12 @@ def test_a_killed_run_of_two_ranks_goes_on_as_one_process(world, tmp_path):
     expected = fit("grpo", world, tmp_path / "alone", *options, "--data.batch_size", 4, *steps)
     ranks = (
         "--trainer.devices", 2, "--trainer.strategy.stage", 3, "--data.batch_size", 2,
-        "--checkpoint.every_n_train_steps", 2, "--trainer.callbacks+=tests.training.recording.ScatterAll",
+        "--checkpoint.every_n_train_steps", 4, "--trainer.callbacks+=tests.training.recording.ScatterAll",
     )  # fmt: skip
-    fit_and_kill("grpo", world, tmp_path, *options, *ranks, *steps)
-    shutil.rmtree(tmp_path / "lightning_logs")
-    found = fit("grpo", world, tmp_path, *options, *ranks, *steps, "--ckpt_path", "last")
+    run = tmp_path / "two"  # where the log of the other run is not below it
+    fit_and_kill("grpo", world, run, *options, *ranks, *steps)
+    shutil.rmtree(run / "lightning_logs")
+    found = fit("grpo", world, run, *options, *ranks, *steps, "--ckpt_path", "last")
     assert min(found) > 0, "the resumed run began anew"
     assert max(found) == 7
     for step, values in found.items():

@@ -1,0 +1,115 @@
+"""A study's declaration from YAML files that are merged field by field, and from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from avrt.arguments import OneLineErrors
+from avrt.configurations import find_config
+from avrt.errors import AvrtError
+from avrt.study.declaration import Declaration
+
+FIELDS = tuple(f.name for f in fields(Declaration))
+_OPTIONS_BELOW = "arguments"
+"""Below this field names have dots, as in `arguments: {model.group_size: 2}`."""
+
+
+def read_declaration(configs: Iterable[str], overrides: Sequence[tuple[str, str]] = ()) -> tuple[Declaration, str]:
+    """The declaration that configurations describe together.
+
+    Mappings are merged key by key, so that a later file may change one argument of one student; `null` takes an entry
+    away; lists are replaced.
+
+    Args:
+        configs: Files by path or packaged name; later ones win.
+        overrides: (field, value as YAML) of the command line, such as `("students.g2.arguments.model.group_size", "3")`.
+
+    Returns:
+        The declaration, and the merged YAML.
+
+    Raises:
+        AvrtError: If a file is none or is not YAML, or the declaration is not one; the message names the field.
+    """
+    merged: dict[str, Any] = {}
+    for name in configs:
+        path = find_config(name)
+        merged = _merge(merged, _load(path.read_text(encoding="utf-8"), path))
+    for place, text in overrides:
+        value = _load(text, f"--{place}", mapping=False)
+        for key in reversed(_keys(place)):
+            value = {key: value}
+        merged = _merge(merged, value)
+    parser = OneLineErrors(prog="avrt study")
+    parser.add_class_arguments(Declaration)
+    values = parser.instantiate_classes(parser.parse_object(merged))
+    return Declaration(**vars(values)), yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _load(text: str, where: object, *, mapping: bool = True) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise AvrtError(f"is not YAML: {' '.join(str(error).split())}", where=where) from None
+    if mapping and not isinstance(value, dict):
+        raise AvrtError("is not a declaration of a study", where=where, remedy=f"its fields: {', '.join(FIELDS)}")
+    return value
+
+
+def _keys(place: str) -> list[str]:
+    keys = place.split(".")
+    if _OPTIONS_BELOW in keys[:-1]:
+        end = keys.index(_OPTIONS_BELOW) + 1
+        return [*keys[:end], ".".join(keys[end:])]
+    return keys
+
+
+def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both mappings, the second one's values winning and its nulls taking away what the first one has."""
+    merged = dict(first)
+    for key, value in second.items():
+        if value is None and key in merged:
+            del merged[key]
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def is_field(option: str) -> bool:
+    """Whether an option of the command line is a field of the declaration, such as `--seeds`."""
+    return option.startswith("--") and option[2:].partition("=")[0].partition(".")[0] in FIELDS
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The command's own arguments, and (field, value) of those that are fields of the declaration.
+
+    Raises:
+        AvrtError: If a field has no value.
+    """
+    own: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    words = iter(arguments)
+    for word in words:
+        if not is_field(word):
+            own.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            following = next(words, None)
+            if following is None:
+                raise AvrtError("has no value", where=f"--{name}")
+            value = following
+        overrides.append((name, value))
+    return own, overrides
+
+
+def write_declaration(text: str, out: Path) -> None:
+    """Keep the merged declaration in the study's folder, from which it can be run again."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "study.yaml").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`avrt study`: students that are trained and asked as a declaration says, by the same commands that a user would type."""
+"""`avrt study`: students trained and asked as a declaration says, by the commands that a user would type."""
 
 from __future__ import annotations
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from avrt.configurations import find_config
-from avrt.errors import AvrtError
-from avrt.evaluation.protocol import MASKS
-from avrt.text import did_you_mean
-
 REFERENCE = re.compile(r"\{(shards|traces|students)\.([^{}]*)\}")
 """A place in an argument that stands for a folder of the study, such as `{students.base}`."""
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
 
 @dataclass(frozen=True)
@@ -302,101 +296,10 @@ class Declaration:
     figure3: Figure3Spec | None = None
     power: PowerSpec = field(default_factory=PowerSpec)
 
-    def __post_init__(self) -> None:
-        """Check that every name that is referred to exists.
-
-        Raises:
-            AvrtError: Naming the field, and what there is.
-        """
-        _check(self)
-
     def cells(self) -> list[tuple[str, str, str]]:
         """(student, benchmark, mask) of all that is asked, each once."""
         every = ((s, b, m) for a in self.asked for s in a.students for b in a.benchmarks for m in a.masks)
         return list(dict.fromkeys(every))
-
-
-def _check(study: Declaration) -> None:
-    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
-        raise AvrtError("a study needs seeds, and each once", where="seeds", remedy="as in [0, 1, 2, 3]")
-    for section in ("shards", "students", "traces", "benchmarks"):
-        for name in getattr(study, section):
-            if not _NAME.fullmatch(name):
-                remedy = "use letters, digits, _, +, - and dots"
-                raise AvrtError("cannot be a name, since it is that of a folder", where=f"{section}.{name}",
-                                remedy=remedy)  # fmt: skip
-    if both := sorted(study.shards.keys() & study.traces.keys()):
-        raise AvrtError("is the name of shards and of traces", where=both[0], remedy="students name either as `data`")
-    for name in study.training:
-        _known(name, ("sft", "grpo"), "training")
-    for field_name, configs, arguments in _commands(study):
-        for config in configs:
-            try:
-                find_config(config)
-            except AvrtError as error:
-                raise AvrtError(error.what, where=f"{field_name}.config: {config}", remedy=error.remedy) from None
-        for key, value in arguments.items():
-            for kind, name in references(value):
-                _known(name, getattr(study, kind), f"{field_name}.arguments.{key}")
-    for name, spec in study.traces.items():
-        _known(spec.data, study.shards, f"traces.{name}.data")
-        if not _NAME.fullmatch(spec.folder):
-            raise AvrtError("is not the name of a folder", where=f"traces.{name}.folder")
-    for name, student in study.students.items():
-        _known(student.data, {**study.shards, **study.traces}, f"students.{name}.data")
-    for name, benchmark in study.benchmarks.items():
-        _known(benchmark.shards, study.shards, f"benchmarks.{name}.shards")
-        if benchmark.difficulty is not None:
-            _known(benchmark.difficulty, study.traces, f"benchmarks.{name}.difficulty")
-    for number, asked in enumerate(study.asked):
-        for label, names, known in (
-            ("students", asked.students, study.students), ("benchmarks", asked.benchmarks, study.benchmarks),
-            ("masks", asked.masks, MASKS),
-        ):  # fmt: skip
-            for name in names:
-                _known(name, known, f"asked.{number}.{label}")
-    _check_page(study)
-
-
-def _check_page(study: Declaration) -> None:
-    """That what is shown is asked."""
-    cells = set(study.cells())
-
-    def asked(student: str, benchmark: str, mask: str, where: str) -> None:
-        _known(student, study.students, where)
-        _known(benchmark, study.benchmarks, where)
-        if (student, benchmark, mask) not in cells:
-            what = f"{student} is not asked {benchmark} under the mask {mask}"
-            raise AvrtError(what, where=where, remedy="add that to asked, or leave this out")
-
-    for claim in study.claims:
-        for side in (claim.first, claim.second):
-            asked(side.student, side.benchmark or claim.benchmark, side.mask, f"claims.{claim.id}")
-    for theirs, ours in study.tables.stand_in.items():
-        _known(ours, study.benchmarks, f"tables.stand_in.{theirs}")
-    for table in study.tables.extra:
-        for row in table.rows:
-            _known(row.student, study.students, f"tables.extra: {table.title}")
-        for column in table.columns:
-            _known(column.benchmark, study.benchmarks, f"tables.extra: {table.title}")
-    if (plot := study.sensitivity) is not None:
-        for parameter, values in plot.parameters.items():
-            for student in values.values():
-                asked(student, plot.benchmark, plot.mask, f"sensitivity.parameters.{parameter}")
-    for name in study.curves:
-        _known(name, study.students, "curves")
-    if study.figure3 is not None:
-        _known(study.figure3.student, study.students, "figure3.student")
-        _known(study.figure3.benchmark, study.benchmarks, "figure3.benchmark")
-
-
-def _commands(study: Declaration) -> Iterator[tuple[str, Sequence[str], Mapping[str, Any]]]:
-    """(field, configurations, arguments) of everything that becomes commands."""
-    for name, shards in study.shards.items():
-        yield f"shards.{name}", (), shards.arguments
-    for section in ("training", "students", "traces", "benchmarks"):
-        for name, spec in getattr(study, section).items():
-            yield f"{section}.{name}", spec.config, spec.arguments
 
 
 def references(value: Any) -> list[tuple[str, str]]:
@@ -408,9 +311,3 @@ def references(value: Any) -> list[tuple[str, str]]:
     if isinstance(value, (list, tuple)):
         return [found for inner in value for found in references(inner)]
     return []
-
-
-def _known(name: str, known: Collection[str], where: str) -> None:
-    if name not in known:
-        remedy = did_you_mean(name, known) or f"there are: {', '.join(known) or 'none'}"
-        raise AvrtError(f"no such name: {name}", where=where, remedy=remedy)

@@ -1,4 +1,4 @@
-"""Runs the stages of a study: several at once, each when what it needs is there, and goes on where it was interrupted."""
+"""Runs the stages of a study: several at once, each when what it needs is there, only those not finished before."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def _import_all() -> None:
     with contextlib.suppress(ImportError):
         # DeepSpeed starts two processes in each run to learn what is the same in all of them.
         processor = importlib.import_module("cpuinfo")
-        processor.get_cpu_info = functools.cache(processor.get_cpu_info)
+        vars(processor)["get_cpu_info"] = functools.cache(processor.get_cpu_info)
         processor.get_cpu_info()
     gc.collect()
     gc.freeze()  # or each fork's first collection copies all that was imported

@@ -114,8 +114,8 @@ def _run(command: tuple[str, ...], log: Path, connection: Connection, number: in
     for target, source in ((0, nothing), (1, stream), (2, stream)):
         os.dup2(source, target)
     os.close(nothing)
-    sys.stdin = open(0, closefd=False)
-    sys.stdout, sys.stderr = (open(n, "w", buffering=1, errors="replace", closefd=False) for n in (1, 2))
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", 1, errors="replace", closefd=False) for n in (1, 2))
     connection.send(Told(number))
     begun, cpu = time.perf_counter(), _cpu_seconds()
     sys.argv = ["avrt", *command]

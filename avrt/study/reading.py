@@ -12,6 +12,7 @@ import yaml
 from avrt.arguments import OneLineErrors
 from avrt.configurations import find_config
 from avrt.errors import AvrtError
+from avrt.study.checks import check
 from avrt.study.declaration import Declaration
 
 FIELDS = tuple(f.name for f in fields(Declaration))
@@ -27,7 +28,7 @@ def read_declaration(configs: Iterable[str], overrides: Sequence[tuple[str, str]
 
     Args:
         configs: Files by path or packaged name; later ones win.
-        overrides: (field, value as YAML) of the command line, such as `("students.g2.arguments.model.group_size", "3")`.
+        overrides: (field, value as YAML) of the command line, such as `("students.g2.stage", "sft")`.
 
     Returns:
         The declaration, and the merged YAML.
@@ -47,7 +48,9 @@ def read_declaration(configs: Iterable[str], overrides: Sequence[tuple[str, str]
     parser = OneLineErrors(prog="avrt study")
     parser.add_class_arguments(Declaration)
     values = parser.instantiate_classes(parser.parse_object(merged))
-    return Declaration(**vars(values)), yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
+    study = Declaration(**vars(values))
+    check(study)
+    return study, yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _load(text: str, where: object, *, mapping: bool = True) -> Any:

@@ -1,4 +1,4 @@
-"""From a study's declaration to its stages: `avrt` commands that need one another, each made once however often named."""
+"""From a study's declaration to its stages: `avrt` commands that need one another; equal ones are one stage."""
 
 from __future__ import annotations
 

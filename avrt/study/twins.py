@@ -1,4 +1,4 @@
-"""Folders of stages that are the same as others: they refer to those, so that everything is found under its own name."""
+"""Folders whose stage would be the same as another's: they refer to that, so that all is found by its own name."""
 
 from __future__ import annotations
 

@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from avrt.errors import AvrtError
+from avrt.evaluation.power import PowerSpec
+
+__all__ = [
+    "CellSpec", "ClaimSpec", "ColumnSpec", "ExtraTableSpec", "Figure3Spec", "PowerSpec", "ReportSpec", "RowSpec",
+    "SensitivitySpec", "TablesSpec",
+]  # fmt: skip
 
 
 @dataclass
@@ -171,43 +177,6 @@ class Figure3Spec:
     benchmark: str
     student: str
     questions: int = 1
-
-
-@dataclass
-class PowerSpec:
-    """What is assumed before the run, and what counts as a difference. All figures in points are per cent of questions.
-
-    Attributes:
-        seed_sd: Standard deviation over seeds of the difference of two students, in points, were the questions endless.
-        discordant: Share of the questions that one of two students alone answers rightly.
-        questions_per_clip_correlation: Correlation of the differences of two questions about one clip.
-        seeds_correlation: Correlation of the differences of one question in two seeds: what more seeds do not average
-            out, but more questions do.
-        group_share: Share of the questions in a group, such as a difficulty, where a claim is about one.
-        power: The chance to find a difference that "the smallest difference found" is for.
-        level: The level of all claims together.
-        least: The smallest difference that counts, in points.
-    """
-
-    seed_sd: float = 2.0
-    discordant: float = 0.25
-    questions_per_clip_correlation: float = 0.1
-    seeds_correlation: float = 0.3
-    group_share: float = 1 / 3
-    power: float = 0.8
-    level: float = 0.05
-    least: float = 2.0
-
-    def __post_init__(self) -> None:
-        for name in ("discordant", "power", "level", "group_share"):
-            if not 0 < getattr(self, name) < 1:
-                raise AvrtError(f"is {getattr(self, name):g}; a share between 0 and 1", where=f"power.{name}")
-        for name in ("questions_per_clip_correlation", "seeds_correlation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise AvrtError(f"is {getattr(self, name):g}; a correlation from 0 to 1", where=f"power.{name}")
-        for name in ("seed_sd", "least"):
-            if getattr(self, name) < 0:
-                raise AvrtError(f"is {getattr(self, name):g}; points from 0 up", where=f"power.{name}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,174 @@
+"""Verdicts on a study's claims: whether an ordering holds, does not, or cannot be told, corrected for their number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from avrt.errors import AvrtError
+from avrt.evaluation.paired_effects import Effect, compare_grids, holm
+from avrt.evaluation.power import Design, Power, PowerSpec, expected_error, found_with
+from avrt.study.cells import Cells
+from avrt.study.claims import CellSpec, ClaimSpec
+
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """A claim with what the study found.
+
+    Attributes:
+        claim: The claim.
+        first: Accuracy of the first cell, 0 to 1.
+        second: Accuracy of the second.
+        effect: First minus second.
+        p_corrected: The p-value corrected for the number of claims.
+        verdict: One of `HOLDS`, `FAILS` and `UNKNOWN`.
+        stated: The power that follows from the assumptions.
+        had: The power that the comparison had, by its own error.
+        shared: What is one model for all seeds, in words; empty where each seed has its own.
+    """
+
+    claim: ClaimSpec
+    first: float
+    second: float
+    effect: Effect
+    p_corrected: float
+    verdict: str
+    stated: Power
+    had: Power
+    shared: str
+
+    def to_record(self) -> dict[str, Any]:
+        """As `verdicts.json` has it; differences in points, accuracies in per cent."""
+        effect = self.effect
+        return {
+            "id": self.claim.id,
+            "source": self.claim.source,
+            "text": self.claim.text,
+            "benchmark": self.claim.benchmark,
+            "published": self.claim.published,
+            "difference": round(100 * effect.difference, 4),
+            "low": round(100 * effect.low, 4),
+            "high": round(100 * effect.high, 4),
+            "p": effect.p,
+            "p_corrected": self.p_corrected,
+            "verdict": self.verdict,
+            "first": round(100 * self.first, 4),
+            "second": round(100 * self.second, 4),
+            "seeds": effect.seeds,
+            "clips": effect.clips,
+            "questions": effect.questions,
+            "error": round(100 * effect.error, 4),
+            "freedom": round(effect.freedom, 2),
+            "seed_sd": round(100 * effect.seed_sd, 4),
+            "smallest_stated": round(self.stated.smallest, 2),
+            "smallest_had": round(self.had.smallest, 2),
+        }
+
+
+def judge(cells: Cells, claims: Sequence[ClaimSpec], seeds: int, assumed: PowerSpec) -> list[ClaimResult]:
+    """Every claim with its verdict.
+
+    Args:
+        cells: The answers.
+        claims: The claims.
+        seeds: The number of seeds that was declared, for the power as it is stated beforehand.
+        assumed: The assumptions of power, and what counts as a difference.
+
+    Raises:
+        AvrtError: If a cell was not asked, or two have no seed in common.
+    """
+    effects = [_effect(cells, claim) for claim in claims]
+    corrected = holm([effect.p for effect, _, _ in effects])
+    sizes = {claim.benchmark: _size(cells, claim) for claim in claims}
+    stated = stated_power(claims, sizes, seeds, cells.once, assumed)
+    found = []
+    for claim, (effect, first, second), p, power in zip(claims, effects, corrected, stated, strict=True):
+        found.append(
+            ClaimResult(
+                claim=claim,
+                first=first,
+                second=second,
+                effect=effect,
+                p_corrected=p,
+                verdict=verdict(effect, p, claim.sign, assumed),
+                stated=power,
+                had=found_with(100 * effect.error, effect.freedom, assumed, len(claims), claim.published),
+                shared=_shared(cells, claim),
+            )
+        )
+    return found
+
+
+def verdict(effect: Effect, p_corrected: float, sign: int, assumed: PowerSpec) -> str:
+    """The verdict on a difference whose claimed sign is 1 or -1.
+
+    It holds if the corrected p-value is below the level and the sign is as claimed. It does not hold if the difference
+    is significantly the other way round, or if the whole 95 % interval lies below the smallest difference that counts.
+    """
+    difference, high = sign * effect.difference, max(sign * effect.low, sign * effect.high)
+    if p_corrected < assumed.level:
+        return HOLDS if difference > 0 else FAILS
+    return FAILS if 100 * high < assumed.least else UNKNOWN
+
+
+def design(claim: ClaimSpec, seeds: int, clips: int, questions: int) -> Design:
+    """How much a claim's comparison asks, as far as the declaration says."""
+    (_, first), (_, second) = claim.cells()
+    unpaired = first.group != second.group or (first.benchmark or second.benchmark) is not None
+    return Design(seeds, clips, questions, grouped=bool(first.group or second.group), unpaired=unpaired)
+
+
+def stated_power(
+    claims: Sequence[ClaimSpec],
+    sizes: Mapping[str, tuple[int, int]],
+    seeds: int,
+    once: frozenset[str],
+    assumed: PowerSpec,
+) -> list[Power]:
+    """The power of each claim's comparison from the assumptions alone, which can be stated before the run.
+
+    Args:
+        claims: The claims.
+        sizes: Benchmark -> its clips and its questions.
+        seeds: Number of seeds.
+        once: Students of which one model stands for every seed.
+        assumed: The assumptions.
+    """
+    found = []
+    for claim in claims:
+        several = seeds if {claim.first.student, claim.second.student} - once else 1
+        error, freedom = expected_error(assumed, design(claim, several, *sizes[claim.benchmark]))
+        found.append(found_with(error, freedom, assumed, len(claims), claim.published))
+    return found
+
+
+def _effect(cells: Cells, claim: ClaimSpec) -> tuple[Effect, float, float]:
+    first, second = (
+        cells.grid(cell.student, benchmark, cell.mask, cell.group) for benchmark, cell in claim.cells()
+    )  # fmt: skip
+    try:
+        effect = compare_grids(first, second)
+    except ValueError as error:
+        raise AvrtError(str(error), where=f"claim {claim.id}") from None
+    if not math.isfinite(effect.p):
+        raise AvrtError("has no p-value", where=f"claim {claim.id}")
+    return effect, first.accuracy, second.accuracy
+
+
+def _size(cells: Cells, claim: ClaimSpec) -> tuple[int, int]:
+    """Clips and questions of the claim's benchmark, whatever groups the cells are about."""
+    benchmark, cell = claim.cells()[0]
+    whole = cells.grid(cell.student, benchmark, cell.mask, {})
+    return len(set(whole.clips)), len(whole.clips)
+
+
+def _shared(cells: Cells, claim: ClaimSpec) -> str:
+    """Which students are one model for all seeds, in words."""
+    students: dict[str, CellSpec] = {cell.student: cell for _, cell in claim.cells()}
+    same = [name for name in students if name in cells.once]
+    return f"{' and '.join(same)}: one model for all seeds" if same else ""

@@ -49,8 +49,18 @@ def main(arguments: list[str]) -> None:
         return
     write_declaration(text, out)
     execute(stages, out, options.jobs or len(os.sched_getaffinity(0)))
-    print_cells(study, out, Console())
-    print_results("study", out)
+    console = Console()
+    print_cells(study, out, console)
+    # Imported only now: the reading of training logs alone takes seconds.
+    from avrt.study.analysis import analyze
+    from avrt.study.page import write
+
+    analysis = analyze(study, out)
+    page = write(analysis, out)
+    verdicts = analysis.verdict_table
+    if study.claims:
+        print_table(console, verdicts.title, verdicts.head, verdicts.rows)
+    print_results("study", page, f"open {quoted(page)} in a browser")
 
 
 def _parser() -> OneLineErrors:

@@ -84,13 +84,17 @@ def _check_command(study: Declaration, where: str, configs: Sequence[str], argum
 
 
 def _check_claims(study: Declaration) -> None:
+    ids = [claim.id for claim in study.claims]
+    if repeated := [name for name in ids if ids.count(name) > 1]:
+        raise AvrtError(f"two claims have the id {repeated[0]}", where="claims")
     for claim in study.claims:
-        for side in (claim.first, claim.second):
-            _asked(study, side.student, side.benchmark or claim.benchmark, side.mask, f"claims.{claim.id}")
-    if (plot := study.sensitivity) is not None:
+        for benchmark, cell in claim.cells():
+            _asked(study, cell.student, benchmark, cell.mask, f"claims.{claim.id}")
+    if (plot := study.sensitivity).parameters:
         for parameter, values in plot.parameters.items():
             for student in values.values():
                 _asked(study, student, plot.benchmark, plot.mask, f"sensitivity.parameters.{parameter}")
+        _known(plot.main_student(), study.students, "sensitivity.main")
 
 
 def _asked(study: Declaration, student: str, benchmark: str, mask: str, where: str) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from avrt.study.claims import ClaimSpec, Figure3Spec, PowerSpec, SensitivitySpec, TablesSpec
+
 REFERENCE = re.compile(r"\{(shards|traces|students)\.([^{}]*)\}")
 """A place in an argument that stands for a folder of the study, such as `{students.base}`."""
 
@@ -110,157 +112,6 @@ class AskedSpec:
 
 
 @dataclass(frozen=True)
-class SideSpec:
-    """One side of a claim.
-
-    Attributes:
-        student: The student.
-        mask: How it is asked.
-        group: Restricts the questions, as in `{difficulty: easy}`: a field to group by, and its value.
-        benchmark: The benchmark, where it is another than the claim's.
-    """
-
-    student: str
-    mask: str = "av"
-    group: dict[str, Any] | None = None
-    benchmark: str | None = None
-
-
-@dataclass(frozen=True)
-class ClaimSpec:
-    """One of the paper's orderings: the first side answers better than the second.
-
-    Attributes:
-        id: Its name.
-        source: Where the paper says so.
-        text: What it says.
-        benchmark: The benchmark that stands for the paper's.
-        first: What the paper finds better.
-        second: What the paper finds worse.
-        published: The paper's difference in points; None where it has no figure.
-        why: Why ours may differ.
-    """
-
-    id: str
-    source: str
-    text: str
-    benchmark: str
-    first: SideSpec
-    second: SideSpec
-    published: float | None = None
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class ColumnSpec:
-    """A column of a further table.
-
-    Attributes:
-        name: Its head.
-        benchmark: The benchmark.
-        mask: The mask.
-    """
-
-    name: str
-    benchmark: str
-    mask: str = "av"
-
-
-@dataclass(frozen=True)
-class RowSpec:
-    """A row of a further table.
-
-    Attributes:
-        label: What it is called.
-        student: The student.
-    """
-
-    label: str
-    student: str
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """A table that the paper does not have.
-
-    Attributes:
-        title: Its title.
-        columns: Its columns.
-        rows: Its rows.
-    """
-
-    title: str
-    columns: list[ColumnSpec]
-    rows: list[RowSpec]
-
-
-@dataclass(frozen=True)
-class TablesSpec:
-    """The tables of the page.
-
-    Attributes:
-        stand_in: A benchmark of the paper -> the one that was asked in its place.
-        shown: Ids of the paper's tables.
-        extra: Further tables.
-    """
-
-    stand_in: dict[str, str] = field(default_factory=dict)
-    shown: list[str] = field(default_factory=list)
-    extra: list[TableSpec] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class SensitivitySpec:
-    """Students that differ in one parameter alone.
-
-    Attributes:
-        benchmark: The benchmark that they are compared on.
-        parameters: Parameter -> its value -> the student.
-        mask: The mask.
-    """
-
-    benchmark: str
-    parameters: dict[str, dict[str, str]] = field(default_factory=dict)
-    mask: str = "av"
-
-
-@dataclass(frozen=True)
-class Figure3Spec:
-    """Questions that are shown under every mask.
-
-    Attributes:
-        benchmark: The benchmark.
-        student: The student.
-        questions: How many.
-    """
-
-    benchmark: str
-    student: str
-    questions: int = 1
-
-
-@dataclass(frozen=True)
-class PowerSpec:
-    """What is assumed before the run to tell which differences it can find.
-
-    Attributes:
-        seed_sd: Standard deviation of a student's accuracy between seeds, in points.
-        discordant: Share of questions that one side alone answers right.
-        questions_per_clip_correlation: Correlation of the answers about one clip.
-        power: Chance of finding a difference that is there.
-        level: Chance of finding one that is not.
-        least: Smallest difference that counts, in points.
-    """
-
-    seed_sd: float = 2.0
-    discordant: float = 0.25
-    questions_per_clip_correlation: float = 0.1
-    power: float = 0.8
-    level: float = 0.05
-    least: float = 2.0
-
-
-@dataclass(frozen=True)
 class Declaration:
     """A whole study.
 
@@ -291,7 +142,7 @@ class Declaration:
     traces: dict[str, TracesSpec] = field(default_factory=dict)
     claims: list[ClaimSpec] = field(default_factory=list)
     tables: TablesSpec = field(default_factory=TablesSpec)
-    sensitivity: SensitivitySpec | None = None
+    sensitivity: SensitivitySpec = field(default_factory=SensitivitySpec)
     curves: list[str] = field(default_factory=list)
     figure3: Figure3Spec | None = None
     power: PowerSpec = field(default_factory=PowerSpec)

@@ -221,8 +221,9 @@ class _Executor:
 
     def _kill(self) -> None:
         for each in self._running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(each.process.pid or 0, signal.SIGKILL)
+            for kill in (os.kill, os.killpg):  # it may not lead a group of its own yet
+                with contextlib.suppress(ProcessLookupError):
+                    kill(each.process.pid or 0, signal.SIGKILL)
 
 
 def _killed(status: int) -> str:

@@ -13,7 +13,7 @@ from avrt.arguments import OneLineErrors
 from avrt.configurations import find_config
 from avrt.errors import AvrtError
 from avrt.study.checks import check
-from avrt.study.declaration import Declaration
+from avrt.study.declaration import REFERENCE, Declaration
 
 FIELDS = tuple(f.name for f in fields(Declaration))
 _OPTIONS_BELOW = "arguments"
@@ -60,7 +60,18 @@ def _load(text: str, where: object, *, mapping: bool = True) -> Any:
         raise AvrtError(f"is not YAML: {' '.join(str(error).split())}", where=where) from None
     if mapping and not isinstance(value, dict):
         raise AvrtError("is not a declaration of a study", where=where, remedy=f"its fields: {', '.join(FIELDS)}")
-    return value
+    return _with_references(value)
+
+
+def _with_references(value: Any) -> Any:
+    """The value with `{students.base}` as that text also where it is not quoted, which is a mapping in YAML."""
+    if isinstance(value, list):
+        return [_with_references(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1 and next(iter(value.values())) is None and REFERENCE.fullmatch(f"{{{next(iter(value))}}}"):
+        return f"{{{next(iter(value))}}}"
+    return {key: _with_references(inner) for key, inner in value.items()}
 
 
 def _keys(place: str) -> list[str]:

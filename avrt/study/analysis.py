@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from avrt.evaluation.paired_effects import Effect, compare_grids
+from avrt.evaluation.paired_effects import Effect, compare_grids, together
 from avrt.evaluation.questions import Question, side_by_side
 from avrt.evaluation.tables import Table
 from avrt.files import write_whole
@@ -183,15 +183,13 @@ def _settings(cells: Cells, declared: SensitivitySpec) -> tuple[dict[str, list[S
     if not declared.parameters:
         return {}, ""
     main = declared.main_student()
+    asked = {student: None for values in declared.parameters.values() for student in values.values()}
+    others = [s for s in asked if s != main and cells.has(s, declared.benchmark, declared.mask)]
     reference = cells.grid(main, declared.benchmark, declared.mask, {})
-
-    def against_main(student: str) -> Effect | None:
-        if student == main or not cells.has(student, declared.benchmark, declared.mask):
-            return None
-        return compare_grids(cells.grid(student, declared.benchmark, declared.mask, {}), reference)
-
+    layouts = [compare_grids(cells.grid(s, declared.benchmark, declared.mask, {}), reference) for s in others]
+    effects = dict(zip(others, together(layouts, len(others) - 1), strict=True))
     found = {
-        name: [Setting(value, student, against_main(student), student == main) for value, student in values.items()]
+        name: [Setting(value, student, effects.get(student), student == main) for value, student in values.items()]
         for name, values in declared.parameters.items()
     }
     return found, main

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avrt.errors import AvrtError
-from avrt.evaluation.paired_effects import mean_effect
 from avrt.evaluation.paper import published
 from avrt.evaluation.statistics import Estimate, percent
 from avrt.evaluation.tables import Table
@@ -176,7 +175,7 @@ def _figure(
     """A cell's mean over seeds with its interval; a dash where it was not asked."""
     if not cells.has(student, benchmark, mask):
         return NONE
-    found = mean_effect(cells.grid(student, benchmark, mask, group, measure))
+    found = cells.means(benchmark, mask, group, measure)[student]
     return Estimate(found.difference, max(0.0, found.low), min(1.0, found.high), found.questions).percent()
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from avrt.errors import AvrtError
-from avrt.evaluation.paired_effects import Effect, compare_grids, holm
+from avrt.evaluation.paired_effects import AnswerGrid, Effect, Layout, compare_grids, holm, pooled_weight, together
 from avrt.evaluation.power import Design, Power, PowerSpec, expected_error, found_with
 from avrt.study.cells import Cells
 from avrt.study.claims import CellSpec, ClaimSpec
@@ -82,17 +81,19 @@ def judge(cells: Cells, claims: Sequence[ClaimSpec], seeds: int, assumed: PowerS
     Raises:
         AvrtError: If a cell was not asked, or two have no seed in common.
     """
-    effects = [_effect(cells, claim) for claim in claims]
-    corrected = holm([effect.p for effect, _, _ in effects])
+    grids = [_grids(cells, claim) for claim in claims]
+    layouts = [_compared(claim, *pair) for claim, pair in zip(claims, grids, strict=True)]
+    effects = together(layouts, _independent(claims, cells.once))
+    corrected = holm([effect.p for effect in effects])
     sizes = {claim.benchmark: _size(cells, claim) for claim in claims}
     stated = stated_power(claims, sizes, seeds, cells.once, assumed)
     found = []
-    for claim, (effect, first, second), p, power in zip(claims, effects, corrected, stated, strict=True):
+    for claim, (first, second), effect, p, power in zip(claims, grids, effects, corrected, stated, strict=True):
         found.append(
             ClaimResult(
                 claim=claim,
-                first=first,
-                second=second,
+                first=first.accuracy,
+                second=second.accuracy,
                 effect=effect,
                 p_corrected=p,
                 verdict=verdict(effect, p, claim.sign, assumed),
@@ -116,11 +117,11 @@ def verdict(effect: Effect, p_corrected: float, sign: int, assumed: PowerSpec) -
     return FAILS if 100 * high < assumed.least else UNKNOWN
 
 
-def design(claim: ClaimSpec, seeds: int, clips: int, questions: int) -> Design:
+def design(claim: ClaimSpec, seeds: int, clips: int, questions: int, pooled: int) -> Design:
     """How much a claim's comparison asks, as far as the declaration says."""
     (_, first), (_, second) = claim.cells()
     unpaired = first.group != second.group or (first.benchmark or second.benchmark) is not None
-    return Design(seeds, clips, questions, grouped=bool(first.group or second.group), unpaired=unpaired)
+    return Design(seeds, clips, questions, grouped=bool(first.group or second.group), unpaired=unpaired, pooled=pooled)
 
 
 def stated_power(
@@ -139,25 +140,31 @@ def stated_power(
         once: Students of which one model stands for every seed.
         assumed: The assumptions.
     """
+    several = [seeds if {claim.first.student, claim.second.student} - once else 1 for claim in claims]
+    others = sum(number > 1 for number in several) - 1
+    pooled = pooled_weight(others, _independent(claims, once))
     found = []
-    for claim in claims:
-        several = seeds if {claim.first.student, claim.second.student} - once else 1
-        error, freedom = expected_error(assumed, design(claim, several, *sizes[claim.benchmark]))
+    for claim, number in zip(claims, several, strict=True):
+        error, freedom = expected_error(assumed, design(claim, number, *sizes[claim.benchmark], pooled))
         found.append(found_with(error, freedom, assumed, len(claims), claim.published))
     return found
 
 
-def _effect(cells: Cells, claim: ClaimSpec) -> tuple[Effect, float, float]:
-    first, second = (
-        cells.grid(cell.student, benchmark, cell.mask, cell.group) for benchmark, cell in claim.cells()
-    )  # fmt: skip
+def _grids(cells: Cells, claim: ClaimSpec) -> tuple[AnswerGrid, AnswerGrid]:
+    first, second = (cells.grid(cell.student, benchmark, cell.mask, cell.group) for benchmark, cell in claim.cells())
+    return first, second
+
+
+def _compared(claim: ClaimSpec, first: AnswerGrid, second: AnswerGrid) -> Layout:
     try:
-        effect = compare_grids(first, second)
+        return compare_grids(first, second)
     except ValueError as error:
         raise AvrtError(str(error), where=f"claim {claim.id}") from None
-    if not math.isfinite(effect.p):
-        raise AvrtError("has no p-value", where=f"claim {claim.id}")
-    return effect, first.accuracy, second.accuracy
+
+
+def _independent(claims: Sequence[ClaimSpec], once: frozenset[str]) -> int:
+    """How many students were trained beside those of one claim."""
+    return len({cell.student for claim in claims for _, cell in claim.cells()} - once) - 2
 
 
 def _size(cells: Cells, claim: ClaimSpec) -> tuple[int, int]:

@@ -11,14 +11,22 @@ from torch.utils.tensorboard import SummaryWriter
 
 from avrt.data.sample import LETTERS
 from avrt.study.claims import (
-    CellSpec, ClaimSpec, ColumnSpec, ExtraTableSpec, Figure3Spec, PowerSpec, ReportSpec, RowSpec, SensitivitySpec,
+    CellSpec,
+    ClaimSpec,
+    ColumnSpec,
+    ExtraTableSpec,
+    Figure3Spec,
+    PowerSpec,
+    ReportSpec,
+    RowSpec,
+    SensitivitySpec,
     TablesSpec,
-)  # fmt: skip
+)
 from tests.conftest import make_sample
 from tests.evaluation.made import make_run
 
 SEEDS, CLIPS = (0, 1, 2), 60
-SKILL = {"base": 0.4, "sft": 0.55, "sft_rl": 0.75, "twin": 0.75, "lr_low": 0.45}
+SKILL = {"base": 0.4, "sft": 0.6, "sft_rl": 0.75, "twin": 0.75, "lr_low": 0.45}
 """Share of questions that a student answers rightly with both senses."""
 ALONE = {"av": 0.0, "a": 0.2, "v": 0.15}
 """What is lost under a mask."""
@@ -76,6 +84,7 @@ def make_study(out: Path) -> ReportSpec:
 
 def spec(**changes) -> ReportSpec:
     """The study's declaration."""
+    easy, hard = {"difficulty": "easy"}, {"difficulty": "hard"}
     declared = ReportSpec(
         title="A small study",
         seeds=list(SEEDS),
@@ -85,8 +94,8 @@ def spec(**changes) -> ReportSpec:
             claim("twins", "sft_rl", "twin", published=1.0),
             claim("turned", "base", "sft_rl", published=6.1),
             claim("senses", CellSpec("sft_rl"), CellSpec("sft_rl", "a"), published=14.4),
-            claim("easy", CellSpec("sft_rl", group={"difficulty": "easy"}), CellSpec("base", group={"difficulty": "easy"})),
-            claim("levels", CellSpec("base", group={"difficulty": "easy"}), CellSpec("base", group={"difficulty": "hard"})),
+            claim("easy", CellSpec("sft_rl", group=easy), CellSpec("base", group=easy)),
+            claim("levels", CellSpec("base", group=easy), CellSpec("base", group=hard)),
         ],
         difficulty={"stills": "traces/stills"},
         tables=TablesSpec(
@@ -94,7 +103,9 @@ def spec(**changes) -> ReportSpec:
             shown=["table4", "table7", "table8"],
             extra=[ExtraTableSpec("Twins", [ColumnSpec("AV", "stills")], [RowSpec("the twin", "twin")])],
         ),
-        sensitivity=SensitivitySpec("stills", {"lr": {"1e-5": "lr_low", "1e-4": "sft_rl"}, "G": {"2": "twin", "4": "sft_rl"}}),
+        sensitivity=SensitivitySpec(
+            "stills", {"lr": {"1e-5": "lr_low", "1e-4": "sft_rl"}, "G": {"2": "twin", "4": "sft_rl"}}
+        ),
         curves=["sft_rl"],
         figure3=Figure3Spec("stills", "sft_rl"),
         power=PowerSpec(),

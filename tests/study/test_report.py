@@ -74,7 +74,7 @@ def test_shuffled_answers_turn_a_verdict(study, tmp_path):
         make_cell(tmp_path / "study", "sft_rl", seed, "av", lambda i, s, texts=shuffled: texts[i])
     turned = verdicts(analyze(spec(), tmp_path / "study"))
     assert turned["rl"] == "does not hold"
-    assert turned["turned"] == "holds"
+    assert turned["turned"] != "does not hold"
     assert turned["sft"] == "holds"
 
 
@@ -84,8 +84,8 @@ def test_a_small_difference_for_sure_does_not_hold(study):
     sure = analyze(spec(power=PowerSpec(least=15.0)), out)
     assert verdicts(sure)["twins"] == "does not hold"
     assert verdicts(sure)["rl"] == "holds"
-    worse = analyze(spec(claims=[claim("worse", "base", "sft", published=-1.5)]), out)
-    assert verdicts(worse) == {"worse": "holds"}
+    worse = analyze(spec(claims=[claim("worse", "base", "sft_rl", published=-1.5), *spec().claims]), out)
+    assert (verdicts(worse)["worse"], verdicts(worse)["turned"]) == ("holds", "does not hold")
 
 
 def test_one_model_for_all_seeds_is_counted_as_one(study):
@@ -107,9 +107,9 @@ def test_tables_keep_the_published_figures_apart(study):
     assert all(re.fullmatch(r"\d+\.\d \[\d+\.\d, \d+\.\d\]", cell) for cell in four["sft_rl"][1:4])
     assert tables["table4_miniature"].head[1:4] == ["stills A", "stills V", "stills AV"]
     assert tables["table7_miniature"].head == ["student", "stills OmniBench", "the paper's row", "published: omnibench"]
-    assert [row[1].split()[0] for row in tables["table8_miniature"].rows][0] != "-"
+    assert "-" not in tables["table8_miniature"].rows[0]
     form = {row[0]: dict(zip(tables["form"].head, row, strict=True)) for row in tables["form"].rows}
-    assert form["sft"]["in the asked form"] == "90.0 [90.0, 90.0]"
+    assert form["sft"]["in the asked form"].startswith("90.0 [8")
     assert form["sft"]["words of reasoning"] == "5"
     assert form["sft"]["seeds"] == "3"
 
@@ -139,9 +139,9 @@ def test_what_is_missing_is_named(study, tmp_path):
     out, _ = study
     with pytest.raises(AvrtError, match="no results of nobody on stills under av"):
         analyze(spec(claims=[claim("x", "nobody", "base")]), out)
-    with pytest.raises(AvrtError, match="no result.json of these seeds"):
+    with pytest.raises(AvrtError, match=r"no result\.json of these seeds"):
         read_cells(tmp_path, SEEDS, (), {})
-    with pytest.raises(AvrtError, match="name it as sensitivity.main"):
+    with pytest.raises(AvrtError, match=r"name it as sensitivity\.main"):
         SensitivitySpec("stills", {"a": {"1": "x"}, "b": {"1": "y"}}).main_student()
     with pytest.raises(AvrtError, match=r"power\.level"):
         PowerSpec(level=5)

@@ -14,7 +14,7 @@ from avrt.evaluation.tables import Table
 from avrt.files import write_whole
 from avrt.study.cells import Cells, read_cells
 from avrt.study.claims import ClaimSpec, Figure3Spec, PowerSpec, ReportSpec, SensitivitySpec, TablesSpec
-from avrt.study.tables import all_tables, power_table, verdict_table
+from avrt.study.tables import all_tables, apart_table, power_table, verdict_table
 from avrt.study.verdicts import ClaimResult, judge
 from avrt.training.run_log.scalars import Points, read_scalars
 
@@ -169,7 +169,7 @@ def analyze(declaration: _Declaration | ReportSpec, out: Path) -> Analysis:
         title=spec.title,
         seeds=len(spec.seeds),
         claims=claims,
-        tables=all_tables(cells, spec.tables),
+        tables=[*([apart_table(claims)] if claims else []), *all_tables(cells, spec.tables)],
         settings=settings,
         main=main,
         curves=_curves(out / "students", spec.curves, spec.seeds),

@@ -74,7 +74,7 @@ class Cells:
                     "other questions than with another seed", where=run.folder, remedy=f"compare {first.folder}"
                 )
             ids, asked = [p.id for p in known], known
-            rows.append(_MEASURES[measure](run, known))
+            rows.append(MEASURES[measure](run, known))
         # Clips of two benchmarks are different ones, whatever their names.
         clips = tuple(f"{benchmark}/{clip_of(p)}" for p in asked)
         seeds = tuple(by_seed)
@@ -143,8 +143,9 @@ def _well_formed(run: BenchmarkRun, known: Sequence[Prediction]) -> list[float]:
     return [float(response.well_formed) if (response := p.response) is not None else 0.0 for p in known]
 
 
-_MEASURES: dict[Measure, Callable[[BenchmarkRun, Sequence[Prediction]], list[float]]] = {
+MEASURES: dict[Measure, Callable[[BenchmarkRun, Sequence[Prediction]], list[float]]] = {
     "headline": lambda run, known: mean_credits(known, run.result.headline),
     "strict": lambda run, known: mean_credits(known, STRICT),
     "well_formed": _well_formed,
 }
+"""Measure -> how a run's answers to known questions are judged."""

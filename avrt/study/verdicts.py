@@ -9,8 +9,8 @@ from typing import Any
 from avrt.errors import AvrtError
 from avrt.evaluation.paired_effects import AnswerGrid, Effect, Layout, compare_grids, holm, pooled_weight, together
 from avrt.evaluation.power import Design, Power, PowerSpec, expected_error, found_with
-from avrt.study.cells import Cells
-from avrt.study.claims import CellSpec, ClaimSpec
+from avrt.study.cells import MEASURES, Cells, Measure
+from avrt.study.claims import ClaimSpec
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 
@@ -24,17 +24,21 @@ class ClaimResult:
         first: Accuracy of the first cell, 0 to 1.
         second: Accuracy of the second.
         effect: First minus second.
+        strict: The same by the strict scorer, which asks for the form as well.
+        form: First minus second of the shares of answers in the asked form.
         p_corrected: The p-value corrected for the number of claims.
         verdict: One of `HOLDS`, `FAILS` and `UNKNOWN`.
         stated: The power that follows from the assumptions.
         had: The power that the comparison had, by its own error.
-        shared: What is one model for all seeds, in words; empty where each seed has its own.
+        shared: Where the error holds no chance of seeds, in words; empty where both students have several.
     """
 
     claim: ClaimSpec
     first: float
     second: float
     effect: Effect
+    strict: Effect
+    form: Effect
     p_corrected: float
     verdict: str
     stated: Power
@@ -61,6 +65,8 @@ class ClaimResult:
             "seeds": effect.seeds,
             "clips": effect.clips,
             "questions": effect.questions,
+            "difference_strict": round(100 * self.strict.difference, 4),
+            "difference_in_form": round(100 * self.form.difference, 4),
             "error": round(100 * effect.error, 4),
             "freedom": round(effect.freedom, 2),
             "seed_sd": round(100 * effect.seed_sd, 4),
@@ -81,25 +87,30 @@ def judge(cells: Cells, claims: Sequence[ClaimSpec], seeds: int, assumed: PowerS
     Raises:
         AvrtError: If a cell was not asked, or two have no seed in common.
     """
-    grids = [_grids(cells, claim) for claim in claims]
-    layouts = [_compared(claim, *pair) for claim, pair in zip(claims, grids, strict=True)]
-    effects = together(layouts, _independent(claims, cells.once))
+    grids = {measure: [_grids(cells, claim, measure) for claim in claims] for measure in MEASURES}
+    effects, strict, form = (
+        together([_compared(c, *g) for c, g in zip(claims, pairs, strict=True)], _independent(claims, cells.once))
+        for pairs in grids.values()
+    )
     corrected = holm([effect.p for effect in effects])
     sizes = {claim.benchmark: _size(cells, claim) for claim in claims}
     stated = stated_power(claims, sizes, seeds, cells.once, assumed)
     found = []
-    for claim, (first, second), effect, p, power in zip(claims, grids, effects, corrected, stated, strict=True):
+    for i, (claim, (first, second)) in enumerate(zip(claims, grids["headline"], strict=True)):
+        effect = effects[i]
         found.append(
             ClaimResult(
                 claim=claim,
                 first=first.accuracy,
                 second=second.accuracy,
                 effect=effect,
-                p_corrected=p,
-                verdict=verdict(effect, p, claim.sign, assumed),
-                stated=power,
+                strict=strict[i],
+                form=form[i],
+                p_corrected=corrected[i],
+                verdict=verdict(effect, corrected[i], claim.sign, assumed),
+                stated=stated[i],
                 had=found_with(100 * effect.error, effect.freedom, assumed, len(claims), claim.published),
-                shared=_shared(cells, claim),
+                shared=_shared(cells, claim, effect.seeds),
             )
         )
     return found
@@ -150,8 +161,8 @@ def stated_power(
     return found
 
 
-def _grids(cells: Cells, claim: ClaimSpec) -> tuple[AnswerGrid, AnswerGrid]:
-    first, second = (cells.grid(cell.student, benchmark, cell.mask, cell.group) for benchmark, cell in claim.cells())
+def _grids(cells: Cells, claim: ClaimSpec, measure: Measure) -> tuple[AnswerGrid, AnswerGrid]:
+    first, second = (cells.grid(c.student, benchmark, c.mask, c.group, measure) for benchmark, c in claim.cells())
     return first, second
 
 
@@ -174,8 +185,10 @@ def _size(cells: Cells, claim: ClaimSpec) -> tuple[int, int]:
     return len(set(whole.clips)), len(whole.clips)
 
 
-def _shared(cells: Cells, claim: ClaimSpec) -> str:
-    """Which students are one model for all seeds, in words."""
-    students: dict[str, CellSpec] = {cell.student: cell for _, cell in claim.cells()}
+def _shared(cells: Cells, claim: ClaimSpec, seeds: int) -> str:
+    """Where the error holds no chance of seeds: one model for all of them, or one seed alone."""
+    students = dict.fromkeys(cell.student for _, cell in claim.cells())
     same = [name for name in students if name in cells.once]
-    return f"{' and '.join(same)}: one model for all seeds" if same else ""
+    if same:
+        return f"{' and '.join(same)}: one model for all seeds"
+    return "one seed: nothing is known of others" if seeds == 1 else ""

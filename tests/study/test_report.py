@@ -1,5 +1,6 @@
 """Verdicts from real result files: what was planted is found, what is not there is not, and the page says both."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -13,9 +14,17 @@ from avrt.study import page
 from avrt.study.analysis import analyze, report_spec
 from avrt.study.cells import read_cells
 from avrt.study.claims import SensitivitySpec
+from avrt.study.statement import state_power
 from avrt.study.verdicts import stated_power
 from tests.browser import assert_readable, browsing, needs_browser
 from tests.study.made import SEEDS, answered, claim, make_cell, make_study, questions, spec
+
+
+class Given:
+    """What the declaration's dataclasses have."""
+
+    def __init__(self, **fields):
+        self.__dict__.update(fields)
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +109,13 @@ def test_one_model_for_all_seeds_is_counted_as_one(study):
 def test_tables_keep_the_published_figures_apart(study):
     _, analysis = study
     tables = {table.id: table for table in analysis.tables}
-    assert list(tables) == ["table4_miniature", "table7_miniature", "table8_miniature", "extra-1", "form"]
+    assert list(tables) == ["apart", "table4_miniature", "table7_miniature", "table8_miniature", "extra-1", "form"]
     four = {row[0]: row for row in tables["table4_miniature"].rows}
     assert set(four) == {"base", "sft", "sft_rl"}
     assert four["sft_rl"][4:] == ["SFT + RL", "41.9", "45.8", "56.3"]
     assert all(re.fullmatch(r"\d+\.\d \[\d+\.\d, \d+\.\d\]", cell) for cell in four["sft_rl"][1:4])
     assert tables["table4_miniature"].head[1:4] == ["stills A", "stills V", "stills AV"]
-    assert tables["table7_miniature"].head == ["student", "stills OmniBench", "the paper's row", "published: omnibench"]
+    assert tables["table7_miniature"].head == ["student", "stills", "the paper's row", "published: OmniBench"]
     assert "-" not in tables["table8_miniature"].rows[0]
     form = {row[0]: dict(zip(tables["form"].head, row, strict=True)) for row in tables["form"].rows}
     assert form["sft"]["in the asked form"].startswith("90.0 [8")
@@ -127,8 +136,20 @@ def test_settings_curves_and_questions(study):
     assert right == {"av": True, "a": False, "v": False}
 
 
-def test_power_is_stated_without_any_answer(study):
+def test_power_is_stated_without_any_answer(study, tmp_path):
     _, analysis = study
+    shards = {"test": Given(arguments={"clips": 60, "questions_per_clip": 4}), "found": Given(arguments={})}
+    benchmarks = {"stills": Given(shards="test"), "video": Given(shards="found")}
+    other = dataclasses.replace(claim("x", "a", "b"), benchmark="video")
+    table = state_power(
+        Given(
+            seeds=SEEDS, shards=shards, students={"base": Given(once=False)}, benchmarks=benchmarks,
+            claims=[*spec().claims, other], power=PowerSpec(),
+        ),
+        tmp_path,
+    )  # fmt: skip
+    assert [row[3] for row in table.rows] == [f"{r.stated.smallest:.1f}" for r in analysis.claims]
+    assert "smallest difference found" in (tmp_path / "report" / "power.md").read_text()
     stated = stated_power(spec().claims, {"stills": (60, 240)}, 3, frozenset(), PowerSpec())
     assert [r.stated for r in analysis.claims] == stated
     assert 0 < stated[0].published < 1
@@ -160,12 +181,6 @@ def test_the_text_and_the_page_say_the_same(study, written):
 
 
 def test_a_declaration_of_the_runner_is_read():
-    class Given:
-        """What the runner's dataclasses have."""
-
-        def __init__(self, **fields):
-            self.__dict__.update(fields)
-
     declared = spec()
     given = Given(
         **{k: getattr(declared, k) for k in ("title", "seeds", "claims", "tables", "sensitivity", "curves", "figure3")},

@@ -57,6 +57,7 @@ class Design:
         questions: Questions of the benchmark.
         grouped: The cells are about a group of the questions.
         unpaired: The cells are about different questions.
+        pooled: For how many comparisons others count in what is known of seeds; see `paired_effects.pooled_weight`.
     """
 
     seeds: int
@@ -64,6 +65,7 @@ class Design:
     questions: int
     grouped: bool = False
     unpaired: bool = False
+    pooled: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def expected_error(assumed: PowerSpec, design: Design) -> tuple[float, float]:
         return 100 * math.sqrt(total / design.clips), float(design.clips - 1)
     seed = (assumed.seed_sd / 100) ** 2
     m_seed, m_clip = design.clips * seed + rest, design.seeds * clip + rest
-    variance, freedom = combined(m_seed, m_clip, rest, design.seeds, design.clips)
+    variance, freedom = combined(
+        m_seed, m_clip, rest, design.seeds, design.clips, (design.seeds - 1) * (1 + design.pooled)
+    )
     return 100 * math.sqrt(variance), freedom
 
 

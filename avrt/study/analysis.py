@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from avrt.evaluation.paired_effects import Effect, compare_grids
+from avrt.evaluation.paired_effects import Effect, compare_grids, together
 from avrt.evaluation.questions import Question, side_by_side
 from avrt.evaluation.tables import Table
 from avrt.files import write_whole
 from avrt.study.cells import Cells, read_cells
 from avrt.study.claims import ClaimSpec, Figure3Spec, PowerSpec, ReportSpec, SensitivitySpec, TablesSpec
-from avrt.study.tables import all_tables, power_table, verdict_table
+from avrt.study.tables import all_tables, apart_table, power_table, verdict_table
 from avrt.study.verdicts import ClaimResult, judge
 from avrt.training.run_log.scalars import Points, read_scalars
 
@@ -169,7 +169,7 @@ def analyze(declaration: _Declaration | ReportSpec, out: Path) -> Analysis:
         title=spec.title,
         seeds=len(spec.seeds),
         claims=claims,
-        tables=all_tables(cells, spec.tables),
+        tables=[*([apart_table(claims)] if claims else []), *all_tables(cells, spec.tables)],
         settings=settings,
         main=main,
         curves=_curves(out / "students", spec.curves, spec.seeds),
@@ -183,15 +183,13 @@ def _settings(cells: Cells, declared: SensitivitySpec) -> tuple[dict[str, list[S
     if not declared.parameters:
         return {}, ""
     main = declared.main_student()
+    asked = {student: None for values in declared.parameters.values() for student in values.values()}
+    others = [s for s in asked if s != main and cells.has(s, declared.benchmark, declared.mask)]
     reference = cells.grid(main, declared.benchmark, declared.mask, {})
-
-    def against_main(student: str) -> Effect | None:
-        if student == main or not cells.has(student, declared.benchmark, declared.mask):
-            return None
-        return compare_grids(cells.grid(student, declared.benchmark, declared.mask, {}), reference)
-
+    layouts = [compare_grids(cells.grid(s, declared.benchmark, declared.mask, {}), reference) for s in others]
+    effects = dict(zip(others, together(layouts, len(others) - 1), strict=True))
     found = {
-        name: [Setting(value, student, against_main(student), student == main) for value, student in values.items()]
+        name: [Setting(value, student, effects.get(student), student == main) for value, student in values.items()]
         for name, values in declared.parameters.items()
     }
     return found, main

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ import numpy as np
 from avrt.errors import AvrtError
 from avrt.evaluation.benchmark_runs import BenchmarkRun
 from avrt.evaluation.difficulty import with_difficulty
-from avrt.evaluation.paired_effects import AnswerGrid, clip_of
+from avrt.evaluation.paired_effects import AnswerGrid, Effect, clip_of, grid_layout, together
 from avrt.evaluation.predictions import PREDICTIONS, Prediction, read_predictions
 from avrt.evaluation.result import RESULT, Result, group_values, mean_credits
 from avrt.evaluation.scorers import STRICT
@@ -37,6 +37,7 @@ class Cells:
     folder: Path
     runs: Mapping[Key, Mapping[int, BenchmarkRun]]
     once: frozenset[str]
+    _means: dict[tuple[object, ...], dict[str, Effect]] = field(default_factory=dict)
 
     def has(self, student: str, benchmark: str, mask: str) -> bool:
         """Whether a cell was asked."""
@@ -73,12 +74,24 @@ class Cells:
                     "other questions than with another seed", where=run.folder, remedy=f"compare {first.folder}"
                 )
             ids, asked = [p.id for p in known], known
-            rows.append(_MEASURES[measure](run, known))
+            rows.append(MEASURES[measure](run, known))
         # Clips of two benchmarks are different ones, whatever their names.
         clips = tuple(f"{benchmark}/{clip_of(p)}" for p in asked)
         seeds = tuple(by_seed)
         once = student in self.once
         return AnswerGrid(np.array(rows[:1] if once else rows), seeds[:1] if once else seeds, clips, once)
+
+    def means(
+        self, benchmark: str, mask: str, group: Mapping[str, str], measure: Measure = "headline"
+    ) -> dict[str, Effect]:
+        """The mean over seeds of every student that was asked so; together they tell how much seeds matter."""
+        key = (benchmark, mask, tuple(sorted(group.items())), measure)
+        if key not in self._means:
+            students = [s for s, b, m in self.runs if (b, m) == (benchmark, mask)]
+            layouts = [grid_layout(self.grid(student, benchmark, mask, group, measure)) for student in students]
+            effects = together(layouts, len(set(students) - self.once) - 1)
+            self._means[key] = dict(zip(students, effects, strict=True))
+        return self._means[key]
 
 
 def read_cells(folder: Path, seeds: Sequence[int], once: Iterable[str], difficulty: Mapping[str, Path]) -> Cells:
@@ -130,8 +143,9 @@ def _well_formed(run: BenchmarkRun, known: Sequence[Prediction]) -> list[float]:
     return [float(response.well_formed) if (response := p.response) is not None else 0.0 for p in known]
 
 
-_MEASURES: dict[Measure, Callable[[BenchmarkRun, Sequence[Prediction]], list[float]]] = {
+MEASURES: dict[Measure, Callable[[BenchmarkRun, Sequence[Prediction]], list[float]]] = {
     "headline": lambda run, known: mean_credits(known, run.result.headline),
     "strict": lambda run, known: mean_credits(known, STRICT),
     "well_formed": _well_formed,
 }
+"""Measure -> how a run's answers to known questions are judged."""

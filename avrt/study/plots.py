@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from avrt.evaluation.statistics import Estimate
 from avrt.html.plots import INK, QUIET, SERIES, Plot, panels, plot, shortened
 from avrt.study.analysis import CURVES, Setting
 from avrt.study.tables import points
@@ -41,7 +40,7 @@ def forest(results: Sequence[ClaimResult], least: float) -> Plot:
 
     def words(r: ClaimResult) -> str:
         published = "" if r.claim.published is None else f", published {r.claim.published:+.1f}"
-        return f"{r.claim.source}, {r.claim.text}: {points(r)}{published}, {r.verdict}"
+        return f"{r.claim.source}, {r.claim.text}: {points(r.effect)}{published}, {r.verdict}"
 
     caption = (
         "Circle: holds; square: cannot be told; cross: does not hold; with 95 % intervals. Open diamond: the "
@@ -86,8 +85,7 @@ def setting_text(setting: Setting) -> str:
         return "main setting"
     if setting.effect is None:
         return "not run"
-    effect = setting.effect
-    return Estimate(effect.difference, effect.low, effect.high, effect.questions).percent(signed=True)
+    return points(setting.effect)
 
 
 def training_plots(curves: Mapping[str, Mapping[str, Mapping[int, Points]]]) -> list[Plot]:

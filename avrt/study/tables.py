@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avrt.errors import AvrtError
-from avrt.evaluation.paired_effects import mean_effect
+from avrt.evaluation.paired_effects import Effect
 from avrt.evaluation.paper import published
 from avrt.evaluation.statistics import Estimate, percent
 from avrt.evaluation.tables import Table
@@ -22,23 +22,31 @@ def verdict_table(results: Sequence[ClaimResult]) -> Table:
     rows = [
         [
             r.claim.text,
+            r.verdict,
+            points(r.effect),
+            NONE if r.claim.published is None else f"{r.claim.published:+.1f}",
+            p_value(r.p_corrected),
+            f"{percent(r.first)} - {percent(r.second)}",
             r.claim.source,
             f"{r.claim.benchmark}, {r.effect.questions} questions",
-            NONE if r.claim.published is None else f"{r.claim.published:+.1f}",
-            f"{percent(r.first)} - {percent(r.second)}",
-            points(r),
-            p_value(r.p_corrected),
-            r.verdict,
             " ".join(part for part in (r.claim.why, f"({r.shared})" if r.shared else "") if part) or NONE,
         ]
         for r in results
     ]
     head = [
-        "ordering", "source", "asked", "published difference", "accuracies", "our difference", "p, corrected",
-        "verdict", "why it may differ",
+        "ordering", "verdict", "our difference", "published difference", "p, corrected", "accuracies", "source",
+        "asked", "why it may differ",
     ]  # fmt: skip
     note = "Differences in points with 95 % intervals over seeds and clips; p after Holm's correction over all rows."
     return Table("verdicts", "The paper's orderings", head, rows, note)
+
+
+def apart_table(results: Sequence[ClaimResult]) -> Table:
+    """Each ordering by what is read: the answer in any form, the answer in the asked form, and the form alone."""
+    rows = [[r.claim.text, points(r.effect), points(r.strict), points(r.form)] for r in results]
+    head = ["ordering", "by the headline scorer", "by the strict scorer", "share of answers in the asked form"]
+    note = "Differences in points with 95 % intervals, not corrected for their number."
+    return Table("apart", "The orderings by form and by answer", head, rows, note)
 
 
 def power_table(results: Sequence[ClaimResult], assumed: PowerSpec) -> Table:
@@ -61,16 +69,21 @@ def power_table(results: Sequence[ClaimResult], assumed: PowerSpec) -> Table:
         "power for the published one, assumed",
         "standard error, had", "smallest difference found, had", "power for the published one, had", "sd of seeds, had",
     ]  # fmt: skip
-    note = (
+    note = assumptions(assumed, len(results))
+    return Table("power", "Power, as stated before the run and as it was", head, rows, note)
+
+
+def assumptions(assumed: PowerSpec, claims: int) -> str:
+    """What is assumed of power, and what "found" means, in words."""
+    return (
         f"In points. Found means: with a chance of {100 * assumed.power:g} % at the level {assumed.level:g} divided by "
-        f"the {len(results)} claims, the first step of Holm's correction. Assumed before the run: the difference of "
+        f"the {claims} claims, the first step of Holm's correction. Assumed before the run: the difference of "
         f"two students varies over seeds by {assumed.seed_sd:g} points (sd); one of two alone is right on "
         f"{100 * assumed.discordant:g} % of the questions; differences on two questions about one clip correlate by "
         f"{assumed.questions_per_clip_correlation:g}, those of one question in two seeds by "
         f"{assumed.seeds_correlation:g}; a group is {100 * assumed.group_share:.0f} % of the questions. A difference "
         f"below {assumed.least:g} points does not count."
     )
-    return Table("power", "Power, as stated before the run and as it was", head, rows, note)
 
 
 def form_table(cells: Cells, mask: str = "av") -> Table:
@@ -120,8 +133,8 @@ def paper_table(cells: Cells, name: str, stand_in: Mapping[str, str]) -> Table |
     if not rows:
         return None
     head = [
-        "student", *(f"{stand_in[c['benchmark']]} {c['name']}" for c in columns), "the paper's row",
-        *(f"published: {_title(c)}" for c in columns),
+        "student", *(_head(c, stand_in) for c in columns), "the paper's row",
+        *(f"published: {c['name']}" for c in columns),
     ]  # fmt: skip
     title = declared["title"].partition(": ")
     note = (
@@ -148,9 +161,8 @@ def all_tables(cells: Cells, declared: TablesSpec) -> list[Table]:
     return [*(table for table in of_paper if table is not None), *further, form_table(cells)]
 
 
-def points(result: ClaimResult) -> str:
-    """Our difference in points with its interval."""
-    effect = result.effect
+def points(effect: Effect) -> str:
+    """A difference in points with its interval."""
     return Estimate(effect.difference, effect.low, effect.high, effect.questions).percent(signed=True)
 
 
@@ -159,9 +171,10 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _title(column: Mapping[str, Any]) -> str:
-    """The head of a published column: its benchmark, and its mask or group where it has one."""
-    return column["benchmark"] if "mask" not in column and "group" not in column else f"{column['name']}"
+def _head(column: Mapping[str, Any], stand_in: Mapping[str, str]) -> str:
+    """The head of our column: the study's benchmark, and what of it where a table has several columns of one."""
+    apart = "group" in column or "mask" in column or column["name"] in ("AV", "all")
+    return f"{stand_in[column['benchmark']]} {column['name']}" if apart else stand_in[column["benchmark"]]
 
 
 def _of_column(cells: Cells, row: Mapping[str, Any], column: Mapping[str, Any], stand_in: Mapping[str, str]) -> str:
@@ -176,7 +189,7 @@ def _figure(
     """A cell's mean over seeds with its interval; a dash where it was not asked."""
     if not cells.has(student, benchmark, mask):
         return NONE
-    found = mean_effect(cells.grid(student, benchmark, mask, group, measure))
+    found = cells.means(benchmark, mask, group, measure)[student]
     return Estimate(found.difference, max(0.0, found.low), min(1.0, found.high), found.questions).percent()
 
 

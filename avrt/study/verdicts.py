@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from avrt.errors import AvrtError
-from avrt.evaluation.paired_effects import Effect, compare_grids, holm
+from avrt.evaluation.paired_effects import AnswerGrid, Effect, Layout, compare_grids, holm, pooled_weight, together
 from avrt.evaluation.power import Design, Power, PowerSpec, expected_error, found_with
-from avrt.study.cells import Cells
-from avrt.study.claims import CellSpec, ClaimSpec
+from avrt.study.cells import MEASURES, Cells, Measure
+from avrt.study.claims import ClaimSpec
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 
@@ -25,17 +24,21 @@ class ClaimResult:
         first: Accuracy of the first cell, 0 to 1.
         second: Accuracy of the second.
         effect: First minus second.
+        strict: The same by the strict scorer, which asks for the form as well.
+        form: First minus second of the shares of answers in the asked form.
         p_corrected: The p-value corrected for the number of claims.
         verdict: One of `HOLDS`, `FAILS` and `UNKNOWN`.
         stated: The power that follows from the assumptions.
         had: The power that the comparison had, by its own error.
-        shared: What is one model for all seeds, in words; empty where each seed has its own.
+        shared: Where the error holds no chance of seeds, in words; empty where both students have several.
     """
 
     claim: ClaimSpec
     first: float
     second: float
     effect: Effect
+    strict: Effect
+    form: Effect
     p_corrected: float
     verdict: str
     stated: Power
@@ -62,6 +65,8 @@ class ClaimResult:
             "seeds": effect.seeds,
             "clips": effect.clips,
             "questions": effect.questions,
+            "difference_strict": round(100 * self.strict.difference, 4),
+            "difference_in_form": round(100 * self.form.difference, 4),
             "error": round(100 * effect.error, 4),
             "freedom": round(effect.freedom, 2),
             "seed_sd": round(100 * effect.seed_sd, 4),
@@ -82,23 +87,30 @@ def judge(cells: Cells, claims: Sequence[ClaimSpec], seeds: int, assumed: PowerS
     Raises:
         AvrtError: If a cell was not asked, or two have no seed in common.
     """
-    effects = [_effect(cells, claim) for claim in claims]
-    corrected = holm([effect.p for effect, _, _ in effects])
+    grids = {measure: [_grids(cells, claim, measure) for claim in claims] for measure in MEASURES}
+    effects, strict, form = (
+        together([_compared(c, *g) for c, g in zip(claims, pairs, strict=True)], _independent(claims, cells.once))
+        for pairs in grids.values()
+    )
+    corrected = holm([effect.p for effect in effects])
     sizes = {claim.benchmark: _size(cells, claim) for claim in claims}
     stated = stated_power(claims, sizes, seeds, cells.once, assumed)
     found = []
-    for claim, (effect, first, second), p, power in zip(claims, effects, corrected, stated, strict=True):
+    for i, (claim, (first, second)) in enumerate(zip(claims, grids["headline"], strict=True)):
+        effect = effects[i]
         found.append(
             ClaimResult(
                 claim=claim,
-                first=first,
-                second=second,
+                first=first.accuracy,
+                second=second.accuracy,
                 effect=effect,
-                p_corrected=p,
-                verdict=verdict(effect, p, claim.sign, assumed),
-                stated=power,
+                strict=strict[i],
+                form=form[i],
+                p_corrected=corrected[i],
+                verdict=verdict(effect, corrected[i], claim.sign, assumed),
+                stated=stated[i],
                 had=found_with(100 * effect.error, effect.freedom, assumed, len(claims), claim.published),
-                shared=_shared(cells, claim),
+                shared=_shared(cells, claim, effect.seeds),
             )
         )
     return found
@@ -116,11 +128,11 @@ def verdict(effect: Effect, p_corrected: float, sign: int, assumed: PowerSpec) -
     return FAILS if 100 * high < assumed.least else UNKNOWN
 
 
-def design(claim: ClaimSpec, seeds: int, clips: int, questions: int) -> Design:
+def design(claim: ClaimSpec, seeds: int, clips: int, questions: int, pooled: int) -> Design:
     """How much a claim's comparison asks, as far as the declaration says."""
     (_, first), (_, second) = claim.cells()
     unpaired = first.group != second.group or (first.benchmark or second.benchmark) is not None
-    return Design(seeds, clips, questions, grouped=bool(first.group or second.group), unpaired=unpaired)
+    return Design(seeds, clips, questions, grouped=bool(first.group or second.group), unpaired=unpaired, pooled=pooled)
 
 
 def stated_power(
@@ -139,25 +151,31 @@ def stated_power(
         once: Students of which one model stands for every seed.
         assumed: The assumptions.
     """
+    several = [seeds if {claim.first.student, claim.second.student} - once else 1 for claim in claims]
+    others = sum(number > 1 for number in several) - 1
+    pooled = pooled_weight(others, _independent(claims, once))
     found = []
-    for claim in claims:
-        several = seeds if {claim.first.student, claim.second.student} - once else 1
-        error, freedom = expected_error(assumed, design(claim, several, *sizes[claim.benchmark]))
+    for claim, number in zip(claims, several, strict=True):
+        error, freedom = expected_error(assumed, design(claim, number, *sizes[claim.benchmark], pooled))
         found.append(found_with(error, freedom, assumed, len(claims), claim.published))
     return found
 
 
-def _effect(cells: Cells, claim: ClaimSpec) -> tuple[Effect, float, float]:
-    first, second = (
-        cells.grid(cell.student, benchmark, cell.mask, cell.group) for benchmark, cell in claim.cells()
-    )  # fmt: skip
+def _grids(cells: Cells, claim: ClaimSpec, measure: Measure) -> tuple[AnswerGrid, AnswerGrid]:
+    first, second = (cells.grid(c.student, benchmark, c.mask, c.group, measure) for benchmark, c in claim.cells())
+    return first, second
+
+
+def _compared(claim: ClaimSpec, first: AnswerGrid, second: AnswerGrid) -> Layout:
     try:
-        effect = compare_grids(first, second)
+        return compare_grids(first, second)
     except ValueError as error:
         raise AvrtError(str(error), where=f"claim {claim.id}") from None
-    if not math.isfinite(effect.p):
-        raise AvrtError("has no p-value", where=f"claim {claim.id}")
-    return effect, first.accuracy, second.accuracy
+
+
+def _independent(claims: Sequence[ClaimSpec], once: frozenset[str]) -> int:
+    """How many students were trained beside those of one claim."""
+    return len({cell.student for claim in claims for _, cell in claim.cells()} - once) - 2
 
 
 def _size(cells: Cells, claim: ClaimSpec) -> tuple[int, int]:
@@ -167,8 +185,10 @@ def _size(cells: Cells, claim: ClaimSpec) -> tuple[int, int]:
     return len(set(whole.clips)), len(whole.clips)
 
 
-def _shared(cells: Cells, claim: ClaimSpec) -> str:
-    """Which students are one model for all seeds, in words."""
-    students: dict[str, CellSpec] = {cell.student: cell for _, cell in claim.cells()}
+def _shared(cells: Cells, claim: ClaimSpec, seeds: int) -> str:
+    """Where the error holds no chance of seeds: one model for all of them, or one seed alone."""
+    students = dict.fromkeys(cell.student for _, cell in claim.cells())
     same = [name for name in students if name in cells.once]
-    return f"{' and '.join(same)}: one model for all seeds" if same else ""
+    if same:
+        return f"{' and '.join(same)}: one model for all seeds"
+    return "one seed: nothing is known of others" if seeds == 1 else ""

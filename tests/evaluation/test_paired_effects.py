@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from avrt.evaluation import student_t
-from avrt.evaluation.paired_effects import AnswerGrid, clip_of, compare_grids, crossed_effect, holm, mean_effect
+from avrt.evaluation.paired_effects import AnswerGrid, Layout, clip_of, compare_grids, grid_layout, holm, together
 from avrt.evaluation.power import Design, PowerSpec, expected_error, found_with
 from avrt.evaluation.predictions import Prediction
 from tests.conftest import make_sample
@@ -46,7 +46,7 @@ def students(rng, seeds, seed_sd, clip_sd, gain=0.0):
 def test_errors_and_coverage_are_as_stated(seeds, seed_sd, clip_sd):
     """400 comparisons without a difference: their share below 0.05, which is that outside of the interval."""
     rng = np.random.default_rng(1)
-    effects = [compare_grids(*students(rng, seeds, seed_sd, clip_sd)) for _ in range(400)]
+    effects = [compare_grids(*students(rng, seeds, seed_sd, clip_sd)).effect() for _ in range(400)]
     found = np.mean([e.p < 0.05 for e in effects])
     assert found == np.mean([not e.low <= 0 <= e.high for e in effects])
     # 5 % of 400 comparisons have a standard deviation of 1.1 points; the method may be conservative
@@ -60,9 +60,38 @@ def _error_over_questions(effect):
     return (0.25 / (effect.questions * effect.seeds)) ** 0.5
 
 
+def test_comparisons_made_together_find_more_and_err_no_more():
+    """Studies of 10 students and 3 seeds without a difference, then with one; Holm's correction over 9 claims."""
+    rng = np.random.default_rng(8)
+
+    def study(gain, wild):
+        """The corrected p-values together and each alone; contributions are drawn from the model."""
+        spread = np.where(np.arange(10) < 8, 0.01, wild)
+        own = rng.normal(0, 1, (3, 1, 10)) * spread + rng.normal(0, 0.14, (1, 150, 10))
+        z = own + rng.normal(0, 0.2, (3, 150, 10)) + gain * (np.arange(10) > 0)
+        layouts = [Layout.of(z[:, :, k] - z[:, :, 0], 600) for k in range(1, 10)]
+        return [holm([e.p for e in effects]) for effects in (together(layouts, 8), together(layouts, 0))]
+
+    assert np.mean([min(study(0, 0.04)[0]) < 0.05 for _ in range(200)]) < 0.09
+    shared, alone = (np.array([study(0.065, 0.01) for _ in range(40)]) < 0.05).mean((0, 2))
+    assert shared > alone + 0.1
+
+
+def test_the_seeds_of_one_student_are_not_made_surer_by_others():
+    rng = np.random.default_rng(9)
+    calm = [Layout.of(rng.normal(0, 0.3, (3, 150)), 600) for _ in range(5)]
+    wild = Layout.of(rng.normal(0, 0.3, (3, 150)) + np.array([[-0.2], [0.0], [0.2]]), 600)
+    shared, own = together([wild, *calm], 5)[0], wild.effect()
+    assert shared.error == pytest.approx(own.error)
+    assert own.seed_sd == pytest.approx(0.2, abs=0.05)
+    assert shared.freedom > own.freedom
+    few = together([wild, calm[0]], 0)
+    assert few == [wild.effect(), calm[0].effect()]
+
+
 def test_a_planted_difference_is_found_and_its_true_value_covered():
     rng = np.random.default_rng(2)
-    effects = [compare_grids(*students(rng, 4, 0.05, 0.3, gain=0.5)) for _ in range(60)]
+    effects = [compare_grids(*students(rng, 4, 0.05, 0.3, gain=0.5)).effect() for _ in range(60)]
     true = np.mean([e.difference for e in effects])
     assert true > 0.08
     assert np.mean([e.p < 0.05 for e in effects]) > 0.9
@@ -77,7 +106,7 @@ def test_contributions_have_the_difference_as_their_mean():
     easy = np.arange(200) % 3 == 0
     first = AnswerGrid(credit[:, easy], (0, 1, 2), tuple(c for c, e in zip(clips, easy, strict=True) if e))
     second = AnswerGrid(credit[:, ~easy], (0, 1, 2), tuple(c for c, e in zip(clips, easy, strict=True) if not e))
-    effect = compare_grids(first, second)
+    effect = compare_grids(first, second).effect()
     assert effect.difference == pytest.approx(first.accuracy - second.accuracy)
     # against resampled clips: seeds add nothing here, since all answers are independent
     names = sorted(set(clips))
@@ -97,8 +126,8 @@ def test_one_model_for_all_seeds_adds_no_seeds():
     repeated = AnswerGrid(np.repeat(second.credit[:1], 4, 0), (0, 1, 2, 3), CLIPS)
     assert compare_grids(first, single) == compare_grids(first, repeated)
     other = AnswerGrid(first.credit[:1], (0,), CLIPS, once=True)
-    alone = compare_grids(other, single)
-    copies = compare_grids(AnswerGrid(np.repeat(first.credit[:1], 4, 0), (0, 1, 2, 3), CLIPS), repeated)
+    alone = compare_grids(other, single).effect()
+    copies = compare_grids(AnswerGrid(np.repeat(first.credit[:1], 4, 0), (0, 1, 2, 3), CLIPS), repeated).effect()
     assert (alone.seeds, copies.seeds) == (1, 4)
     # the same answers four times are no more evidence than once
     assert copies.error == pytest.approx(alone.error)
@@ -119,11 +148,11 @@ def test_seeds_are_paired_by_their_number():
 
 def test_equal_answers_have_no_difference_and_one_clip_no_interval():
     first, _ = students(np.random.default_rng(6), 3, 0.1, 0.1)
-    same = compare_grids(first, first)
+    same = compare_grids(first, first).effect()
     assert (same.difference, same.error, same.p) == (0, 0, 1)
-    assert mean_effect(first).difference == pytest.approx(first.accuracy)
+    assert grid_layout(first).effect().difference == pytest.approx(first.accuracy)
     with pytest.raises(ValueError, match="one clip alone"):
-        crossed_effect(np.zeros((3, 1)), 4)
+        Layout.of(np.zeros((3, 1)), 4)
 
 
 def test_the_clip_is_a_field_or_the_id_up_to_its_last_part():
@@ -142,7 +171,7 @@ def test_stated_power_is_what_simulated_comparisons_find():
     found = []
     for _ in range(500):
         z = stated.smallest / 100 + rng.normal(0, 0.01, (5, 1)) + rng.normal(0, (of_clip / 2) ** 0.5, (1, 150))
-        found.append(crossed_effect(z + rng.normal(0, (of_clip / 2) ** 0.5, (5, 150)), 600))
+        found.append(Layout.of(z + rng.normal(0, (of_clip / 2) ** 0.5, (5, 150)), 600).effect())
     assert np.mean([e.p < 0.05 for e in found]) == pytest.approx(0.8, abs=0.06)
     assert np.std([e.difference for e in found]) == pytest.approx(error / 100, rel=0.1)
 

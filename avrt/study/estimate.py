@@ -41,23 +41,28 @@ class Estimate:
         return self._rank[stage.name]
 
     def left(self, waiting: Sequence[Stage], running: Sequence[Stage]) -> float | None:
-        """Seconds until all is done; None until something is known of each kind of stage that remains."""
-        by_like: dict[str, list[float]] = defaultdict(list)
-        by_kind: dict[str, list[float]] = defaultdict(list)
+        """Seconds until all is done; None until a stage is finished.
+
+        Each is taken to need as long as the finished ones of its like, or of its kind, or of its command, or all.
+        """
+        known: dict[str, list[float]] = defaultdict(list)
         for name, record in self._records.found.items():
-            stage = self._plan.stages.get(name)
-            if stage is not None:
-                by_like[stage.like].append(record.seconds)
-                by_kind[stage.kind].append(record.seconds)
-        expected: dict[str, float] = {}
-        for stage in (*waiting, *running):
-            known = by_like.get(stage.like) or by_kind.get(stage.kind)
-            if known is None:
-                return None
-            expected[stage.name] = fmean(known)
+            if (stage := self._plan.stages.get(name)) is not None:
+                for group in self._groups(stage):
+                    known[group].append(record.seconds)
+        if not known:
+            return None
+        expected = {
+            stage.name: fmean(next(known[group] for group in self._groups(stage) if group in known))
+            for stage in (*waiting, *running)
+        }
         # Running ones are taken to be half done.
-        work = sum(expected[s.name] for s in waiting) + sum(expected[s.name] for s in running) / 2
+        work = sum(expected[stage.name] for stage in waiting) + sum(expected[stage.name] for stage in running) / 2
         return max(work / self._jobs, self._longest_way(expected))
+
+    @staticmethod
+    def _groups(stage: Stage) -> tuple[str, ...]:
+        return (f"like {stage.like}", f"kind {stage.kind}", f"command {stage.command[0]}", "all")
 
     def _longest_way(self, expected: dict[str, float]) -> float:
         ends: dict[str, float] = {}

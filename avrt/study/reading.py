@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
-from avrt.arguments import OneLineErrors
+from avrt.arguments import OneLineErrors, shorten
 from avrt.configurations import find_config
 from avrt.errors import AvrtError
 from avrt.study.checks import check
-from avrt.study.declaration import REFERENCE, Declaration
+from avrt.study.declaration import (
+    REFERENCE,
+    BenchmarkSpec,
+    Declaration,
+    ShardsSpec,
+    StudentSpec,
+    TracesSpec,
+    TrainingSpec,
+)
 
 FIELDS = tuple(f.name for f in fields(Declaration))
+_ENTRIES: dict[str, type] = {
+    "shards": ShardsSpec, "training": TrainingSpec, "students": StudentSpec, "traces": TracesSpec,
+    "benchmarks": BenchmarkSpec,
+}  # fmt: skip
 _OPTIONS_BELOW = "arguments"
 """Below this field names have dots, as in `arguments: {model.group_size: 2}`."""
 
@@ -45,12 +59,30 @@ def read_declaration(configs: Iterable[str], overrides: Sequence[tuple[str, str]
         for key in reversed(_keys(place)):
             value = {key: value}
         merged = _merge(merged, value)
+    _check_entries(merged)
+    text = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
     parser = OneLineErrors(prog="avrt study")
     parser.add_class_arguments(Declaration)
-    values = parser.instantiate_classes(parser.parse_object(merged))
+    # The parser changes what it is given.
+    values = parser.instantiate_classes(parser.parse_object(deepcopy(merged)))
     study = Declaration(**vars(values))
     check(study)
-    return study, yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
+    return study, text
+
+
+def _check_entries(merged: Mapping[str, Any]) -> None:
+    """Refuse an entry that is wrong by its name, which the parser of the whole would not say."""
+    for section, kind in _ENTRIES.items():
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(kind)
+        entries = merged.get(section)
+        for name, entry in entries.items() if isinstance(entries, Mapping) else ():
+            if not isinstance(entry, Mapping):
+                raise AvrtError(f"is {entry!r}, and no mapping", where=f"{section}.{name}")
+            try:
+                parser.parse_object(deepcopy(dict(entry)))
+            except ArgumentError as error:
+                raise AvrtError(shorten(str(error)), where=f"{section}.{name}") from None
 
 
 def _load(text: str, where: object, *, mapping: bool = True) -> Any:

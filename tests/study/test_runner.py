@@ -97,6 +97,9 @@ def declared(tmp_path):
         ("traces.traced.arguments.only", "['{students.rl}']", "traces.traced: is made once, and rl is trained with"),
         ("asked", "[{students: [rl], benchmarks: [world], masks: [b]}]", "asked.0.masks: no such name: b"),
         ("asked", "[{students: [rl], benchmarks: [world]}]", "claims.rl_over_base: base is not asked world under"),
+        ("students.rl.stage", "dpo", "students.rl: stage: Expected one of: sft, grpo. Got value: dpo"),
+        ("students.rl.sorce", "base", "students.rl: Option 'sorce' is not accepted"),
+        ("students.rl", "base", "students.rl: is 'base', and no mapping"),
         ("seeds", "[0, 0]", "seeds: a study needs seeds, and each once"),
         ("training.dpo", "{}", "training: no such name: dpo"),
         ("shards.traced", "{recipe: nano_world}", "traced: is the name of shards and of traces"),
@@ -120,7 +123,7 @@ def test_declarations_are_merged_field_by_field_and_null_takes_away(declared, tm
     assert study.students["base"].arguments == {"trainer.max_steps": 7, "checkpoint.every_n_train_steps": 2}
     again = tmp_path / "again.yaml"
     again.write_text(text)
-    assert read_declaration([str(again)])[0] == study
+    assert read_declaration([str(again)]) == (study, text)
 
 
 # ---- the stages

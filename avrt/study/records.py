@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,9 +70,9 @@ class Records:
         A stage's identity is that of its command and of the content of its configurations, and of the stages that it
         needs. The study's folder may get another name.
         """
-        out = str(self.out)
+        out = re.compile(rf"(?<![\w./-]){re.escape(str(self.out))}(?=/|$)")
         for stage in plan.stages.values():
-            words = [word.replace(out, "{out}") if out != "." else word for word in stage.command]
+            words = [out.sub("{out}", word) for word in stage.command]
             for config in stage.configs:
                 if config not in self._digests:
                     self._digests[config] = sha256(find_config(config))
@@ -100,7 +101,8 @@ class Records:
             if not again.intersection(stage.needs):
                 why = "its command or a configuration has changed" if there else "what it made is gone"
                 needing = sum(name in self.found for name in plan.dependents(stage.name))
-                told.append(f"{stage.name}: {why}; repeated, with {needing} finished ones that need it")
+                also = f", with {needing} finished ones that need it" if needing else ""
+                told.append(f"{stage.name}: {why}; repeated{also}")
         for name in again:
             del self.found[name]
             self._started(plan.stages[name]).unlink(missing_ok=True)

@@ -187,6 +187,8 @@ def test_what_is_finished_is_known_by_command_configurations_and_needs(declared,
     assert [line.partition(":")[0] for line in told] == [f"students/rl/seed-{seed}/run" for seed in (0, 1)]
     assert "repeated, with 3 finished ones that need it" in told[0]
     assert finished()[2:] == (kept, [])  # it stays so if the study is killed before they are repeated
+    out = out.rename(tmp_path / "renamed")
+    assert finished()[2:] == (kept, [])
     _, _, kept, told = finished(("shards.asked.arguments.clips", "3"))
     assert not [name for name in kept if name.startswith("benchmarks/")]
     assert "students/base/seed-0/model" in kept

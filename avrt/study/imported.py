@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import signal
 
 # Our commands, and what DeepSpeed and Lightning import when a run is under way: the first alone is two seconds of each.
 _MODULES = (
@@ -18,6 +19,8 @@ _MODULES = (
 
 
 def _import_all() -> None:
+    # Who ends all processes at once, as a batch system does, means the study, which lets its commands end in order.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # `avrt.training.launch` comes first: it sets what DeepSpeed reads when it is imported.
     importlib.import_module("avrt.training.launch")
     for name in _MODULES:

@@ -13,6 +13,7 @@ from typing import Any
 
 from avrt.configurations import find_config
 from avrt.files import sha256, write_whole
+from avrt.packaged import packaged
 from avrt.run_folder import complete_checkpoints
 from avrt.study.stages import Plan, Stage
 from avrt.text import json_lines
@@ -50,7 +51,7 @@ class Records:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self._digests: dict[str, str] = {}
+        self._digests: dict[Path, str] = {}
         self._identities: dict[str, str] = {}
         self.found: dict[str, Record] = {}
         path = out / STAGES
@@ -67,16 +68,19 @@ class Records:
     def identify(self, plan: Plan) -> None:
         """Take the plan whose stages are meant from now on.
 
-        A stage's identity is that of its command and of the content of its configurations, and of the stages that it
-        needs. The study's folder may get another name.
+        A stage's identity is that of its command, of the content of its configurations and recipe, and of the stages
+        that it needs. The study's folder may get another name.
         """
         out = re.compile(rf"(?<![\w./-]){re.escape(str(self.out))}(?=/|$)")
         for stage in plan.stages.values():
             words = [out.sub("{out}", word) for word in stage.command]
-            for config in stage.configs:
-                if config not in self._digests:
-                    self._digests[config] = sha256(find_config(config))
-                words.append(self._digests[config])
+            read = [find_config(config) for config in stage.configs]
+            if stage.command[0] == "shards":
+                read += filter(Path.is_file, [packaged("avrt.data_recipes", f"{stage.command[1]}.py")])
+            for path in read:
+                if path not in self._digests:
+                    self._digests[path] = sha256(path)
+                words.append(self._digests[path])
             words += (self._identities[name] for name in stage.needs)
             self._identities[stage.name] = hashlib.blake2b(json.dumps(words).encode(), digest_size=8).hexdigest()
 
@@ -99,7 +103,7 @@ class Records:
                 continue
             again.add(stage.name)
             if not again.intersection(stage.needs):
-                why = "its command or a configuration has changed" if there else "what it made is gone"
+                why = "its command, a configuration or its recipe has changed" if there else "what it made is gone"
                 needing = sum(name in self.found for name in plan.dependents(stage.name))
                 also = f", with {needing} finished ones that need it" if needing else ""
                 told.append(f"{stage.name}: {why}; repeated{also}")

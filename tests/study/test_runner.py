@@ -231,7 +231,7 @@ def test_a_study_that_is_killed_and_stopped_ends_with_the_files_of_its_commands(
     killed.wait()
     stopped = start(*run, cwd=tmp_path)
     wait_for(lambda: list(out.glob("students/rl/seed-*/run")), stopped)
-    stopped.send_signal(signal.SIGTERM)
+    os.killpg(stopped.pid, signal.SIGTERM)  # as a batch system does
     printed = stopped.communicate()[0]
     assert stopped.returncode == 143, printed
     assert "the same command goes on" in printed

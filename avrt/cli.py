@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("avrt.commands.chat", "talk to a student on a local web page: avrt chat MODEL [MODEL2]"),
     "doctor": ("avrt.commands.doctor", "check that sampling agrees with scoring: --config grpo.yaml --data.train DIR"),
     "demo": ("avrt.commands.demo", "run the whole pipeline in miniature on this machine"),
+    "study": ("avrt.commands.study", "the whole paper in miniature, or a study of your own: --config STUDY --out DIR"),
     "env": ("avrt.commands.environment", "versions and devices, for a report of a problem"),
     "completion": ("avrt.commands.completion", 'tab completion: eval "$(avrt completion bash)", or zsh or fish'),
 }

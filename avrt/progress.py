@@ -99,13 +99,14 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, count: int, details: str = "", done: float | None = None) -> None:
+    def update(self, count: int, details: str = "", done: float | None = None, left: float | None = None) -> None:
         """Take the new count.
 
         Args:
             count: How far the command is.
             details: What else to say of it.
             done: Which share of everything that is, where it is not the count's of the total.
+            left: Seconds that the rest takes, where the caller knows that better than the pace tells.
         """
         first, self._last = self._last is None, count
         share = min(1.0, done if done is not None else count / self._total if self._total else 0.0)
@@ -114,13 +115,13 @@ class ProgressDisplay:
         if self._bar is not None:
             if now - self._printed >= BAR_SECONDS or ends or first:
                 self._printed = now
-                told = self._told(details, ends=ends)
+                told = self._told(details, left, ends=ends)
                 self._bar.update(self._task, completed=share, description=told, head=self._head(count))
             return
         due = now - self._printed >= LINE_SECONDS and not first
         if self._shown and (due or (self._numbered and (first or ends))):
             self._printed = now
-            told = self._told(details, ends=ends)
+            told = self._told(details, left, ends=ends)
             print(f"{self._head(count)}, {told}" if told else self._head(count), file=sys.stderr, flush=True)
 
     def meanwhile(self, text: str) -> None:
@@ -144,8 +145,10 @@ class ProgressDisplay:
         of = "" if self._total is None else f" of {self._total:,}"
         return f"{self._unit} {count:,}{of}" if self._numbered else f"{count:,}{of} {self._unit}"
 
-    def _told(self, details: str, *, ends: bool) -> str:
+    def _told(self, details: str, left: float | None, *, ends: bool) -> str:
         pace = self._pace.told(self._unit if self._numbered else "")
+        if left is not None:
+            pace = f"about {duration(left)} left"
         if ends:
             pace = f"took {duration(time.monotonic() - self._begun)}"
         return (", " if self._numbered else "; ").join(filter(None, (pace, details)))

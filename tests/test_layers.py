@@ -37,6 +37,7 @@ RANKS = {
     "avrt.traces": 7,
     "avrt.data_recipes": 7,
     "avrt.chat": 8,
+    "avrt.study": 8,
     "avrt.commands": 9,
     "avrt.cli": 10,
     "avrt.__main__": 11,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -11,18 +10,19 @@ from rich.console import Console
 from avrt.arguments import OneLineErrors
 from avrt.commands.judge import judge_hallucination
 from avrt.commands.teachers import teacher_runs
-from avrt.errors import AvrtError, NothingUsableError
-from avrt.evaluation.benchmark_runs import BenchmarkRun, read_runs
+from avrt.errors import NothingUsableError
+from avrt.evaluation.benchmark_runs import read_runs
 from avrt.evaluation.comparison_tables import comparison_tables
+from avrt.evaluation.difficulty import with_difficulty
 from avrt.evaluation.html_report import Curve, render
 from avrt.evaluation.paper import paper_tables, published
 from avrt.evaluation.questions import side_by_side
-from avrt.evaluation.result import DIFFICULTY, group_records, mean_credits
 from avrt.files import write_whole
 from avrt.messages import print_results, printable
 from avrt.terminal_tables import print_table
-from avrt.text import clean, read_json_lines
+from avrt.text import clean
 from avrt.traces.backend import Backend
+from avrt.training.run_log.scalars import read_scalars
 
 CURVES = {
     "rewards/total/mean": ("Reward per answer in training", "reward"),
@@ -101,44 +101,8 @@ def _parser() -> OneLineErrors:
     return parser
 
 
-def with_difficulty(runs: Sequence[BenchmarkRun], path: Path) -> list[BenchmarkRun]:
-    """Add to each question its difficulty by the teachers' verdicts, and to each result its accuracy by difficulty.
-
-    Raises:
-        AvrtError: If the file is missing or not a list of difficulty labels.
-    """
-    try:
-        labels = {clean(row["id"]): clean(row[DIFFICULTY]) for row in read_json_lines(path)}
-    except OSError:
-        raise AvrtError("no such file", where=path) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AvrtError(f"not a list of difficulty labels: {error}", where=path) from None
-    labelled = []
-    for run in runs:
-        predictions = [
-            replace(p, metadata={**p.metadata, DIFFICULTY: labels[p.id]}) if p.id in labels else p
-            for p in run.predictions
-        ]
-        run = replace(run, predictions=predictions)
-        groups = group_records(run.known, mean_credits(run.known, run.result.headline), DIFFICULTY)
-        labelled.append(replace(run, result=replace(run.result, groups={**run.result.groups, DIFFICULTY: groups})))
-    return labelled
-
-
 def training_curves(folders: Mapping[str, Path]) -> list[Curve]:
     """Reward and length curves from the TensorBoard logs of training runs."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for name, folder in folders.items():
-        logs = sorted(folder.rglob("events.out.tfevents.*"))
-        if not logs:
-            raise AvrtError("no TensorBoard log", where=folder, remedy="set --training to a run's folder")
-        for log in logs:
-            events = EventAccumulator(str(log.parent))
-            events.Reload()
-            for tag in CURVES:
-                if tag in events.Tags()["scalars"]:
-                    points = [(e.step, e.value) for e in events.Scalars(tag)]
-                    found.setdefault(tag, {})[name] = points
-    return [Curve(*CURVES[tag], found[tag]) for tag in CURVES if tag in found]
+    found = {name: read_scalars(folder, CURVES) for name, folder in folders.items()}
+    lines = {tag: {name: points[tag] for name, points in found.items() if tag in points} for tag in CURVES}
+    return [Curve(*CURVES[tag], lines[tag]) for tag in CURVES if lines[tag]]

@@ -68,17 +68,45 @@ def plot(
         caption: How to read it.
         height: Inches.
     """
+    return panels(name, title, [draw], text=text, caption=caption, height=height, columns=1)
+
+
+def panels(
+    name: str,
+    title: str,
+    draws: Sequence[Callable[[Axes], None]],
+    *,
+    text: str,
+    caption: str = "",
+    height: float = 1.7,
+    columns: int = 2,
+) -> Plot:
+    """Draw small plots side by side with one vertical axis for all, see `plot`.
+
+    Args:
+        name: See `plot`.
+        title: See `plot`.
+        draws: One for each panel, at least one.
+        text: See `plot`.
+        caption: See `plot`.
+        height: Inches of a row of panels.
+        columns: Panels in a row.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     written = io.StringIO()
     # A character without a glyph in matplotlib's font is drawn by the browser in another one.
     with rc_context(_SETTINGS), warnings.catch_warnings(action="ignore"):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="none")
-        axes = figure.subplots()
-        axes.set_facecolor("none")
-        draw(axes)
-        axes.spines[["top", "right"]].set_visible(False)
+        rows = -(-len(draws) // columns)
+        figure = Figure(figsize=(WIDTH, height * rows), layout="constrained", facecolor="none")
+        every = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+        for axes, draw in zip(every, draws, strict=False):
+            axes.set_facecolor("none")
+            draw(axes)
+            axes.spines[["top", "right"]].set_visible(False)
+        for axes in every[len(draws) :]:
+            axes.set_axis_off()
         figure.savefig(written, format="svg", metadata={"Date": None})
     return Plot(title, inline(written.getvalue(), name, f"{title}. {text}", _VARIABLES), caption)
 

@@ -1,0 +1,86 @@
+"""The power of a study, stated before it runs: what its seeds and questions can tell, from its assumptions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from avrt.evaluation.power import PowerSpec
+from avrt.evaluation.statistics import percent
+from avrt.evaluation.tables import Table
+from avrt.files import write_whole
+from avrt.study.claims import ClaimSpec
+from avrt.study.tables import NONE, assumptions
+from avrt.study.verdicts import stated_power
+
+POWER = "power.md"
+
+
+class _Shards(Protocol):
+    @property
+    def arguments(self) -> Mapping[str, Any]: ...
+
+
+class _Student(Protocol):
+    @property
+    def once(self) -> bool: ...
+
+
+class _Benchmark(Protocol):
+    @property
+    def shards(self) -> str: ...
+
+
+class _Declaration(Protocol):
+    """What the statement reads of a study's declaration."""
+
+    @property
+    def seeds(self) -> Sequence[int]: ...
+    @property
+    def shards(self) -> Mapping[str, _Shards]: ...
+    @property
+    def students(self) -> Mapping[str, _Student]: ...
+    @property
+    def benchmarks(self) -> Mapping[str, _Benchmark]: ...
+    @property
+    def claims(self) -> Sequence[ClaimSpec]: ...
+    @property
+    def power(self) -> PowerSpec: ...
+
+
+def state_power(declaration: _Declaration, out: Path) -> Table:
+    """Write `report/power.md` below a study's folder, before anything has run.
+
+    Claims about benchmarks whose shards do not say `clips` and `questions_per_clip` are left out.
+
+    Args:
+        declaration: The study's declaration.
+        out: The study's folder.
+    """
+    sizes = {}
+    for name, benchmark in declaration.benchmarks.items():
+        asked = declaration.shards[benchmark.shards].arguments
+        if {"clips", "questions_per_clip"} <= asked.keys():
+            clips = int(asked["clips"])
+            sizes[name] = (clips, clips * int(asked["questions_per_clip"]))
+    claims = [claim for claim in declaration.claims if claim.benchmark in sizes]
+    once = frozenset(name for name, student in declaration.students.items() if student.once)
+    stated = stated_power(claims, sizes, len(declaration.seeds), once, declaration.power)
+    rows = [
+        [
+            claim.text,
+            f"{claim.benchmark}, {sizes[claim.benchmark][1]} questions about {sizes[claim.benchmark][0]} clips",
+            f"{power.error:.1f}",
+            f"{power.smallest:.1f}",
+            NONE if claim.published is None else f"{claim.published:+.1f}",
+            NONE if power.published is None else f"{percent(power.published)} %",
+        ]
+        for claim, power in zip(claims, stated, strict=True)
+    ]
+    head = ["ordering", "asked", "standard error", "smallest difference found", "published difference", "power for it"]
+    note = f"With {len(declaration.seeds)} seeds. {assumptions(declaration.power, len(claims))}"
+    table = Table("power", "Power, stated before the run", head, rows, note)
+    (out / "report").mkdir(parents=True, exist_ok=True)
+    write_whole(out / "report" / POWER, table.markdown().encode())
+    return table

@@ -1,0 +1,272 @@
+"""`avrt study`: what a declaration becomes, and that it runs to the same files however often it is interrupted."""
+
+import fcntl
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from avrt.errors import AvrtError
+from avrt.evaluation.result import Result
+from avrt.study.reading import read_declaration, split_arguments
+from avrt.study.records import Records
+from avrt.study.stages import plan
+from tests.conftest import avrt
+
+SMALL = {"trainer.limit_val_batches": 0, "data.num_workers": 0}
+STUDY = {
+    "title": "a tiny study",
+    "seeds": [0, 1],
+    "shards": {
+        "questions": {"recipe": "nano_world", "arguments": {"split": "train", "clips": 6, "traces": "none"}},
+        "asked": {"recipe": "nano_world", "arguments": {"split": "test", "clips": 2}},
+    },
+    "traces": {
+        "traced": {
+            "data": "questions", "folder": "of_questions", "config": ["traces.yaml", "nano/traces.yaml"],
+            "arguments": {"val_share": 0.0},
+        }
+    },
+    "training": {
+        "sft": {"config": ["nano/sft.yaml"], "arguments": {**SMALL, "data.batch_size": 4, "trainer.max_epochs": 50}},
+        "grpo": {
+            "config": ["nano/grpo.yaml"],
+            "arguments": {**SMALL, "data.batch_size": 2, "model.group_size": 2, "trainer.max_steps": 2},
+        },
+    },
+    "students": {
+        "base": {
+            "stage": "sft", "source": "nano/student", "data": "traced",
+            "arguments": {"trainer.max_steps": 24, "checkpoint.every_n_train_steps": 2},
+        },
+        "again": {
+            "stage": "sft", "source": "nano/student", "data": "traced",
+            "arguments": {"trainer.max_steps": 24, "checkpoint.every_n_train_steps": 2},
+        },
+        "rl": {"stage": "grpo", "source": "base", "data": "questions", "arguments": {"rollout.max_new_tokens": 8}},
+    },
+    "benchmarks": {
+        "world": {
+            "shards": "asked", "config": ["avqa.yaml", "nano/benchmark.yaml"],
+            "arguments": {"model.generation.max_new_tokens": 8},
+        }
+    },
+    "asked": [
+        {"students": ["base", "again"], "benchmarks": ["world"]},
+        {"students": ["rl"], "benchmarks": ["world"], "masks": ["av", "a"]},
+    ],
+    "claims": [
+        {
+            "id": "rl_over_base", "source": "Table 4", "text": "RL helps", "benchmark": "world",
+            "first": {"student": "rl"}, "second": {"student": "base"},
+        }
+    ],
+}  # fmt: skip
+STUDY["students"]["rl"]["arguments"] = {"model.rollout.max_new_tokens": 8}
+
+
+def declare(path: Path, content: dict | None = None) -> Path:
+    path.write_text(yaml.safe_dump(content or STUDY, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def declared(tmp_path):
+    return declare(tmp_path / "tiny.yaml")
+
+
+# ---- the declaration
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("students.rl.source", "bsae", "students.rl.source: no such name: bsae (did you mean base?)"),
+        ("students.rl.data", "question", "students.rl.data: no such name: question (did you mean questions?)"),
+        ("students.base.source", "rl", "students.base -> students.rl -> students.base"),
+        ("students.rl.config", "[nano/rgpo.yaml]", "students.rl.config: nano/rgpo.yaml: no such configuration"),
+        ("students.rl.arguments.data.val", "{shards.val}", "students.rl.arguments.data.val: no such name: val"),
+        ("traces.traced.arguments.only", "['{students.rl}']", "traces.traced: is made once, and rl is trained with"),
+        ("asked", "[{students: [rl], benchmarks: [world], masks: [b]}]", "asked.0.masks: no such name: b"),
+        ("asked", "[{students: [rl], benchmarks: [world]}]", "claims.rl_over_base: base is not asked world under"),
+        ("students.rl.stage", "dpo", "students.rl: stage: Expected one of: sft, grpo. Got value: dpo"),
+        ("students.rl.sorce", "base", "students.rl: Option 'sorce' is not accepted"),
+        ("students.rl", "base", "students.rl: is 'base', and no mapping"),
+        ("seeds", "[0, 0]", "seeds: a study needs seeds, and each once"),
+        ("training.dpo", "{}", "training: no such name: dpo"),
+        ("shards.traced", "{recipe: nano_world}", "traced: is the name of shards and of traces"),
+    ],
+)
+def test_a_wrong_name_is_said_before_anything_runs(declared, field, value, told):
+    with pytest.raises(AvrtError, match=re.escape(told)):
+        plan(read_declaration([str(declared)], [(field, value)])[0], Path("out"))
+
+
+def test_declarations_are_merged_field_by_field_and_null_takes_away(declared, tmp_path):
+    less = {"seeds": [3], "students": {"again": None, "rl": {"arguments": {"model.loss.beta": 0.5}}}, "asked": []}
+    overlay = declare(tmp_path / "overlay.yaml", {**less, "claims": []})
+    own, overrides = split_arguments(
+        ["--out", "x", "--students.base.arguments.trainer.max_steps", "7", "--seeds=[3,4]"]
+    )
+    study, text = read_declaration([str(declared), str(overlay)], overrides)
+    assert own == ["--out", "x"]
+    assert (study.seeds, list(study.students)) == ([3, 4], ["base", "rl"])
+    assert study.students["rl"].arguments == {"model.rollout.max_new_tokens": 8, "model.loss.beta": 0.5}
+    assert study.students["base"].arguments == {"trainer.max_steps": 7, "checkpoint.every_n_train_steps": 2}
+    again = tmp_path / "again.yaml"
+    again.write_text(text)
+    assert read_declaration([str(again)]) == (study, text)
+
+
+# ---- the stages
+
+
+def test_equal_stages_are_one_and_what_is_needed_comes_first(declared):
+    overrides = [
+        ("students.teacher", "{stage: sft, source: nano, data: traced, once: true}"),
+        ("students.taught", "{stage: grpo, source: teacher, data: questions, arguments: {a.b: '{students.base}/x'}}"),
+        ("traces.second", "{data: questions, folder: of_questions, shards: named/shards/train}"),
+        ("shards.same", "{recipe: nano_world, arguments: {split: test, clips: 2}}"),
+    ]
+    study, _ = read_declaration([str(declared)], overrides)
+    made = plan(study, Path("out"))
+    done: set[str] = set()
+    for name, stage in made.stages.items():
+        assert done.issuperset(stage.needs), name
+        done.add(name)
+    assert "shards/same" not in done
+    assert {name for name in done if name.startswith("students/") and name.endswith("run")} == {
+        f"students/{name}/seed-{seed}/run"
+        for name, seeds in {"base": (0, 1), "rl": (0, 1), "teacher": (0,), "taught": (0, 1)}.items()
+        for seed in seeds
+    }
+    assert made.stages["traces/second"].needs == ("shards/questions", "traces/traced")
+    taught = made.stages["students/taught/seed-1/run"]
+    assert {"students/teacher/seed-0/model", "students/base/seed-1/model"} <= set(taught.needs)
+    assert "out/students/base/seed-1/model/x" in taught.command
+    assert {(str(twin.folder), str(twin.of)) for twin in made.twins} == {
+        ("out/students/again/seed-0", "out/students/base/seed-0"),
+        ("out/students/again/seed-1", "out/students/base/seed-1"),
+        ("out/students/teacher/seed-1", "out/students/teacher/seed-0"),
+        ("out/benchmarks/again/seed-0/world/av", "out/benchmarks/base/seed-0/world/av"),
+        ("out/benchmarks/again/seed-1/world/av", "out/benchmarks/base/seed-1/world/av"),
+    }
+
+
+def test_what_is_finished_is_known_by_command_configurations_and_needs(declared, tmp_path):
+    config, out = tmp_path / "more.yaml", tmp_path / "out"
+    config.write_text("data: {batch_size: 2}\n")
+
+    def finished(*overrides):
+        study, _ = read_declaration([str(declared)], [("students.rl.config", f"[{config}]"), *overrides])
+        stages, records = plan(study, out), Records(out)
+        records.identify(stages)
+        return stages, records, *records.finished(stages)
+
+    stages, records, kept, told = finished()
+    assert (kept, told) == (set(), [])
+    for stage in stages.stages.values():
+        records.begin(stage)
+        stage.leaves.mkdir(parents=True)
+        records.add(stage, 1.0, 1.0)
+    with (out / "stages.jsonl").open("a") as stream:
+        stream.write('{"name": "cut sh')  # by a kill
+    everything = set(stages.stages)
+    assert finished()[2:] == (everything, [])
+    config.write_text("data: {batch_size: 1}\n")
+    _, _, kept, told = finished()
+    assert everything - kept == {name for name in everything if "/rl/" in name}
+    assert [line.partition(":")[0] for line in told] == [f"students/rl/seed-{seed}/run" for seed in (0, 1)]
+    assert "repeated, with 3 finished ones that need it" in told[0]
+    assert finished()[2:] == (kept, [])  # it stays so if the study is killed before they are repeated
+    out = out.rename(tmp_path / "renamed")
+    assert finished()[2:] == (kept, [])
+    _, _, kept, told = finished(("shards.asked.arguments.clips", "3"))
+    assert not [name for name in kept if name.startswith("benchmarks/")]
+    assert "students/base/seed-0/model" in kept
+
+
+# ---- the runs
+
+
+def start(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-m", "avrt", "study", *map(str, arguments)], cwd=cwd, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )  # fmt: skip
+
+
+def wait_for(there, process):
+    until = time.monotonic() + 300
+    while not there():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def all_ended(out: Path) -> bool:
+    """Whether no process of a study runs any more."""
+    with (out / ".processes.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def test_a_study_that_is_killed_and_stopped_ends_with_the_files_of_its_commands(declared, tmp_path):
+    out = tmp_path / "study"
+    run = ("--config", declared, "--out", "study", "--jobs", "2")
+    killed = start(*run, cwd=tmp_path)
+    wait_for(lambda: list(out.glob("students/base/seed-0/run/checkpoints/*.ckpt")), killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    stopped = start(*run, cwd=tmp_path)
+    wait_for(lambda: list(out.glob("students/rl/seed-*/run")), stopped)
+    os.killpg(stopped.pid, signal.SIGTERM)  # as a batch system does
+    printed = stopped.communicate()[0]
+    assert stopped.returncode == 143, printed
+    assert "the same command goes on" in printed
+    assert all_ended(out)
+    base = (out / "logs" / "students.base.seed-0.run.log").read_text()
+    assert "checkpoint: none in" in base  # it began anew, then went on
+    assert "run/checkpoints/step-0000" in base
+
+    # One student more, whose training fails; all else is done, one after another.
+    failing = ("--students.bad", "{stage: sft, source: nano, data: traced, arguments: {model.optimizer.lr: fast}}")
+    also = ("--asked", json.dumps([*STUDY["asked"], {"students": ["bad"], "benchmarks": ["world"]}]))
+    last = start(*run[:4], "--jobs", "1", *failing, *also, cwd=tmp_path)
+    printed = last.communicate()[0]
+    assert last.returncode == 1, printed
+    assert "failed: students/bad/seed-0/run (status 2), study/logs/students.bad.seed-0.run.log:" in printed
+    assert "  avrt: error: " in printed  # its last lines
+    assert "2 of 23 stages failed" in printed
+    assert "4 that need them were left out" in printed
+
+    # What is there is what its commands make, typed one by one.
+    commands = avrt("study", *run, "--dry_run", "true", cwd=tmp_path).stdout.splitlines()[:-1]
+    typed = tmp_path / "typed"
+    typed.mkdir()
+    for command in commands:
+        avrt(*shlex.split(command)[1:], cwd=typed)
+    for path in sorted(typed.glob("study/**/*")):
+        if path.name in ("model.safetensors", "predictions.jsonl", "manifest.json"):
+            assert path.read_bytes() == (tmp_path / path.relative_to(typed)).read_bytes(), path
+    assert (out / "students" / "again" / "seed-1" / "model" / "model.safetensors").is_file()
+    cell = out / "benchmarks" / "again" / "seed-1" / "world" / "av"
+    assert Result.load(cell / "result.json").student == "again"
+    assert (cell / "predictions.jsonl").samefile(out / "benchmarks/base/seed-1/world/av/predictions.jsonl")
+
+    # Everything but that student is finished, so that nothing runs and the page is written.
+    done = avrt("study", *run, cwd=tmp_path)
+    assert "17 of 17 stages were finished before" in done.stderr
+    [verdict] = json.loads((out / "report" / "verdicts.json").read_text())
+    assert verdict["id"] == "rl_over_base"

@@ -25,6 +25,7 @@ from avrt.models.families import cannot_load, find_family
 from avrt.models.family import Family
 from avrt.models.feature_cache import FeatureCache, weights_hash
 from avrt.models.fused import fuse_layers
+from avrt.models.onednn import use_onednn
 from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
 from avrt.models.tower_inputs import inputs_of
@@ -108,6 +109,7 @@ class Policy(nn.Module):
                 for tower in family.towers(model):
                     use_attention(tower.config, family.tower_attention)
         fuse_layers(decoder.language_model, family.fused_layers(model), options.fused_layers)
+        use_onednn(model)
         if options.quantize is not None:
             quantize_layers(model, family.lora_targets)
         model.requires_grad_(False)
@@ -240,15 +242,17 @@ class Policy(nn.Module):
             prompts, anchor = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
         packed = self.share_prefix and decoder.supports_packing
         states = completion_states(decoder, prompts, completions, packed=packed, counted=balanced)
-        chunks = chunk_count(len(states.targets))
+        hidden, targets = states.to_score()
+        chunks = chunk_count(len(targets))
         if self.is_partitioned:  # each chunk gathers weights: every rank has to make the same number
             chunks = all_reduce_max(chunks, states.targets.device)
-        scores = score_tokens(states.hidden_states, states.targets, decoder.logits, chunks=chunks)
-        logprobs = scores.logprobs if anchor is None else scores.logprobs + anchor
+        scores = score_tokens(hidden, targets, decoder.logits, chunks=chunks)
+        logprobs, entropy, correct = map(states.of_each, (scores.logprobs, scores.entropy, scores.correct))
+        logprobs = logprobs if anchor is None else logprobs + anchor
         router_loss, chosen = None, decoder.experts_per_token
         if states.routing is not None and chosen is not None:
             router_loss = load_balancing_loss(states.routing.logits, states.routing.weights, chosen)
-        return Scores(logprobs, scores.entropy, scores.correct, states.completion_index, router_loss)
+        return Scores(logprobs, entropy, correct, states.completion_index, router_loss)
 
     def decoding_of(self, sampling: SamplingOptions) -> str:
         """How the native engine decodes: as the options say, or for `auto` what is fastest here."""

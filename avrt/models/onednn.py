@@ -57,7 +57,7 @@ class OneDnnLinear(nn.Linear):
 
 def use_onednn(model: nn.Module) -> None:
     """Let a model's plain linear layers be `OneDnnLinear`, in place, where PyTorch has oneDNN."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for layer in model.modules():
         if type(layer) is nn.Linear:
@@ -73,5 +73,4 @@ def _is_faster(inputs: Tensor, weight: Tensor) -> bool:
         and inputs.numel() >= LEAST_ROWS * inputs.shape[-1] > 0
         and not torch.compiler.is_compiling()
         and not hasattr(weight, "ds_id")  # ZeRO-3, which has a function of its own for weights that come and go
-        and torch.backends.mkldnn.enabled
     )

@@ -23,7 +23,7 @@ from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.models.families import cannot_load, find_family
 from avrt.models.family import Family
-from avrt.models.feature_cache import FeatureCache, weights_hash
+from avrt.models.feature_cache import FeatureCache, KeptFeatures, weights_hash
 from avrt.models.fused import fuse_layers
 from avrt.models.onednn import use_onednn
 from avrt.models.parameter_types import convert_parameters
@@ -129,6 +129,7 @@ class Policy(nn.Module):
             self._adapters = (add_adapters(model, family, options.lora, quantized=options.quantize is not None),)
             if options.lora.on_encoders:
                 self._encoders = AdaptedEncoders(family, model, between, options)
+        self._kept = KeptFeatures()
         self.cache: FeatureCache | None = None
         if options.feature_cache is not None:
             # Now, because under ZeRO-3 nobody holds the whole weights later.
@@ -151,8 +152,10 @@ class Policy(nn.Module):
         def run_towers(part: OmniBatch) -> Any:
             return self.family.encode_clips(self.model, part, run_on_empty=self.is_partitioned)
 
-        features = run_towers(batch) if self.cache is None else self.cache.encode(batch, run_towers)
-        return EncodedPrompts.of(batch, features)
+        def read_or_run(part: OmniBatch) -> ClipFeatures:
+            return run_towers(part) if self.cache is None else self.cache.encode(part, run_towers)
+
+        return EncodedPrompts.of(batch, self._kept.encode(batch, read_or_run))
 
     def encode_to_generate(self, batch: OmniBatch) -> EncodedPrompts:
         """A batch's prompts for `generate` alone: the towers need not run where another engine prepares the clips."""

@@ -203,7 +203,10 @@ def _attend_by_group(
         q_1hPD, k_1hPD, v_1hPD = (t[:, :, causal] for t in (query, key, value))
         pieces.append(_attend(q_1hPD, k_1hPD, v_1hPD, scale, mask)[0])
         if group.tree is not None:
-            q_1hnD, k_1hTD, v_1hTD = query[:, :, completions_at:end], *(t[:, :, group.start : end] for t in (key, value))
+            q_1hnD, k_1hTD, v_1hTD = (
+                query[:, :, completions_at:end],
+                *(t[:, :, group.start : end] for t in (key, value)),
+            )
             pieces.append(_attend(q_1hnD, k_1hTD, v_1hTD, scale, row.tree_mask(group, window))[0])
         if rectangle is None:
             continue

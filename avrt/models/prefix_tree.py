@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avrt.transfer import tensor_on
+
 WORTH_IT = 0.7
 """A tree is made where it has less than this share of the tokens: its tokens look at all the others of the group."""
 
@@ -44,7 +46,7 @@ class PrefixTree:
         seen = torch.cat([torch.ones(len(self.tokens), prompt, dtype=torch.bool, device=device), self.sees], dim=1)
         if window is None:
             return seen
-        depths = torch.tensor(self.depths, device=device)
+        depths = tensor_on(self.depths, device)
         places = torch.cat([torch.arange(-prompt, 0, device=device), depths])
         return seen & (depths[:, None] - places < window)
 

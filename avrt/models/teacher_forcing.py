@@ -40,7 +40,6 @@ class CompletionStates:
     routing: Routing | None = None
     distinct: tuple[Tensor, Tensor] | None = None
 
-
     def to_score(self) -> tuple[Tensor, Tensor]:
         """Hidden states (M, H) and targets (M,) whose scores differ."""
         if self.distinct is None:
@@ -114,8 +113,8 @@ def _packed_states(
         last = at - 1
         trees.append(prefix_tree([c.tolist() for c in group]) if group_size > 1 and decoder.reads_trees else None)
         if (tree := trees[-1]) is not None:
-            tokens.append(torch.tensor(tree.tokens))
-            positions.append((torch.tensor(tree.depths) + prompts.ends[b]).expand(3, -1))
+            tokens.append(tensor_on(tree.tokens, prompts.device))
+            positions.append((tensor_on(tree.depths, prompts.device) + prompts.ends[b]).expand(3, -1))
             firsts += [len(predicted_at) + first for first in tree.firsts]
             predicted_at += [last if place < 0 else at + place for place in tree.readers]
             inputs[b].append(len(tree.tokens))
@@ -141,14 +140,14 @@ def _packed_states(
         torch.cat(list(completions)),
         completion_index([len(c) for c in completions], prompts.device),
         routing,
-        _distinct(firsts) if any(tree is not None for tree in trees) else None,
+        _distinct(firsts, prompts.device) if any(tree is not None for tree in trees) else None,
     )
 
 
-def _distinct(firsts: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _distinct(firsts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
     """The tokens that are the first of their kind, and for each token which of these it is like."""
     numbers = {first: number for number, first in enumerate(dict.fromkeys(firsts))}
-    return torch.tensor(list(numbers)), torch.tensor([numbers[first] for first in firsts])
+    return tensor_on(list(numbers), device), tensor_on([numbers[first] for first in firsts], device)
 
 
 def _padded_states(

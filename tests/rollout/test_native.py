@@ -7,6 +7,7 @@ from avrt.models.teacher_forcing import completion_states
 from avrt.objectives.token_scores import score_tokens
 from avrt.policy.policy import load_policy
 from avrt.policy.student_options import StudentOptions
+from avrt.rollout.branches import BranchCaches
 from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions
 from tests.conftest import stock_media
@@ -84,8 +85,9 @@ def test_a_prompt_is_kept_once_or_for_each_answer_as_asked(nano, prompts, share)
     kept = []
 
     def look(_module, _arguments, values, _output):
-        keys = values["past_key_values"].layers[0].keys
-        kept.append((values["inputs_embeds"].shape[1], *keys.shape[::2]))
+        cache = values["past_key_values"]
+        held = (cache.branches, cache.tokens) if isinstance(cache, BranchCaches) else cache.layers[0].keys.shape[::2]
+        kept.append((values["inputs_embeds"].shape[1], *held))
 
     hook = nano.decoder.language_model.register_forward_hook(look, with_kwargs=True)
     try:

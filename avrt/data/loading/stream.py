@@ -73,7 +73,9 @@ class BatchStream:
         self._rank = rank
         self._source = source
         self._fetch_ahead = fetch_ahead
-        self._make_row = _RowMaker(source, preprocessor, dropout, KeptSamples(keep_gigabytes) if keep_gigabytes else None)
+        self._make_row = _RowMaker(
+            source, preprocessor, dropout, KeptSamples(keep_gigabytes) if keep_gigabytes else None
+        )
         self._collate = collate
         self._num_workers = num_workers
         self._epoch = 0

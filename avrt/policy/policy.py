@@ -43,6 +43,9 @@ from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions, decoding_for
 from avrt.rollout.static import StaticDecoder
 
+KEPT_LOGITS = 64 * 2**20
+"""Bytes that the logits of a backward pass on the CPU may take, instead of being computed again."""
+
 
 class RolloutEngine(Protocol):
     """Another engine that samples for a policy."""
@@ -249,7 +252,9 @@ class Policy(nn.Module):
         chunks = chunk_count(len(targets))
         if self.is_partitioned:  # each chunk gathers weights: every rank has to make the same number
             chunks = all_reduce_max(chunks, states.targets.device)
-        scores = score_tokens(hidden, targets, decoder.logits, chunks=chunks)
+        vocabulary = decoder.language_model.config.vocab_size
+        small = hidden.device.type == "cpu" and len(targets) * vocabulary * 4 <= KEPT_LOGITS
+        scores = score_tokens(hidden, targets, decoder.logits, chunks=chunks, keep_logits=small)
         logprobs, entropy, correct = map(states.of_each, (scores.logprobs, scores.entropy, scores.correct))
         logprobs = logprobs if anchor is None else logprobs + anchor
         router_loss, chosen = None, decoder.experts_per_token

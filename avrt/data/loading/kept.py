@@ -1,4 +1,4 @@
-"""What a process keeps in memory of the samples that it has read: rows for later epochs, clips for their other questions.
+"""What a process keeps in memory of what it has read: rows for later epochs, clips for their other questions.
 
 Nothing that was kept is let go again: once the room is full, further samples are read and prepared each time.
 """

@@ -26,6 +26,7 @@ VISUAL_OPENING = "Looking at the frames to compare each option."
 AUDIO_OPENING = "Listening to the sound to compare each option."
 SPLITS = ("train", "val", "test")
 
+
 @dataclass(frozen=True)
 class Scene:
     """What a clip shows and plays.

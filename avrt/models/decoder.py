@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from avrt.models.attention import ATTENTION_IMPLEMENTATIONS, Layout
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.layer_caches import LayerCache
+from avrt.models.packing import reads_trees
 from avrt.models.transformers_internals import attention_name, with_layout
 
 
@@ -44,6 +45,13 @@ class Decoder:
     def supports_packing(self) -> bool:
         """Whether its attention can read packed groups and a shared prefix."""
         return attention_name(self.language_model.config) in ATTENTION_IMPLEMENTATIONS.values()
+
+    @property
+    def reads_trees(self) -> bool:
+        """Whether a group's completions may be a tree in its packed rows."""
+        weight, width = next(self.lm_head.parameters()), max(cache.width for cache in self.caches)
+        name = attention_name(self.language_model.config)
+        return name == ATTENTION_IMPLEMENTATIONS["sdpa"] and reads_trees(weight, width)
 
     @property
     def norms_heads(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -120,6 +121,35 @@ class FeatureCache:
             return
         self._used += path.stat().st_size
         self._known.update(dict.fromkeys(file.keys(), file))
+
+
+class KeptFeatures:
+    """Features in memory, of clips that are kept there, for as long as they are."""
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[Clip, tuple[Tensor | None, Tensor | None]] = WeakKeyDictionary()
+
+    def encode(self, batch: OmniBatch, run: Callable[[OmniBatch], ClipFeatures]) -> ClipFeatures:
+        """Features of a batch, by encoding each clip that is not known once.
+
+        Args:
+            batch: Inputs.
+            run: Encodes clips; called once, whether or not any row is left for it.
+        """
+        if not any(clip.kept for clip in batch.clips):
+            return run(batch)
+        fresh_rows, first = set(), dict[int, int]()  # the first row of each new clip
+        for row, clip in enumerate(batch.clips):
+            if clip not in self._known and first.setdefault(id(clip), row) == row:
+                fresh_rows.add(row)
+        fresh = run(without_media(batch, keep=fresh_rows))
+        for row in fresh_rows:
+            if batch.clips[row].kept:
+                self._known[batch.clips[row]] = fresh.vision[row], fresh.audio[row]
+        found = [
+            self._known.get(clip) or (fresh.vision[at := first[id(clip)]], fresh.audio[at]) for clip in batch.clips
+        ]
+        return ClipFeatures([vision for vision, _ in found], [audio for _, audio in found])
 
 
 def _media(batch: OmniBatch) -> Iterable[tuple[str, list[int]]]:

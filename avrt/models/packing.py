@@ -2,7 +2,8 @@
 
 Every linear layer then sees a prompt once instead of once per completion, and no padding. Attention needs no mask over
 the row: a prompt attends causally to itself, and each completion to its prompt and causally to itself, where a layer
-has a window as far back as it reaches. On a GPU all that is one fused call; elsewhere two calls per group.
+has a window as far back as it reaches. On a GPU all that is one fused call; elsewhere two calls per group, whose
+completions may then be a tree (`avrt.models.prefix_tree`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 
+from avrt.models.prefix_tree import PrefixTree
 from avrt.models.varlen import Sequences, supports_varlen, varlen_attention
 from avrt.transfer import tensor_on, to_device
 
@@ -27,12 +29,15 @@ class PackedGroup:
     Attributes:
         start: First token of the prompt.
         prompt: Number of prompt tokens.
-        completions: Number of input tokens of each completion, in the order they follow the prompt; may be 0.
+        completions: Number of input tokens of each completion, in the order they follow the prompt; may be 0. All of a
+            tree's are one number.
+        tree: What these see of each other, where they are not separate completions.
     """
 
     start: int
     prompt: int
     completions: tuple[int, ...]
+    tree: PrefixTree | None = None
 
     @property
     def length(self) -> int:
@@ -69,6 +74,7 @@ class PackedRow:
     device: torch.device
     block_masks: dict[int | None, BlockMask] = field(default_factory=dict)
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    _tree_masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
     @cached_property
     def key_index(self) -> Tensor:
@@ -100,7 +106,7 @@ class PackedRow:
 
     def _rectangle(self, group: PackedGroup) -> PaddedCompletions | None:
         lengths = group.completions
-        if len(lengths) == 1 or not any(lengths):
+        if group.tree is not None or len(lengths) == 1 or not any(lengths):
             return None
         longest = max(lengths)
         gather: list[int] = []
@@ -120,21 +126,43 @@ class PackedRow:
             self._masks[shape] = before if window is None else before.triu(keys - queries - window + 1)
         return self._masks[shape]
 
+    def tree_mask(self, group: PackedGroup, window: int | None) -> Tensor:
+        """(n, prompt + n) bool, what the n tokens of a group's tree may attend to."""
+        assert group.tree is not None
+        known = group.start, window
+        if known not in self._tree_masks:
+            self._tree_masks[known] = group.tree.mask(group.prompt, window)
+        return self._tree_masks[known]
 
-def pack_groups(prompts: Sequence[int], completions: Sequence[Sequence[int]], device: torch.device) -> PackedRow:
+
+def pack_groups(
+    prompts: Sequence[int],
+    completions: Sequence[Sequence[int]],
+    device: torch.device,
+    trees: Sequence[PrefixTree | None] | None = None,
+) -> PackedRow:
     """Lay groups out one behind the other.
 
     Args:
         prompts: Length of each prompt, at least 1.
-        completions: For each prompt the number of input tokens of each of its completions.
+        completions: For each prompt the number of input tokens of each of its completions; of a tree how many it has.
         device: Where the index tensors go.
+        trees: For each prompt the tree that its completions are, if they are one.
     """
     groups: list[PackedGroup] = []
     start = 0
-    for prompt, lengths in zip(prompts, completions, strict=True):
-        groups.append(PackedGroup(start, prompt, tuple(lengths)))
+    for prompt, lengths, tree in zip(prompts, completions, trees or [None] * len(prompts), strict=True):
+        groups.append(PackedGroup(start, prompt, tuple(lengths), tree))
         start += groups[-1].length
     return PackedRow(groups, device)
+
+
+def reads_trees(weight: Tensor, width: int) -> bool:
+    """Whether `packed_attention` can be given trees: not where it is the fused kernel, of weights and heads like these.
+
+    Nor on any GPU: the tree is made on the host, which would have to wait for the completions.
+    """
+    return weight.device.type == "cpu" and not supports_varlen(weight, width)
 
 
 def packed_attention(
@@ -169,11 +197,17 @@ def _attend_by_group(
     pieces: list[Tensor] = []
     for group, rectangle in zip(row.groups, row.rectangles, strict=True):
         end, completions_at = group.start + group.length, group.start + group.prompt
-        causal = slice(group.start, end if rectangle is None else completions_at)
+        causal = slice(group.start, end if rectangle is None and group.tree is None else completions_at)
         length = causal.stop - causal.start
         mask = None if window is None or length <= window else row.mask(length, length, window)
         q_1hPD, k_1hPD, v_1hPD = (t[:, :, causal] for t in (query, key, value))
         pieces.append(_attend(q_1hPD, k_1hPD, v_1hPD, scale, mask)[0])
+        if group.tree is not None:
+            q_1hnD, k_1hTD, v_1hTD = (
+                query[:, :, completions_at:end],
+                *(t[:, :, group.start : end] for t in (key, value)),
+            )
+            pieces.append(_attend(q_1hnD, k_1hTD, v_1hTD, scale, row.tree_mask(group, window))[0])
         if rectangle is None:
             continue
         count = len(group.completions)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -43,24 +42,28 @@ class SharedPrefix:
         """The same prompts read by other rows.
 
         Args:
-            prompts: Prompt of each of the R completion rows, ascending; prompts that no row reads are dropped.
+            prompts: Prompt of each of the R completion rows, in any order; prompts that no row reads are dropped.
         """
         device = self.mask.device
-        counts = [(prompt, len(list(rows))) for prompt, rows in groupby(prompts)]
+        rows_of: dict[int, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            rows_of.setdefault(prompt, []).append(row)
+        readers = [rows_of[prompt] for prompt in sorted(rows_of)]
         kept = self
-        if len(counts) < len(self.mask):
-            used = tensor_on([prompt for prompt, _ in counts], device)
+        if len(readers) < len(self.mask):
+            used = tensor_on(sorted(rows_of), device)
             keys, values = ([t.index_select(0, used) for t in tensors] for tensors in (self.keys, self.values))
             kept = SharedPrefix(keys, values, self.mask.index_select(0, used), self.cache_of_layer)
-        most = max(count for _, count in counts)
-        if all(count == most for _, count in counts):
-            return replace(kept, slots=None, places=None)
+        most = max(map(len, readers))
         slots: list[int] = []
-        places: list[int] = []
-        for number, (_, count) in enumerate(counts):
-            first = len(places)
-            slots += [*range(first, first + count), *[0] * (most - count)]
-            places += range(number * most, number * most + count)
+        places = [0] * len(prompts)
+        for own in readers:
+            for row in own:
+                places[row] = len(slots)
+                slots.append(row)
+            slots += [0] * (most - len(own))
+        if slots == list(range(len(prompts))):
+            return replace(kept, slots=None, places=None)
         return replace(kept, slots=tensor_on(slots, device), places=tensor_on(places, device))
 
     def by_prompt(self, rows: Tensor) -> Tensor:

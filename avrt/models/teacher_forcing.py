@@ -17,6 +17,7 @@ from avrt.models.attention import Layout
 from avrt.models.decoder import Decoder, TokenInputs
 from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.packing import pack_groups
+from avrt.models.prefix_tree import PrefixTree, prefix_tree
 from avrt.transfer import tensor_on
 
 
@@ -29,12 +30,26 @@ class CompletionStates:
         targets: (N,) the tokens.
         completion_index: (N,) the completion that each token belongs to.
         routing: What the routers made of all tokens that were read, where that was asked for.
+        distinct: (M,) the tokens whose scores differ, and (N,) for each token which of these it is like; None where all
+            may differ.
     """
 
     hidden_states: Tensor
     targets: Tensor
     completion_index: Tensor
     routing: Routing | None = None
+    distinct: tuple[Tensor, Tensor] | None = None
+
+    def to_score(self) -> tuple[Tensor, Tensor]:
+        """Hidden states (M, H) and targets (M,) whose scores differ."""
+        if self.distinct is None:
+            return self.hidden_states, self.targets
+        first, _ = self.distinct
+        return self.hidden_states.index_select(0, first), self.targets.index_select(0, first)
+
+    def of_each(self, scores: Tensor) -> Tensor:
+        """The score of each of the N tokens, from those (M,) that differ."""
+        return scores if self.distinct is None else scores.index_select(0, self.distinct[1])
 
 
 @dataclass(frozen=True)
@@ -82,39 +97,57 @@ def _packed_states(
     predicted_at: list[int] = []  # for each target where in the row its hidden state lies
     starts: list[int] = []
     inputs: list[list[int]] = []
+    trees: list[PrefixTree | None] = []
+    weights: list[float] = []
+    firsts: list[int] = []  # for each target the first one that is scored alike
     at = 0
     for b, (prompt_P, prompt_positions) in enumerate(zip(prompts.token_ids, prompts.positions, strict=True)):
+        group = completions[b * group_size : (b + 1) * group_size]
+        own = [] if counted is None else counted[b * group_size : (b + 1) * group_size]
         starts.append(at)
         inputs.append([])
         tokens.append(prompt_P)
         positions.append(prompt_positions)
+        weights += [float(sum(own))] * len(prompt_P)
         at += len(prompt_P)
         last = at - 1
-        for completion_R in completions[b * group_size : (b + 1) * group_size]:
+        trees.append(prefix_tree([c.tolist() for c in group]) if group_size > 1 and decoder.reads_trees else None)
+        if (tree := trees[-1]) is not None:
+            tokens.append(tensor_on(tree.tokens, prompts.device))
+            positions.append((tensor_on(tree.depths, prompts.device) + prompts.ends[b]).expand(3, -1))
+            firsts += [len(predicted_at) + first for first in tree.firsts]
+            predicted_at += [last if place < 0 else at + place for place in tree.readers]
+            inputs[b].append(len(tree.tokens))
+            weights += [float(sum(own[number] for number in numbers)) for numbers in tree.counts if own]
+            at += len(tree.tokens)
+            continue
+        for number, completion_R in enumerate(group):
             # The last token of a completion predicts nothing that is scored.
             length = max(0, len(completion_R) - 1)
             tokens.append(completion_R[:length])
             positions.append(continued_positions(prompts.ends[b], length, prompts.device))
             predicted_at += [last, *range(at, at + length)] if len(completion_R) else []
+            firsts += range(len(firsts), len(predicted_at))
             inputs[b].append(length)
+            weights += [float(own[number])] * length if own else []
             at += length
     token_inputs = decoder.embed(torch.cat(tokens)[None], prompts, starts)
-    layout = pack_groups(prompts.lengths, inputs, prompts.device)
-    weights = None
-    if counted is not None:
-        each: list[float] = []
-        for b, prompt in enumerate(prompts.lengths):
-            own = counted[b * group_size : (b + 1) * group_size]
-            each += [float(sum(own))] * prompt
-            each += [float(counts) for counts, length in zip(own, inputs[b], strict=True) for _ in range(length)]
-        weights = tensor_on(each, prompts.device)
-    hidden_1TH, routing = _run(decoder, token_inputs, torch.cat(positions, dim=1)[:, None], layout, weights)
+    layout = pack_groups(prompts.lengths, inputs, prompts.device, trees)
+    counts = None if counted is None else tensor_on(weights, prompts.device)
+    hidden_1TH, routing = _run(decoder, token_inputs, torch.cat(positions, dim=1)[:, None], layout, counts)
     return CompletionStates(
         hidden_1TH[0].index_select(0, tensor_on(predicted_at, prompts.device)),
         torch.cat(list(completions)),
         completion_index([len(c) for c in completions], prompts.device),
         routing,
+        _distinct(firsts, prompts.device) if any(tree is not None for tree in trees) else None,
     )
+
+
+def _distinct(firsts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The tokens that are the first of their kind, and for each token which of these it is like."""
+    numbers = {first: number for number, first in enumerate(dict.fromkeys(firsts))}
+    return tensor_on(list(numbers), device), tensor_on([numbers[first] for first in firsts], device)
 
 
 def _padded_states(

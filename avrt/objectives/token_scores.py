@@ -33,9 +33,14 @@ def chunk_count(tokens: int, chunk_tokens: int = CHUNK_TOKENS) -> int:
 
 
 def score_tokens(
-    hidden_states: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor], *, chunks: int | None = None
+    hidden_states: Tensor,
+    targets: Tensor,
+    project: Callable[[Tensor], Tensor],
+    *,
+    chunks: int | None = None,
+    keep_logits: bool = False,
 ) -> TokenScores:
-    """Score target tokens in chunks; logits are recomputed in the backward pass, never kept.
+    """Score target tokens in chunks; logits are recomputed in the backward pass, not kept.
 
     Args:
         hidden_states: (N, H) hidden states from which the targets are predicted.
@@ -43,13 +48,14 @@ def score_tokens(
         project: The vocabulary projection, (n, H) -> (n, V). It is called exactly `chunks` times, because under ZeRO-3
             each call gathers weights and every rank has to make the same number.
         chunks: Number of chunks; by default so many that each has at most 1024 tokens.
+        keep_logits: Keep them all the same, which is faster where they are small.
     """
     count = chunk_count(len(targets)) if chunks is None else chunks
     size = -(-len(targets) // count) if len(targets) else 0
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for i in range(count):
         piece = slice(i * size, (i + 1) * size)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not keep_logits:
             parts.append(checkpoint(_score_chunk, hidden_states[piece], targets[piece], project, use_reentrant=False))
         else:
             parts.append(_score_chunk(hidden_states[piece], targets[piece], project))

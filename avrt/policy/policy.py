@@ -23,8 +23,9 @@ from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import ClipFeatures, EncodedPrompts
 from avrt.models.families import cannot_load, find_family
 from avrt.models.family import Family
-from avrt.models.feature_cache import FeatureCache, weights_hash
+from avrt.models.feature_cache import FeatureCache, KeptFeatures, weights_hash
 from avrt.models.fused import fuse_layers
+from avrt.models.onednn import use_onednn
 from avrt.models.parameter_types import convert_parameters
 from avrt.models.teacher_forcing import completion_states
 from avrt.models.tower_inputs import inputs_of
@@ -41,6 +42,9 @@ from avrt.rollout.completion import Completion
 from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions, decoding_for
 from avrt.rollout.static import StaticDecoder
+
+KEPT_LOGITS = 64 * 2**20
+"""Bytes that the logits of a backward pass on the CPU may take, instead of being computed again."""
 
 
 class RolloutEngine(Protocol):
@@ -108,6 +112,7 @@ class Policy(nn.Module):
                 for tower in family.towers(model):
                     use_attention(tower.config, family.tower_attention)
         fuse_layers(decoder.language_model, family.fused_layers(model), options.fused_layers)
+        use_onednn(model)
         if options.quantize is not None:
             quantize_layers(model, family.lora_targets)
         model.requires_grad_(False)
@@ -127,6 +132,7 @@ class Policy(nn.Module):
             self._adapters = (add_adapters(model, family, options.lora, quantized=options.quantize is not None),)
             if options.lora.on_encoders:
                 self._encoders = AdaptedEncoders(family, model, between, options)
+        self._kept = KeptFeatures()
         self.cache: FeatureCache | None = None
         if options.feature_cache is not None:
             # Now, because under ZeRO-3 nobody holds the whole weights later.
@@ -149,8 +155,10 @@ class Policy(nn.Module):
         def run_towers(part: OmniBatch) -> Any:
             return self.family.encode_clips(self.model, part, run_on_empty=self.is_partitioned)
 
-        features = run_towers(batch) if self.cache is None else self.cache.encode(batch, run_towers)
-        return EncodedPrompts.of(batch, features)
+        def read_or_run(part: OmniBatch) -> ClipFeatures:
+            return run_towers(part) if self.cache is None else self.cache.encode(part, run_towers)
+
+        return EncodedPrompts.of(batch, self._kept.encode(batch, read_or_run))
 
     def encode_to_generate(self, batch: OmniBatch) -> EncodedPrompts:
         """A batch's prompts for `generate` alone: the towers need not run where another engine prepares the clips."""
@@ -239,14 +247,18 @@ class Policy(nn.Module):
             prompts = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
         packed = self.share_prefix and decoder.supports_packing
         states = completion_states(decoder, prompts, completions, packed=packed, counted=balanced)
-        chunks = chunk_count(len(states.targets))
+        hidden, targets = states.to_score()
+        chunks = chunk_count(len(targets))
         if self.is_partitioned:  # each chunk gathers weights: every rank has to make the same number
             chunks = all_reduce_max(chunks, states.targets.device)
-        scores = score_tokens(states.hidden_states, states.targets, decoder.logits, chunks=chunks)
+        vocabulary = decoder.language_model.config.vocab_size
+        small = hidden.device.type == "cpu" and len(targets) * vocabulary * 4 <= KEPT_LOGITS
+        scores = score_tokens(hidden, targets, decoder.logits, chunks=chunks, keep_logits=small)
+        logprobs, entropy, correct = map(states.of_each, (scores.logprobs, scores.entropy, scores.correct))
         router_loss, chosen = None, decoder.experts_per_token
         if states.routing is not None and chosen is not None:
             router_loss = load_balancing_loss(states.routing.logits, states.routing.weights, chosen)
-        return Scores(scores.logprobs, scores.entropy, scores.correct, states.completion_index, router_loss)
+        return Scores(logprobs, entropy, correct, states.completion_index, router_loss)
 
     def decoding_of(self, sampling: SamplingOptions) -> str:
         """How the native engine decodes: as the options say, or for `auto` what is fastest here."""

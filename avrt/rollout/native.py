@@ -13,6 +13,7 @@ from torch import Tensor
 
 from avrt.models.decoder import Decoder
 from avrt.models.encoded_prompts import EncodedPrompts
+from avrt.rollout.branches import BranchContext
 from avrt.rollout.completion import Completion
 from avrt.rollout.dynamic import DynamicContext
 from avrt.rollout.prefill import repeated
@@ -102,7 +103,11 @@ def _in_growing_caches(
     """Decode all prompts at once; rows leave when enough of them have finished."""
     prompts, size = questions.prompts, questions.group_size
     device, everyone = prompts.device, range(len(prompts))
-    context = DynamicContext(decoder, prompts, size, shared=shared)
+    context: DynamicContext | BranchContext
+    if shared and device.type == "cpu":
+        context = BranchContext(decoder, prompts, size)
+    else:
+        context = DynamicContext(decoder, prompts, size, shared=shared)
     rows = Rows(len(prompts) * size, sampling.max_new_tokens, sampling, eos_token_id, device)
     logits = repeated(context.first_logits, [size] * len(prompts))
     all_rows = torch.arange(len(rows), device=device)

@@ -26,17 +26,21 @@ def interpreter_on_path() -> None:
         os.environ["PATH"] = os.pathsep.join([scripts, path])
 
 
-def check_compilers(*, offload: bool, on_cpu: bool) -> None:
+def check_compilers(*, offload: bool, on_cpu: bool, alone: bool = False) -> None:
     """Refuse a run whose optimizer cannot be compiled, and say so where one has to wait for it.
 
     Args:
         offload: Whether the optimizer runs on the CPU.
         on_cpu: Whether the processes talk to each other over the CPU; that works without its kernel too.
+        alone: Whether there is one process, which talks to nobody.
 
     Raises:
         AvrtError: If a compiler is missing.
     """
     interpreter_on_path()
+    if alone:
+        leave_shared_memory_out()
+        on_cpu = False
     needed = [name for name, uses in ((CPU_ADAM, offload), (SHARED_MEMORY, on_cpu)) if uses and not is_built(name)]
     has_ninja = shutil.which("ninja") is not None
     can_compile = has_ninja and shutil.which(os.environ.get("CXX", "c++")) is not None

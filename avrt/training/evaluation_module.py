@@ -28,7 +28,7 @@ from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import is_trial
 from avrt.training.connect import ConnectData
 from avrt.training.loaded_types import LoadedTypes
-from avrt.training.strategy import OmniDeepSpeedStrategy, limit_threads
+from avrt.training.strategy import OmniDeepSpeedStrategy, keep_freed_memory, limit_threads
 from avrt.training.trained_policy import put_trained
 
 SPLITS = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
@@ -109,6 +109,7 @@ class EvaluationModule(pl.LightningModule):
         strategy = self.trainer.strategy
         if strategy.root_device.type == "cpu":
             limit_threads()
+            keep_freed_memory()
         scattered = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
         if scattered:
             refuse_scattered(self.student_options)

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from avrt.data.loading.datamodule import AVDataModule, BatchRequirements
 from avrt.data.loading.order import SampleOrder, Source
@@ -169,3 +170,37 @@ def test_a_temporary_folder_too_long_for_sockets_is_named(world, monkeypatch):
             with pytest.raises(AvrtError, match=r"TMPDIR: the path is 1 bytes too long .* or data.num_workers to 0"):
                 AVDataModule(val=str(world / "val")).setup("validate")
             AVDataModule(val=str(world / "val"), num_workers=0).setup("validate")
+
+
+def test_what_is_kept_is_read_and_made_once_and_the_batches_are_the_same(world, builder, nano, monkeypatch):
+    shards = ShardSet(world / "train")
+    plan = plan_of(len(shards), 5, seed=7)
+    kept, plain = (BatchStream(shards, plan, 0, builder, keep_gigabytes=g) for g in (1.0, 0.0))
+    made = []
+    clip_inputs = builder.clip_inputs
+    monkeypatch.setattr(builder, "clip_inputs", lambda clip: made.append(clip) or clip_inputs(clip))
+    media = [(clip.frames, clip.image, clip.audio) for batch in plain for clip in batch.clips if clip.info]
+    clips = len({tuple(None if t is None else t.numpy().tobytes() for t in tensors) for tensors in media})
+    made.clear()
+    for epoch in range(2):
+        reads = []
+        read = shards.read
+        with monkeypatch.context() as patch:
+            patch.setattr(shards, "read", lambda index, read=read, reads=reads: reads.append(index) or read(index))
+            ours = list(kept)
+        assert len(reads) == (0 if epoch else len(shards))
+        plain.load_state_dict({"epoch": epoch, "consumed": 0})
+        for one, other in zip(ours, plain, strict=True):
+            assert (one.epoch, one.step, one.indices) == (other.epoch, other.step, other.indices)
+            for a, b in zip(one.prompt_ids + one.completion_ids, other.prompt_ids + other.completion_ids, strict=True):
+                assert a.tolist() == b.tolist()
+            assert torch.equal(one.pixels, other.pixels)
+            assert torch.equal(one.mel, other.mel)
+    assert sum(clip.kept for clip in {id(c): c for b in ours for c in b.clips}.values()) == clips < len(shards)
+
+
+def test_what_has_no_room_is_not_kept(world, builder):
+    shards = ShardSet(world / "train")
+    stream = BatchStream(shards, plan_of(len(shards), 5, seed=7), 0, builder, keep_gigabytes=0.001)
+    kept = {id(clip): clip.kept for batch in stream for clip in batch.clips}
+    assert 0 < sum(kept.values()) < len(kept)

@@ -113,3 +113,19 @@ def test_training_with_the_cache_repeats_training_without(stage, zero, world, tm
     assert again[2]["train/cached_features"] == 1.0
     for step in range(3):
         assert again[step]["train/loss"] == pytest.approx(plain[step]["train/loss"], abs=1e-5)
+
+
+def test_clips_that_are_kept_in_memory_are_encoded_once(nano, builder, batch):
+    """Also within a batch; one that is not kept is encoded each time."""
+    student = load_policy(StudentOptions(source="nano", dtype="float32"))
+    rows = [builder.row(make_sample(str(i)), batch.clips[i]) for i in range(3)]
+    for row in rows[:2]:
+        row.clips[0].kept = True
+    asked = collate([*rows, rows[0]])
+    patches = asked.pixels.shape[0] // 4
+    expected = nano.family.encode_clips(nano.model, asked, run_on_empty=False)
+    counts = tower_runs(student)
+    for runs in (3, 1, 1):
+        same(student.encode(asked).features, expected)
+        assert counts["patches"] == runs * patches
+        counts["patches"] = 0

@@ -7,6 +7,7 @@ from avrt.models.teacher_forcing import completion_states
 from avrt.objectives.token_scores import score_tokens
 from avrt.policy.policy import load_policy
 from avrt.policy.student_options import StudentOptions
+from avrt.rollout.branches import BranchCaches
 from avrt.rollout.native import generate
 from avrt.rollout.sampling import SamplingOptions
 from tests.conftest import stock_media
@@ -84,8 +85,9 @@ def test_a_prompt_is_kept_once_or_for_each_answer_as_asked(nano, prompts, share)
     kept = []
 
     def look(_module, _arguments, values, _output):
-        keys = values["past_key_values"].layers[0].keys
-        kept.append((values["inputs_embeds"].shape[1], *keys.shape[::2]))
+        cache = values["past_key_values"]
+        held = (cache.branches, cache.tokens) if isinstance(cache, BranchCaches) else cache.layers[0].keys.shape[::2]
+        kept.append((values["inputs_embeds"].shape[1], *held))
 
     hook = nano.decoder.language_model.register_forward_hook(look, with_kwargs=True)
     try:
@@ -172,3 +174,27 @@ def test_decoding_goes_on_while_another_rank_runs(nano, prompts):
 def test_wrong_number_of_seeds_is_refused(nano, prompts):
     with pytest.raises(ValueError, match="3 seeds for 4 completions"):
         sample(nano, prompts, [1, 2, 3])
+
+
+def test_rows_that_draw_the_same_are_decoded_once_until_they_part(nano, uneven):
+    """Of four rows of each prompt two have the same seed, and all have some tokens in common."""
+    seeds = [number for prompt in range(4) for number in (prompt, prompt, 10 + prompt, 20 + prompt)]
+    two = SamplingOptions(max_new_tokens=12, top_k=2)
+    given = {"eos_token_id": -1, "seeds": seeds, "group_size": 4}
+    branches = []
+    hook = nano.decoder.language_model.register_forward_hook(
+        lambda m, a, k, _: branches.append(k["inputs_embeds"].shape[0]), with_kwargs=True
+    )
+    try:
+        answers = generate(nano.decoder, uneven, two, **given)
+    finally:
+        hook.remove()
+    drawn = [answer.token_ids.tolist() for answer in answers]
+    distinct = [sum(len({tuple(ids[:n]) for ids in drawn[b : b + 4]}) for b in (0, 4, 8, 12)) for n in range(1, 12)]
+    assert branches == [1, *distinct]
+    assert len(set(distinct)) > 1
+    assert max(distinct) <= 12
+    alone = generate(nano.decoder, uneven, two, share_prefix=False, **given)
+    assert drawn == [answer.token_ids.tolist() for answer in alone]
+    for ours, theirs in zip(answers, alone, strict=True):
+        assert torch.allclose(ours.logprobs, theirs.logprobs, atol=1e-4)

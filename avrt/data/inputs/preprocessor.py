@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,6 +17,21 @@ from avrt.errors import BadSampleError
 from avrt.prompts import chat_messages, student_messages
 
 _PADDING = Sample(id="padding", question="-", choices=("-", "-"), answer=0, trace="<think>-</think><answer>A</answer>")
+
+
+@dataclass(frozen=True)
+class ClipInputs:
+    """What a student is given of a clip, whatever the question.
+
+    Attributes:
+        clip: The clip, as far as it is given.
+        fields: The tower inputs, by their names in a batch of one row.
+        layout: How many tokens they take.
+    """
+
+    clip: Clip
+    fields: dict[str, Any]
+    layout: MediaLayout
 
 
 class Preprocessor:
@@ -47,11 +65,35 @@ class Preprocessor:
         Raises:
             BadSampleError: If it has no trace or answer where one is needed, or is too long.
         """
+        self.check_target(sample)
+        return self.row_of(sample, self.clip_inputs(clip), chat)
+
+    def check_target(self, sample: Sample) -> None:
+        """Refuse a sample that lacks the target it needs.
+
+        Raises:
+            BadSampleError: If it has no trace or answer.
+        """
         if lack := missing_target(sample, self.options, traces=self.targets, answers=self.answers):
             raise BadSampleError(lack, where=f"sample {sample.id!r}")
+
+    def clip_inputs(self, clip: Clip) -> ClipInputs:
+        """What the student is given of a clip."""
         clip = clip.part(self.options.senses, blank=self.options.masked == "blank")
-        batch = OmniBatch([sample], [], [], [], torch.ones(1, dtype=torch.bool), [clip])
+        batch = OmniBatch([_PADDING], [], [], [], torch.ones(1, dtype=torch.bool), [clip])
+        before = dict(vars(batch))
         layout = self.inputs.add(batch, clip, audio_in_video=self.options.audio_in_video)
+        return ClipInputs(clip, {k: v for k, v in vars(batch).items() if v is not before[k]}, layout)
+
+    def row_of(self, sample: Sample, media: ClipInputs, chat: tuple[str, str] | None = None) -> OmniBatch:
+        """A batch of the one sample, of whose clip the inputs are there already.
+
+        Raises:
+            BadSampleError: If it is too long.
+        """
+        batch = OmniBatch([sample], [], [], [], torch.ones(1, dtype=torch.bool), [media.clip])
+        vars(batch).update(media.fields)
+        layout = media.layout
         ids, positions = self.inputs.tokenize(self._prompt(sample, layout, chat), layout)
         _check_length(sample, "prompt", len(ids), self.options.max_prompt_tokens)
         batch.prompt_ids, batch.prompt_positions = [ids], [positions]

@@ -112,6 +112,9 @@ class AVDataModule(pl.LightningDataModule):
         cache_gigabytes: How much to keep of each remote folder; 0 for everything. Needs a `shard_window`.
         fetch_ahead: Remote shards are copied while a rank still has so many samples to read before they are needed; 0
             copies each when its first sample is read.
+        keep_gigabytes: How much of what was read and prepared each process that reads keeps in memory, for later epochs
+            and for other questions about the same clip; then the towers need not run twice on a clip either. With
+            `num_workers: 0` it is one process. 0 keeps nothing.
         prompt: How samples are put to the student.
     """
 
@@ -134,6 +137,7 @@ class AVDataModule(pl.LightningDataModule):
         cache: Path | None = None,
         cache_gigabytes: float = 0.0,
         fetch_ahead: int = 256,
+        keep_gigabytes: float = 0.0,
         prompt: PromptOptions | None = None,
     ) -> None:
         super().__init__()
@@ -152,6 +156,7 @@ class AVDataModule(pl.LightningDataModule):
         self.cache = cache
         self.cache_gigabytes = cache_gigabytes
         self.fetch_ahead = fetch_ahead
+        self.keep_gigabytes = keep_gigabytes
         self.prompt = prompt or PromptOptions()
         self.mixture: Mixture | None = None
         self.train_state: dict[str, int] | None = None  # where a resumed run's training data go on
@@ -252,8 +257,9 @@ class AVDataModule(pl.LightningDataModule):
         assert self.mixture is not None
         rank, preprocessor = self.trainer.global_rank, self._preprocessor("train")
         stream = BatchStream(
-            self.mixture, self.train_plan, rank, preprocessor, self.num_workers, self.dropout, self.fetch_ahead
-        )
+            self.mixture, self.train_plan, rank, preprocessor, self.num_workers, self.dropout, self.fetch_ahead,
+            self.keep_gigabytes,
+        )  # fmt: skip
         if self.train_state is not None:
             stream.load_state_dict(self.train_state)
         return stream
@@ -283,7 +289,9 @@ class AVDataModule(pl.LightningDataModule):
         done = self.requirements.answered if split == "test" else ()
         plan = BlockPlan(len(shards), self.eval_batch_size, self.trainer.world_size, frozenset(done))
         rank, preprocessor = self.trainer.global_rank, self._preprocessor(split)
-        return BatchStream(source, plan, rank, preprocessor, self.num_workers, fetch_ahead=self.fetch_ahead)
+        return BatchStream(
+            source, plan, rank, preprocessor, self.num_workers, None, self.fetch_ahead, self.keep_gigabytes
+        )
 
     def _preprocessor(self, split: str) -> Preprocessor:
         needed = self.requirements

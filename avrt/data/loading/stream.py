@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from avrt.data.inputs.batch import OmniBatch, collate
 from avrt.data.inputs.preprocessor import Preprocessor
 from avrt.data.loading.dropout import ModalityDropout
+from avrt.data.loading.kept import KeptSamples, members_key
 from avrt.data.loading.plans import Plan
-from avrt.data.shards.members import decode_members
+from avrt.data.shards.members import decode_members, decode_record
 from avrt.errors import AvrtError, BadSampleError
 
 Step = tuple[int, list[int | None]]
@@ -57,6 +58,7 @@ class BatchStream:
         num_workers: Worker processes; 0 reads in the main process.
         dropout: Takes senses from samples at random.
         fetch_ahead: How many of the rank's samples are prefetched.
+        keep_gigabytes: How much a process keeps in memory of what it has read and prepared.
     """
 
     def __init__(
@@ -68,12 +70,15 @@ class BatchStream:
         num_workers: int = 0,
         dropout: ModalityDropout | None = None,
         fetch_ahead: int = 0,
+        keep_gigabytes: float = 0.0,
     ) -> None:
         self.plan = plan
         self._rank = rank
         self._source = source
         self._fetch_ahead = fetch_ahead
-        self._make_row = _RowMaker(source, preprocessor, dropout)
+        self._make_row = _RowMaker(
+            source, preprocessor, dropout, KeptSamples(keep_gigabytes) if keep_gigabytes else None
+        )
         self._collate = collate
         self._num_workers = num_workers
         self._epoch = 0
@@ -208,10 +213,17 @@ def _to_rows(steps: Iterable[Step]) -> Iterator[tuple[int, int | None]]:
 class _RowMaker:
     """Fourth stage: a batch of one for each sample; an unreadable one becomes a padding sample that names the fault."""
 
-    def __init__(self, source: SampleSource, preprocessor: Preprocessor, dropout: ModalityDropout | None) -> None:
+    def __init__(
+        self,
+        source: SampleSource,
+        preprocessor: Preprocessor,
+        dropout: ModalityDropout | None,
+        kept: KeptSamples | None = None,
+    ) -> None:
         self._source = source
         self._preprocessor = preprocessor
         self._dropout = dropout
+        self._kept = kept
 
     def __call__(self, place: tuple[int, int | None]) -> OmniBatch:
         epoch, index = place
@@ -219,6 +231,8 @@ class _RowMaker:
             return self._preprocessor.padding_row()
         dropped = None
         try:
+            if self._kept is not None and self._dropout is None:
+                return self._kept_row(index, self._kept)
             sample, clip = decode_members(self._source.read(index))
             if self._dropout is not None:
                 clip, dropped = self._dropout.apply(clip, epoch, index)
@@ -227,4 +241,22 @@ class _RowMaker:
             row = self._preprocessor.padding_row()
             row.skipped = {self._source.name(index): str(error)}
         row.indices, row.dropped = [index], [dropped] if dropped else []
+        return row
+
+    def _kept_row(self, index: int, kept: KeptSamples) -> OmniBatch:
+        """A sample's row; of what was read before nothing is read or made again."""
+        if (row := kept.row(index)) is not None:
+            return row
+        raw = self._source.read(index)
+        media = kept.clip(key := members_key(raw))
+        if media is None:
+            sample, clip = decode_members(raw)
+            self._preprocessor.check_target(sample)
+            kept.keep_clip(key, media := self._preprocessor.clip_inputs(clip))
+        else:
+            sample = decode_record(raw)
+            self._preprocessor.check_target(sample)
+        row = self._preprocessor.row_of(sample, media)
+        row.indices = [index]
+        kept.keep_row(index, row)
         return row

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-@dataclass
+@dataclass(eq=False)
 class Clip:
     """Decoded media of one sample.
 
@@ -50,6 +50,7 @@ class Clip:
         for_teachers: (F, 3, H, W) uint8, the `pictures` at the size for teachers; None if it is the same size, and in
             clips read from shards.
         info: Facts about the source: duration, width, height, fps, and notes on what was repaired.
+        kept: Whether it stays in memory for other questions and epochs, so that what is made of it is worth keeping.
     """
 
     frames: Tensor | None = None
@@ -59,6 +60,7 @@ class Clip:
     audio: Tensor | None = None
     for_teachers: Tensor | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    kept: bool = False
 
     @property
     def pictures(self) -> Tensor | None:
@@ -72,7 +74,7 @@ class Clip:
             senses: `vision` keeps frames and picture, `audio` keeps the sound, `none` keeps nothing.
             blank: Replace what is taken away by black pictures and silence of the same size.
         """
-        part = replace(self)
+        part = replace(self, kept=False)
         if senses in ("vision", "none") and self.audio is not None:
             part.audio = torch.zeros_like(self.audio) if blank else None
         if senses in ("audio", "none"):

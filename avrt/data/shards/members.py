@@ -6,8 +6,9 @@ no student reads.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import isfinite
 from typing import Any
 
@@ -44,21 +45,37 @@ def encode_clip(clip: Clip) -> dict[str, bytes]:
     return members
 
 
+def decode_record(raw: Mapping[str, Any]) -> Sample:
+    """The record of a sample, from its raw members.
+
+    Raises:
+        BadSampleError: If it is missing or damaged; the message names shard and sample.
+    """
+    with _named(raw):
+        return Sample.from_json(raw["json"])
+
+
 def decode_members(raw: Mapping[str, Any]) -> tuple[Sample, Clip]:
     """Turn the raw members of one sample into its record and clip.
 
     Raises:
         BadSampleError: If a member is missing or damaged; the message names shard and sample.
     """
+    with _named(raw):
+        sample = Sample.from_json(raw["json"])
+        return sample, decode_clip(raw, sample.media)
+
+
+@contextlib.contextmanager
+def _named(raw: Mapping[str, Any]) -> Iterator[None]:
+    """Have errors in a sample name it and its shard."""
     where = f"{raw.get('__url__', 'shard')}, sample {raw.get('__key__')}"
     try:
-        sample = Sample.from_json(raw["json"])
-        clip = decode_clip(raw, sample.media)
+        yield
     except BadSampleError as error:
         raise BadSampleError(str(error), where=where) from None
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
         raise BadSampleError(f"damaged: {error!r}", where=where) from None
-    return sample, clip
 
 
 def decode_clip(members: Mapping[str, bytes], media: Collection[Modality]) -> Clip:

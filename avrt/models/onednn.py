@@ -1,0 +1,76 @@
+"""Linear layers in float32 on the CPU by oneDNN's matrix product, which uses what the processor has.
+
+PyTorch's own float32 product is MKL's. On processors of other makers than Intel that one leaves AVX-512 alone: on an
+EPYC (Zen 5) oneDNN is 2.3 times as fast, from a few dozen rows on; on others the two are alike. The result is the same
+but for the order of the sum. What is relied on is the operator that Inductor calls for linear layers, a private part of
+PyTorch. Written against 2.14; `tests/test_internals.py` checks it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+LEAST_ROWS = 32
+"""With fewer, the call costs more than the product."""
+
+
+def product(rows: Tensor, columns: Tensor) -> Tensor:
+    """(n, m) of (n, k) and (m, k): the product with the second one transposed; float32 on the CPU."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "")
+    return result
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer without bias, (n, k) and (m, k) -> (n, m)."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return product(inputs, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        inputs, weight = ctx.saved_tensors
+        for_inputs, for_weight = ctx.needs_input_grad
+        return (
+            product(gradient, weight.t()) if for_inputs else None,
+            product(gradient.t(), inputs.t()) if for_weight else None,
+        )
+
+
+class OneDnnLinear(nn.Linear):
+    """A linear layer that takes oneDNN's product where that is faster; names, parameters and values stay."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., k) -> (..., m)."""
+        if not _is_faster(inputs, self.weight):
+            return super().forward(inputs)
+        outputs: Tensor = _Linear.apply(inputs.reshape(-1, inputs.shape[-1]), self.weight)
+        outputs = outputs.view(*inputs.shape[:-1], -1)
+        return outputs if self.bias is None else outputs + self.bias
+
+
+def use_onednn(model: nn.Module) -> None:
+    """Let a model's plain linear layers be `OneDnnLinear`, in place, where PyTorch has oneDNN."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    for layer in model.modules():
+        if type(layer) is nn.Linear:
+            layer.__class__ = OneDnnLinear
+
+
+def _is_faster(inputs: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN's product can and should take these two; not inside `torch.compile`, which chooses by itself."""
+    return (
+        inputs.device.type == "cpu"
+        and inputs.dtype == weight.dtype == torch.float32
+        and weight.device.type == "cpu"
+        and inputs.numel() >= LEAST_ROWS * inputs.shape[-1] > 0
+        and not torch.compiler.is_compiling()
+        and not hasattr(weight, "ds_id")  # ZeRO-3, which has a function of its own for weights that come and go
+    )

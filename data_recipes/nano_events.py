@@ -106,11 +106,11 @@ class NanoEvents(Recipe):
         thing, sound, when = scene.things[half], scene.sounds[half], WHEN[half]
         if draw < self.pairs:
             pick = _distinct if rng.random() < self.redundant else _crossed
-            options = pick(scene, half, answer, rng)
+            pairs = pick(scene, half, answer, rng)
             return Asked(
                 _described(scene, f"{when} {thing}", f"{when} {sound}"),
                 f"Which option is {when} in the clip?", "order", Relation.BOTH, answer,
-                seen=[seen for seen, _ in options], heard=[heard for _, heard in options],
+                seen=[seen for seen, _ in pairs], heard=[heard for _, heard in pairs],
                 truth_seen=thing, truth_heard=sound,
             )  # fmt: skip
         together = draw < self.pairs + self.while_

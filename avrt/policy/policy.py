@@ -191,7 +191,7 @@ class Policy(nn.Module):
         try:
             if self._encoders is not None:
                 with torch.no_grad():
-                    prompts, _ = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
+                    prompts = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
             with (self.whole_weights or contextlib.nullcontext)():
                 return generate(
                     self.decoder,
@@ -235,20 +235,18 @@ class Policy(nn.Module):
         balanced: Sequence[bool] | None = None,
     ) -> Scores:
         """Log-probabilities by any decoder of this policy's shape, such as the reference's."""
-        anchor = None
         if self._encoders is not None:
-            prompts, anchor = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
+            prompts = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
         packed = self.share_prefix and decoder.supports_packing
         states = completion_states(decoder, prompts, completions, packed=packed, counted=balanced)
         chunks = chunk_count(len(states.targets))
         if self.is_partitioned:  # each chunk gathers weights: every rank has to make the same number
             chunks = all_reduce_max(chunks, states.targets.device)
         scores = score_tokens(states.hidden_states, states.targets, decoder.logits, chunks=chunks)
-        logprobs = scores.logprobs if anchor is None else scores.logprobs + anchor
         router_loss, chosen = None, decoder.experts_per_token
         if states.routing is not None and chosen is not None:
             router_loss = load_balancing_loss(states.routing.logits, states.routing.weights, chosen)
-        return Scores(logprobs, scores.entropy, scores.correct, states.completion_index, router_loss)
+        return Scores(scores.logprobs, scores.entropy, scores.correct, states.completion_index, router_loss)
 
     def decoding_of(self, sampling: SamplingOptions) -> str:
         """How the native engine decodes: as the options say, or for `auto` what is fastest here."""

@@ -4,13 +4,16 @@ import copy
 import itertools
 import multiprocessing
 import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from avrt.data.loading.datamodule import AVDataModule, BatchRequirements
 from avrt.data.loading.order import SampleOrder, Source
 from avrt.data.loading.plans import BlockPlan, EpochPlan
-from avrt.data.loading.stream import BatchStream
+from avrt.data.loading.stream import BatchStream, check_temporary_folder
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 
@@ -147,3 +150,22 @@ def test_shards_for_another_patch_size_are_refused_by_name(nano, world, tmp_path
     with pytest.raises(AvrtError, match="patch size of 28 pixels, the model needs 32"):
         data.connect(BatchRequirements(inputs, 1000))
     data.connect(BatchRequirements(nano.inputs, 1000))
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_named(world, monkeypatch):
+    """By a byte: what is let pass holds a socket of `multiprocessing`, and what is refused does not."""
+    listen = [sys.executable, "-c", "from multiprocessing import connection; connection.Listener(family='AF_UNIX')"]
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        for length in (75, 76):
+            folder = Path(short, "d" * (length - len(short) - 1))
+            folder.mkdir()
+            monkeypatch.setattr(tempfile, "tempdir", str(folder))
+            done = subprocess.run(listen, env={"TMPDIR": str(folder)}, capture_output=True, text=True, check=False)
+            if length == 75:
+                assert done.returncode == 0, done.stderr
+                check_temporary_folder()
+                continue
+            assert "AF_UNIX path too long" in done.stderr
+            with pytest.raises(AvrtError, match=r"TMPDIR: the path is 1 bytes too long .* or data.num_workers to 0"):
+                AVDataModule(val=str(world / "val")).setup("validate")
+            AVDataModule(val=str(world / "val"), num_workers=0).setup("validate")

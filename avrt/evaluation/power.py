@@ -101,11 +101,22 @@ def expected_error(assumed: PowerSpec, design: Design) -> tuple[float, float]:
     if design.seeds == 1:
         return 100 * math.sqrt(total / design.clips), float(design.clips - 1)
     seed = (assumed.seed_sd / 100) ** 2
-    m_seed, m_clip = design.clips * seed + rest, design.seeds * clip + rest
+    m_seed = (design.clips * seed + rest) * _raised(design.seeds - 1, design.pooled)
+    m_clip = design.seeds * clip + rest
     variance, freedom = combined(
         m_seed, m_clip, rest, design.seeds, design.clips, (design.seeds - 1) * (1 + design.pooled)
     )
     return 100 * math.sqrt(variance), freedom
+
+
+def _raised(freedom: int, pooled: int) -> float:
+    """By how much the mean square of seeds is raised on average, because it counts where it is above the others' mean.
+
+    A mean square of f degrees of freedom exceeds its expectation by k^(k - 1) exp(-k) / Gamma(k) on average, k = f / 2
+    (half the mean deviation of the gamma distribution); of this, `pooled` / (`pooled` + 1) is not averaged away.
+    """
+    k = freedom / 2
+    return 1 + pooled / (pooled + 1) * math.exp((k - 1) * math.log(k) - k - math.lgamma(k))
 
 
 def found_with(error: float, freedom: float, assumed: PowerSpec, claims: int, published: float | None = None) -> Power:

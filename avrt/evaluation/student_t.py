@@ -27,7 +27,7 @@ def quantile(share: float, freedom: float) -> float:
     low, high = 0.0, 1.0
     while two_sided_p(high, freedom) > tail:
         low, high = high, 2 * high
-    for _ in range(200):
+    for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if two_sided_p(middle, freedom) > tail else (low, middle)
     return math.copysign((low + high) / 2, share - 0.5)

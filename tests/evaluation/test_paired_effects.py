@@ -176,6 +176,20 @@ def test_stated_power_is_what_simulated_comparisons_find():
     assert np.std([e.difference for e in found]) == pytest.approx(error / 100, rel=0.1)
 
 
+def test_stated_power_allows_for_what_comparisons_share():
+    """Claims between 8 students with 3 seeds, at the first step of Holm's correction."""
+    assumed = PowerSpec(seed_sd=2.0)
+    error, freedom = expected_error(assumed, Design(seeds=3, clips=150, questions=600, pooled=3))
+    stated = found_with(error, freedom, assumed, 8)
+    of_clip, rng, found = 0.25 * 1.3 / 4 / 2, np.random.default_rng(10), []
+    for _ in range(40):
+        z = rng.normal(0, 0.02 / 2**0.5, (3, 1, 9)) + rng.normal(0, (of_clip * 0.3) ** 0.5, (1, 150, 9))
+        z = z + rng.normal(0, (of_clip * 0.7) ** 0.5, (3, 150, 9))
+        layouts = [Layout.of(z[:, :, k] - z[:, :, k + 1] + stated.smallest / 100, 600) for k in range(8)]
+        found += [e.p < 0.05 / 8 for e in together(layouts, 7)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.08)
+
+
 def test_more_claims_seeds_and_questions_move_power_as_they_should():
     assumed = PowerSpec()
 

@@ -15,7 +15,7 @@ from avrt.files import write_whole
 from avrt.study.cells import Cells, read_cells
 from avrt.study.claims import ClaimSpec, Figure3Spec, PowerSpec, ReportSpec, SensitivitySpec, TablesSpec
 from avrt.study.tables import all_tables, apart_table, power_table, verdict_table
-from avrt.study.verdicts import ClaimResult, judge
+from avrt.study.verdicts import UNKNOWN, ClaimResult, comparable, judge
 from avrt.training.run_log.scalars import Points, read_scalars
 
 REPORT, VERDICTS = "report", "verdicts.json"
@@ -100,6 +100,7 @@ class Analysis:
         title: The study's title.
         seeds: How many seeds it has.
         claims: The claims with their verdicts.
+        left_out: Text of a claim that could not be compared -> why.
         tables: The tables to show below them.
         settings: Parameter -> its values.
         main: The student of the main setting; empty without parameters.
@@ -111,6 +112,7 @@ class Analysis:
     title: str
     seeds: int
     claims: list[ClaimResult]
+    left_out: dict[str, str]
     tables: list[Table]
     settings: dict[str, list[Setting]]
     main: str
@@ -121,7 +123,7 @@ class Analysis:
     @property
     def verdict_table(self) -> Table:
         """Each ordering as a row."""
-        return verdict_table(self.claims)
+        return verdict_table(self.claims, self.left_out)
 
     @property
     def power_table(self) -> Table:
@@ -160,15 +162,22 @@ def analyze(declaration: _Declaration | ReportSpec, out: Path) -> Analysis:
     spec = declaration if isinstance(declaration, ReportSpec) else report_spec(declaration)
     labels = {name: out / folder / DIFFICULTY_FILE for name, folder in spec.difficulty.items()}
     cells = read_cells(out / "benchmarks", spec.seeds, spec.once, labels)
-    claims = judge(cells, spec.claims, len(spec.seeds), spec.power)
+    compared, left_out = comparable(cells, spec.claims)
+    claims = judge(cells, compared, len(spec.seeds), spec.power)
     settings, main = _settings(cells, spec.sensitivity)
     (out / REPORT).mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = [claim.to_record() for claim in claims]
+    records += [
+        {"id": c.id, "source": c.source, "text": c.text, "published": c.published, "difference": None,
+         "verdict": UNKNOWN, "reason": left_out[c.id]}
+        for c in spec.claims if c.id in left_out
+    ]  # fmt: skip
     write_whole(out / REPORT / VERDICTS, json.dumps(records, indent=1).encode())
     return Analysis(
         title=spec.title,
         seeds=len(spec.seeds),
         claims=claims,
+        left_out={claim.text: left_out[claim.id] for claim in spec.claims if claim.id in left_out},
         tables=[*([apart_table(claims)] if claims else []), *all_tables(cells, spec.tables)],
         settings=settings,
         main=main,

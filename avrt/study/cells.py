@@ -24,6 +24,10 @@ Key = tuple[str, str, str]
 """Student, benchmark and mask."""
 
 
+class NothingToCompareError(AvrtError):
+    """A comparison without questions or seeds, which depends on the answers and not on the declaration."""
+
+
 @dataclass(frozen=True)
 class Cells:
     """Every cell of a study.
@@ -61,14 +65,15 @@ class Cells:
         """A cell's answers, or those to a group of its questions.
 
         Raises:
-            AvrtError: If it was not asked, the seeds' questions differ, or no question is in the group.
+            NothingToCompareError: If no question is in the group.
+            AvrtError: If it was not asked, or the seeds' questions differ.
         """
         by_seed = self.of(student, benchmark, mask)
         rows, ids, first = [], None, next(iter(by_seed.values()))
         for run in by_seed.values():
             known = [p for p in run.known if in_group(p, group)]
             if not known:
-                raise AvrtError(f"no question of the group {dict(group)}", where=run.folder)
+                raise NothingToCompareError(f"no question of the group {dict(group)}", where=run.folder)
             if ids is not None and [p.id for p in known] != ids:
                 raise AvrtError(
                     "other questions than with another seed", where=run.folder, remedy=f"compare {first.folder}"
@@ -84,11 +89,17 @@ class Cells:
     def means(
         self, benchmark: str, mask: str, group: Mapping[str, str], measure: Measure = "headline"
     ) -> dict[str, Effect]:
-        """The mean over seeds of every student that was asked so; together they tell how much seeds matter."""
+        """The mean over seeds of every student that was asked so; together they tell how much seeds matter.
+
+        Empty if no question is in the group, or all are about one clip.
+        """
         key = (benchmark, mask, tuple(sorted(group.items())), measure)
         if key not in self._means:
             students = [s for s, b, m in self.runs if (b, m) == (benchmark, mask)]
-            layouts = [grid_layout(self.grid(student, benchmark, mask, group, measure)) for student in students]
+            try:
+                layouts = [grid_layout(self.grid(student, benchmark, mask, group, measure)) for student in students]
+            except (NothingToCompareError, ValueError):
+                return {}
             effects = together(layouts, len(set(students) - self.once) - 1)
             self._means[key] = dict(zip(students, effects, strict=True))
         return self._means[key]

@@ -17,7 +17,7 @@ from avrt.study.verdicts import ClaimResult
 NONE = "-"
 
 
-def verdict_table(results: Sequence[ClaimResult]) -> Table:
+def verdict_table(results: Sequence[ClaimResult], left_out: Mapping[str, str]) -> Table:
     """Each ordering as a row: published difference, ours with its interval, corrected p, verdict, why it may differ."""
     rows = [
         [
@@ -38,6 +38,8 @@ def verdict_table(results: Sequence[ClaimResult]) -> Table:
         "asked", "why it may differ",
     ]  # fmt: skip
     note = "Differences in points with 95 % intervals over seeds and clips; p after Holm's correction over all rows."
+    if left_out:
+        note += f" Not compared: {'; '.join(f'{text} ({why})' for text, why in left_out.items())}."
     return Table("verdicts", "The paper's orderings", head, rows, note)
 
 
@@ -186,10 +188,12 @@ def _of_column(cells: Cells, row: Mapping[str, Any], column: Mapping[str, Any], 
 def _figure(
     cells: Cells, student: str, benchmark: str, mask: str, group: Mapping[str, str], measure: Measure = "headline"
 ) -> str:
-    """A cell's mean over seeds with its interval; a dash where it was not asked."""
+    """A cell's mean over seeds with its interval; a dash where it was not asked, or no question is in the group."""
     if not cells.has(student, benchmark, mask):
         return NONE
-    found = cells.means(benchmark, mask, group, measure)[student]
+    found = cells.means(benchmark, mask, group, measure).get(student)
+    if found is None:
+        return NONE
     return Estimate(found.difference, max(0.0, found.low), min(1.0, found.high), found.questions).percent()
 
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from avrt.errors import AvrtError
 from avrt.evaluation.paired_effects import AnswerGrid, Effect, Layout, compare_grids, holm, pooled_weight, together
 from avrt.evaluation.power import Design, Power, PowerSpec, expected_error, found_with
-from avrt.study.cells import MEASURES, Cells, Measure
+from avrt.study.cells import MEASURES, Cells, Measure, NothingToCompareError
 from avrt.study.claims import ClaimSpec
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
@@ -75,6 +74,22 @@ class ClaimResult:
         }
 
 
+def comparable(cells: Cells, claims: Sequence[ClaimSpec]) -> tuple[list[ClaimSpec], dict[str, str]]:
+    """The claims that can be compared, and for each other one why it cannot: no questions, no clips, or no seeds.
+
+    Raises:
+        AvrtError: If a cell was not asked.
+    """
+    found, left_out = [], {}
+    for claim in claims:
+        try:
+            _compared(claim, *_grids(cells, claim, "headline"))
+            found.append(claim)
+        except NothingToCompareError as error:
+            left_out[claim.id] = error.what
+    return found, left_out
+
+
 def judge(cells: Cells, claims: Sequence[ClaimSpec], seeds: int, assumed: PowerSpec) -> list[ClaimResult]:
     """Every claim with its verdict.
 
@@ -85,7 +100,7 @@ def judge(cells: Cells, claims: Sequence[ClaimSpec], seeds: int, assumed: PowerS
         assumed: The assumptions of power, and what counts as a difference.
 
     Raises:
-        AvrtError: If a cell was not asked, or two have no seed in common.
+        AvrtError: If a cell was not asked, or a claim cannot be compared; see `comparable`.
     """
     grids = {measure: [_grids(cells, claim, measure) for claim in claims] for measure in MEASURES}
     effects, strict, form = (
@@ -170,7 +185,7 @@ def _compared(claim: ClaimSpec, first: AnswerGrid, second: AnswerGrid) -> Layout
     try:
         return compare_grids(first, second)
     except ValueError as error:
-        raise AvrtError(str(error), where=f"claim {claim.id}") from None
+        raise NothingToCompareError(str(error), where=f"claim {claim.id}") from None
 
 
 def _independent(claims: Sequence[ClaimSpec], once: frozenset[str]) -> int:

@@ -13,7 +13,7 @@ from avrt.evaluation.power import PowerSpec
 from avrt.study import page
 from avrt.study.analysis import analyze, report_spec
 from avrt.study.cells import read_cells
-from avrt.study.claims import SensitivitySpec
+from avrt.study.claims import CellSpec, SensitivitySpec, TablesSpec
 from avrt.study.statement import state_power
 from avrt.study.verdicts import stated_power
 from tests.browser import assert_readable, browsing, needs_browser
@@ -57,7 +57,8 @@ def test_what_was_planted_is_found(study):
 
 
 def test_the_verdicts_are_on_disk_in_points(study):
-    out, analysis = study
+    out, _ = study
+    analysis = analyze(spec(), out)
     records = {r["id"]: r for r in json.loads((out / "report" / "verdicts.json").read_text())}
     assert records["rl"]["difference"] == pytest.approx(100 * analysis.claims[0].effect.difference, abs=1e-3)
     assert records["rl"]["first"] - records["rl"]["second"] == pytest.approx(records["rl"]["difference"], abs=1e-3)
@@ -154,6 +155,19 @@ def test_power_is_stated_without_any_answer(study, tmp_path):
     assert [r.stated for r in analysis.claims] == stated
     assert 0 < stated[0].published < 1
     assert stated[1].published is None
+
+
+def test_a_group_without_questions_leaves_its_claim_out(study):
+    """Which difficulties occur is the teachers' doing: a study does not end without its page for it."""
+    out, _ = study
+    never = {"difficulty": "never"}
+    empty = claim("empty", CellSpec("sft_rl", group=never), CellSpec("base", group=never), published=6.5)
+    found = analyze(spec(claims=[empty, *spec().claims], tables=TablesSpec({"omnibench": "stills"}, ["table8"])), out)
+    assert found.left_out == {empty.text: "no question of the group {'difficulty': 'never'}"}
+    assert [r.claim.id for r in found.claims] == [c.id for c in spec().claims]
+    assert "Not compared: empty: first over second (no question" in page.markdown(found)
+    last = json.loads((out / "report" / "verdicts.json").read_text())[-1]
+    assert (last["id"], last["difference"], last["verdict"]) == ("empty", None, "cannot be told")
 
 
 def test_what_is_missing_is_named(study, tmp_path):

@@ -12,10 +12,13 @@ from avrt.arguments import OneLineErrors
 from avrt.evaluation.result import RESULT, Result
 from avrt.evaluation.statistics import percent
 from avrt.messages import print_results, quoted
+from avrt.study.analysis import REPORT, analyze
 from avrt.study.declaration import Declaration
 from avrt.study.executor import execute
+from avrt.study.page import write
 from avrt.study.reading import FIELDS, read_declaration, split_arguments, write_declaration
 from avrt.study.stages import Plan, plan
+from avrt.study.statement import POWER, state_power
 from avrt.terminal_tables import print_table
 
 DECLARATION, QUICK = "nano/study.yaml", "nano/study_quick.yaml"
@@ -48,13 +51,12 @@ def main(arguments: list[str]) -> None:
         print(f"{len(stages.stages)} stages: {_counts(stages)}")
         return
     write_declaration(text, out)
+    if study.claims:
+        state_power(study, out)
+        print(f"what it can tell, stated before it runs: {out / REPORT / POWER}", flush=True)
     execute(stages, out, options.jobs or len(os.sched_getaffinity(0)))
     console = Console()
     print_cells(study, out, console)
-    # Imported only now: the reading of training logs alone takes seconds.
-    from avrt.study.analysis import analyze
-    from avrt.study.page import write
-
     analysis = analyze(study, out)
     page = write(analysis, out)
     verdicts = analysis.verdict_table

@@ -226,6 +226,8 @@ def test_a_study_that_is_killed_and_stopped_ends_with_the_files_of_its_commands(
     out = tmp_path / "study"
     run = ("--config", declared, "--out", "study", "--jobs", "2")
     killed = start(*run, cwd=tmp_path)
+    wait_for((out / "report" / "power.md").is_file, killed)
+    assert not list(out.glob("shards/*"))  # it is stated before anything has run
     wait_for(lambda: list(out.glob("students/base/seed-0/run/checkpoints/*.ckpt")), killed)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()

@@ -74,19 +74,23 @@ class NanoEvents(Recipe):
         """Every question, after its clip is rendered if it is missing."""
         folder = root / "events" / self.split
         folder.mkdir(parents=True, exist_ok=True)
-        for number in range(self.clips):
-            seed = (self.seed, SPLITS.index(self.split), number)
-            rng = np.random.default_rng([*seed, 2])
-            things, sounds = _two(list(THINGS), rng), _two(SOUNDS, rng)
-            scene, name = Scene(things, sounds, seed), f"{self.seed}-{number:06d}"
+        for scene, name, samples in self.questions():
             path = folder / f"{name}.mp4"
             if not path.is_file():
                 render(scene, path)
+            yield from (SourceItem(sample, {Modality.VIDEO: path}) for sample in samples)
+
+    def questions(self) -> Iterator[tuple[Scene, str, list[Sample]]]:
+        """Each scene, its name and its questions; right letters are balanced over all questions."""
+        for number in range(self.clips):
+            seed = (self.seed, SPLITS.index(self.split), number)
+            rng = np.random.default_rng([*seed, 2])
+            scene, name = Scene(_two(list(THINGS), rng), _two(SOUNDS, rng), seed), f"{self.seed}-{number:06d}"
+            samples = []
             for q in range(self.questions_per_clip):
-                # right letters are balanced over all questions
                 asked = self._question(scene, (number * self.questions_per_clip + q) % 4, rng)
-                sample = self._sample(scene, f"{self.split}-{name}-{q}", asked, rng)
-                yield SourceItem(sample, {Modality.VIDEO: path})
+                samples.append(self._sample(scene, f"{self.split}-{name}-{q}", asked, rng))
+            yield scene, name, samples
 
     def _sample(self, scene: Scene, name: str, asked: Asked, rng: np.random.Generator) -> Sample:
         return Sample(

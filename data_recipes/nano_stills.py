@@ -53,26 +53,33 @@ class NanoStills(Recipe):
         """Every question, after its picture and sound are made if they are missing."""
         folder = root / "stills" / self.split
         folder.mkdir(parents=True, exist_ok=True)
+        for thing, sound, seed, samples in self.questions():
+            media = _media(folder / f"{self.seed}-{seed[-1]:06d}", thing, sound, seed)
+            yield from (SourceItem(sample, media) for sample in samples)
+
+    def questions(self) -> Iterator[tuple[str, str, tuple[int, ...], list[Sample]]]:
+        """Each thing, sound and seed with the questions; right letters are balanced over all questions."""
         for number in range(self.clips):
             seed = (self.seed, SPLITS.index(self.split), number)
             rng = np.random.default_rng([*seed, 3])
             thing, sound = str(rng.choice(list(THINGS))), str(rng.choice(SOUNDS))
-            name = f"{self.seed}-{number:06d}"
-            media = _media(folder / name, thing, sound, seed)
+            samples = []
             for q in range(self.questions_per_clip):
-                answer = (number * self.questions_per_clip + q) % 4
-                asked = self._question(thing, sound, answer, rng)
-                sample = Sample(
-                    id=f"still-{self.split}-{name}-{q}",
-                    question=asked.question,
-                    choices=asked.choices,
-                    answer=answer,
-                    relation=asked.relation,
-                    question_type=asked.kind,
-                    trace=written_trace(self.traces, asked, rng),
-                    metadata={"thing": thing, "sound": sound, "clip": f"still-{self.split}-{name}"},
+                asked = self._question(thing, sound, (number * self.questions_per_clip + q) % 4, rng)
+                name = f"still-{self.split}-{self.seed}-{number:06d}"
+                samples.append(
+                    Sample(
+                        id=f"{name}-{q}",
+                        question=asked.question,
+                        choices=asked.choices,
+                        answer=asked.answer,
+                        relation=asked.relation,
+                        question_type=asked.kind,
+                        trace=written_trace(self.traces, asked, rng),
+                        metadata={"thing": thing, "sound": sound, "clip": name},
+                    )
                 )
-                yield SourceItem(sample, media)
+            yield thing, sound, seed, samples
 
     def _question(self, thing: str, sound: str, answer: int, rng: np.random.Generator) -> Asked:
         """One question, with the right choice at `answer`."""

@@ -15,6 +15,7 @@ from avrt.data.sample import Modality
 from avrt.data.shards.reader import ShardSet
 from avrt.data.shards.writer import ShardWriter
 from avrt.traces.database import rows
+from avrt.traces.trace_export import read_traces
 from tests.conftest import avrt
 from tests.traces.servers import serving, write_config, write_questions
 
@@ -122,11 +123,19 @@ def test_a_draw_depends_on_the_seed_alone(questions, tmp_path):
         assert ids(out / "unfiltered_traces") == first
         avrt(*unfiltered, "--draw_seed", 1)
         other = ids(out / "unfiltered_traces")
+        avrt(*common, "--config", ABLATIONS / "shuffled_traces.yaml")
         own = avrt(*common, "--as_many_as", ".", check=False)
         few = avrt(*common, "--name", "few", "--filter", "audio_only", "--limit", 10, "--as_many_as", ".")
         early = avrt(*common, "--name", "early", "--as_many_as", "later", check=False)
     assert len(first) == len(other) == len(ids(out))
     assert other != first
+    plain, shuffled = (
+        {r["id"]: (r["split"], r["trace"]) for r in read_traces(place)} for place in (out, out / "shuffled_traces")
+    )
+    assert plain.keys() == shuffled.keys()
+    assert sorted(plain.values()) == sorted(shuffled.values())  # of its own split
+    changed = sum(shuffled[name] != trace for name, trace in plain.items())
+    assert changed > len(plain) / 2  # two may have the same words
     assert "is the run's own folder" in own.stderr
     assert "fewer in train than . has" in few.stderr
     assert "later is not a folder with exported traces" in early.stderr

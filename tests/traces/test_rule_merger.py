@@ -2,7 +2,7 @@
 
 from avrt.response import parse_response
 from avrt.traces.requests import MergeInputs
-from avrt.traces.rule_merger import merge_analyses
+from avrt.traces.rule_merger import RuleMerger, merge_analyses
 
 VISUAL = "Visual Description: The frames show a red ball.\nReasoning: A: red ball is red ball. B: red ball is red ball. C: blue box not red ball."  # noqa: E501
 AUDIO = "Audio Description: The sound is a low hum.\nReasoning: A: high whistle not low hum. B: low hum is low hum. C: low hum is low hum."  # noqa: E501
@@ -42,3 +42,11 @@ def test_all_right_options_are_merged():
     assert parse_response(text, "ABC", several=True).letter == "A,B"
     free = merge_analyses(MergeInputs(("a dog", "a cat", "rain"), "A,C", {"visual": "It barks."}))
     assert free == "<think>It barks. So a dog and rain fit best.</think><answer>A,C</answer>"
+
+
+def test_a_merger_that_does_not_weigh_the_options():
+    inputs = MergeInputs(("x", "y", "z"), "B", {"visual": VISUAL, "audio": AUDIO})
+    brief = merge_analyses(inputs, weighs_options=False)
+    assert brief.startswith(merge_analyses(inputs).partition(" A: ")[0])
+    assert brief.endswith("So y fits best.</think><answer>B</answer>")
+    assert RuleMerger(weighs_options=False).model != RuleMerger().model

@@ -112,7 +112,7 @@ class Decoder:
         return TokenInputs(self.language_model.embed_tokens(token_ids))
 
     def with_features(self, embeddings: Tensor, prompts: EncodedPrompts, starts: Sequence[int]) -> Tensor:
-        """Embeddings (B, T, H) with the first H numbers of each clip feature at its placeholder."""
+        """Embeddings (B, T, H) with the first H numbers of each clip feature at its placeholder; idle ones count 0."""
         flat_NH = embeddings.flatten(0, 1)
         for places, encoded in (
             (prompts.vision_places, prompts.features.vision),
@@ -125,6 +125,8 @@ class Decoder:
             if present:
                 features = torch.cat(present)[:, : flat_NH.shape[1]].to(flat_NH.dtype)
                 flat_NH = flat_NH.index_copy(0, places_in_row(places, starts), features)
+        for tokens in prompts.features.idle:
+            flat_NH = flat_NH + 0 * tokens.flatten()[0].to(flat_NH.dtype)
         return flat_NH.view_as(embeddings)
 
     def hidden_states(

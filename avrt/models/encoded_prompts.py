@@ -23,10 +23,14 @@ class ClipFeatures:
         vision: For each row its image or video tokens (n, H), or None; of families whose decoder layers also read what
             the tower had after some of its own layers, (n, H (1 + layers)).
         audio: For each row its audio tokens (n, H), or None.
+        idle: With a gradient, what towers made of a minimal input because no row had one for them. No token stands for
+            it, but the embeddings depend on it: ranks take part in each other's gathering of weights, so that the way
+            of a gradient must not depend on what a rank's rows hold.
     """
 
     vision: list[Tensor | None]
     audio: list[Tensor | None]
+    idle: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def none(cls, count: int) -> ClipFeatures:
@@ -35,7 +39,7 @@ class ClipFeatures:
 
     def rows(self, indices: Sequence[int]) -> ClipFeatures:
         """The features of some rows, in that order; a row may occur several times, without a copy."""
-        return ClipFeatures([self.vision[i] for i in indices], [self.audio[i] for i in indices])
+        return ClipFeatures([self.vision[i] for i in indices], [self.audio[i] for i in indices], self.idle)
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,9 @@ class EncodedPrompts:
     def join(cls, parts: Sequence[EncodedPrompts]) -> EncodedPrompts:
         """Several sets of prompts as one, without their decoded clips."""
         features = ClipFeatures(
-            [v for part in parts for v in part.features.vision], [a for part in parts for a in part.features.audio]
+            [v for part in parts for v in part.features.vision],
+            [a for part in parts for a in part.features.audio],
+            [tokens for part in parts for tokens in part.features.idle],
         )
         return cls(
             [ids for part in parts for ids in part.token_ids],

@@ -154,6 +154,7 @@ class Family(ABC):
             batch: Inputs, on the model's device; media alone may be looked at, as `TowerInputs` keeps them.
             run_on_empty: Run each tower once, on a minimal input where the batch has none for it: every rank has to
                 take part in gathering a tower's weights (ZeRO-3), and in averaging the gradients of its adapters.
+                With a gradient what comes of it is in `ClipFeatures.idle`.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from avrt.models.encoded_prompts import EncodedPrompts
@@ -46,32 +46,20 @@ class AdaptedEncoders:
             if is_adapted(layer):
                 layer.train(mode)
 
-    def encode(self, prompts: EncodedPrompts, *, run_on_empty: bool) -> tuple[EncodedPrompts, Tensor | None]:
+    def encode(self, prompts: EncodedPrompts, *, run_on_empty: bool) -> EncodedPrompts:
         """Prompts with features by the weights as they are, with a gradient where that is switched on.
+
+        A gradient reaches all adapters, also those of a tower that has nothing to read here: ranks average gradients
+        in the order in which these come, and take part in each other's gathering of weights.
 
         Args:
             prompts: Prompts with tower inputs.
             run_on_empty: As in `Family.encode_clips`, where there is no gradient.
-
-        Returns:
-            The prompts; and with a gradient a 0 that depends on all adapters, also on those of a tower that has nothing
-            to read here. Added to the loss it gives each of them a gradient on every rank: ranks average gradients in
-            the order in which these come, and take part in each other's gathering of weights.
         """
-        graded = torch.is_grad_enabled()
-        seen: list[Tensor] = []
-
-        def note(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-            seen.append(output.flatten()[0])
-
-        hooks = [layer.register_forward_hook(note) for layer in self._projectors if graded]
-        try:
-            batch = media_batch(prompts.tower_inputs, prompts.device)
-            features = self._family.encode_clips(self._model, batch, run_on_empty=run_on_empty or graded)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return replace(prompts, features=features, tower_inputs=[]), 0 * torch.stack(seen).sum() if seen else None
+        batch = media_batch(prompts.tower_inputs, prompts.device)
+        run_on_empty = run_on_empty or torch.is_grad_enabled()
+        features = self._family.encode_clips(self._model, batch, run_on_empty=run_on_empty)
+        return replace(prompts, features=features, tower_inputs=[])
 
 
 def _recompute(tower: Any) -> None:

@@ -199,7 +199,7 @@ class Policy(nn.Module):
         try:
             if self._encoders is not None:
                 with torch.no_grad():
-                    prompts, _ = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
+                    prompts = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
             with (self.whole_weights or contextlib.nullcontext)():
                 return generate(
                     self.decoder,
@@ -243,9 +243,8 @@ class Policy(nn.Module):
         balanced: Sequence[bool] | None = None,
     ) -> Scores:
         """Log-probabilities by any decoder of this policy's shape, such as the reference's."""
-        anchor = None
         if self._encoders is not None:
-            prompts, anchor = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
+            prompts = self._encoders.encode(prompts, run_on_empty=self.is_partitioned)
         packed = self.share_prefix and decoder.supports_packing
         states = completion_states(decoder, prompts, completions, packed=packed, counted=balanced)
         hidden, targets = states.to_score()
@@ -256,7 +255,6 @@ class Policy(nn.Module):
         small = hidden.device.type == "cpu" and len(targets) * vocabulary * 4 <= KEPT_LOGITS
         scores = score_tokens(hidden, targets, decoder.logits, chunks=chunks, keep_logits=small)
         logprobs, entropy, correct = map(states.of_each, (scores.logprobs, scores.entropy, scores.correct))
-        logprobs = logprobs if anchor is None else logprobs + anchor
         router_loss, chosen = None, decoder.experts_per_token
         if states.routing is not None and chosen is not None:
             router_loss = load_balancing_loss(states.routing.logits, states.routing.weights, chosen)

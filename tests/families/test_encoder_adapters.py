@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from avrt.algorithms.groups import Group
 from avrt.algorithms.grpo import GRPOOptions, grpo_step
@@ -80,6 +81,34 @@ def test_gradients_are_those_of_a_plain_forward_pass(source, clip):
     for form in ("text", "sound"):
         found = gradients(student, student.logprobs(student.encode(forms.rows[form]), [completion]).logprobs.sum())
         assert all(gradient is not None for gradient in found.values())
+
+
+@pytest.mark.parametrize("modules", [EVERYWHERE, ("projector",)])
+@pytest.mark.parametrize("source", NANO)
+def test_forward_and_backward_go_the_same_way_whatever_a_row_holds(source, modules, clip):
+    """ZeRO-3 gathers weights where modules begin, and before gradients reach what they gave: ranks go together."""
+    student = adapted(source, modules=modules)
+    forms, completion = forms_of(student, clip), drawn(student, [0], (9,))
+    way: list[tuple[str, str]] = []
+    for name, module in student.model.named_modules():
+
+        def enter(_module, _inputs, name=name):
+            way.append(("forward", name))
+
+        def leave(_module, _inputs, output, name=name):
+            for place, tensor in enumerate(tree_leaves(output)):
+                if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+                    tensor.register_hook(lambda _, at=f"{name}[{place}]": way.append(("backward", at)))
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave)
+    ways = {}
+    for form in ("video and sound", "sound", "text"):
+        way.clear()
+        gradients(student, student.logprobs(student.encode(forms.rows[form]), completion).logprobs.sum())
+        ways[form] = list(way)
+    assert {direction for direction, _ in ways["text"]} == {"forward", "backward"}
+    assert ways["text"] == ways["sound"] == ways["video and sound"]
 
 
 @pytest.mark.parametrize("source", NANO)
@@ -248,11 +277,12 @@ def test_a_killed_run_of_two_ranks_goes_on_as_one_process(world, tmp_path):
     expected = fit("grpo", world, tmp_path / "alone", *options, "--data.batch_size", 4, *steps)
     ranks = (
         "--trainer.devices", 2, "--trainer.strategy.stage", 3, "--data.batch_size", 2,
-        "--checkpoint.every_n_train_steps", 2, "--trainer.callbacks+=tests.training.recording.ScatterAll",
+        "--checkpoint.every_n_train_steps", 4, "--trainer.callbacks+=tests.training.recording.ScatterAll",
     )  # fmt: skip
-    fit_and_kill("grpo", world, tmp_path, *options, *ranks, *steps)
-    shutil.rmtree(tmp_path / "lightning_logs")
-    found = fit("grpo", world, tmp_path, *options, *ranks, *steps, "--ckpt_path", "last")
+    run = tmp_path / "two"  # where the log of the other run is not below it
+    fit_and_kill("grpo", world, run, *options, *ranks, *steps)
+    shutil.rmtree(run / "lightning_logs")
+    found = fit("grpo", world, run, *options, *ranks, *steps, "--ckpt_path", "last")
     assert min(found) > 0, "the resumed run began anew"
     assert max(found) == 7
     for step, values in found.items():

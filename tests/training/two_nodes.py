@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -67,13 +68,16 @@ class TwoNodes:
 
     def _run(self, node: int, port: int, arguments: tuple[object, ...]) -> Ended:
         folder = self.folder(node)
-        (folder / "tmp").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         words = [str(word).replace("{node}", str(folder)) for word in arguments]
         warm = SECOND if node else WARM
-        try:
-            done = warm.run(words, timeout=300, cwd=folder, environment=self._environment(node, port))
-        except subprocess.TimeoutExpired as error:
-            raise AssertionError(f"node {node} hangs: {error.stderr}") from None
+        # Not in its folder, whose path is too long for sockets.
+        with tempfile.TemporaryDirectory(prefix=f"avrt-node{node}-", ignore_cleanup_errors=True) as temporary:
+            environment = self._environment(node, port) | {"TMPDIR": temporary} | self.changed
+            try:
+                done = warm.run(words, timeout=300, cwd=folder, environment=environment)
+            except subprocess.TimeoutExpired as error:
+                raise AssertionError(f"node {node} hangs: {error.stderr}") from None
         return Ended(done.returncode, done.stdout, done.stderr, time.monotonic())
 
     def _environment(self, node: int, port: int) -> dict[str, str]:
@@ -88,6 +92,6 @@ class TwoNodes:
             }  # fmt: skip
         else:
             place |= {"NODE_RANK": str(node)}
-        own = {"HOME": str(folder), "TMPDIR": str(folder / "tmp"), "XDG_CACHE_HOME": str(folder / "cache")}
+        own = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
         built = Path(cpp_extension._get_build_directory("any", verbose=False)).parent  # or it is all compiled anew
-        return {**kept, **place, **own, "TORCH_EXTENSIONS_DIR": str(built), **self.changed}
+        return {**kept, **place, **own, "TORCH_EXTENSIONS_DIR": str(built)}

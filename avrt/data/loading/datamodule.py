@@ -17,7 +17,7 @@ from avrt.data.loading.dropout import ModalityDropout
 from avrt.data.loading.mixture import Curriculum, Mixture, MixtureSource
 from avrt.data.loading.plans import BlockPlan, EpochPlan
 from avrt.data.loading.shuffled_audio import ShuffledAudio
-from avrt.data.loading.stream import BatchStream, SampleSource
+from avrt.data.loading.stream import BatchStream, SampleSource, check_temporary_folder
 from avrt.data.media.clip import ClipSpec
 from avrt.data.media.student_frames import fitting
 from avrt.data.sample import Modality, Sample
@@ -168,8 +168,10 @@ class AVDataModule(pl.LightningDataModule):
         """Open the shard folders that a stage needs.
 
         Raises:
-            AvrtError: If one is not given or holds no shards.
+            AvrtError: If one is not given or holds no shards, or worker processes cannot hand over batches here.
         """
+        if self.num_workers:
+            check_temporary_folder()
         if stage == "fit":
             if not self.sources:
                 raise AvrtError("no shards given", where="data.train", remedy="add --data.train DIR")

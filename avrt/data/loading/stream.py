@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,8 @@ from avrt.data.shards.members import decode_members, decode_record
 from avrt.errors import AvrtError, BadSampleError
 
 Step = tuple[int, list[int | None]]
+_ADDRESS, _LONGEST = "/pymp-12345678/listener-12345678", 107
+"""What `multiprocessing` adds to the folder for temporary files, and how many bytes a socket's address may have."""
 
 
 class SampleSource(Protocol):
@@ -118,6 +121,22 @@ class BatchStream:
         self._resumed = True
         if not self.plan.steps_left(self._consumed):
             self._epoch, self._consumed = self._epoch + 1, 0
+
+
+def check_temporary_folder() -> None:
+    """Refuse a folder for temporary files in which workers could not hand over their batches.
+
+    Raises:
+        AvrtError: If its path is too long for the sockets by which they do it.
+    """
+    folder = tempfile.gettempdir()
+    too_long = len(os.fsencode(folder + _ADDRESS)) - _LONGEST
+    if too_long > 0:
+        raise AvrtError(
+            f"the path is {too_long} bytes too long for the sockets of worker processes: {folder}",
+            where="TMPDIR",
+            remedy="set TMPDIR to a shorter folder, or data.num_workers to 0",
+        )
 
 
 def _plain_errors(batches: Iterable[OmniBatch]) -> Iterator[OmniBatch]:

@@ -34,6 +34,7 @@ def encode_clips(model: Any, batch: OmniBatch, *, run_on_empty: bool = False) ->
     """
     vision: list[Tensor | None] = [None] * len(batch)
     audio: list[Tensor | None] = [None] * len(batch)
+    idle: list[Tensor] = []
     device = batch.valid.device
     if batch.pixels is not None and batch.grids is not None and batch.scale is not None:
         encoded = encode_pictures(model, batch.pixels, batch.scale, batch.grids.tolist(), in_one_call=run_on_empty)
@@ -43,15 +44,15 @@ def encode_clips(model: Any, batch: OmniBatch, *, run_on_empty: bool = False) ->
         config = model.config.vision_config
         side = config.pooling_kernel_size
         blank = torch.zeros(side**2, 3 * config.patch_size**2, device=device, dtype=torch.uint8)
-        encode_pictures(model, blank, BLANK_SCALE, [(1, side, side)])
+        idle += encode_pictures(model, blank, BLANK_SCALE, [(1, side, side)])
     if batch.mel is not None and batch.mel_lengths is not None:
         encoded = encode_sounds(model, batch.mel, batch.mel_lengths.tolist())
         for row, features in zip(batch.mel_rows, encoded, strict=True):
             audio[row] = features
     elif run_on_empty:
         bands = model.config.audio_config.subsampling_conv_channels[0]
-        encode_sounds(model, torch.zeros(1, bands, 8, device=device), [8])
-    return ClipFeatures(vision, audio)
+        idle += encode_sounds(model, torch.zeros(1, bands, 8, device=device), [8])
+    return ClipFeatures(vision, audio, [tokens for tokens in idle if tokens.requires_grad])
 
 
 def encode_pictures(

@@ -43,6 +43,7 @@ def encode_batch(
     visual, tower = thinker.model.visual, thinker.model.audio_tower
     vision: list[Tensor | None] = [None] * len(batch)
     audio: list[Tensor | None] = [None] * len(batch)
+    idle: list[Tensor] = []
     device = batch.valid.device
     if batch.pixels is not None and batch.grids is not None and batch.scale is not None:
         # The same tower call serves pictures and videos: a picture is a video of one step.
@@ -60,14 +61,14 @@ def encode_batch(
         side = visual.config.spatial_merge_size
         width = visual.config.in_channels * visual.config.temporal_patch_size * visual.config.patch_size**2
         blank = torch.zeros(side * side, width, device=device, dtype=visual.dtype)
-        encode_pictures(visual, blank, torch.tensor([[1, side, side]], device="cpu"))
+        idle += encode_pictures(visual, blank, torch.tensor([[1, side, side]], device="cpu"))
     if batch.mel is not None and batch.mel_lengths is not None:
         encoded = encode_sounds(tower, batch.mel, batch.mel_lengths.tolist())
         for row, features in zip(batch.mel_rows, encoded, strict=True):
             audio[row] = features
     elif run_on_empty:
-        encode_sounds(tower, torch.zeros(1, tower.config.num_mel_bins, 8, device=device), [8])
-    return ClipFeatures(vision, audio)
+        idle += encode_sounds(tower, torch.zeros(1, tower.config.num_mel_bins, 8, device=device), [8])
+    return ClipFeatures(vision, audio, [tokens for tokens in idle if tokens.requires_grad])
 
 
 def portions(sizes: Sequence[int], most: int | None) -> list[slice]:

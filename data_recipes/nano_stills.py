@@ -91,9 +91,9 @@ class NanoStills(Recipe):
             pairs = [pairs[i] for i in rng.permutation(3)]
             pairs.insert(answer, (thing, sound))
             return Asked(
-                described, "Which audio matches which picture?", "match", Relation.BOTH, answer,
+                described, "Which matches the picture and the audio?", "match", Relation.BOTH, answer,
                 seen=[seen for seen, _ in pairs], heard=[heard for _, heard in pairs],
-                truth_seen=thing, truth_heard=sound, joint="a {heard} and a {seen}",
+                truth_seen=thing, truth_heard=sound, joint="{seen} and {heard}",
             )  # fmt: skip
         if draw < (1 + self.both) / 2:
             options = _others(thing, list(THINGS), 3, rng)

@@ -3,9 +3,11 @@
 import inspect
 from pathlib import Path
 
+import cpuinfo
 import pytest
 import torch
 import transformers
+from deepspeed.ops.op_builder.builder import OpBuilder
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero import partition_parameters
 from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
@@ -17,6 +19,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from transformers import DynamicCache
 
+from avrt.models import onednn
 from avrt.models import transformers_internals as ours
 from avrt.models.qwen2_5_omni.positions import audio_token_count
 from avrt.models.qwen3_omni.nano import nano_thinker
@@ -164,6 +167,18 @@ def test_lightning_still_has_what_checkpoints_need():
     for name in ("state_dict", "epoch_progress", "epoch_loop.batch_progress", "epoch_loop.state_dict"):
         assert name in state, f"{name}: {lightning_internals.__file__}"
     assert {"total", "current", "is_last_batch"} <= set(state["epoch_loop.batch_progress"])
+
+
+def test_deepspeed_still_asks_py_cpuinfo_by_the_name_that_remembers():
+    deepspeed_internals.ask_processor_once()
+    assert inspect.getsource(OpBuilder).count("from cpuinfo import get_cpu_info") == 2
+    assert cpuinfo.get_cpu_info() is cpuinfo.get_cpu_info()
+
+
+def test_pytorch_still_has_the_product_of_onednn():
+    one, other = torch.randn(40, 16), torch.randn(24, 16)
+    assert torch.allclose(onednn.product(one, other), one @ other.T, atol=1e-5)
+    assert torch.allclose(onednn.product(one.T, one.T), one.T @ one, atol=1e-4)
 
 
 def test_deepspeed_still_has_what_a_step_needs():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from avrt.models.encoded_prompts import EncodedPrompts
 from avrt.models.layer_caches import LayerCache
 from avrt.models.packing import reads_trees
 from avrt.models.transformers_internals import attention_name, with_layout
+from avrt.transfer import tensor_on
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,12 @@ class Decoder:
         return flat_NH.view_as(embeddings)
 
     def hidden_states(
-        self, inputs: TokenInputs, positions: Tensor, mask: Tensor | Layout | None, cache: Any = None
+        self,
+        inputs: TokenInputs,
+        positions: Tensor,
+        mask: Tensor | Layout | None,
+        cache: Any = None,
+        wanted: Sequence[int] | None = None,
     ) -> Tensor:
         """Final hidden states (B, T, H).
 
@@ -138,9 +145,38 @@ class Decoder:
             mask: (B, C + T) with 1 at real tokens, C being what the cache holds; None if all are; or the layout of
                 packed groups or of a shared prefix.
             cache: A key-value cache to read and extend.
+            wanted: Which of the flattened (B * T) tokens' states are looked at, ascending; of the others the last MLP
+                may be left out. None for all.
         """
-        hidden_BTH: Tensor = self._run(inputs, positions, mask, cache).last_hidden_state
+        with self._last_mlp_at(wanted, inputs.embeddings):
+            hidden_BTH: Tensor = self._run(inputs, positions, mask, cache).last_hidden_state
         return hidden_BTH
+
+    @contextlib.contextmanager
+    def _last_mlp_at(self, wanted: Sequence[int] | None, embeddings: Tensor) -> Iterator[None]:
+        """Have the last layer's MLP read some tokens alone, inside; what it adds to the others is 0.
+
+        No layer reads what it adds, and prompts are most of the tokens. With few layers and on the CPU that is worth
+        it. A layer that is recomputed in the backward pass is left alone: it would read all of them there.
+        """
+        layers = self.language_model.layers
+        recomputed = torch.is_grad_enabled() and getattr(layers[-1], "gradient_checkpointing", False)
+        if wanted is None or embeddings.device.type != "cpu" or recomputed or self.experts_per_token is not None:
+            yield
+            return
+        mlp, places = layers[-1].mlp, tensor_on(wanted, embeddings.device)
+        whole = mlp.forward
+
+        def at_places(hidden: Tensor) -> Tensor:
+            flat = hidden.flatten(0, -2)
+            some: Tensor = whole(flat.index_select(0, places))
+            return torch.zeros_like(flat).index_copy(0, places, some).view_as(hidden)
+
+        mlp.forward = at_places
+        try:
+            yield
+        finally:
+            del mlp.forward
 
     @property
     def experts_per_token(self) -> int | None:

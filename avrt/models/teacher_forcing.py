@@ -134,7 +134,9 @@ def _packed_states(
     token_inputs = decoder.embed(torch.cat(tokens)[None], prompts, starts)
     layout = pack_groups(prompts.lengths, inputs, prompts.device, trees)
     counts = None if counted is None else tensor_on(weights, prompts.device)
-    hidden_1TH, routing = _run(decoder, token_inputs, torch.cat(positions, dim=1)[:, None], layout, counts)
+    hidden_1TH, routing = _run(
+        decoder, token_inputs, torch.cat(positions, dim=1)[:, None], layout, counts, predicted_at
+    )
     return CompletionStates(
         hidden_1TH[0].index_select(0, tensor_on(predicted_at, prompts.device)),
         torch.cat(list(completions)),
@@ -165,13 +167,13 @@ def _padded_states(
     width = ids_BT.shape[1]
     token_inputs = decoder.embed(ids_BT, prompts, [row * width for row in range(len(prompts))])
     weights = None if counted is None else mask_BT * tensor_on([float(c) for c in counted], prompts.device)[:, None]
-    hidden_BTH, routing = _run(decoder, token_inputs, pad_positions(positions), mask_BT, weights)
     lengths = [len(r) for r in completions]
     predicted_at = [
         row * width + prompt - 1 + i
         for row, (prompt, length) in enumerate(zip(prompts.lengths, lengths, strict=True))
         for i in range(length)
     ]
+    hidden_BTH, routing = _run(decoder, token_inputs, pad_positions(positions), mask_BT, weights, predicted_at)
     return CompletionStates(
         hidden_BTH.flatten(0, 1).index_select(0, tensor_on(predicted_at, prompts.device)),
         torch.cat(list(completions)),
@@ -181,11 +183,16 @@ def _padded_states(
 
 
 def _run(
-    decoder: Decoder, inputs: TokenInputs, positions: Tensor, mask: Tensor | Layout, weights: Tensor | None
+    decoder: Decoder,
+    inputs: TokenInputs,
+    positions: Tensor,
+    mask: Tensor | Layout,
+    weights: Tensor | None,
+    wanted: Sequence[int],
 ) -> tuple[Tensor, Routing | None]:
-    """Hidden states (B, T, H), and with `weights` (B * T) of the tokens the routing."""
+    """Hidden states (B, T, H), of which some are `wanted`, and with `weights` (B * T) of the tokens the routing."""
     if weights is None:
-        return decoder.hidden_states(inputs, positions, mask), None
+        return decoder.hidden_states(inputs, positions, mask, wanted=sorted(set(wanted))), None
     hidden_BTH, logits = decoder.states_and_routing(inputs, positions, mask)
     return hidden_BTH, Routing(logits, weights.flatten())
 

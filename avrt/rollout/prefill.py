@@ -63,8 +63,9 @@ def prefill_packed(decoder: Decoder, prompts: EncodedPrompts) -> PackedPrefill:
     inputs = decoder.embed(torch.cat(prompts.token_ids)[None], prompts, starts[:-1])
     positions = torch.cat(prompts.positions, dim=1)[:, None]
     layout = pack_groups(prompts.lengths, [()] * len(prompts), prompts.device)
-    hidden_1NH = decoder.hidden_states(inputs, positions, layout, cache)
-    last = tensor_on([end - 1 for end in starts[1:]], prompts.device)
+    ends = [end - 1 for end in starts[1:]]
+    hidden_1NH = decoder.hidden_states(inputs, positions, layout, cache, wanted=ends)
+    last = tensor_on(ends, prompts.device)
     logits = decoder.logits(hidden_1NH[0].index_select(0, last))
     return PackedPrefill(*cache_tensors(cache), prompts.lengths, logits, decoder.cache_of_layer)
 

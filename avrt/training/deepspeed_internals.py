@@ -2,13 +2,14 @@
 
 What is relied on: how the engine is told of micro-batches that do not go through its own forward pass, the hooks by
 which ZeRO-3 gathers weights, the setting that makes it load a universal checkpoint, the names of the files in a
-checkpoint and when it counts as complete, what it writes on nodes that share no folder, what it compiles and where, and
-what Lightning's strategy does with it before a run.
+checkpoint and when it counts as complete, what it writes on nodes that share no folder, what it compiles and where, how
+its builders ask for the processor, and what Lightning's strategy does with it before a run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import subprocess
@@ -77,6 +78,19 @@ def import_deepspeed(level: int) -> None:
             remedy="pip install deepspeed, or set --trainer.strategy auto with --trainer.precision 32-true",
         ) from error
     deepspeed.utils.logging.logger.setLevel(level)
+    ask_processor_once()
+
+
+def ask_processor_once() -> None:
+    """Have DeepSpeed's builders ask py-cpuinfo once in a process what processor this is; they ask three times.
+
+    Each time a process is started for it, which takes a second. Processes that are forked later need not ask at all.
+    """
+    with contextlib.suppress(ImportError):
+        import cpuinfo  # type: ignore[import-untyped]
+
+        if not hasattr(cpuinfo.get_cpu_info, "cache_info"):
+            cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)
 
 
 def prepare_backward(engine: Any, *, last: bool) -> None:

@@ -153,25 +153,6 @@ def test_shards_for_another_patch_size_are_refused_by_name(nano, world, tmp_path
     data.connect(BatchRequirements(nano.inputs, 1000))
 
 
-def test_a_temporary_folder_too_long_for_sockets_is_named(world, monkeypatch):
-    """By a byte: what is let pass holds a socket of `multiprocessing`, and what is refused does not."""
-    listen = [sys.executable, "-c", "from multiprocessing import connection; connection.Listener(family='AF_UNIX')"]
-    with tempfile.TemporaryDirectory(dir="/tmp") as short:
-        for length in (75, 76):
-            folder = Path(short, "d" * (length - len(short) - 1))
-            folder.mkdir()
-            monkeypatch.setattr(tempfile, "tempdir", str(folder))
-            done = subprocess.run(listen, env={"TMPDIR": str(folder)}, capture_output=True, text=True, check=False)
-            if length == 75:
-                assert done.returncode == 0, done.stderr
-                check_temporary_folder()
-                continue
-            assert "AF_UNIX path too long" in done.stderr
-            with pytest.raises(AvrtError, match=r"TMPDIR: the path is 1 bytes too long .* or data.num_workers to 0"):
-                AVDataModule(val=str(world / "val")).setup("validate")
-            AVDataModule(val=str(world / "val"), num_workers=0).setup("validate")
-
-
 def test_what_is_kept_is_read_and_made_once_and_the_batches_are_the_same(world, builder, nano, monkeypatch):
     shards = ShardSet(world / "train")
     plan = plan_of(len(shards), 5, seed=7)
@@ -204,3 +185,22 @@ def test_what_has_no_room_is_not_kept(world, builder):
     stream = BatchStream(shards, plan_of(len(shards), 5, seed=7), 0, builder, keep_gigabytes=0.001)
     kept = {id(clip): clip.kept for batch in stream for clip in batch.clips}
     assert 0 < sum(kept.values()) < len(kept)
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_named(world, monkeypatch):
+    """By a byte: what is let pass holds a socket of `multiprocessing`, and what is refused does not."""
+    listen = [sys.executable, "-c", "from multiprocessing import connection; connection.Listener(family='AF_UNIX')"]
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        for length in (75, 76):
+            folder = Path(short, "d" * (length - len(short) - 1))
+            folder.mkdir()
+            monkeypatch.setattr(tempfile, "tempdir", str(folder))
+            done = subprocess.run(listen, env={"TMPDIR": str(folder)}, capture_output=True, text=True, check=False)
+            if length == 75:
+                assert done.returncode == 0, done.stderr
+                check_temporary_folder()
+                continue
+            assert "AF_UNIX path too long" in done.stderr
+            with pytest.raises(AvrtError, match=r"TMPDIR: the path is 1 bytes too long .* or data.num_workers to 0"):
+                AVDataModule(val=str(world / "val")).setup("validate")
+            AVDataModule(val=str(world / "val"), num_workers=0).setup("validate")

@@ -42,7 +42,7 @@ def test_the_right_option_follows_from_what_there_is_and_when():
         assert len(set(sample.choices)) == 4
     for sample in stills(clips=60):
         thing, sound = sample.metadata["thing"], sample.metadata["sound"]
-        expected = {"match": f"a {sound} and a {thing}", "picture": thing, "audio": sound}
+        expected = {"match": f"{thing} and {sound}", "picture": thing, "audio": sound}
         assert sample.choices[sample.answer] == expected[sample.question_type]
     letters = Counter(sample.answer_letter for _, sample in events(clips=60))
     assert max(letters.values()) - min(letters.values()) <= 1

@@ -6,13 +6,14 @@ Nothing that was kept is let go again: once the room is full, further samples ar
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from avrt.data.inputs.batch import OmniBatch
 from avrt.data.inputs.preprocessor import ClipInputs
+from avrt.data.sample import Modality
 
 
 class KeptSamples:
@@ -56,9 +57,14 @@ class KeptSamples:
         return True
 
 
-def members_key(members: Mapping[str, Any]) -> bytes:
-    """What two samples have in common that have the same clip: a hash of all members but the record."""
-    whole = hashlib.blake2b(digest_size=16)
+def members_key(members: Mapping[str, Any], media: Collection[Modality]) -> bytes:
+    """What two samples have in common that have the same clip: a hash of all members but the record.
+
+    Args:
+        members: The raw members.
+        media: Which of the clip's media the record names.
+    """
+    whole = hashlib.blake2b(" ".join(sorted(media)).encode(), digest_size=16)
     for name in sorted(members):
         if isinstance(data := members[name], bytes) and name != "json":
             whole.update(f"{name}:{len(data)}:".encode() + data)

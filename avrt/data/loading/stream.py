@@ -248,14 +248,12 @@ class _RowMaker:
         if (row := kept.row(index)) is not None:
             return row
         raw = self._source.read(index)
-        media = kept.clip(key := members_key(raw))
+        sample = decode_record(raw)
+        self._preprocessor.check_target(sample)
+        media = kept.clip(key := members_key(raw, sample.media))
         if media is None:
-            sample, clip = decode_members(raw)
-            self._preprocessor.check_target(sample)
+            _, clip = decode_members(raw)
             kept.keep_clip(key, media := self._preprocessor.clip_inputs(clip))
-        else:
-            sample = decode_record(raw)
-            self._preprocessor.check_target(sample)
         row = self._preprocessor.row_of(sample, media)
         row.indices = [index]
         kept.keep_row(index, row)

@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml setup.cfg constraints.txt
 	touch $(STAMP)
 
 study: $(STAMP)
-	$(BIN)/avrt demo --study true --out study
+	$(BIN)/avrt study --out study $(if $(QUICK),--quick true)
 
 demo: $(STAMP)
 	$(BIN)/avrt demo --out demo

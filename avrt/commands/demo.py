@@ -37,23 +37,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=str, default="demo", help="folder for everything that the demo makes")
     parser.add_argument("--clips", type=int, default=400, help="number of training clips")
     parser.add_argument("--model.student.source", dest="source", default="nano", help="an untrained nano preset")
-    parser.add_argument("--study", type=bool, default=False, help="the paper's Table 4 in miniature, with a report")
     options = parser.parse_args(arguments)
     out, console = Path(options.out), Console()
     begun = time.perf_counter()
-    for stage in stages(out, options.clips, options.source, study=options.study):
+    for stage in stages(out, options.clips, options.source):
         _run(stage, out, console)
-    if not options.study:
-        console.print(result_table(out))
+    console.print(result_table(out))
     console.print(f"this run took {time.perf_counter() - begun:.0f} s", highlight=False)
-    if options.study:
-        print_results("report", out / "report", f"tensorboard --logdir {quoted(out)}")
-    else:
-        print_results(
-            "students",
-            f"{out / 'sft' / 'model'}, {out / 'grpo' / 'model'}",
-            f"tensorboard --logdir {quoted(out)}",
-        )
+    students = f"{out / 'sft' / 'model'}, {out / 'grpo' / 'model'}"
+    print_results("students", students, f"tensorboard --logdir {quoted(out)}")
 
 
 def result_table(out: Path) -> Table:

@@ -1,8 +1,7 @@
-"""The commands of the demo, in order: the paper in miniature, and the study of its Table 4."""
+"""The commands of the demo, in order."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,6 @@ FEW_TRACES = (
 )
 TRACES = ("--config", "traces.yaml", "--config", "nano/traces.yaml")
 GRPO = ("--config", "grpo.yaml", "--config", "nano/grpo.yaml")
-RUNS = {"RL only": "rl_only", "SFT + RL": "grpo"}
 
 
 @dataclass(frozen=True)
@@ -34,14 +32,13 @@ class Stage:
     resumes: bool = False
 
 
-def stages(out: Path, clips: int, source: str = "nano", *, study: bool = False) -> list[Stage]:
+def stages(out: Path, clips: int, source: str = "nano") -> list[Stage]:
     """The demo's commands in order.
 
     Args:
         out: The demo's folder.
         clips: Number of training clips.
         source: The nano preset that is trained.
-        study: The paper's Table 4 in miniature instead: base, RL only, SFT and SFT + RL under every mask, and a report.
     """
     data, raw = out / "data", str(out / "data" / "clips")
     # Training questions come without reference traces: those that the student learns from are made by the teachers.
@@ -100,51 +97,12 @@ def stages(out: Path, clips: int, source: str = "nano", *, study: bool = False) 
     def grpo(begun_from: str) -> tuple[str, ...]:
         return (*GRPO, "--data.train", questions, *val, "--model.student.source", begun_from)
 
-    if not study:
-        return [
-            *plan,
-            traces,
-            evaluate("base"),
-            *train("sft", "SFT", *sft, *untrained),
-            evaluate("sft"),
-            *train("grpo", "GRPO", *grpo(models["sft"])),
-            evaluate("grpo"),
-        ]
-    # A student of random weights would never be rewarded, so that RL alone has something to begin with: the base has
-    # seen a few reference traces of other clips, as a released model has been taught to answer.
-    primer = ("shards", "nano_world", "--root", raw, "--out", str(data / "primer"), "--clips", "60", "--seed", "1")
-    base = str(out / "base" / "model")
-    few = ("--data.batch_size", "16", "--model.micro_batch_size", "16", "--trainer.max_epochs", "10")
-    primed = ("--data.train", str(data / "primer"), "--trainer.limit_val_batches", "0")
-    students = {
-        "base": base, "rl_only": str(out / "rl_only" / "model"), "sft": models["sft"], "sft_rl": models["grpo"]
-    }  # fmt: skip
-    benchmark = {"config": ["avqa.yaml", "nano/benchmark.yaml"], "shards": str(data / "test")}
     return [
         *plan,
-        Stage("data/primer", "clips and shards for the base", primer),
         traces,
-        *train("base", "base", *SFT, *few, *primed, *untrained),
-        *train("sft", "SFT", *sft, "--model.student.source", base),
-        *train("grpo", "SFT + RL", *grpo(models["sft"])),
-        *train("rl_only", "RL only", *grpo(base)),
-        Stage(
-            "benchmarks",
-            "every student with every mask",
-            (
-                *("benchmark", "--out", str(out / "benchmarks"), "--jobs", "2"),
-                *("--students", json.dumps(students), "--benchmarks", json.dumps({"nano_world": benchmark})),
-                *("--masks", json.dumps(["av", "a", "v", "text", "shuffled"])),
-            ),
-            resumes=True,
-        ),
-        Stage(
-            "report",
-            "report",
-            (
-                *("report", str(out / "benchmarks"), "--out", str(out / "report")),
-                *("--stand_in", json.dumps({"omnibench": "nano_world"})),
-                *("--training", json.dumps({n: str(out / f / "run") for n, f in RUNS.items()})),
-            ),
-        ),
+        evaluate("base"),
+        *train("sft", "SFT", *sft, *untrained),
+        evaluate("sft"),
+        *train("grpo", "GRPO", *grpo(models["sft"])),
+        evaluate("grpo"),
     ]

@@ -51,7 +51,7 @@ def test_the_right_option_follows_from_what_there_is_and_when():
 def test_sight_and_sound_tell_equally_much_and_one_of_them_not_enough():
     """By the options that a sense with perfect perception cannot exclude."""
     for samples in ([s for _, s in events(clips=200, traces="none")], stills(clips=200)):
-        best = {name: 0.0 for name in ("vision", "audio")}
+        best = dict.fromkeys(("vision", "audio"), 0.0)
         for sample in samples:
             things = sample.metadata.get("things") or [sample.metadata["thing"]]
             sounds = sample.metadata.get("sounds") or [sample.metadata["sound"]]

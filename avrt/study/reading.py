@@ -38,7 +38,7 @@ def read_declaration(configs: Iterable[str], overrides: Sequence[tuple[str, str]
     """The declaration that configurations describe together.
 
     Mappings are merged key by key, so that a later file may change one argument of one student; `null` takes an entry
-    away; lists are replaced.
+    away; lists are replaced. Claims are a list, or a mapping from their ids.
 
     Args:
         configs: Files by path or packaged name; later ones win.
@@ -61,6 +61,8 @@ def read_declaration(configs: Iterable[str], overrides: Sequence[tuple[str, str]
         merged = _merge(merged, value)
     _check_entries(merged)
     text = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
+    if isinstance(claims := merged.get("claims"), Mapping):  # by id, so that an overlay can take one away
+        merged["claims"] = [{"id": name, **claim} for name, claim in claims.items()]
     parser = OneLineErrors(prog="avrt study")
     parser.add_class_arguments(Declaration)
     # The parser changes what it is given.

@@ -1,6 +1,7 @@
 """The study's world: sight and sound tell equally much, one sense is not enough, and traces say what there is."""
 
 from collections import Counter
+from itertools import pairwise
 
 import av
 import pytest
@@ -97,7 +98,7 @@ def test_what_is_seen_and_heard_changes_halfway(tmp_path):
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)]
     assert len(frames) == 16
-    steps = [abs(b - a).mean() for a, b in zip(frames, frames[1:], strict=False)]
+    steps = [abs(b - a).mean() for a, b in pairwise(frames)]
     assert max(range(15), key=steps.__getitem__) == 7
     files = next(iter(NanoStills(clips=1).items(tmp_path))).files
     assert decode_image(str(files[Modality.IMAGE])).shape == (3, 64, 64)

@@ -17,13 +17,17 @@ import numpy as np
 from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.source import SourceItem
-from avrt.data_recipes.nano_media import SECONDS, SIZE, SOUNDS, THINGS, pictures, wave, write_clip_of
+from avrt.data_recipes.nano_media import SECONDS, SIZE, SOUNDS, THINGS, pictures, wave, write_clip_of, write_sound
 from avrt.data_recipes.nano_traces import Asked, written_trace
 from avrt.data_recipes.recipe import Recipe
 from avrt.errors import BadSampleError
 
 SPLITS = ("train", "val", "test")
 WHEN = ("first", "second")
+_FILES = {
+    Relation.BOTH: (".mp4", Modality.VIDEO), Relation.VISION: ("-silent.mp4", Modality.VIDEO),
+    Relation.AUDIO: (".flac", Modality.AUDIO),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class Scene:
     sounds: tuple[str, str]
     seed: tuple[int, ...]
 
+    @property
+    def steady(self) -> bool:
+        """Whether nothing changes halfway."""
+        return self.things[0] == self.things[1]
+
 
 @dataclass
 class NanoEvents(Recipe):
@@ -55,6 +64,8 @@ class NanoEvents(Recipe):
             the options cross both things with both sounds.
         while_: Share of questions that ask what is seen while something is heard, or the other way round. The rest asks
             about one sense alone.
+        steady: Share of clips in which nothing changes; their questions do not ask when.
+        alone: Share of the questions about one sense whose clip carries this sense alone.
         traces: The reference trace of each sample: `both` reasons over both senses; `visual` and `audio` are what a
             teacher with this one sense should write; `one_sense` are answers of a student that reasons well with
             one sense and was never taught to join two: where a question needs both, mostly a bare letter.
@@ -67,6 +78,8 @@ class NanoEvents(Recipe):
     pairs: float = 0.6
     redundant: float = 0.5
     while_: float = 0.2
+    steady: float = 0.0
+    alone: float = 0.0
     traces: Literal["both", "visual", "audio", "one_sense", "none"] = "none"
     clip: ClassVar[ClipSpec] = ClipSpec(budget=SIZE, still_budget=SIZE)
 
@@ -75,17 +88,24 @@ class NanoEvents(Recipe):
         folder = root / "events" / self.split
         folder.mkdir(parents=True, exist_ok=True)
         for scene, name, samples in self.questions():
-            path = folder / f"{name}.mp4"
-            if not path.is_file():
-                render(scene, path)
-            yield from (SourceItem(sample, {Modality.VIDEO: path}) for sample in samples)
+            rng = np.random.default_rng([*scene.seed, 5])
+            for sample in samples:
+                alone = sample.relation if rng.random() < self.alone else Relation.BOTH
+                suffix, modality = _FILES[alone or Relation.BOTH]
+                path = folder / f"{name}{suffix}"
+                if not path.is_file():
+                    render(scene, path)
+                yield SourceItem(sample, {modality: path})
 
     def questions(self) -> Iterator[tuple[Scene, str, list[Sample]]]:
         """Each scene, its name and its questions; right letters are balanced over all questions."""
         for number in range(self.clips):
             seed = (self.seed, SPLITS.index(self.split), number)
             rng = np.random.default_rng([*seed, 2])
-            scene, name = Scene(_two(list(THINGS), rng), _two(SOUNDS, rng), seed), f"{self.seed}-{number:06d}"
+            things, sounds, name = _two(list(THINGS), rng), _two(SOUNDS, rng), f"{self.seed}-{number:06d}"
+            if np.random.default_rng([*seed, 6]).random() < self.steady:
+                things, sounds = (things[0], things[0]), (sounds[0], sounds[0])
+            scene = Scene(things, sounds, seed)
             samples = []
             for q in range(self.questions_per_clip):
                 asked = self._question(scene, (number * self.questions_per_clip + q) % 4, rng)
@@ -107,45 +127,49 @@ class NanoEvents(Recipe):
     def _question(self, scene: Scene, answer: int, rng: np.random.Generator) -> Asked:
         """One question about a scene, with the right choice at `answer`."""
         half, draw = int(rng.integers(2)), rng.random()
-        thing, sound, when = scene.things[half], scene.sounds[half], WHEN[half]
+        thing, sound, when = scene.things[half], scene.sounds[half], "" if scene.steady else f"{WHEN[half]} "
         if draw < self.pairs:
             pick = _distinct if rng.random() < self.redundant else _crossed
             pairs = pick(scene, half, answer, rng)
             return Asked(
-                _described(scene, f"{when} {thing}", f"{when} {sound}"),
-                f"Which option is {when} in the clip?", "order", Relation.BOTH, answer,
+                _described(scene, f"{when}{thing}", f"{when}{sound}"),
+                f"Which option is {when}in the clip?", "order", Relation.BOTH, answer,
                 seen=[seen for seen, _ in pairs], heard=[heard for _, heard in pairs],
                 truth_seen=thing, truth_heard=sound,
             )  # fmt: skip
-        together = draw < self.pairs + self.while_
+        together = draw < self.pairs + self.while_ and not scene.steady
         if rng.random() < 0.5:
             options = _options(scene.things, half, list(THINGS), answer, rng)
             if together:
                 return Asked(
-                    _described(scene, "", f"{sound} {when}"), f"What is seen while the {sound} plays?", "while",
+                    _described(scene, "", f"{sound} {WHEN[half]}"), f"What is seen while the {sound} plays?", "while",
                     Relation.BOTH, answer, seen=options, truth_seen=thing, halves=scene.things,
                 )  # fmt: skip
             return Asked(
-                _described(scene, f"{when} {thing}", ""), f"What is seen {when} in the clip?", "seen",
+                _described(scene, f"{when}{thing}", ""), f"What is seen {when}in the clip?", "seen",
                 Relation.VISION, answer, seen=options, truth_seen=thing,
             )  # fmt: skip
         options = _options(scene.sounds, half, list(SOUNDS), answer, rng)
         if together:
             return Asked(
-                _described(scene, f"{thing} {when}", ""), f"What is heard while the {thing} appears?", "while",
+                _described(scene, f"{thing} {WHEN[half]}", ""), f"What is heard while the {thing} appears?", "while",
                 Relation.BOTH, answer, heard=options, truth_heard=sound, halves=scene.sounds,
             )  # fmt: skip
         return Asked(
-            _described(scene, "", f"{when} {sound}"), f"What is heard {when} in the clip?", "heard",
+            _described(scene, "", f"{when}{sound}"), f"What is heard {when}in the clip?", "heard",
             Relation.AUDIO, answer, heard=options, truth_heard=sound,
         )  # fmt: skip
 
 
 def render(scene: Scene, path: Path) -> None:
-    """Write a scene as mp4."""
+    """Write a scene as mp4, as a silent one, or its sound as FLAC, by the path's ending."""
     rng = np.random.default_rng([*scene.seed, 1])
     shown = [frame for thing in scene.things for frame in pictures(thing, rng, SECONDS / 2)]
-    write_clip_of(shown, np.concatenate([wave(sound, rng, SECONDS / 2) for sound in scene.sounds]), path)
+    heard = np.concatenate([wave(sound, rng, SECONDS / 2) for sound in scene.sounds])
+    if path.suffix == ".flac":
+        write_sound(heard, path)
+    else:
+        write_clip_of(shown, None if path.name.endswith(_FILES[Relation.VISION][0]) else heard, path)
 
 
 def _described(scene: Scene, seen: str, heard: str) -> dict[str, str]:
@@ -154,7 +178,10 @@ def _described(scene: Scene, seen: str, heard: str) -> dict[str, str]:
     for sense, begin, (one, other), asked in (
         ("visual", "The frames show", scene.things, seen), ("audio", "The sound is", scene.sounds, heard)
     ):  # fmt: skip
-        found[sense] = f"{begin} first {one}, second {other}." + (f" So {asked}." if asked else "")
+        if scene.steady:
+            found[sense] = f"{begin} {one}."
+        else:
+            found[sense] = f"{begin} first {one}, second {other}." + (f" So {asked}." if asked else "")
     return found
 
 
@@ -168,28 +195,36 @@ def _placed(right: str, others: Sequence[str], answer: int) -> list[str]:
 
 
 def _options(there: Sequence[str], half: int, pool: list[str], answer: int, rng: np.random.Generator) -> list[str]:
-    """The right option at `answer`, among them what there is in the other half and two that there are not."""
-    absent = [str(o) for o in rng.permutation([option for option in pool if option not in there])[:2]]
-    return _placed(there[half], [str(o) for o in rng.permutation([there[1 - half], *absent])], answer)
+    """The right option at `answer`, among them what there is in the other half, and others that there are not."""
+    other = {there[1 - half]} - {there[half]}
+    absent = [str(o) for o in rng.permutation([option for option in pool if option not in there])[: 3 - len(other)]]
+    return _placed(there[half], [str(o) for o in rng.permutation([*other, *absent])], answer)
 
 
 def _crossed(scene: Scene, half: int, answer: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Both things crossed with both sounds in random order, the pair of this half at `answer`."""
+    """Two things crossed with two sounds in random order, those of both halves if they differ; the right pair placed."""
     right = (scene.things[half], scene.sounds[half])
-    others = [(t, s) for t in scene.things for s in scene.sounds if (t, s) != right]
-    rng.shuffle(others)
-    return [*((str(t), str(s)) for t, s in others[:answer]), right, *((str(t), str(s)) for t, s in others[answer:])]
+    thing, sound = scene.things[1 - half], scene.sounds[1 - half]
+    if scene.steady:
+        thing = str(rng.choice([t for t in THINGS if t != thing]))
+        sound = str(rng.choice([s for s in SOUNDS if s != sound]))
+    others = [(right[0], sound), (thing, right[1]), (thing, sound)]
+    return _with_right(right, [others[i] for i in rng.permutation(3)], answer)
 
 
 def _distinct(scene: Scene, half: int, answer: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Four pairs that have no thing and no sound in common: those of both halves and two that there are not."""
-    things, sounds = list(THINGS), list(SOUNDS)
-    absent_t = [str(o) for o in rng.permutation([t for t in things if t not in scene.things])[:2]]
-    absent_s = [str(o) for o in rng.permutation([s for s in sounds if s not in scene.sounds])[:2]]
-    pairs = [(scene.things[1 - half], scene.sounds[1 - half]), *zip(absent_t, absent_s, strict=True)]
-    order = rng.permutation(3)
-    others = [pairs[i] for i in order]
-    return [*others[:answer], (scene.things[half], scene.sounds[half]), *others[answer:]]
+    """Four pairs that have no thing and no sound in common, those of both halves among them."""
+    things = _options(scene.things, half, list(THINGS), 0, rng)
+    sounds = _options(scene.sounds, half, list(SOUNDS), 0, rng)
+    if not scene.steady:  # what there is in the other half is one pair
+        things = [things[0], scene.things[1 - half], *(t for t in things[1:] if t not in scene.things)]
+        sounds = [sounds[0], scene.sounds[1 - half], *(s for s in sounds[1:] if s not in scene.sounds)]
+    right, *others = zip(things, sounds, strict=True)
+    return _with_right(right, [others[i] for i in rng.permutation(3)], answer)
+
+
+def _with_right(right: tuple[str, str], others: Sequence[tuple[str, str]], answer: int) -> list[tuple[str, str]]:
+    return [*others[:answer], right, *others[answer:]]
 
 
 recipe = NanoEvents

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from avrt.data.media.clip_spec import FrameBudget
 from avrt.data.media.encode import write_clip
@@ -26,14 +27,21 @@ SECONDS, FPS, SIDE, RATE = 2.0, 8, 64, 44_100
 SIZE = FrameBudget(56 * 56, 56 * 56)
 
 
-def write_clip_of(shown: Sequence[np.ndarray], heard: np.ndarray, path: Path) -> None:
-    """Write frames and sound as mp4: H.264 at 64x64 and 8 fps, AAC stereo at 44.1 kHz."""
+def write_clip_of(shown: Sequence[np.ndarray], heard: np.ndarray | None, path: Path) -> None:
+    """Write frames and sound as mp4: H.264 at 64x64 and 8 fps, AAC stereo at 44.1 kHz; None for a silent film."""
     clip = io.BytesIO()
     # macroblock-tree rate control would give another file in each run on the same machine
     options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
-    sound = np.stack([heard, heard])
+    sound = None if heard is None else np.stack([heard, heard])
     write_clip(clip, shown, sound, container="mp4", fps=FPS, video_options=options, rate=RATE)
     write_whole(path, clip.getvalue())
+
+
+def write_sound(heard: np.ndarray, path: Path) -> None:
+    """Write sound as FLAC at 44.1 kHz."""
+    stream = io.BytesIO()
+    soundfile.write(stream, heard, RATE, format="FLAC")
+    write_whole(path, stream.getvalue())
 
 
 def pictures(thing: str, rng: np.random.Generator, seconds: float = SECONDS) -> Iterator[np.ndarray]:

@@ -6,14 +6,12 @@ under study, as OmniBench is not in AVQA.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import soundfile
 import torch
 from torchvision.io import encode_png
 
@@ -21,11 +19,13 @@ from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.source import SourceItem
 from avrt.data_recipes.nano_events import SPLITS
-from avrt.data_recipes.nano_media import RATE, SIZE, SOUNDS, THINGS, pictures, wave
+from avrt.data_recipes.nano_media import SIZE, SOUNDS, THINGS, pictures, wave, write_sound
 from avrt.data_recipes.nano_traces import Asked, written_trace
 from avrt.data_recipes.recipe import Recipe
 from avrt.errors import BadSampleError
 from avrt.files import write_whole
+
+_SENSE = {Modality.IMAGE: Relation.VISION, Modality.AUDIO: Relation.AUDIO}
 
 
 @dataclass
@@ -38,6 +38,7 @@ class NanoStills(Recipe):
         questions_per_clip: Questions about each.
         seed: Seed of everything random.
         both: Share of questions that need both senses; half of the others need the picture, half the sound.
+        alone: Share of the questions about one sense that come with the picture or the sound alone.
         traces: As for nano_events.
     """
 
@@ -46,6 +47,7 @@ class NanoStills(Recipe):
     questions_per_clip: int = 4
     seed: int = 0
     both: float = 0.6
+    alone: float = 0.0
     traces: Literal["both", "visual", "audio", "one_sense", "none"] = "none"
     clip: ClassVar[ClipSpec] = ClipSpec(budget=SIZE, still_budget=SIZE)
 
@@ -55,7 +57,10 @@ class NanoStills(Recipe):
         folder.mkdir(parents=True, exist_ok=True)
         for thing, sound, seed, samples in self.questions():
             media = _media(folder / f"{self.seed}-{seed[-1]:06d}", thing, sound, seed)
-            yield from (SourceItem(sample, media) for sample in samples)
+            rng = np.random.default_rng([*seed, 5])
+            for sample in samples:
+                alone = sample.relation if rng.random() < self.alone else Relation.BOTH
+                yield SourceItem(sample, {m: p for m, p in media.items() if alone in (Relation.BOTH, _SENSE[m])})
 
     def questions(self) -> Iterator[tuple[str, str, tuple[int, ...], list[Sample]]]:
         """Each thing, sound and seed with the questions; right letters are balanced over all questions."""
@@ -117,9 +122,7 @@ def _media(path: Path, thing: str, sound: str, seed: tuple[int, ...]) -> dict[Mo
     if not (picture.is_file() and recording.is_file()):
         frame = next(pictures(thing, rng))
         write_whole(picture, encode_png(torch.from_numpy(frame).permute(2, 0, 1).contiguous()).numpy().tobytes())
-        stream = io.BytesIO()
-        soundfile.write(stream, wave(sound, rng), RATE, format="FLAC")
-        write_whole(recording, stream.getvalue())
+        write_sound(wave(sound, rng), recording)
     return {Modality.IMAGE: picture, Modality.AUDIO: recording}
 
 

@@ -220,6 +220,7 @@ def test_an_ablation_names_its_table_and_changes_what_it_ablates_alone(path):
         "visual_traces": {"name", "merger.reads", "merger.template"},
         "gemma_merger": {"name", "merger.backend.init_args.model"},
         "unfiltered_traces": {"name", "filter", "as_many_as", "draw_seed"},
+        "shuffled_traces": {"name", "shuffle_seed"},
         "open_text": {"name", "merger.reads_thinking"},
         "no_length": {"model.init_args.rewards.length"},
         "rl_only": {"model.init_args.student.source"},

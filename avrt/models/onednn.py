@@ -29,7 +29,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
+        for_inputs, for_weight = ctx.needs_input_grad
+        # A frozen layer keeps nothing of its inputs, as `nn.Linear` does.
+        ctx.save_for_backward(inputs if for_weight else None, weight if for_inputs else None)
         return product(inputs, weight)
 
     @staticmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import logging
 import subprocess
@@ -87,7 +88,7 @@ def ask_processor_once() -> None:
     Each time a process is started for it, which takes a second. Processes that are forked later need not ask at all.
     """
     with contextlib.suppress(ImportError):
-        import cpuinfo  # type: ignore[import-untyped]
+        cpuinfo: Any = importlib.import_module("cpuinfo")  # comes with DeepSpeed
 
         if not hasattr(cpuinfo.get_cpu_info, "cache_info"):
             cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)

@@ -33,7 +33,8 @@ def test_an_exported_student_is_the_same_in_transformers(student, tmp_path, full
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     ids = torch.arange(20, 60)[None]
-    assert torch.equal(logits(loaded, ids), logits(student.model, ids))
+    # equal weights; on the CPU our linear layers add up in another order (avrt/models/onednn.py)
+    torch.testing.assert_close(logits(loaded, ids), logits(student.model, ids), atol=1e-5, rtol=0)
     again = load_policy(nano_options(str(tmp_path)))
     assert again.family is student.family
     for kind in ("parameters", "buffers"):

@@ -60,7 +60,7 @@ def check_same(one, steps, checkpoint, *, begun):
     assert found.keys() == weights.keys()
     apart = max(float((found[name] - weights[name]).detach().abs().max()) for name in weights)
     print(f"losses and weights as of one process; weights at most {apart:.1e} apart")
-    assert apart < 1e-4  # each step moves a weight by up to 2e-3
+    assert apart < 4e-4  # each step moves a weight by up to 2e-3, and sums are taken in another order
 
 
 def test_by_hand_without_a_shared_folder_one_killed(world, tmp_path, one):

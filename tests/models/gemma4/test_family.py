@@ -27,7 +27,8 @@ def test_an_export_is_a_model_of_transformers(gemma, gemma_batch, tmp_path):
     for row in (0, 1, 4):
         ids, media = gemma_batch.prompt_ids[row][None], media_arguments(gemma.model, gemma_batch, row)
         wanted = gemma.model(input_ids=ids, **media).logits
-        assert torch.equal(model(input_ids=ids, **media).logits, wanted)
+        # on the CPU our linear layers add up in another order (avrt/models/onednn.py)
+        torch.testing.assert_close(model(input_ids=ids, **media).logits, wanted, atol=1e-4, rtol=0)
         assert torch.equal(again.model(input_ids=ids, **media).logits, wanted)
 
 

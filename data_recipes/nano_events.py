@@ -202,7 +202,7 @@ def _options(there: Sequence[str], half: int, pool: list[str], answer: int, rng:
 
 
 def _crossed(scene: Scene, half: int, answer: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Both things crossed with both sounds in random order, the right pair at `answer`; of a steady clip absent ones."""
+    """Two things crossed with two sounds, those of both halves if they differ; the right pair is put at `answer`."""
     right = (scene.things[half], scene.sounds[half])
     thing, sound = scene.things[1 - half], scene.sounds[1 - half]
     if scene.steady:

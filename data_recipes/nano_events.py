@@ -1,8 +1,9 @@
 """nano_events: synthetic clips in which what is seen and what is heard changes halfway, with questions about when.
 
-The first second of a clip shows one thing and plays one sound, the second another thing and another sound. Questions
-ask what comes first or second, by one sense or both, and what is seen while something is heard. The world of
-`avrt study`: sight and sound tell equally much, and most questions take two steps, what there is and when.
+The first second of a clip shows one thing and plays one sound, the second another thing and another sound; clips in
+which nothing changes are an option. Questions ask what comes first or second, by one sense or both, and what is seen
+while something is heard. The world of `avrt study`: sight and sound tell equally much, and most questions take two
+steps, what there is and when.
 """
 
 from __future__ import annotations
@@ -17,12 +18,21 @@ import numpy as np
 from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.source import SourceItem
-from avrt.data_recipes.nano_media import SECONDS, SIZE, SOUNDS, THINGS, pictures, wave, write_clip_of, write_sound
-from avrt.data_recipes.nano_traces import Asked, written_trace
+from avrt.data_recipes.nano_media import (
+    SECONDS,
+    SIZE,
+    SOUNDS,
+    SPLITS,
+    THINGS,
+    pictures,
+    wave,
+    write_clip_of,
+    write_sound,
+)
+from avrt.data_recipes.nano_traces import Asked, absent, with_right, written_trace
 from avrt.data_recipes.recipe import Recipe
 from avrt.errors import BadSampleError
 
-SPLITS = ("train", "val", "test")
 WHEN = ("first", "second")
 _FILES = {
     Relation.BOTH: (".mp4", Modality.VIDEO), Relation.VISION: ("-silent.mp4", Modality.VIDEO),
@@ -133,7 +143,7 @@ class NanoEvents(Recipe):
             pairs = pick(scene, half, answer, rng)
             return Asked(
                 _described(scene, f"{when}{thing}", f"{when}{sound}"),
-                f"Which option is {when}in the clip?", "order", Relation.BOTH, answer,
+                f"Which option is {when}in the clip?", "match" if scene.steady else "order", Relation.BOTH, answer,
                 seen=[seen for seen, _ in pairs], heard=[heard for _, heard in pairs],
                 truth_seen=thing, truth_heard=sound,
             )  # fmt: skip
@@ -190,41 +200,30 @@ def _two(pool: Sequence[str], rng: np.random.Generator) -> tuple[str, str]:
     return str(first), str(second)
 
 
-def _placed(right: str, others: Sequence[str], answer: int) -> list[str]:
-    return [*others[:answer], right, *others[answer:]]
-
-
-def _options(there: Sequence[str], half: int, pool: list[str], answer: int, rng: np.random.Generator) -> list[str]:
-    """The right option at `answer`, among them what there is in the other half, and others that there are not."""
-    other = {there[1 - half]} - {there[half]}
-    absent = [str(o) for o in rng.permutation([option for option in pool if option not in there])[: 3 - len(other)]]
-    return _placed(there[half], [str(o) for o in rng.permutation([*other, *absent])], answer)
+def _options(there: Sequence[str], half: int, pool: Sequence[str], answer: int, rng: np.random.Generator) -> list[str]:
+    """The right option at `answer`; among the others is what there is in the other half, if that differs."""
+    elsewhere = [other for other in (there[1 - half],) if other != there[half]]
+    return with_right(there[half], [*elsewhere, *absent(there, pool, 3 - len(elsewhere), rng)], answer, rng)
 
 
 def _crossed(scene: Scene, half: int, answer: int, rng: np.random.Generator) -> list[tuple[str, str]]:
     """Two things crossed with two sounds, those of both halves if they differ; the right pair is put at `answer`."""
-    right = (scene.things[half], scene.sounds[half])
-    thing, sound = scene.things[1 - half], scene.sounds[1 - half]
+    thing, sound = scene.things[half], scene.sounds[half]
+    other_thing, other_sound = scene.things[1 - half], scene.sounds[1 - half]
     if scene.steady:
-        thing = str(rng.choice([t for t in THINGS if t != thing]))
-        sound = str(rng.choice([s for s in SOUNDS if s != sound]))
-    others = [(right[0], sound), (thing, right[1]), (thing, sound)]
-    return _with_right(right, [others[i] for i in rng.permutation(3)], answer)
+        other_thing, other_sound = absent([thing], list(THINGS), 1, rng)[0], absent([sound], SOUNDS, 1, rng)[0]
+    return with_right(
+        (thing, sound), [(thing, other_sound), (other_thing, sound), (other_thing, other_sound)], answer, rng
+    )
 
 
 def _distinct(scene: Scene, half: int, answer: int, rng: np.random.Generator) -> list[tuple[str, str]]:
     """Four pairs that have no thing and no sound in common, those of both halves among them."""
-    things = _options(scene.things, half, list(THINGS), 0, rng)
-    sounds = _options(scene.sounds, half, list(SOUNDS), 0, rng)
-    if not scene.steady:  # what there is in the other half is one pair
-        things = [things[0], scene.things[1 - half], *(t for t in things[1:] if t not in scene.things)]
-        sounds = [sounds[0], scene.sounds[1 - half], *(s for s in sounds[1:] if s not in scene.sounds)]
-    right, *others = zip(things, sounds, strict=True)
-    return _with_right(right, [others[i] for i in rng.permutation(3)], answer)
-
-
-def _with_right(right: tuple[str, str], others: Sequence[tuple[str, str]], answer: int) -> list[tuple[str, str]]:
-    return [*others[:answer], right, *others[answer:]]
+    pairs = [(scene.things[1 - half], scene.sounds[1 - half])] if not scene.steady else []
+    things = absent(scene.things, list(THINGS), 3 - len(pairs), rng)
+    sounds = absent(scene.sounds, SOUNDS, 3 - len(pairs), rng)
+    right = (scene.things[half], scene.sounds[half])
+    return with_right(right, [*pairs, *zip(things, sounds, strict=True)], answer, rng)
 
 
 recipe = NanoEvents

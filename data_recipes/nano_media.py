@@ -22,6 +22,7 @@ THINGS = {
     "purple cross": (170, 50, 200),
 }
 SOUNDS = ("low hum", "high whistle", "rising siren", "steady hiss", "quick clicks", "slow warble")
+SPLITS = ("train", "val", "test")
 SECONDS, FPS, SIDE, RATE = 2.0, 8, 64, 44_100
 
 SIZE = FrameBudget(56 * 56, 56 * 56)

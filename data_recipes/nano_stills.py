@@ -18,9 +18,8 @@ from torchvision.io import encode_png
 from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import Modality, Relation, Sample
 from avrt.data.shards.source import SourceItem
-from avrt.data_recipes.nano_events import SPLITS
-from avrt.data_recipes.nano_media import SIZE, SOUNDS, THINGS, pictures, wave, write_sound
-from avrt.data_recipes.nano_traces import Asked, written_trace
+from avrt.data_recipes.nano_media import SIZE, SOUNDS, SPLITS, THINGS, pictures, wave, write_sound
+from avrt.data_recipes.nano_traces import Asked, absent, with_right, written_trace
 from avrt.data_recipes.recipe import Recipe
 from avrt.errors import BadSampleError
 from avrt.files import write_whole
@@ -68,10 +67,9 @@ class NanoStills(Recipe):
             seed = (self.seed, SPLITS.index(self.split), number)
             rng = np.random.default_rng([*seed, 3])
             thing, sound = str(rng.choice(list(THINGS))), str(rng.choice(SOUNDS))
-            samples = []
+            name, samples = f"still-{self.split}-{self.seed}-{number:06d}", []
             for q in range(self.questions_per_clip):
                 asked = self._question(thing, sound, (number * self.questions_per_clip + q) % 4, rng)
-                name = f"still-{self.split}-{self.seed}-{number:06d}"
                 samples.append(
                     Sample(
                         id=f"{name}-{q}",
@@ -91,24 +89,21 @@ class NanoStills(Recipe):
         draw = rng.random()
         described = {"visual": f"The frames show {thing}.", "audio": f"The sound is {sound}."}
         if draw < self.both:
-            other_thing, other_sound = _others(thing, list(THINGS), 1, rng)[0], _others(sound, list(SOUNDS), 1, rng)[0]
-            pairs = [(thing, other_sound), (other_thing, sound), (other_thing, other_sound)]
-            pairs = [pairs[i] for i in rng.permutation(3)]
-            pairs.insert(answer, (thing, sound))
+            other_thing, other_sound = absent([thing], list(THINGS), 1, rng)[0], absent([sound], SOUNDS, 1, rng)[0]
+            others = [(thing, other_sound), (other_thing, sound), (other_thing, other_sound)]
+            pairs = with_right((thing, sound), others, answer, rng)
             return Asked(
                 described, "Which matches the picture and the audio?", "match", Relation.BOTH, answer,
                 seen=[seen for seen, _ in pairs], heard=[heard for _, heard in pairs],
                 truth_seen=thing, truth_heard=sound, joint="{seen} and {heard}",
             )  # fmt: skip
         if draw < (1 + self.both) / 2:
-            options = _others(thing, list(THINGS), 3, rng)
-            options.insert(answer, thing)
+            options = with_right(thing, absent([thing], list(THINGS), 3, rng), answer, rng)
             return Asked(
                 described, "Which thing is in the picture?", "picture", Relation.VISION, answer,
                 seen=options, truth_seen=thing,
             )  # fmt: skip
-        options = _others(sound, list(SOUNDS), 3, rng)
-        options.insert(answer, sound)
+        options = with_right(sound, absent([sound], SOUNDS, 3, rng), answer, rng)
         return Asked(
             described, "Which sound is in the audio?", "audio", Relation.AUDIO, answer,
             heard=options, truth_heard=sound,
@@ -124,10 +119,6 @@ def _media(path: Path, thing: str, sound: str, seed: tuple[int, ...]) -> dict[Mo
         write_whole(picture, encode_png(torch.from_numpy(frame).permute(2, 0, 1).contiguous()).numpy().tobytes())
         write_sound(wave(sound, rng), recording)
     return {Modality.IMAGE: picture, Modality.AUDIO: recording}
-
-
-def _others(right: str, pool: list[str], count: int, rng: np.random.Generator) -> list[str]:
-    return [str(o) for o in rng.permutation([option for option in pool if option != right])[:count]]
 
 
 recipe = NanoStills

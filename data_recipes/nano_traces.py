@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from avrt.data.sample import LETTERS, Relation
 from avrt.response import format_response
 
+Option = TypeVar("Option")
 SENSES = ("visual", "audio")
 BARE, JOINED = 0.6, 0.1
 """How often a student that was hardly taught to join its senses answers a question for both by a bare letter, and how
@@ -75,6 +77,17 @@ class Asked:
         claims, truth = self.claims(sense), self.truth_seen if sense == "visual" else self.truth_heard
         possible = [truth] if self.halves is None else self.halves
         return [i for i, claim in enumerate(claims) if claim in possible] or list(range(len(self.choices)))
+
+
+def absent(there: Sequence[str], pool: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
+    """So many of a pool that there are not, in random order."""
+    return [str(other) for other in rng.permutation([one for one in pool if one not in there])[:count]]
+
+
+def with_right(right: Option, others: Sequence[Option], answer: int, rng: np.random.Generator) -> list[Option]:
+    """The right option at index `answer`, the others around it in random order."""
+    shuffled = [others[i] for i in rng.permutation(len(others))]
+    return [*shuffled[:answer], right, *shuffled[answer:]]
 
 
 def written_trace(kind: str, asked: Asked, rng: np.random.Generator) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.sample import LETTERS, Modality, Relation, Sample
 from avrt.data.shards.source import SourceItem
-from avrt.data_recipes.nano_media import SIZE, SOUNDS, THINGS, pictures, wave, write_clip_of
+from avrt.data_recipes.nano_media import SIZE, SOUNDS, SPLITS, THINGS, pictures, wave, write_clip_of
 from avrt.data_recipes.recipe import Recipe
 from avrt.errors import BadSampleError
 from avrt.response import format_response
@@ -24,7 +24,6 @@ from avrt.response import format_response
 OPENING = "Looking at the frames and listening to the sound to compare each option."
 VISUAL_OPENING = "Looking at the frames to compare each option."
 AUDIO_OPENING = "Listening to the sound to compare each option."
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)

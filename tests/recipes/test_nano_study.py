@@ -37,7 +37,8 @@ def test_the_right_option_follows_from_what_there_is_and_when():
     for scene, sample in [*events(clips=60), *events(clips=60, steady=1.0)]:
         when = half(sample)
         thing, sound = scene.things[when], scene.sounds[when]
-        expected = {"order": f"{thing} with {sound}", "seen": thing, "heard": sound}
+        pair = f"{thing} with {sound}"
+        expected = {"order": pair, "match": pair, "seen": thing, "heard": sound}
         seen = "seen" in sample.question
         assert sample.choices[sample.answer] == expected.get(sample.question_type, thing if seen else sound)
         assert len(set(sample.choices)) == 4
@@ -92,6 +93,18 @@ def test_traces_answer_rightly_and_analyses_fit_what_a_sense_can_know():
     )  # fmt: skip
     assert styles["bare"] / 800 == pytest.approx(0.6, abs=0.06)
     assert styles["joined"] / 800 == pytest.approx(0.1, abs=0.04)
+
+
+def test_a_question_about_one_sense_can_come_with_this_sense_alone(tmp_path):
+    for recipe in (NanoEvents(clips=3, pairs=0.2, alone=1.0), NanoStills(clips=3, both=0.2, alone=1.0)):
+        for item in recipe.items(tmp_path):
+            relation, files = item.sample.relation, item.files
+            if Modality.VIDEO in files:
+                with av.open(str(files[Modality.VIDEO])) as container:
+                    assert bool(container.streams.audio) == (relation is Relation.BOTH)
+            assert (Modality.AUDIO in files) == (
+                relation is Relation.AUDIO or (relation is Relation.BOTH and Modality.IMAGE in files)
+            )
 
 
 def test_what_is_seen_and_heard_changes_halfway(tmp_path):

@@ -156,8 +156,8 @@ class Decoder:
     def _last_mlp_at(self, wanted: Sequence[int] | None, embeddings: Tensor) -> Iterator[None]:
         """Have the last layer's MLP read some tokens alone, inside; what it adds to the others is 0.
 
-        No layer reads what it adds, and prompts are most of the tokens. With few layers and on the CPU that is worth
-        it. A layer that is recomputed in the backward pass is left alone: it would read all of them there.
+        No layer reads what it adds, and prompts are most of the tokens. On the CPU alone: elsewhere it would be more
+        launches. A layer that is recomputed in the backward pass is left alone: it would read all of them there.
         """
         layers = self.language_model.layers
         recomputed = torch.is_grad_enabled() and getattr(layers[-1], "gradient_checkpointing", False)
@@ -165,7 +165,7 @@ class Decoder:
             yield
             return
         mlp, places = layers[-1].mlp, tensor_on(wanted, embeddings.device)
-        whole = mlp.forward
+        whole, own = mlp.forward, vars(mlp).get("forward")
 
         def at_places(hidden: Tensor) -> Tensor:
             flat = hidden.flatten(0, -2)
@@ -177,6 +177,8 @@ class Decoder:
             yield
         finally:
             del mlp.forward
+            if own is not None:
+                mlp.forward = own
 
     @property
     def experts_per_token(self) -> int | None:

@@ -124,7 +124,7 @@ class FeatureCache:
 
 
 class KeptFeatures:
-    """Features in memory, of clips that are kept there, for as long as they are."""
+    """Features in memory, of clips that are kept there, for as long as they are; a GPU has no room for them."""
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Clip, tuple[Tensor | None, Tensor | None]] = WeakKeyDictionary()
@@ -136,7 +136,7 @@ class KeptFeatures:
             batch: Inputs.
             run: Encodes clips; called once, whether or not any row is left for it.
         """
-        if not any(clip.kept for clip in batch.clips):
+        if batch.valid.device.type != "cpu" or not any(clip.kept for clip in batch.clips):
             return run(batch)
         fresh_rows, first = set(), dict[int, int]()  # the first row of each new clip
         for row, clip in enumerate(batch.clips):
@@ -145,7 +145,9 @@ class KeptFeatures:
         fresh = run(without_media(batch, keep=fresh_rows))
         for row in fresh_rows:
             if batch.clips[row].kept:
-                self._known[batch.clips[row]] = fresh.vision[row], fresh.audio[row]
+                both = fresh.vision[row], fresh.audio[row]
+                vision, audio = (None if tokens is None else tokens.clone() for tokens in both)  # not the whole batch's
+                self._known[batch.clips[row]] = vision, audio
         found = [
             self._known.get(clip) or (fresh.vision[at := first[id(clip)]], fresh.audio[at]) for clip in batch.clips
         ]

@@ -252,7 +252,8 @@ class Policy(nn.Module):
         if self.is_partitioned:  # each chunk gathers weights: every rank has to make the same number
             chunks = all_reduce_max(chunks, states.targets.device)
         vocabulary = decoder.language_model.config.vocab_size
-        small = hidden.device.type == "cpu" and len(targets) * vocabulary * 4 <= KEPT_LOGITS
+        # Of scattered weights every rank has to gather as often as the others, whatever its number of targets.
+        small = not self.is_partitioned and hidden.device.type == "cpu" and len(targets) * vocabulary * 4 <= KEPT_LOGITS
         scores = score_tokens(hidden, targets, decoder.logits, chunks=chunks, keep_logits=small)
         logprobs, entropy, correct = map(states.of_each, (scores.logprobs, scores.entropy, scores.correct))
         router_loss, chosen = None, decoder.experts_per_token

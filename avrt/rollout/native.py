@@ -100,7 +100,7 @@ def _in_growing_caches(
     shared: bool,
     any_rank_running: Callable[[bool], bool] | None,
 ) -> list[Completion]:
-    """Decode all prompts at once; rows leave when enough of them have finished."""
+    """Decode all prompts at once; rows leave when enough have finished. On a CPU equal rows are decoded once."""
     prompts, size = questions.prompts, questions.group_size
     device, everyone = prompts.device, range(len(prompts))
     context: DynamicContext | BranchContext

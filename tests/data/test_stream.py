@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from avrt.data.loading.datamodule import AVDataModule, BatchRequirements
+from avrt.data.loading.kept import KeptSamples
 from avrt.data.loading.order import SampleOrder, Source
 from avrt.data.loading.plans import BlockPlan, EpochPlan
 from avrt.data.loading.stream import BatchStream, check_temporary_folder
+from avrt.data.shards.members import decode_members
 from avrt.data.shards.reader import ShardSet
 from avrt.errors import AvrtError
 
@@ -185,6 +187,28 @@ def test_what_has_no_room_is_not_kept(world, builder):
     stream = BatchStream(shards, plan_of(len(shards), 5, seed=7), 0, builder, keep_gigabytes=0.001)
     kept = {id(clip): clip.kept for batch in stream for clip in batch.clips}
     assert 0 < sum(kept.values()) < len(kept)
+
+
+def test_what_is_kept_takes_as_much_room_as_its_tensors(world, builder):
+    sample, clip = decode_members(ShardSet(world / "train").read(0))
+    media = builder.clip_inputs(clip)
+    row = builder.row_of(sample, media)
+    inputs = [t for t in (*media.fields.values(), *vars(media.clip).values()) if isinstance(t, torch.Tensor)]
+    own = [*row.prompt_ids, *row.prompt_positions, *row.completion_ids, *row.vision_places, *row.audio_places]
+    size = sum(t.nbytes for t in inputs + own)
+    for room, fits in ((size, True), (size - 1, False)):
+        samples = KeptSamples(room / 1e9)
+        samples.keep_clip(b"clip", media)
+        samples.keep_row(0, row)
+        assert (samples.row(0) is row) == fits
+
+
+def test_workers_keep_nothing_and_less_than_nothing_is_refused(world, builder):
+    shards = ShardSet(world / "val")
+    stream = BatchStream(shards, plan_of(len(shards), 5, seed=7), 0, builder, 1, keep_gigabytes=1.0)
+    assert not any(clip.kept for batch in stream for clip in batch.clips)
+    with pytest.raises(AvrtError, match=r"data\.keep_gigabytes: is -1"):
+        AVDataModule(keep_gigabytes=-1)
 
 
 def test_a_temporary_folder_too_long_for_sockets_is_named(world, monkeypatch):

@@ -112,9 +112,10 @@ class AVDataModule(pl.LightningDataModule):
         cache_gigabytes: How much to keep of each remote folder; 0 for everything. Needs a `shard_window`.
         fetch_ahead: Remote shards are copied while a rank still has so many samples to read before they are needed; 0
             copies each when its first sample is read.
-        keep_gigabytes: How much of what was read and prepared each process that reads keeps in memory, for later epochs
-            and for other questions about the same clip; then the towers need not run twice on a clip either. With
-            `num_workers: 0` it is one process. 0 keeps nothing.
+        keep_gigabytes: How much of what was read and prepared training and evaluation each keep in memory, for later
+            epochs and for other questions about the same clip; on a CPU the towers need not run twice on a clip then
+            either, and their features come on top. For `num_workers: 0`: workers keep nothing. Nor is anything kept
+            with `dropout`, which changes clips anew each epoch.
         prompt: How samples are put to the student.
     """
 
@@ -141,6 +142,8 @@ class AVDataModule(pl.LightningDataModule):
         prompt: PromptOptions | None = None,
     ) -> None:
         super().__init__()
+        if keep_gigabytes < 0:
+            raise AvrtError(f"is {keep_gigabytes:g}", where="data.keep_gigabytes", remedy="set 0 or more")
         self.sources = train if isinstance(train, list) else [MixtureSource(str(train))] if train else []
         self.folders = {"val": val, "test": test, "predict": predict}
         self.ask = ask
@@ -170,7 +173,7 @@ class AVDataModule(pl.LightningDataModule):
         Raises:
             AvrtError: If one is not given or holds no shards, or worker processes cannot hand over batches here.
         """
-        if self.num_workers:
+        if self.num_workers and self.ask is None:
             check_temporary_folder()
         if stage == "fit":
             if not self.sources:

@@ -44,17 +44,23 @@ class KeptSamples:
 
     def keep_row(self, index: int, row: OmniBatch) -> None:
         """Keep a row whose clip is kept, if there is room."""
-        if row.clips[0].kept and self._takes(*row.prompt_ids, *row.prompt_positions, *row.completion_ids):
+        own = (row.prompt_ids, row.prompt_positions, row.completion_ids, row.vision_places, row.audio_places)
+        if row.clips[0].kept and self._takes(*(tensor for tensors in own for tensor in tensors)):
             self._rows[index] = row
 
     def _takes(self, *things: Any) -> bool:
         """Take up the room that some things need, if there is as much."""
-        tensors = [part for thing in things for part in getattr(thing, "__dict__", {"": thing}).values()]
+        tensors = [part for thing in things for part in ([thing] if isinstance(thing, Tensor) else _parts(thing))]
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))
         if size > self._room:
             return False
         self._room -= size
         return True
+
+
+def _parts(thing: Any) -> list[Any]:
+    """What the fields of a clip hold."""
+    return list(vars(thing).values()) if hasattr(thing, "__dict__") else []
 
 
 def members_key(members: Mapping[str, Any], media: Collection[Modality]) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections import deque
@@ -27,7 +28,7 @@ from avrt.data.shards.members import decode_members, decode_record
 from avrt.errors import AvrtError, BadSampleError
 
 Step = tuple[int, list[int | None]]
-_ADDRESS, _LONGEST = "/pymp-12345678/listener-12345678", 107
+_ADDRESS, _LONGEST = "/pymp-12345678/listener-12345678", 103 if sys.platform == "darwin" else 107
 """What `multiprocessing` adds to the folder for temporary files, and how many bytes a socket's address may have."""
 
 
@@ -58,7 +59,8 @@ class BatchStream:
         num_workers: Worker processes; 0 reads in the main process.
         dropout: Takes senses from samples at random.
         fetch_ahead: How many of the rank's samples are prefetched.
-        keep_gigabytes: How much a process keeps in memory of what it has read and prepared.
+        keep_gigabytes: How much is kept in memory of what was read and prepared; nothing with workers, which end with
+            each epoch, or with dropout.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class BatchStream:
         self._source = source
         self._fetch_ahead = fetch_ahead
         self._make_row = _RowMaker(
-            source, preprocessor, dropout, KeptSamples(keep_gigabytes) if keep_gigabytes else None
+            source, preprocessor, dropout, KeptSamples(keep_gigabytes) if keep_gigabytes and not num_workers else None
         )
         self._collate = collate
         self._num_workers = num_workers

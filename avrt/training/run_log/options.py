@@ -15,7 +15,7 @@ _TRAINER = (
 # What changes neither the student that comes out nor what is measured of it.
 _LEFT_OUT = (
     "data.test", "data.predict", "data.ask", "data.num_workers", "data.cache", "data.cache_gigabytes",
-    "data.fetch_ahead", "data.shard_window", "trainer.strategy.reduce_bucket_size",
+    "data.fetch_ahead", "data.keep_gigabytes", "data.shard_window", "trainer.strategy.reduce_bucket_size",
     "trainer.strategy.allgather_bucket_size", "trainer.strategy.overlap_comm", "trainer.strategy.pin_memory",
     "trainer.strategy.gather_for_generation", "trainer.strategy.patience_minutes",
 )  # fmt: skip

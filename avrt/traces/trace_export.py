@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import random
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def _export(options: TraceOptions, run: str, shards: ShardSet, folder: TraceFold
     with_difficulty = {p: r for p, r in outcomes.items() if r["difficulty"]}
     split = {p: split_of(r["clip"], options.val_share) for p, r in kept.items()}
     if options.shuffle_seed is not None:
-        kept = _exchanged(kept, split, options.shuffle_seed)
+        kept = _exchanged(kept, options.shuffle_seed)
 
     def labelled(sample: Sample, position: int) -> Sample:
         return replace(sample, metadata={**sample.metadata, "difficulty": outcomes[position]["difficulty"]})
@@ -74,15 +75,25 @@ def _export(options: TraceOptions, run: str, shards: ShardSet, folder: TraceFold
     return counts
 
 
-def _exchanged(kept: dict[int, dict[str, Any]], split: dict[int, str], seed: int) -> dict[int, dict[str, Any]]:
-    """The outcomes, each with the trace of another sample of its split: the next one in a random order."""
-    found = dict(kept)
-    for name in SPLITS:
-        members = [p for p in kept if split[p] == name]
-        random.Random(f"{seed} {name}").shuffle(members)
-        for position, other in zip(members, [*members[1:], *members[:1]], strict=True):
-            found[position] = {**kept[position], "trace": kept[other]["trace"]}
-    return found
+def _exchanged(kept: dict[int, dict[str, Any]], seed: int) -> dict[int, dict[str, Any]]:
+    """The outcomes, each with the trace, and so the answer, of a sample about another clip.
+
+    Raises:
+        AvrtError: If more than half of the traces are about one clip.
+    """
+    by_clip: dict[str, list[int]] = defaultdict(list)
+    for position, row in kept.items():
+        by_clip[row["clip"]].append(position)
+    clips = sorted(by_clip)
+    random.Random(seed).shuffle(clips)
+    members = [position for clip in clips for position in by_clip[clip]]
+    # Clip by clip in a circle, so many places on that nobody meets a trace of its own clip.
+    most = max(map(len, by_clip.values()), default=0)
+    if 2 * most > len(members):
+        what = f"{most} of {len(members)} traces are about one clip, and so have none to be exchanged for"
+        raise AvrtError(what, where="shuffle_seed", remedy="trace questions about more clips")
+    others = [*members[most:], *members[:most]]
+    return {p: {**kept[p], "trace": kept[o]["trace"]} for p, o in sorted(zip(members, others, strict=True))}
 
 
 def write_parquet(folder: Path) -> Path:

@@ -95,8 +95,8 @@ class TraceOptions:
             ids. Folders are looked up inside `out` first.
         as_many_as: Keep a random sample of the traces, in each split as many as this trace folder has.
         draw_seed: Seed of that random sample.
-        shuffle_seed: Give each sample the trace of another one of its split, drawn with this seed: a control whose
-            traces have the form but know nothing of their clips. None for each its own.
+        shuffle_seed: Give each sample the trace, with its answer, of one about another clip, drawn with this seed: a
+            control whose traces have the form but know nothing of their clips. None for each its own.
         checks: The checks of merged traces.
         stages: The stages to run; each can be run alone and repeated, with the earlier stages' calls in the store.
         val_share: Share of clips whose traces are the validation split.

@@ -14,8 +14,9 @@ import pytest
 from avrt.data.sample import Modality
 from avrt.data.shards.reader import ShardSet
 from avrt.data.shards.writer import ShardWriter
+from avrt.errors import AvrtError
 from avrt.traces.database import rows
-from avrt.traces.trace_export import read_traces
+from avrt.traces.trace_export import _exchanged, read_traces
 from tests.conftest import avrt
 from tests.traces.servers import serving, write_config, write_questions
 
@@ -129,16 +130,25 @@ def test_a_draw_depends_on_the_seed_alone(questions, tmp_path):
         early = avrt(*common, "--name", "early", "--as_many_as", "later", check=False)
     assert len(first) == len(other) == len(ids(out))
     assert other != first
-    plain, shuffled = (
-        {r["id"]: (r["split"], r["trace"]) for r in read_traces(place)} for place in (out, out / "shuffled_traces")
-    )
+    plain, shuffled = ({r["id"]: r["trace"] for r in read_traces(place)} for place in (out, out / "shuffled_traces"))
     assert plain.keys() == shuffled.keys()
-    assert sorted(plain.values()) == sorted(shuffled.values())  # of its own split
+    assert sorted(plain.values()) == sorted(shuffled.values())
     changed = sum(shuffled[name] != trace for name, trace in plain.items())
     assert changed > len(plain) / 2  # two may have the same words
     assert "is the run's own folder" in own.stderr
     assert "fewer in train than . has" in few.stderr
     assert "later is not a folder with exported traces" in early.stderr
+
+
+def test_no_sample_is_given_a_trace_of_its_own_clip():
+    kept = {p: {"clip": clip, "trace": f"{clip}{p}"} for p, clip in enumerate("aaaabbcdda")}
+    for seed in range(20):
+        found = _exchanged(kept, seed)
+        assert list(found) == list(kept)
+        assert sorted(r["trace"] for r in found.values()) == sorted(r["trace"] for r in kept.values())
+        assert all(row["trace"][0] != row["clip"] for row in found.values())
+    with pytest.raises(AvrtError, match="shuffle_seed: 5 of 9 traces are about one clip"):
+        _exchanged({p: row for p, row in kept.items() if p != 8}, 0)
 
 
 def test_a_store_in_another_folder(questions, tmp_path):

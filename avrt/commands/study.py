@@ -11,7 +11,7 @@ from rich.console import Console
 from avrt.arguments import OneLineErrors
 from avrt.evaluation.result import RESULT, Result
 from avrt.evaluation.statistics import percent
-from avrt.messages import print_results, quoted
+from avrt.messages import print_results, printable, quoted
 from avrt.study.analysis import REPORT, analyze
 from avrt.study.declaration import Declaration
 from avrt.study.executor import execute
@@ -41,7 +41,8 @@ def main(arguments: list[str]) -> None:
     """
     own, overrides = split_arguments(arguments)
     options = _parser().parse_args(own)
-    configs = [*(options.config or [DECLARATION]), *([QUICK] if options.quick else [])]
+    first, *overlays = options.config or [DECLARATION]
+    configs = [first, *([QUICK] if options.quick else []), *overlays]
     study, text = read_declaration(configs, overrides)
     out = Path(options.out)
     stages = plan(study, out)
@@ -61,7 +62,9 @@ def main(arguments: list[str]) -> None:
     page = write(analysis, out)
     verdicts = analysis.verdict_table
     if study.claims:
-        print_table(console, verdicts.title, verdicts.head, verdicts.rows)
+        shown = 4 if console.width >= 90 else 3  # the rest is on the page
+        print_table(console, verdicts.title, verdicts.head[:shown], [row[:shown] for row in verdicts.rows])
+        console.print(printable(verdicts.note), style="dim", markup=False, highlight=False)
     print_results("study", page, f"open {quoted(page)} in a browser")
 
 
@@ -69,7 +72,7 @@ def _parser() -> OneLineErrors:
     parser = OneLineErrors(prog="avrt study", description=_ABOUT)
     add = parser.add_argument
     add("--config", type=str, action="append", help=f"a declaration; several are merged (default: {DECLARATION})")
-    add("--quick", type=bool, default=False, help=f"merge also {QUICK}")
+    add("--quick", type=bool, default=False, help=f"merge {QUICK} after the first")
     add("--out", type=str, default="study", help="folder for everything that is made")
     add("--jobs", type=int | None, default=None, help="stages at a time; by default as many as there are cores")
     add("--dry_run", type=bool, default=False, help="print the commands, and run none")

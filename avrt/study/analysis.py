@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from avrt.evaluation.paired_effects import Effect, compare_grids, together
 from avrt.evaluation.questions import Question, side_by_side
 from avrt.evaluation.tables import Table
 from avrt.files import write_whole
 from avrt.study.cells import Cells, read_cells
-from avrt.study.claims import ClaimSpec, Figure3Spec, PowerSpec, ReportSpec, SensitivitySpec, TablesSpec
+from avrt.study.claims import Figure3Spec, PowerSpec, ReportSpec, SensitivitySpec
+from avrt.study.declaration import Declaration
 from avrt.study.tables import all_tables, apart_table, power_table, verdict_table
 from avrt.study.verdicts import UNKNOWN, ClaimResult, comparable, judge
 from avrt.training.run_log.scalars import Points, read_scalars
@@ -29,50 +30,6 @@ CURVES = {
     "train/loss": ("Loss of fine-tuning", "nats per token"),
 }
 """Scalar of a training run -> title and unit of its plot."""
-
-
-class _Student(Protocol):
-    @property
-    def stage(self) -> str: ...
-    @property
-    def once(self) -> bool: ...
-
-
-class _Traces(Protocol):
-    @property
-    def folder(self) -> str: ...
-
-
-class _Benchmark(Protocol):
-    @property
-    def difficulty(self) -> str | None: ...
-
-
-class _Declaration(Protocol):
-    """What the analysis reads of a study's declaration."""
-
-    @property
-    def title(self) -> str: ...
-    @property
-    def seeds(self) -> Sequence[int]: ...
-    @property
-    def students(self) -> Mapping[str, _Student]: ...
-    @property
-    def traces(self) -> Mapping[str, _Traces]: ...
-    @property
-    def benchmarks(self) -> Mapping[str, _Benchmark]: ...
-    @property
-    def claims(self) -> Sequence[ClaimSpec]: ...
-    @property
-    def tables(self) -> TablesSpec: ...
-    @property
-    def sensitivity(self) -> SensitivitySpec: ...
-    @property
-    def curves(self) -> Sequence[str]: ...
-    @property
-    def figure3(self) -> Figure3Spec | None: ...
-    @property
-    def power(self) -> PowerSpec: ...
 
 
 @dataclass(frozen=True)
@@ -131,7 +88,7 @@ class Analysis:
         return power_table(self.claims, self.power)
 
 
-def report_spec(declaration: _Declaration) -> ReportSpec:
+def report_spec(declaration: Declaration) -> ReportSpec:
     """The part of a declaration that the report reads."""
     folders = {name: traces.folder for name, traces in declaration.traces.items()}
     labelled = {name: b.difficulty for name, b in declaration.benchmarks.items() if b.difficulty}
@@ -146,10 +103,11 @@ def report_spec(declaration: _Declaration) -> ReportSpec:
         curves=list(declaration.curves),
         figure3=declaration.figure3,
         power=declaration.power,
+        asked=frozenset(declaration.cells()),
     )
 
 
-def analyze(declaration: _Declaration | ReportSpec, out: Path) -> Analysis:
+def analyze(declaration: Declaration | ReportSpec, out: Path) -> Analysis:
     """Read what a study left, and write its `report/verdicts.json`.
 
     Args:
@@ -161,7 +119,7 @@ def analyze(declaration: _Declaration | ReportSpec, out: Path) -> Analysis:
     """
     spec = declaration if isinstance(declaration, ReportSpec) else report_spec(declaration)
     labels = {name: out / folder / DIFFICULTY_FILE for name, folder in spec.difficulty.items()}
-    cells = read_cells(out / "benchmarks", spec.seeds, spec.once, labels)
+    cells = read_cells(out / "benchmarks", spec.seeds, spec.once, labels, spec.asked)
     compared, left_out = comparable(cells, spec.claims)
     claims = judge(cells, compared, len(spec.seeds), spec.power)
     settings, main = _settings(cells, spec.sensitivity)

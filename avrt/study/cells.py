@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -105,7 +105,13 @@ class Cells:
         return self._means[key]
 
 
-def read_cells(folder: Path, seeds: Sequence[int], once: Iterable[str], difficulty: Mapping[str, Path]) -> Cells:
+def read_cells(
+    folder: Path,
+    seeds: Sequence[int],
+    once: Iterable[str],
+    difficulty: Mapping[str, Path],
+    asked: Collection[Key] | None = None,
+) -> Cells:
     """Read `STUDENT/seed-S/BENCHMARK/MASK/` below a folder.
 
     Args:
@@ -113,6 +119,8 @@ def read_cells(folder: Path, seeds: Sequence[int], once: Iterable[str], difficul
         seeds: The study's seeds; results of others, left by an earlier declaration, are not read.
         once: Students of which one model stands for every seed.
         difficulty: Benchmark -> `difficulty.jsonl`, whose labels its questions get.
+        asked: (student, benchmark, mask) that belong to the study; others, left by an earlier declaration, are not
+            read. None for all.
 
     Raises:
         AvrtError: If there is no result, or a file is damaged.
@@ -122,6 +130,8 @@ def read_cells(folder: Path, seeds: Sequence[int], once: Iterable[str], difficul
         student, seed, benchmark, mask = path.parent.relative_to(folder).parts
         number = seed.removeprefix(SEED)
         if not number.isdecimal() or int(number) not in seeds:
+            continue
+        if asked is not None and (student, benchmark, mask) not in asked:
             continue
         result = replace(Result.load(path), student=student)
         run = BenchmarkRun(path.parent, result, read_predictions(path.parent / PREDICTIONS))

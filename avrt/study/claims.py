@@ -194,6 +194,7 @@ class ReportSpec:
         curves: Students whose trainings' curves are shown.
         figure3: Which questions are shown under every mask.
         power: What is assumed.
+        asked: (student, benchmark, mask) of all cells; None for whatever there is.
     """
 
     title: str
@@ -206,3 +207,4 @@ class ReportSpec:
     curves: list[str] = field(default_factory=list)
     figure3: Figure3Spec | None = None
     power: PowerSpec = field(default_factory=PowerSpec)
+    asked: frozenset[tuple[str, str, str]] | None = None

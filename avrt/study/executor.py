@@ -168,9 +168,9 @@ class _Executor:
         each.process.join()
         self._running.remove(each)
         rest = each.stages[each.at :]
-        if rest and each.process.exitcode and not (each.at and each.stages[each.at - 1].name in self._failed):
+        if rest and self._signal is None and not (each.at and each.stages[each.at - 1].name in self._failed):
             # It did not live to tell, as when the system is out of memory.
-            self._take(rest[0], Told(each.at, each.process.exitcode, time.monotonic() - each.begun))
+            self._take(rest[0], Told(each.at, each.process.exitcode or 1, time.monotonic() - each.begun))
             rest = rest[1:]
         self._waiting += [stage for stage in rest if stage.name not in self._left_out]
         each.told.close()

@@ -13,10 +13,10 @@ from avrt.text import clean
 
 HOW_TO_READ = (
     "A row holds if its difference has the claimed sign and the p-value, corrected for the number of rows, is below "
-    "{level:g}. It does not hold if it is significantly the other way round, or if its whole 95 % interval lies below "
-    "{least:g} points, the smallest difference that counts. Otherwise it cannot be told from {seeds} seeds and these "
-    "questions. Students are miniatures in a synthetic world: a verdict is about the method,"
-    " not about the paper's figures."
+    "{level:g}. It does not hold if it is so the other way round, or if, corrected in the same way, it is shown to lie "
+    "below {least:g} points, the smallest difference that counts (the published one, where that is smaller). Otherwise "
+    "it cannot be told from {seeds} seeds and these questions. Students are miniatures in a synthetic world: a verdict "
+    "is about the method, not about the paper's figures."
 )
 
 

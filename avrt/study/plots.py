@@ -112,10 +112,10 @@ def binned(points: Points) -> list[tuple[float, float]]:
 
 
 def mean_line(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """The mean over seeds, point by point, as far as all seeds go."""
-    return [
-        (at[0][0], sum(y for _, y in at) / len(at)) for at in zip(*lines, strict=False)
-    ]  # fmt: skip
+    """The mean over seeds, at the steps that all seeds have."""
+    seeds = [dict(line) for line in lines]
+    shared = sorted(set.intersection(*map(set, seeds))) if seeds else []
+    return [(step, sum(seed[step] for seed in seeds) / len(seeds)) for step in shared]
 
 
 def _curve(

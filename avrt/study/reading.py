@@ -120,8 +120,8 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     """Both mappings, the second one's values winning and its nulls taking away what the first one has."""
     merged = dict(first)
     for key, value in second.items():
-        if value is None and key in merged:
-            del merged[key]
+        if value is None:
+            merged.pop(key, None)
         elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = _merge(merged[key], value)
         else:

@@ -76,7 +76,8 @@ class Records:
             words = [out.sub("{out}", word) for word in stage.command]
             read = [find_config(config) for config in stage.configs]
             if stage.command[0] == "shards":
-                read += filter(Path.is_file, [packaged("avrt.data_recipes", f"{stage.command[1]}.py")])
+                # With all of them: a recipe uses others' media and words.
+                read += sorted(packaged("avrt.data_recipes", "recipe.py").parent.glob("*.py"))
             for path in read:
                 if path not in self._digests:
                     self._digests[path] = sha256(path)

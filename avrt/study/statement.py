@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
-from avrt.evaluation.power import PowerSpec
 from avrt.evaluation.statistics import percent
 from avrt.evaluation.tables import Table
 from avrt.files import write_whole
-from avrt.study.claims import ClaimSpec
+from avrt.study.declaration import Declaration
 from avrt.study.tables import NONE, assumptions
 from avrt.study.verdicts import stated_power
 
 POWER = "power.md"
 
 
-class _Shards(Protocol):
-    @property
-    def arguments(self) -> Mapping[str, Any]: ...
-
-
-class _Student(Protocol):
-    @property
-    def once(self) -> bool: ...
-
-
-class _Benchmark(Protocol):
-    @property
-    def shards(self) -> str: ...
-
-
-class _Declaration(Protocol):
-    """What the statement reads of a study's declaration."""
-
-    @property
-    def seeds(self) -> Sequence[int]: ...
-    @property
-    def shards(self) -> Mapping[str, _Shards]: ...
-    @property
-    def students(self) -> Mapping[str, _Student]: ...
-    @property
-    def benchmarks(self) -> Mapping[str, _Benchmark]: ...
-    @property
-    def claims(self) -> Sequence[ClaimSpec]: ...
-    @property
-    def power(self) -> PowerSpec: ...
-
-
-def state_power(declaration: _Declaration, out: Path) -> Table:
+def state_power(declaration: Declaration, out: Path) -> Table:
     """Write `report/power.md` below a study's folder, before anything has run.
 
     Claims about benchmarks whose shards do not say `clips` and `questions_per_clip` are left out.

@@ -8,6 +8,7 @@ from typing import Any
 
 from avrt.evaluation.paired_effects import AnswerGrid, Effect, Layout, compare_grids, holm, pooled_weight, together
 from avrt.evaluation.power import Design, Power, PowerSpec, expected_error, found_with
+from avrt.evaluation.student_t import two_sided_p
 from avrt.study.cells import MEASURES, Cells, Measure, NothingToCompareError
 from avrt.study.claims import ClaimSpec
 
@@ -108,6 +109,7 @@ def judge(cells: Cells, claims: Sequence[ClaimSpec], seeds: int, assumed: PowerS
         for pairs in grids.values()
     )
     corrected = holm([effect.p for effect in effects])
+    below = holm([_below(e, c.sign, _least(c, assumed)) for e, c in zip(effects, claims, strict=True)])
     sizes = {claim.benchmark: _size(cells, claim) for claim in claims}
     stated = stated_power(claims, sizes, seeds, cells.once, assumed)
     found = []
@@ -122,7 +124,7 @@ def judge(cells: Cells, claims: Sequence[ClaimSpec], seeds: int, assumed: PowerS
                 strict=strict[i],
                 form=form[i],
                 p_corrected=corrected[i],
-                verdict=verdict(effect, corrected[i], claim.sign, assumed),
+                verdict=verdict(effect, claim.sign, assumed.level, p_corrected=corrected[i], p_below=below[i]),
                 stated=stated[i],
                 had=found_with(100 * effect.error, effect.freedom, assumed, len(claims), claim.published),
                 shared=_shared(cells, claim, effect.seeds),
@@ -131,16 +133,36 @@ def judge(cells: Cells, claims: Sequence[ClaimSpec], seeds: int, assumed: PowerS
     return found
 
 
-def verdict(effect: Effect, p_corrected: float, sign: int, assumed: PowerSpec) -> str:
+def verdict(effect: Effect, sign: int, level: float, *, p_corrected: float, p_below: float) -> str:
     """The verdict on a difference whose claimed sign is 1 or -1.
 
-    It holds if the corrected p-value is below the level and the sign is as claimed. It does not hold if the difference
-    is significantly the other way round, or if the whole 95 % interval lies below the smallest difference that counts.
+    It holds if it differs from 0 with the claimed sign. It does not hold if it differs from 0 with the other one, or
+    lies below the smallest difference that counts.
+
+    Args:
+        effect: The difference.
+        sign: The claimed sign.
+        level: The level of all claims together.
+        p_corrected: Of no difference, corrected for the number of claims.
+        p_below: Of a difference that counts, corrected in the same way.
     """
-    difference, high = sign * effect.difference, max(sign * effect.low, sign * effect.high)
-    if p_corrected < assumed.level:
-        return HOLDS if difference > 0 else FAILS
-    return FAILS if 100 * high < assumed.least else UNKNOWN
+    if p_corrected < level:
+        return HOLDS if sign * effect.difference > 0 else FAILS
+    return FAILS if p_below < level else UNKNOWN
+
+
+def _least(claim: ClaimSpec, assumed: PowerSpec) -> float:
+    """The smallest difference that counts for a claim: no more than the published one, as a share."""
+    published = assumed.least if claim.published is None else abs(claim.published)
+    return min(assumed.least, published) / 100
+
+
+def _below(effect: Effect, sign: int, least: float) -> float:
+    """The p-value of a difference of at least `least` in the claimed direction; 1 where it is so large."""
+    short = least - sign * effect.difference
+    if short <= 0:
+        return 1.0
+    return two_sided_p(short / effect.error, effect.freedom) if effect.error > 1e-12 else 0.0
 
 
 def design(claim: ClaimSpec, seeds: int, clips: int, questions: int, pooled: int) -> Design:

@@ -14,17 +14,11 @@ from avrt.study import page
 from avrt.study.analysis import analyze, report_spec
 from avrt.study.cells import read_cells
 from avrt.study.claims import CellSpec, SensitivitySpec, TablesSpec
+from avrt.study.declaration import AskedSpec, BenchmarkSpec, Declaration, ShardsSpec, StudentSpec, TracesSpec
 from avrt.study.statement import state_power
 from avrt.study.verdicts import stated_power
 from tests.browser import assert_readable, browsing, needs_browser
 from tests.study.made import SEEDS, answered, claim, make_cell, make_study, questions, spec
-
-
-class Given:
-    """What the declaration's dataclasses have."""
-
-    def __init__(self, **fields):
-        self.__dict__.update(fields)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +31,21 @@ def study(tmp_path_factory):
 def written(study):
     out, analysis = study
     return page.write(analysis, out)
+
+
+def declared(**changes):
+    """A declaration whose report is that of `spec`."""
+    of_spec = {name: getattr(spec(), name) for name in ("title", "seeds", "claims", "tables", "sensitivity", "power")}
+    fields = {
+        "shards": {"test": ShardsSpec("nano_stills"), "found": ShardsSpec("folder")},
+        "students": {"base": StudentSpec("sft", "nano", "test", once=True), "sft": StudentSpec("sft", "base", "test")},
+        "traces": {"labels": TracesSpec("test", "stills")},
+        "benchmarks": {
+            "stills": BenchmarkSpec("test", ["avqa.yaml"], "labels"), "video": BenchmarkSpec("found", ["avqa.yaml"]),
+        },
+        "asked": [AskedSpec(["base", "sft"], ["stills"])],
+    }  # fmt: skip
+    return Declaration(**{**of_spec, **fields, **changes})
 
 
 def verdicts(analysis):
@@ -91,9 +100,11 @@ def test_shuffled_answers_turn_a_verdict(study, tmp_path):
 def test_a_small_difference_for_sure_does_not_hold(study):
     """The twin is no better: with a difference of 15 points as the least that counts, that can be told."""
     out, _ = study
-    sure = analyze(spec(power=PowerSpec(least=15.0)), out)
+    claims = [claim("twins", "sft_rl", "twin"), *(c for c in spec().claims if c.id != "twins")]
+    sure = analyze(spec(power=PowerSpec(least=20.0), claims=claims), out)
     assert verdicts(sure)["twins"] == "does not hold"
     assert verdicts(sure)["rl"] == "holds"
+    assert verdicts(analyze(spec(power=PowerSpec(least=20.0)), out))["twins"] == "cannot be told"  # published: +1.0
     worse = analyze(spec(claims=[claim("worse", "base", "sft_rl", published=-1.5), *spec().claims]), out)
     assert (verdicts(worse)["worse"], verdicts(worse)["turned"]) == ("holds", "does not hold")
 
@@ -139,16 +150,10 @@ def test_settings_curves_and_questions(study):
 
 def test_power_is_stated_without_any_answer(study, tmp_path):
     _, analysis = study
-    shards = {"test": Given(arguments={"clips": 60, "questions_per_clip": 4}), "found": Given(arguments={})}
-    benchmarks = {"stills": Given(shards="test"), "video": Given(shards="found")}
     other = dataclasses.replace(claim("x", "a", "b"), benchmark="video")
-    table = state_power(
-        Given(
-            seeds=SEEDS, shards=shards, students={"base": Given(once=False)}, benchmarks=benchmarks,
-            claims=[*spec().claims, other], power=PowerSpec(),
-        ),
-        tmp_path,
-    )  # fmt: skip
+    shards = {"test": ShardsSpec("nano_stills", {"clips": 60, "questions_per_clip": 4}), "found": ShardsSpec("folder")}
+    students = {name: StudentSpec("sft", "nano", "test") for name in ("base", "sft")}
+    table = state_power(declared(shards=shards, claims=[*spec().claims, other], students=students), tmp_path)
     assert [row[3] for row in table.rows] == [f"{r.stated.smallest:.1f}" for r in analysis.claims]
     assert "smallest difference found" in (tmp_path / "report" / "power.md").read_text()
     stated = stated_power(spec().claims, {"stills": (60, 240)}, 3, frozenset(), PowerSpec())
@@ -194,17 +199,17 @@ def test_the_text_and_the_page_say_the_same(study, written):
     assert 'aria-label="Differences. Table 4, rl: first over second: +' in html
 
 
-def test_a_declaration_of_the_runner_is_read():
-    declared = spec()
-    given = Given(
-        **{k: getattr(declared, k) for k in ("title", "seeds", "claims", "tables", "sensitivity", "curves", "figure3")},
-        power=declared.power,
-        students={"base": Given(once=True), "sft": Given(once=False)},
-        traces={"labels": Given(folder="stills")},
-        benchmarks={"stills": Given(difficulty="labels"), "video": Given(difficulty=None)},
-    )
-    read = report_spec(given)
+def test_what_the_report_reads_of_a_declaration():
+    read = report_spec(declared())
     assert (read.once, read.difficulty) == ({"base"}, {"stills": "traces/stills"})
+    assert read.asked == {("base", "stills", "av"), ("sft", "stills", "av")}
+
+
+def test_cells_of_an_earlier_declaration_are_not_read(study):
+    out, _ = study
+    asked = [("base", "stills", "av"), ("sft", "stills", "av")]
+    assert set(read_cells(out / "benchmarks", SEEDS, (), {}, asked).runs) == set(asked)
+    assert len(read_cells(out / "benchmarks", SEEDS, (), {}).runs) > 2
 
 
 @needs_browser

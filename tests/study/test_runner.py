@@ -272,3 +272,18 @@ def test_a_study_that_is_killed_and_stopped_ends_with_the_files_of_its_commands(
     assert "17 of 17 stages were finished before" in done.stderr
     [verdict] = json.loads((out / "report" / "verdicts.json").read_text())
     assert verdict["id"] == "rl_over_base"
+
+
+PACKAGED = ["nano/study.yaml"]
+QUICK = [*PACKAGED, "nano/study_quick.yaml"]
+
+
+@pytest.mark.parametrize("configs", [PACKAGED, QUICK, [*QUICK, "nano/study_shuffled.yaml"]])
+def test_the_packaged_studies_are_whole(configs, tmp_path):
+    study, text = read_declaration(configs)
+    stages = plan(study, tmp_path).stages.values()
+    assert len([stage for stage in stages if stage.kind == "test"]) >= len(study.claims)
+    merged = next(stage for stage in stages if stage.name == "traces/merged")
+    assert ("--shuffle_seed" in merged.command) == ("shuffled" in study.title) == (len(configs) == 3)
+    (tmp_path / "again.yaml").write_text(text)
+    read_declaration([str(tmp_path / "again.yaml"), "nano/study_quick.yaml"])  # takes away what is gone already

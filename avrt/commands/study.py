@@ -88,7 +88,8 @@ def print_cells(study: Declaration, out: Path, console: Console) -> None:
     """The accuracy of each student on each benchmark under each mask, with each seed."""
     rows = []
     for student, benchmark, mask in study.cells():
-        folders = [out / "benchmarks" / student / f"seed-{seed}" / benchmark / mask for seed in study.seeds]
+        seeds = study.seeds_of(student)
+        folders = [out / "benchmarks" / student / f"seed-{seed}" / benchmark / mask for seed in seeds]
         found = [Result.load(folder / RESULT).accuracy.mean for folder in folders]
         mean = percent(sum(found) / len(found))
         rows.append((f"{student} / {benchmark} / {mask}", mean, " ".join(percent(each) for each in found)))

@@ -225,13 +225,11 @@ def pooled_weight(others: int, independent: int) -> int:
     return max(0, min(POOLED, others, independent))
 
 
-def compare_grids(first: AnswerGrid, second: AnswerGrid) -> Layout:
-    """First minus second, over the seeds that both have; a model that stands for every seed is paired with each.
-
-    Against a student with several seeds, such a model is taken as it is: the error holds the other's chance alone.
+def paired(first: AnswerGrid, second: AnswerGrid) -> tuple[AnswerGrid, AnswerGrid]:
+    """Both with the seeds that both have; a model that stands for every seed is repeated.
 
     Raises:
-        ValueError: If they have no seed in common, or there is one clip alone.
+        ValueError: If they have no seed in common.
     """
     if first.once and second.once:
         seeds: list[int] = [first.seeds[0]]
@@ -240,8 +238,21 @@ def compare_grids(first: AnswerGrid, second: AnswerGrid) -> Layout:
         seeds = sorted(set.intersection(*(set(grid.seeds) for grid in several)))
     if not seeds:
         raise ValueError(f"no seed in common: {list(first.seeds)} and {list(second.seeds)}")
+    return first.of_seeds(seeds), second.of_seeds(seeds)
+
+
+def compare_grids(first: AnswerGrid, second: AnswerGrid) -> Layout:
+    """First minus second, over the seeds that both have.
+
+    A model that stands for every seed is taken as it is: against a student with several, the error holds the other's
+    chance alone.
+
+    Raises:
+        ValueError: If they have no seed in common, or there is one clip alone.
+    """
+    first, second = paired(first, second)
     clips = sorted({*first.clips, *second.clips})
-    z = first.of_seeds(seeds).contributions(clips) - second.of_seeds(seeds).contributions(clips)
+    z = first.contributions(clips) - second.contributions(clips)
     return Layout.of(z, max(len(first.clips), len(second.clips)))
 
 

@@ -104,6 +104,7 @@ def report_spec(declaration: Declaration) -> ReportSpec:
         figure3=declaration.figure3,
         power=declaration.power,
         asked=frozenset(declaration.cells()),
+        fewer={name: student.seeds for name, student in declaration.students.items() if student.seeds is not None},
     )
 
 
@@ -119,9 +120,9 @@ def analyze(declaration: Declaration | ReportSpec, out: Path) -> Analysis:
     """
     spec = declaration if isinstance(declaration, ReportSpec) else report_spec(declaration)
     labels = {name: out / folder / DIFFICULTY_FILE for name, folder in spec.difficulty.items()}
-    cells = read_cells(out / "benchmarks", spec.seeds, spec.once, labels, spec.asked)
+    cells = read_cells(out / "benchmarks", spec.seeds, spec.once, labels, spec.asked, spec.fewer)
     compared, left_out = comparable(cells, spec.claims)
-    claims = judge(cells, compared, len(spec.seeds), spec.power)
+    claims = judge(cells, compared, len(spec.seeds), spec.fewer, spec.power)
     settings, main = _settings(cells, spec.sensitivity)
     (out / REPORT).mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = [claim.to_record() for claim in claims]

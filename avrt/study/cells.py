@@ -111,6 +111,7 @@ def read_cells(
     once: Iterable[str],
     difficulty: Mapping[str, Path],
     asked: Collection[Key] | None = None,
+    fewer: Mapping[str, int] | None = None,
 ) -> Cells:
     """Read `STUDENT/seed-S/BENCHMARK/MASK/` below a folder.
 
@@ -121,6 +122,7 @@ def read_cells(
         difficulty: Benchmark -> `difficulty.jsonl`, whose labels its questions get.
         asked: (student, benchmark, mask) that belong to the study; others, left by an earlier declaration, are not
             read. None for all.
+        fewer: Student -> how many of the seeds, the first, it has; others have all.
 
     Raises:
         AvrtError: If there is no result, or a file is damaged.
@@ -129,7 +131,7 @@ def read_cells(
     for path in sorted(folder.glob(f"*/{SEED}*/*/*/{RESULT}")):
         student, seed, benchmark, mask = path.parent.relative_to(folder).parts
         number = seed.removeprefix(SEED)
-        if not number.isdecimal() or int(number) not in seeds:
+        if not number.isdecimal() or int(number) not in seeds[: (fewer or {}).get(student)]:
             continue
         if asked is not None and (student, benchmark, mask) not in asked:
             continue

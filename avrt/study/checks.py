@@ -42,8 +42,27 @@ def check(study: Declaration) -> None:
         _all_known(asked.students, study.students, f"asked.{number}.students")
         _all_known(asked.benchmarks, study.benchmarks, f"asked.{number}.benchmarks")
         _all_known(asked.masks, MASKS, f"asked.{number}.masks")
+    for name in study.students:
+        _check_seeds(study, name)
     _check_claims(study)
     _check_page(study)
+
+
+def _check_seeds(study: Declaration, name: str) -> None:
+    """Refuse a number of seeds that is none, and a student that needs another one of fewer seeds."""
+    student, where = study.students[name], f"students.{name}.seeds"
+    if student.seeds is not None and (student.once or student.seeds < 1):
+        what = "is trained once, for all seeds" if student.once else f"is {student.seeds}"
+        raise AvrtError(what, where=where, remedy="leave it out, or give a number from 1 up without `once`")
+    common = study.training.get(student.stage)
+    arguments = {**(common.arguments if common else {}), **student.arguments}
+    for other in (student.source, *(name for section, name in references(arguments) if section == "students")):
+        if other not in study.students or study.students[other].once or student.once:
+            continue
+        if len(study.seeds_of(other)) < len(study.seeds_of(name)):
+            has, needs = len(study.seeds_of(other)), len(study.seeds_of(name))
+            what = f"{needs} seeds of {name} need {other}, which has {has}"
+            raise AvrtError(what, where=where, remedy=f"set it to {has}")
 
 
 def _check_names(study: Declaration) -> None:

@@ -195,6 +195,7 @@ class ReportSpec:
         figure3: Which questions are shown under every mask.
         power: What is assumed.
         asked: (student, benchmark, mask) of all cells; None for whatever there is.
+        fewer: Student -> with how many of the seeds it was trained, where these are not all.
     """
 
     title: str
@@ -208,3 +209,4 @@ class ReportSpec:
     figure3: Figure3Spec | None = None
     power: PowerSpec = field(default_factory=PowerSpec)
     asked: frozenset[tuple[str, str, str]] | None = None
+    fewer: Mapping[str, int] = field(default_factory=dict)

@@ -50,6 +50,7 @@ class StudentSpec:
         config: Further configurations, which are merged in this order.
         arguments: Options of `avrt fit`.
         once: Train it with the first seed alone, for all seeds.
+        seeds: Train it with the first so many seeds at most; None for all. It is compared with others over these alone.
     """
 
     stage: Literal["sft", "grpo"]
@@ -58,6 +59,7 @@ class StudentSpec:
     config: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     once: bool = False
+    seeds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Declaration:
         students: Name -> a student.
         benchmarks: Name -> a benchmark.
         asked: Who is asked what.
-        seeds: Seeds; all students are trained with each.
+        seeds: Seeds; students are trained with each, unless they name a smaller number.
         training: `sft` or `grpo` -> what its trainings have in common.
         traces: Name -> traces, in the order in which those of one folder run.
         claims: The paper's orderings.
@@ -146,6 +148,10 @@ class Declaration:
     curves: list[str] = field(default_factory=list)
     figure3: Figure3Spec | None = None
     power: PowerSpec = field(default_factory=PowerSpec)
+
+    def seeds_of(self, student: str) -> list[int]:
+        """The seeds that a student is trained with; one of `once` stands for all."""
+        return self.seeds[: self.students[student].seeds]
 
     def cells(self) -> list[tuple[str, str, str]]:
         """(student, benchmark, mask) of all that is asked, each once."""

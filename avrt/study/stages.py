@@ -118,10 +118,10 @@ class _Planner:
             elif section == "traces":
                 self._add_traces(name)
             else:
-                for seed in self.study.seeds:
+                for seed in self.study.seeds_of(name):
                     self._add_student(name, seed)
         for student, benchmark, mask in self.study.cells():
-            for seed in self.study.seeds:
+            for seed in self.study.seeds_of(student):
                 self._add_cell(student, benchmark, mask, seed)
         return self.made
 

@@ -31,7 +31,8 @@ def state_power(declaration: Declaration, out: Path) -> Table:
             sizes[name] = (clips, clips * int(asked["questions_per_clip"]))
     claims = [claim for claim in declaration.claims if claim.benchmark in sizes]
     once = frozenset(name for name, student in declaration.students.items() if student.once)
-    stated = stated_power(claims, sizes, len(declaration.seeds), once, declaration.power)
+    seeds = {name: len(declaration.seeds_of(name)) for name in declaration.students}
+    stated = stated_power(claims, sizes, len(declaration.seeds), seeds, once, declaration.power)
     rows = [
         [
             claim.text,

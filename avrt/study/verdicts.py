@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from avrt.evaluation.paired_effects import AnswerGrid, Effect, Layout, compare_grids, holm, pooled_weight, together
+from avrt.evaluation.paired_effects import (
+    AnswerGrid,
+    Effect,
+    Layout,
+    compare_grids,
+    holm,
+    paired,
+    pooled_weight,
+    together,
+)
 from avrt.evaluation.power import Design, Power, PowerSpec, expected_error, found_with
 from avrt.evaluation.student_t import two_sided_p
 from avrt.study.cells import MEASURES, Cells, Measure, NothingToCompareError
@@ -21,7 +30,7 @@ class ClaimResult:
 
     Attributes:
         claim: The claim.
-        first: Accuracy of the first cell, 0 to 1.
+        first: Accuracy of the first cell, 0 to 1, over the seeds that both have.
         second: Accuracy of the second.
         effect: First minus second.
         strict: The same by the strict scorer, which asks for the form as well.
@@ -91,13 +100,16 @@ def comparable(cells: Cells, claims: Sequence[ClaimSpec]) -> tuple[list[ClaimSpe
     return found, left_out
 
 
-def judge(cells: Cells, claims: Sequence[ClaimSpec], seeds: int, assumed: PowerSpec) -> list[ClaimResult]:
+def judge(
+    cells: Cells, claims: Sequence[ClaimSpec], seeds: int, fewer: Mapping[str, int], assumed: PowerSpec
+) -> list[ClaimResult]:
     """Every claim with its verdict.
 
     Args:
         cells: The answers.
         claims: The claims.
         seeds: The number of seeds that was declared, for the power as it is stated beforehand.
+        fewer: Student -> with how many of them it was trained, where these are not all.
         assumed: The assumptions of power, and what counts as a difference.
 
     Raises:
@@ -111,10 +123,10 @@ def judge(cells: Cells, claims: Sequence[ClaimSpec], seeds: int, assumed: PowerS
     corrected = holm([effect.p for effect in effects])
     below = holm([_below(e, c.sign, _least(c, assumed)) for e, c in zip(effects, claims, strict=True)])
     sizes = {claim.benchmark: _size(cells, claim) for claim in claims}
-    stated = stated_power(claims, sizes, seeds, cells.once, assumed)
+    stated = stated_power(claims, sizes, seeds, fewer, cells.once, assumed)
     found = []
-    for i, (claim, (first, second)) in enumerate(zip(claims, grids["headline"], strict=True)):
-        effect = effects[i]
+    for i, (claim, grid) in enumerate(zip(claims, grids["headline"], strict=True)):
+        effect, (first, second) = effects[i], paired(*grid)
         found.append(
             ClaimResult(
                 claim=claim,
@@ -176,6 +188,7 @@ def stated_power(
     claims: Sequence[ClaimSpec],
     sizes: Mapping[str, tuple[int, int]],
     seeds: int,
+    fewer: Mapping[str, int],
     once: frozenset[str],
     assumed: PowerSpec,
 ) -> list[Power]:
@@ -185,10 +198,12 @@ def stated_power(
         claims: The claims.
         sizes: Benchmark -> its clips and its questions.
         seeds: Number of seeds.
+        fewer: Student -> its number of seeds, where that is smaller.
         once: Students of which one model stands for every seed.
         assumed: The assumptions.
     """
-    several = [seeds if {claim.first.student, claim.second.student} - once else 1 for claim in claims]
+    students = [{claim.first.student, claim.second.student} - once for claim in claims]
+    several = [min((fewer.get(name, seeds) for name in names), default=1) for names in students]
     others = sum(number > 1 for number in several) - 1
     pooled = pooled_weight(others, _independent(claims, once))
     found = []

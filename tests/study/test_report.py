@@ -156,10 +156,21 @@ def test_power_is_stated_without_any_answer(study, tmp_path):
     table = state_power(declared(shards=shards, claims=[*spec().claims, other], students=students), tmp_path)
     assert [row[3] for row in table.rows] == [f"{r.stated.smallest:.1f}" for r in analysis.claims]
     assert "smallest difference found" in (tmp_path / "report" / "power.md").read_text()
-    stated = stated_power(spec().claims, {"stills": (60, 240)}, 3, frozenset(), PowerSpec())
+    stated = stated_power(spec().claims, {"stills": (60, 240)}, 3, {}, frozenset(), PowerSpec())
     assert [r.stated for r in analysis.claims] == stated
     assert 0 < stated[0].published < 1
     assert stated[1].published is None
+
+
+def test_a_student_of_fewer_seeds_is_compared_over_these(study):
+    out, analysis = study
+    found = analyze(spec(fewer={"twin": 2}), out)
+    fewer, whole = ({r.claim.id: r for r in a.claims} for a in (found, analysis))
+    assert (fewer["twins"].effect.seeds, fewer["rl"].effect.seeds) == (2, 3)
+    assert fewer["twins"].first != whole["twins"].first, "the accuracies are those of the same seeds"
+    assert fewer["twins"].first - fewer["twins"].second == pytest.approx(fewer["twins"].effect.difference)
+    assert fewer["twins"].stated.smallest > whole["twins"].stated.smallest
+    assert fewer["rl"].stated == whole["rl"].stated
 
 
 def test_a_group_without_questions_leaves_its_claim_out(study):

@@ -101,6 +101,8 @@ def declared(tmp_path):
         ("students.rl.sorce", "base", "students.rl: Option 'sorce' is not accepted"),
         ("students.rl", "base", "students.rl: is 'base', and no mapping"),
         ("seeds", "[0, 0]", "seeds: a study needs seeds, and each once"),
+        ("students.rl.seeds", "0", "students.rl.seeds: is 0"),
+        ("students.base.seeds", "1", "students.rl.seeds: 2 seeds of rl need base, which has 1"),
         ("training.dpo", "{}", "training: no such name: dpo"),
         ("shards.traced", "{recipe: nano_world}", "traced: is the name of shards and of traces"),
     ],
@@ -138,6 +140,11 @@ def test_equal_stages_are_one_and_what_is_needed_comes_first(declared):
     ]
     study, _ = read_declaration([str(declared)], overrides)
     made = plan(study, Path("out"))
+    fewer = plan(read_declaration([str(declared)], [*overrides, ("students.rl.seeds", "1")])[0], Path("out"))
+    assert made.stages.keys() - fewer.stages.keys() == {
+        *(f"students/rl/seed-1/{part}" for part in ("run", "model")),
+        *(f"benchmarks/rl/seed-1/world/{mask}" for mask in ("av", "a")),
+    }
     done: set[str] = set()
     for name, stage in made.stages.items():
         assert done.issuperset(stage.needs), name

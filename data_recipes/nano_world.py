@@ -139,7 +139,7 @@ class NanoWorld(Recipe):
 
 
 def render(scene: Scene, path: Path) -> None:
-    """Write a scene as mp4: H.264 at 64x64 and 8 fps, AAC stereo at 44.1 kHz, 2 s."""
+    """Write a scene as mp4: H.264 at 64x64 and 8 fps, FLAC stereo at 44.1 kHz, 2 s."""
     rng = np.random.default_rng([*scene.seed, 1])
     shown, heard = list(pictures(scene.thing, rng)), wave(scene.sound, rng)
     write_clip_of(shown, heard, path)

@@ -16,12 +16,12 @@ def questions():
     return [sample for _, _, samples in NanoWorld(clips=150).questions() for sample in samples]
 
 
-def test_clips_are_h264_and_stereo_aac_at_44_khz(tmp_path):
+def test_clips_are_h264_and_stereo_flac_at_44_khz(tmp_path):
     item = next(iter(NanoWorld(clips=1).items(tmp_path)))
     with av.open(str(item.files[Modality.VIDEO])) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert (video.codec_context.name, video.width, video.height) == ("h264", 64, 64)
-        assert (audio.codec_context.name, audio.rate, audio.channels) == ("aac", 44_100, 2)
+        assert (audio.codec_context.name, audio.rate, audio.channels) == ("flac", 44_100, 2)
         assert float(video.duration * video.time_base) == pytest.approx(2.0)
 
 

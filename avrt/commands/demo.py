@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,13 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from avrt.arguments import OneLineErrors
-from avrt.commands.demo_stages import Stage, stages
+from avrt.commands.demo_stages import demo_plan
 from avrt.data.sample import LETTERS
-from avrt.errors import AvrtError
 from avrt.messages import print_results, quoted
 from avrt.response import parse_response
-
-DONE = ".done"
+from avrt.study.executor import JOBS_HELP, cores, execute
+from avrt.study.records import Records
 
 
 def main(arguments: list[str]) -> None:
@@ -37,11 +32,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=str, default="demo", help="folder for everything that the demo makes")
     parser.add_argument("--clips", type=int, default=400, help="number of training clips")
     parser.add_argument("--model.student.source", dest="source", default="nano", help="an untrained nano preset")
+    parser.add_argument("--jobs", type=int | None, default=None, help=JOBS_HELP)
     options = parser.parse_args(arguments)
     out, console = Path(options.out), Console()
     begun = time.perf_counter()
-    for stage in stages(out, options.clips, options.source):
-        _run(stage, out, console)
+    execute(demo_plan(out, options.clips, options.source), out, options.jobs or cores(), commands_shown=True)
     console.print(result_table(out))
     console.print(f"this run took {time.perf_counter() - begun:.0f} s", highlight=False)
     students = f"{out / 'sft' / 'model'}, {out / 'grpo' / 'model'}"
@@ -57,41 +52,19 @@ def result_table(out: Path) -> Table:
     columns = ("right %", "both", "vision", "audio", "format", "reward", "words")
     for column in ("student", *columns, "train s"):
         table.add_column(column, justify="left" if column == "student" else "right", no_wrap=column == "student")
+    records = Records(out)
     relations = {"Which": "both", "Come From": "vision", "Happening": "audio"}
     for name, label, training in (("base", "base", None), ("sft", "SFT", "sft/run"), ("grpo", "SFT+GRPO", "grpo/run")):
         lines = (out / "eval" / name / "predictions.jsonl").read_text().splitlines()
-        records = [record for record in map(json.loads, lines) if record["error"] is None]
-        cells = [_share(records, "correct")]
+        answers = [record for record in map(json.loads, lines) if record["error"] is None]
+        cells = [_share(answers, "correct")]
         for kind in relations:
-            cells.append(_share([r for r in records if r["question_type"] == kind], "correct"))
-        cells.append(_share(records, "well_formed"))
-        cells.append(f"{sum(r['rewards']['total'] for r in records) / len(records):.3f}")
-        cells.append(f"{sum(_words(r['responses'][0]) for r in records) / len(records):.1f}")
-        seconds = json.loads((out / training / DONE).read_text())["seconds"] if training else None
-        table.add_row(label, *cells, f"{seconds:.0f}" if seconds is not None else "-")
+            cells.append(_share([r for r in answers if r["question_type"] == kind], "correct"))
+        cells.append(_share(answers, "well_formed"))
+        cells.append(f"{sum(r['rewards']['total'] for r in answers) / len(answers):.3f}")
+        cells.append(f"{sum(_words(r['responses'][0]) for r in answers) / len(answers):.1f}")
+        table.add_row(label, *cells, f"{records.found[training].seconds:.0f}" if training else "-")
     return table
-
-
-def _run(stage: Stage, out: Path, console: Console) -> None:
-    marker = out / stage.name / DONE
-    if marker.is_file():
-        if json.loads(marker.read_text())["command"] != list(stage.command):
-            raise AvrtError(
-                "was done with other options, as for another student", where=marker.parent, remedy="give another --out"
-            )
-        console.print(f"[dim]{stage.title}: done before[/dim]", highlight=False)
-        return
-    if not stage.resumes:
-        shutil.rmtree(marker.parent, ignore_errors=True)  # what an interrupted stage left behind
-    console.print(f"[bold]{stage.title}[/bold]\n  avrt {' '.join(stage.command)}", highlight=False)
-    begun = time.perf_counter()
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    if subprocess.run([sys.executable, "-m", "avrt", *stage.command], env=environment, check=False).returncode:
-        raise AvrtError("failed, see above", where=stage.title, remedy="run the demo again; finished stages are kept")
-    seconds = time.perf_counter() - begun
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps({"seconds": seconds, "command": stage.command}))
-    console.print(f"  {seconds:.0f} s", highlight=False)
 
 
 def _share(records: list[dict[str, Any]], field: str) -> str:

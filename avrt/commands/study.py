@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from avrt.evaluation.statistics import percent
 from avrt.messages import print_results, printable, quoted
 from avrt.study.analysis import REPORT, analyze
 from avrt.study.declaration import Declaration
-from avrt.study.executor import execute
+from avrt.study.executor import JOBS_HELP, cores, execute
 from avrt.study.page import write
 from avrt.study.reading import FIELDS, read_declaration, split_arguments, write_declaration
 from avrt.study.stages import Plan, plan
@@ -55,7 +54,7 @@ def main(arguments: list[str]) -> None:
     if study.claims:
         state_power(study, out)
         print(f"what it can tell, stated before it runs: {out / REPORT / POWER}", flush=True)
-    execute(stages, out, options.jobs or len(os.sched_getaffinity(0)))
+    execute(stages, out, options.jobs or cores())
     console = Console()
     print_cells(study, out, console)
     analysis = analyze(study, out)
@@ -74,7 +73,7 @@ def _parser() -> OneLineErrors:
     add("--config", type=str, action="append", help=f"a declaration; several are merged (default: {DECLARATION})")
     add("--quick", type=bool, default=False, help=f"merge {QUICK} after the first")
     add("--out", type=str, default="study", help="folder for everything that is made")
-    add("--jobs", type=int | None, default=None, help="stages at a time; by default as many as there are cores")
+    add("--jobs", type=int | None, default=None, help=JOBS_HELP)
     add("--dry_run", type=bool, default=False, help="print the commands, and run none")
     return parser
 

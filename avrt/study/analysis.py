@@ -12,7 +12,7 @@ from avrt.evaluation.paired_effects import Effect, compare_grids, together
 from avrt.evaluation.questions import Question, side_by_side
 from avrt.evaluation.tables import Table
 from avrt.files import write_whole
-from avrt.study.cells import Cells, read_cells
+from avrt.study.cells import Cells, check_same_questions, read_cells
 from avrt.study.claims import Figure3Spec, PowerSpec, ReportSpec, SensitivitySpec
 from avrt.study.declaration import Declaration
 from avrt.study.tables import all_tables, apart_table, power_table, verdict_table
@@ -154,7 +154,10 @@ def _settings(cells: Cells, declared: SensitivitySpec) -> tuple[dict[str, list[S
     asked = {student: None for values in declared.parameters.values() for student in values.values()}
     others = [s for s in asked if s != main and cells.has(s, declared.benchmark, declared.mask)]
     reference = cells.grid(main, declared.benchmark, declared.mask, {})
-    layouts = [compare_grids(cells.grid(s, declared.benchmark, declared.mask, {}), reference) for s in others]
+    grids = [cells.grid(s, declared.benchmark, declared.mask, {}) for s in others]
+    for student, grid in zip(others, grids, strict=True):
+        check_same_questions(grid, reference, f"sensitivity: {student}")
+    layouts = [compare_grids(grid, reference) for grid in grids]
     effects = dict(zip(others, together(layouts, len(others) - 1), strict=True))
     found = {
         name: [Setting(value, student, effects.get(student), student == main) for value, student in values.items()]

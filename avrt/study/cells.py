@@ -105,6 +105,17 @@ class Cells:
         return self._means[key]
 
 
+def check_same_questions(first: AnswerGrid, second: AnswerGrid, where: str) -> None:
+    """Refuse to pair answers to different questions, as where one student was asked other shards.
+
+    Raises:
+        AvrtError: If the clips that the questions are about differ.
+    """
+    if first.clips != second.clips:
+        what = f"{len(first.clips)} and {len(second.clips)} answers, which are not to the same questions"
+        raise AvrtError(what, where=where, remedy="ask both students the same shards")
+
+
 def read_cells(
     folder: Path,
     seeds: Sequence[int],

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from avrt.errors import AvrtError
-from avrt.messages import printable
+from avrt.messages import printable, quoted
 from avrt.progress import ProgressDisplay
 from avrt.study.estimate import Estimate
 from avrt.study.process import Processes, Told
@@ -30,6 +30,7 @@ _PATIENCE = 60.0
 _ORPHANS = 15.0
 """How long those of a study that was killed may take to see it."""
 _LAST_LINES = 15
+JOBS_HELP = "stages at a time; by default as many as there are cores"
 
 
 @dataclass
@@ -43,13 +44,19 @@ class _Running:
     at: int = 0
 
 
-def execute(plan: Plan, out: Path, jobs: int) -> None:
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def execute(plan: Plan, out: Path, jobs: int, *, commands_shown: bool = False) -> None:
     """Run what is not finished of a plan.
 
     Args:
         plan: The stages.
         out: The study's folder.
         jobs: How many stages run at a time.
+        commands_shown: Print the command of each stage when it begins, and how long it took when it has ended.
 
     Raises:
         AvrtError: If a stage fails, after all that do not need it; its status is 1. Or if another study runs there.
@@ -58,7 +65,7 @@ def execute(plan: Plan, out: Path, jobs: int) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
-        _Executor(plan, out, jobs).run()
+        _Executor(plan, out, jobs, commands_shown).run()
 
 
 class StageFailedError(AvrtError):
@@ -68,8 +75,9 @@ class StageFailedError(AvrtError):
 
 
 class _Executor:
-    def __init__(self, plan: Plan, out: Path, jobs: int) -> None:
+    def __init__(self, plan: Plan, out: Path, jobs: int, commands_shown: bool) -> None:
         self._plan = plan
+        self._commands_shown = commands_shown
         self._jobs = max(1, jobs)
         self._records = Records(out)
         self._records.identify(plan)
@@ -160,6 +168,7 @@ class _Executor:
                 told: Told = each.told.recv()
                 if told.status is None:
                     each.begun = time.monotonic()
+                    self._tell(f"avrt {' '.join(map(quoted, each.stages[told.number].command))}")
                     continue
                 self._take(each.stages[told.number], told)
                 each.at = told.number + 1
@@ -180,6 +189,7 @@ class _Executor:
         if not told.status and stage.leaves.exists():
             self._records.add(stage, told.seconds, told.cpu_seconds)
             self._finished.add(stage.name)
+            self._tell(f"{stage.name}: {told.seconds:.0f} s")
             return
         if self._signal is not None:
             return  # told to end
@@ -193,6 +203,10 @@ class _Executor:
         self._display.say(f"failed: {stage.name} ({how}), {log}:")
         for line in _last_lines(log):
             self._display.say(f"  {line}")
+
+    def _tell(self, text: str) -> None:
+        if self._commands_shown:
+            self._display.say(text)
 
     def _show(self) -> None:
         now = [each.stages[min(each.at, len(each.stages) - 1)].name for each in self._running]

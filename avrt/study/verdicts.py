@@ -18,7 +18,7 @@ from avrt.evaluation.paired_effects import (
 )
 from avrt.evaluation.power import Design, Power, PowerSpec, expected_error, found_with
 from avrt.evaluation.student_t import two_sided_p
-from avrt.study.cells import MEASURES, Cells, Measure, NothingToCompareError
+from avrt.study.cells import MEASURES, Cells, Measure, NothingToCompareError, check_same_questions
 from avrt.study.claims import ClaimSpec
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
@@ -180,8 +180,14 @@ def _below(effect: Effect, sign: int, least: float) -> float:
 def design(claim: ClaimSpec, seeds: int, clips: int, questions: int, pooled: int) -> Design:
     """How much a claim's comparison asks, as far as the declaration says."""
     (_, first), (_, second) = claim.cells()
-    unpaired = first.group != second.group or (first.benchmark or second.benchmark) is not None
-    return Design(seeds, clips, questions, grouped=bool(first.group or second.group), unpaired=unpaired, pooled=pooled)
+    grouped = bool(first.group or second.group)
+    return Design(seeds, clips, questions, grouped=grouped, unpaired=unpaired(claim), pooled=pooled)
+
+
+def unpaired(claim: ClaimSpec) -> bool:
+    """Whether a claim is about two groups of questions, or two benchmarks, so that no answers belong together."""
+    (_, first), (_, second) = claim.cells()
+    return first.group != second.group or (first.benchmark or second.benchmark) is not None
 
 
 def stated_power(
@@ -219,6 +225,8 @@ def _grids(cells: Cells, claim: ClaimSpec, measure: Measure) -> tuple[AnswerGrid
 
 
 def _compared(claim: ClaimSpec, first: AnswerGrid, second: AnswerGrid) -> Layout:
+    if not unpaired(claim):
+        check_same_questions(first, second, f"claim {claim.id}")
     try:
         return compare_grids(first, second)
     except ValueError as error:

@@ -56,10 +56,10 @@ def answered(skill, rng):
     return answer
 
 
-def make_cell(out: Path, student, seed, mask, answer, benchmark="stills"):
+def make_cell(out: Path, student, seed, mask, answer, benchmark="stills", samples=None):
     """One cell of a study."""
     folder = out / "benchmarks" / student / f"seed-{seed}" / benchmark / mask
-    make_run(folder, "some label", answer, samples=questions(), mask=mask, name=benchmark, parameters=4_000_000)
+    make_run(folder, "some label", answer, samples=samples or questions(), mask=mask, name=benchmark, parameters=4_000_000)
 
 
 def make_study(out: Path) -> ReportSpec:

@@ -16,7 +16,7 @@ from avrt.study.cells import read_cells
 from avrt.study.claims import CellSpec, SensitivitySpec, TablesSpec
 from avrt.study.declaration import AskedSpec, BenchmarkSpec, Declaration, ShardsSpec, StudentSpec, TracesSpec
 from avrt.study.statement import state_power
-from avrt.study.verdicts import stated_power
+from avrt.study.verdicts import comparable, stated_power
 from tests.browser import assert_readable, browsing, needs_browser
 from tests.study.made import SEEDS, answered, claim, make_cell, make_study, questions, spec
 
@@ -171,6 +171,16 @@ def test_a_student_of_fewer_seeds_is_compared_over_these(study):
     assert fewer["twins"].first - fewer["twins"].second == pytest.approx(fewer["twins"].effect.difference)
     assert fewer["twins"].stated.smallest > whole["twins"].stated.smallest
     assert fewer["rl"].stated == whole["rl"].stated
+
+
+def test_answers_to_other_questions_are_not_paired(tmp_path):
+    rng = np.random.default_rng(0)
+    for student, asked in (("sft_rl", questions()), ("sft", questions()[4:])):
+        for seed in SEEDS:
+            make_cell(tmp_path, student, seed, "av", answered(0.5, rng), samples=asked)
+    cells = read_cells(tmp_path / "benchmarks", SEEDS, (), {})
+    with pytest.raises(AvrtError, match="claim rl: 240 and 236 answers, which are not to the same questions"):
+        comparable(cells, spec().claims[:1])
 
 
 def test_a_group_without_questions_leaves_its_claim_out(study):

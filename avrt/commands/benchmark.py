@@ -21,7 +21,7 @@ from avrt.errors import AvrtError
 from avrt.evaluation.benchmark_options import OURS
 from avrt.evaluation.benchmark_runs import REPLAY
 from avrt.evaluation.predictions import PREDICTIONS, read_predictions
-from avrt.evaluation.protocol import MASKS, differences
+from avrt.evaluation.protocol import MASKS, cell_command, differences
 from avrt.evaluation.result import RESULT, Result
 from avrt.evaluation.statistics import percent
 from avrt.files import sha256, write_whole
@@ -185,14 +185,10 @@ def _cell(options: GridOptions, student: str, source: str, benchmark: str, proto
     parts = [student, benchmark, *([] if protocol.config is None else [protocol.name]), mask]
     folder, shards = Path(options.out, *parts), protocol.shards or spec.shards
     where = "--ckpt_path" if is_trained(Path(source)) else "--model.student.source"
-    command = ["test"]
-    for config in [*spec.config, *([] if protocol.config is None else [protocol.config])]:
-        command += ["--config", config]
-    command += [where, source, "--data.test", shards, "--trainer.devices", str(options.devices)]
-    command += ["--trainer.default_root_dir", str(folder), "--model.label", student]
-    command += ["--model.benchmark.name", benchmark]
-    command += [word for key, value in MASKS[mask].items() for word in (f"--{key}", value)]
-    return Cell("/".join(parts), folder, shards, (*command, *options.arguments))
+    configs = [*spec.config, *([] if protocol.config is None else [protocol.config])]
+    command = cell_command(configs, (where, source), shards, str(folder), student, benchmark, mask)
+    devices = ("--trainer.devices", str(options.devices))
+    return Cell("/".join(parts), folder, shards, (*command, *devices, *options.arguments))
 
 
 def run_grid(options: GridOptions, console: Console) -> None:

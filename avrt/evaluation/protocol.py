@@ -29,6 +29,28 @@ MASKS: dict[str, dict[str, str]] = {
 only (audio absent, or silent); text only; and audio-visual with the audio of another clip."""
 
 
+def cell_command(
+    configs: Iterable[str], model: tuple[str, str], shards: str, folder: str, label: str, benchmark: str, mask: str
+) -> tuple[str, ...]:
+    """The arguments of `avrt` that ask one student one benchmark under one mask.
+
+    Args:
+        configs: Configurations of `avrt test`, which are merged in this order.
+        model: The option that takes the student, and the student.
+        shards: The benchmark's shards.
+        folder: Where the result goes.
+        label: The student's name in the result.
+        benchmark: The benchmark's.
+        mask: One of `MASKS`.
+    """
+    return (
+        *("test", *(word for config in configs for word in ("--config", config))),
+        *(*model, "--data.test", shards, "--trainer.default_root_dir", folder),
+        *("--model.label", label, "--model.benchmark.name", benchmark),
+        *(word for key, value in MASKS[mask].items() for word in (f"--{key}", value)),
+    )
+
+
 def in_mask_order(names: Iterable[str]) -> list[str]:
     """Names of masks, each once, in the order of `MASKS`; others follow in alphabetical order."""
     order = list(MASKS)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from avrt.data.shards.manifest import MANIFEST
-from avrt.evaluation.protocol import MASKS
+from avrt.evaluation.protocol import cell_command
 from avrt.evaluation.result import RESULT
-from avrt.study.declaration import REFERENCE, BenchmarkSpec, Declaration, StudentSpec
+from avrt.study.declaration import REFERENCE, Declaration, StudentSpec
 from avrt.study.order import needed_first
 
 _OUT, _LABEL = "{out}", "--model.label"
@@ -232,7 +232,9 @@ class _Planner:
         shards, made = self._shards[spec.shards]
         folder = self.out / "benchmarks" / student / f"seed-{seed}" / benchmark / mask
         given, needs = self._options(spec.arguments, seed)
-        command = (*_test(spec, str(model), str(shards), folder, student, benchmark, mask), *given)
+        source = ("--model.student.source", str(model))
+        asked = cell_command(spec.config, source, str(shards), str(folder), student, benchmark, mask)
+        command = (*asked, *given)
         name = f"benchmarks/{student}/seed-{seed}/{benchmark}/{mask}"
         stage = Stage(
             name, folder, command, _once(trained, made, *needs), folder / RESULT, "test", f"test {benchmark}/{mask}",
@@ -261,18 +263,6 @@ class _Planner:
             text = value if isinstance(value, str) else json.dumps(value)
             words += [f"--{key}", REFERENCE.sub(lambda found: place(found[1], found[2]), text)]
         return tuple(words), _once(*needs)
-
-
-def _test(
-    spec: BenchmarkSpec, model: str, shards: str, folder: Path, student: str, benchmark: str, mask: str
-) -> tuple[str, ...]:
-    """The command that asks a student, as `avrt benchmark` would."""
-    return (
-        *("test", *(word for config in spec.config for word in ("--config", config))),
-        *("--model.student.source", model, "--data.test", shards, "--trainer.default_root_dir", str(folder)),
-        *(_LABEL, student, "--model.benchmark.name", benchmark),
-        *(word for key, value in MASKS[mask].items() for word in (f"--{key}", value)),
-    )
 
 
 def _once(*names: str) -> tuple[str, ...]:

@@ -59,7 +59,9 @@ def answered(skill, rng):
 def make_cell(out: Path, student, seed, mask, answer, benchmark="stills", samples=None):
     """One cell of a study."""
     folder = out / "benchmarks" / student / f"seed-{seed}" / benchmark / mask
-    make_run(folder, "some label", answer, samples=samples or questions(), mask=mask, name=benchmark, parameters=4_000_000)
+    make_run(
+        folder, "some label", answer, samples=samples or questions(), mask=mask, name=benchmark, parameters=4_000_000
+    )
 
 
 def make_study(out: Path) -> ReportSpec:

@@ -26,5 +26,8 @@ def test_it_trains_a_student_and_does_nothing_twice(tmp_path):
     assert f"avrt fit --config grpo.yaml --config nano/grpo.yaml --data.train {out / 'data' / 'train'}" in whole.stderr
     stages = {record["name"]: record["command"][0] for record in map(json.loads, (out / "stages.jsonl").open())}
     assert list(stages.values()).count("fit") == 3
+    other = avrt("demo", "--clips", "5", "--out", out, check=False)
+    assert other.returncode == 2
+    assert f"{out}: holds a demo of other options" in other.stderr
     again = avrt("demo", "--clips", "4", "--out", out)
     assert f"{len(stages)} of {len(stages)} stages were finished before" in again.stderr

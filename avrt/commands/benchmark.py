@@ -186,9 +186,9 @@ def _cell(options: GridOptions, student: str, source: str, benchmark: str, proto
     folder, shards = Path(options.out, *parts), protocol.shards or spec.shards
     where = "--ckpt_path" if is_trained(Path(source)) else "--model.student.source"
     configs = [*spec.config, *([] if protocol.config is None else [protocol.config])]
-    command = cell_command(configs, (where, source), shards, str(folder), student, benchmark, mask)
     devices = ("--trainer.devices", str(options.devices))
-    return Cell("/".join(parts), folder, shards, (*command, *devices, *options.arguments))
+    command = cell_command(configs, (where, source), shards, str(folder), student, benchmark, mask, devices)
+    return Cell("/".join(parts), folder, shards, (*command, *options.arguments))
 
 
 def run_grid(options: GridOptions, console: Console) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from avrt.arguments import OneLineErrors
 from avrt.commands.demo_stages import demo_plan
 from avrt.data.sample import LETTERS
+from avrt.errors import AvrtError
 from avrt.messages import print_results, quoted
 from avrt.response import parse_response
 from avrt.study.executor import JOBS_HELP, cores, execute
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> None:
         arguments: What follows `avrt demo`.
 
     Raises:
-        AvrtError: If a stage fails.
+        AvrtError: If a stage fails, or the folder holds a demo of other options.
     """
     parser = OneLineErrors(prog="avrt demo", description=__doc__)
     parser.add_argument("--out", type=str, default="demo", help="folder for everything that the demo makes")
@@ -35,8 +36,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--jobs", type=int | None, default=None, help=JOBS_HELP)
     options = parser.parse_args(arguments)
     out, console = Path(options.out), Console()
+    plan = demo_plan(out, options.clips, options.source)
+    for name, record in Records(out).found.items():
+        if name in plan.stages and tuple(record.command) != plan.stages[name].command:
+            remedy = "give another --out, or remove that folder"
+            raise AvrtError("holds a demo of other options, such as another student's", where=out, remedy=remedy)
     begun = time.perf_counter()
-    execute(demo_plan(out, options.clips, options.source), out, options.jobs or cores(), commands_shown=True)
+    execute(plan, out, options.jobs or cores(), commands_shown=True)
     console.print(result_table(out))
     console.print(f"this run took {time.perf_counter() - begun:.0f} s", highlight=False)
     students = f"{out / 'sft' / 'model'}, {out / 'grpo' / 'model'}"

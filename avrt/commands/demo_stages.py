@@ -36,18 +36,18 @@ def demo_plan(out: Path, clips: int, source: str = "nano") -> Plan:
         clips: Number of training clips.
         source: The nano preset that is trained.
     """
-    made = Plan()
+    made, raw = Plan(), out / "data" / "clips"
 
     def stage(name: str, command: tuple[str, ...], needs: tuple[str, ...] = ()) -> str:
         folder, goes_on = out / name, command[0] in ("fit", "traces")
-        made.stages[name] = Stage(
-            name, folder, command, needs, folder / _LEAVES[command[0]], command[0], name, name, goes_on
-        )
+        beside = (raw / folder.name,) if command[0] == "shards" else ()
+        leaves = folder / _LEAVES[command[0]]
+        made.stages[name] = Stage(name, folder, command, needs, leaves, command[0], name, name, goes_on, beside)
         return name
 
     def shards(split: str, number: int, *options: str) -> str:
-        raw, folder = str(out / "data" / "clips"), str(out / "data" / split)
-        command = ("shards", "nano_world", "--root", raw, "--out", folder, "--split", split, "--clips", str(number))
+        to = ("--root", str(raw), "--out", str(out / "data" / split))
+        command = ("shards", "nano_world", *to, "--split", split, "--clips", str(number))
         return stage(f"data/{split}", (*command, *options))
 
     def fit(name: str, needs: tuple[str, ...], *options: str) -> str:

@@ -11,9 +11,9 @@ The variance comes from the mean squares of the two-way layout, M_s, M_c and M_r
 M_s of three seeds has 2 degrees of freedom: alone it would find next to nothing, and Satterthwaite's form errs in the
 far tail where a few seeds happened to agree. So comparisons that are made together share what they know of seeds, as
 in Smyth's moderated t (2004): M_s / M_r of a comparison is averaged with the mean of the others', which weighs as
-much as `POOLED` comparisons, or fewer where fewer students were trained, and adds as many degrees of freedom. The
-average counts only where it is above the comparison's own M_s: students whose seeds differ more than others' are not
-made surer.
+much as `POOLED` comparisons, or fewer where fewer students were trained, and adds as many degrees of freedom; only
+comparisons of as many seeds or more are taken. The average counts only where it is above the comparison's own M_s:
+students whose seeds differ more than others' are not made surer.
 
 Simulated with 14 students, 13 to 15 claims without a difference, 150 clips and 2 to 6 seeds, whose spread is equal (0
 to 5 points), of two sizes, drawn from a range, or large for one student alone (6 points against 0.5); mean squares
@@ -212,10 +212,11 @@ def together(layouts: Sequence[Layout], independent: int) -> list[Effect]:
         layouts: The comparisons.
         independent: How many students were trained beside those of one comparison.
     """
-    ratios = [layout.seed_ratio for layout in layouts]
     found = []
-    for i, layout in enumerate(layouts):
-        others = [ratio for j, ratio in enumerate(ratios) if j != i and ratio is not None]
+    for layout in layouts:
+        # Those of fewer seeds know less of them than the degrees of freedom that are added stand for.
+        known = [other.seed_ratio for other in layouts if other is not layout and other.seeds >= layout.seeds]
+        others = [ratio for ratio in known if ratio is not None]
         found.append(layout.effect(others, pooled_weight(len(others), independent)))
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from avrt.text import to_json
@@ -30,7 +30,14 @@ only (audio absent, or silent); text only; and audio-visual with the audio of an
 
 
 def cell_command(
-    configs: Iterable[str], model: tuple[str, str], shards: str, folder: str, label: str, benchmark: str, mask: str
+    configs: Iterable[str],
+    model: tuple[str, str],
+    shards: str,
+    folder: str,
+    label: str,
+    benchmark: str,
+    mask: str,
+    further: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The arguments of `avrt` that ask one student one benchmark under one mask.
 
@@ -42,10 +49,11 @@ def cell_command(
         label: The student's name in the result.
         benchmark: The benchmark's.
         mask: One of `MASKS`.
+        further: Further options.
     """
     return (
         *("test", *(word for config in configs for word in ("--config", config))),
-        *(*model, "--data.test", shards, "--trainer.default_root_dir", folder),
+        *(*model, "--data.test", shards, *further, "--trainer.default_root_dir", folder),
         *("--model.label", label, "--model.benchmark.name", benchmark),
         *(word for key, value in MASKS[mask].items() for word in (f"--{key}", value)),
     )

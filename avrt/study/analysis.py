@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ def report_spec(declaration: Declaration) -> ReportSpec:
         figure3=declaration.figure3,
         power=declaration.power,
         asked=frozenset(declaration.cells()),
-        fewer={name: student.seeds for name, student in declaration.students.items() if student.seeds is not None},
+        fewer={name: len(declaration.seeds_of(name)) for name in declaration.students},
     )
 
 
@@ -140,7 +139,7 @@ def analyze(declaration: Declaration | ReportSpec, out: Path) -> Analysis:
         tables=[*([apart_table(claims)] if claims else []), *all_tables(cells, spec.tables)],
         settings=settings,
         main=main,
-        curves=_curves(out / "students", spec.curves, spec.seeds),
+        curves=_curves(out / "students", spec),
         questions=_questions(cells, spec.figure3),
         power=spec.power,
     )
@@ -166,11 +165,11 @@ def _settings(cells: Cells, declared: SensitivitySpec) -> tuple[dict[str, list[S
     return found, main
 
 
-def _curves(folder: Path, students: Sequence[str], seeds: Sequence[int]) -> dict[str, dict[str, dict[int, Points]]]:
+def _curves(folder: Path, spec: ReportSpec) -> dict[str, dict[str, dict[int, Points]]]:
     """The curves of trainings, for every seed that has a run."""
     found: dict[str, dict[str, dict[int, Points]]] = {tag: {} for tag in CURVES}
-    for student in students:
-        for seed in seeds:
+    for student in spec.curves:
+        for seed in spec.seeds[: spec.fewer.get(student)]:
             run = folder / student / f"seed-{seed}" / "run"
             if not run.is_dir():
                 continue

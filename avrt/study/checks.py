@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,35 +34,50 @@ def check(study: Declaration) -> None:
         _known(student.data, {**study.shards, **study.traces}, f"students.{name}.data")
         if not _may_be_a_model(student.source):
             _known(student.source, study.students, f"students.{name}.source")
-    for name, benchmark in study.benchmarks.items():
-        _known(benchmark.shards, study.shards, f"benchmarks.{name}.shards")
-        if benchmark.difficulty is not None:
-            _known(benchmark.difficulty, study.traces, f"benchmarks.{name}.difficulty")
+    for name, spec in study.benchmarks.items():
+        _known(spec.shards, study.shards, f"benchmarks.{name}.shards")
+        if spec.difficulty is not None:
+            _known(spec.difficulty, study.traces, f"benchmarks.{name}.difficulty")
     for number, asked in enumerate(study.asked):
         _all_known(asked.students, study.students, f"asked.{number}.students")
         _all_known(asked.benchmarks, study.benchmarks, f"asked.{number}.benchmarks")
         _all_known(asked.masks, MASKS, f"asked.{number}.masks")
-    for name in study.students:
-        _check_seeds(study, name)
+    _check_seeds(study)
     _check_claims(study)
     _check_page(study)
 
 
-def _check_seeds(study: Declaration, name: str) -> None:
-    """Refuse a number of seeds that is none, and a student that needs another one of fewer seeds."""
+def _check_seeds(study: Declaration) -> None:
+    """Refuse numbers of seeds that are none, and what needs a student of fewer seeds."""
+    for name in study.students:
+        _check_seeds_of(study, name)
+    for number, asked in enumerate(study.asked):
+        for benchmark in asked.benchmarks:
+            found = references(study.benchmarks[benchmark].arguments)
+            for name in asked.students:
+                needed = [other for section, other in found if section == "students"]
+                _check_needed_seeds(study, name, needed, f"asked.{number}")
+
+
+def _check_seeds_of(study: Declaration, name: str) -> None:
     student, where = study.students[name], f"students.{name}.seeds"
     if student.seeds is not None and (student.once or student.seeds < 1):
         what = "is trained once, for all seeds" if student.once else f"is {student.seeds}"
         raise AvrtError(what, where=where, remedy="leave it out, or give a number from 1 up without `once`")
     common = study.training.get(student.stage)
     arguments = {**(common.arguments if common else {}), **student.arguments}
-    for other in (student.source, *(name for section, name in references(arguments) if section == "students")):
-        if other not in study.students or study.students[other].once or student.once:
+    needed = [student.source, *(other for section, other in references(arguments) if section == "students")]
+    _check_needed_seeds(study, name, needed, where)
+
+
+def _check_needed_seeds(study: Declaration, name: str, needed: Iterable[str], where: str) -> None:
+    for other in needed:
+        if other not in study.students or study.students[other].once or study.students[name].once:
             continue
-        if len(study.seeds_of(other)) < len(study.seeds_of(name)):
-            has, needs = len(study.seeds_of(other)), len(study.seeds_of(name))
+        has, needs = len(study.seeds_of(other)), len(study.seeds_of(name))
+        if has < needs:
             what = f"{needs} seeds of {name} need {other}, which has {has}"
-            raise AvrtError(what, where=where, remedy=f"set it to {has}")
+            raise AvrtError(what, where=where, remedy=f"set students.{name}.seeds to {has}")
 
 
 def _check_names(study: Declaration) -> None:

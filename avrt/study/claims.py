@@ -195,7 +195,7 @@ class ReportSpec:
         figure3: Which questions are shown under every mask.
         power: What is assumed.
         asked: (student, benchmark, mask) of all cells; None for whatever there is.
-        fewer: Student -> with how many of the seeds it was trained, where these are not all.
+        fewer: Student -> with how many of the seeds, the first, it was trained; others with all.
     """
 
     title: str

@@ -50,7 +50,7 @@ class StudentSpec:
         config: Further configurations, which are merged in this order.
         arguments: Options of `avrt fit`.
         once: Train it with the first seed alone, for all seeds.
-        seeds: Train it with the first so many seeds at most; None for all. It is compared with others over these alone.
+        seeds: With how many of the study's seeds, the first, it is trained; None for all. Comparisons are over these.
     """
 
     stage: Literal["sft", "grpo"]

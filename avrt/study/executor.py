@@ -266,7 +266,7 @@ def _alone(out: Path) -> Iterator[None]:
                 except BlockingIOError:
                     if lock is own or time.monotonic() > until:
                         raise AvrtError(
-                            "another avrt study is at work there",
+                            "another avrt is at work there",
                             where=out,
                             remedy="wait for it, or give another --out",
                         ) from None

@@ -7,15 +7,16 @@ from pathlib import Path
 from avrt.evaluation.tables import Table
 from avrt.files import write_whole
 from avrt.html.pages import render_page
-from avrt.study.analysis import CURVES, REPORT, Analysis
+from avrt.study.analysis import CURVES, REPORT, Analysis, Setting
 from avrt.study.plots import binned, forest, mean_line, sensitivity, setting_text, training_plots
+from avrt.study.tables import NONE
 from avrt.text import clean
 
 HOW_TO_READ = (
     "A row holds if its difference has the claimed sign and the p-value, corrected for the number of rows, is below "
     "{level:g}. It does not hold if it is so the other way round, or if, corrected in the same way, it is shown to lie "
     "below {least:g} points, the smallest difference that counts (the published one, where that is smaller). Otherwise "
-    "it cannot be told from {seeds} seeds and these questions. Students are miniatures in a synthetic world: a verdict "
+    "it cannot be told from these seeds and questions. Students are miniatures in a synthetic world: a verdict "
     "is about the method, not about the paper's figures."
 )
 
@@ -60,13 +61,17 @@ def markdown(analysis: Analysis) -> str:
 def settings_table(analysis: Analysis) -> Table | None:
     """The sensitivity as a table; None without any."""
     rows = [
-        [name, setting.value, setting.student, setting_text(setting)]
+        [name, setting.value, setting.student, setting_text(setting), _seeds_of(setting)]
         for name, values in analysis.settings.items()
         for setting in values
     ]
     note = f"Accuracy minus that of the main setting, {analysis.main}, in points, with 95 % intervals; not corrected."
-    head = ["setting", "value", "student", "difference"]
+    head = ["setting", "value", "student", "difference", "seeds"]
     return Table("settings", "Sensitivity to each setting", head, rows, note) if rows else None
+
+
+def _seeds_of(setting: Setting) -> str:
+    return NONE if setting.effect is None else str(setting.effect.seeds)
 
 
 def curves_table(analysis: Analysis) -> Table | None:
@@ -85,4 +90,4 @@ def curves_table(analysis: Analysis) -> Table | None:
 
 
 def _how(analysis: Analysis) -> str:
-    return HOW_TO_READ.format(level=analysis.power.level, least=analysis.power.least, seeds=analysis.seeds)
+    return HOW_TO_READ.format(level=analysis.power.level, least=analysis.power.least)

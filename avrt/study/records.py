@@ -96,6 +96,9 @@ class Records:
         for stage in plan.stages.values():
             record = self.found.get(stage.name)
             if record is None:
+                # What it may have left was made from what is made anew.
+                if again.intersection(stage.needs):
+                    again.add(stage.name)
                 continue
             same = record.identity == self._identities[stage.name]
             there = stage.leaves.exists() and not any(folder.is_symlink() for folder in self._own(stage))
@@ -109,7 +112,7 @@ class Records:
                 also = f", with {needing} finished ones that need it" if needing else ""
                 told.append(f"{stage.name}: {why}; repeated{also}")
         for name in again:
-            del self.found[name]
+            self.found.pop(name, None)
             self._started(plan.stages[name]).unlink(missing_ok=True)
         self.out.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(asdict(record)) + "\n" for record in self.found.values()]
@@ -134,7 +137,8 @@ class Records:
         if stage.command[0] == "fit":  # Lightning makes the folder of checkpoints before there is one
             goes_on = goes_on and bool(complete_checkpoints(stage.folder))
         if not goes_on and stage.command[0] != "traces":  # whose calls serve other commands too
-            shutil.rmtree(stage.folder, ignore_errors=True)
+            for folder in (stage.folder, *stage.beside):  # recipes leave clips alone that are there
+                shutil.rmtree(folder, ignore_errors=True)
         stage.folder.parent.mkdir(parents=True, exist_ok=True)
         started.parent.mkdir(parents=True, exist_ok=True)
         write_whole(started, json.dumps({"identity": identity, "command": stage.command}).encode())

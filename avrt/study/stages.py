@@ -31,6 +31,7 @@ class Stage:
         like: The name of stages that take as long: those of the other seeds.
         process: Stages of the same process may run in one, one after another, once what they need is there.
         goes_on: Whether the same command goes on with what an interrupted one has left.
+        beside: Further folders that it fills, which are emptied with its own before it runs anew.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stage:
     like: str
     process: str
     goes_on: bool = False
+    beside: tuple[Path, ...] = ()
 
     @property
     def configs(self) -> list[str]:
@@ -153,6 +155,7 @@ class _Planner:
                 "shards",
                 f"shards {name}",
                 f"shards/{name}",
+                beside=(root,),
             ),
             root,
         )

@@ -37,6 +37,7 @@ def state_power(declaration: Declaration, out: Path) -> Table:
         [
             claim.text,
             f"{claim.benchmark}, {sizes[claim.benchmark][1]} questions about {sizes[claim.benchmark][0]} clips",
+            str(min(seeds[claim.first.student], seeds[claim.second.student])),
             f"{power.error:.1f}",
             f"{power.smallest:.1f}",
             NONE if claim.published is None else f"{claim.published:+.1f}",
@@ -44,8 +45,16 @@ def state_power(declaration: Declaration, out: Path) -> Table:
         ]
         for claim, power in zip(claims, stated, strict=True)
     ]
-    head = ["ordering", "asked", "standard error", "smallest difference found", "published difference", "power for it"]
-    note = f"With {len(declaration.seeds)} seeds. {assumptions(declaration.power, len(claims))}"
+    head = [
+        "ordering",
+        "asked",
+        "seeds",
+        "standard error",
+        "smallest difference found",
+        "published difference",
+        "power for it",
+    ]
+    note = assumptions(declaration.power, len(claims))
     table = Table("power", "Power, stated before the run", head, rows, note)
     (out / "report").mkdir(parents=True, exist_ok=True)
     write_whole(out / "report" / POWER, table.markdown().encode())

@@ -28,7 +28,7 @@ def verdict_table(results: Sequence[ClaimResult], left_out: Mapping[str, str]) -
             p_value(r.p_corrected),
             f"{percent(r.first)} - {percent(r.second)}",
             r.claim.source,
-            f"{r.claim.benchmark}, {r.effect.questions} questions",
+            f"{r.claim.benchmark}, {r.effect.questions} questions, {seeds_told(r.effect.seeds)}",
             " ".join(part for part in (r.claim.why, f"({r.shared})" if r.shared else "") if part) or NONE,
         ]
         for r in results
@@ -166,6 +166,11 @@ def all_tables(cells: Cells, declared: TablesSpec) -> list[Table]:
 def points(effect: Effect) -> str:
     """A difference in points with its interval."""
     return Estimate(effect.difference, effect.low, effect.high, effect.questions).percent(signed=True)
+
+
+def seeds_told(number: int) -> str:
+    """A number of seeds in words."""
+    return "1 seed" if number == 1 else f"{number} seeds"
 
 
 def p_value(p: float) -> str:

@@ -210,10 +210,10 @@ def stated_power(
     """
     students = [{claim.first.student, claim.second.student} - once for claim in claims]
     several = [min((fewer.get(name, seeds) for name in names), default=1) for names in students]
-    others = sum(number > 1 for number in several) - 1
-    pooled = pooled_weight(others, _independent(claims, once))
     found = []
     for claim, number in zip(claims, several, strict=True):
+        others = sum(1 < number <= of_other for of_other in several) - 1
+        pooled = pooled_weight(others, _independent(claims, once))
         error, freedom = expected_error(assumed, design(claim, number, *sizes[claim.benchmark], pooled))
         found.append(found_with(error, freedom, assumed, len(claims), claim.published))
     return found

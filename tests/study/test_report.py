@@ -152,9 +152,16 @@ def test_power_is_stated_without_any_answer(study, tmp_path):
     _, analysis = study
     other = dataclasses.replace(claim("x", "a", "b"), benchmark="video")
     shards = {"test": ShardsSpec("nano_stills", {"clips": 60, "questions_per_clip": 4}), "found": ShardsSpec("folder")}
-    students = {name: StudentSpec("sft", "nano", "test") for name in ("base", "sft")}
-    table = state_power(declared(shards=shards, claims=[*spec().claims, other], students=students), tmp_path)
-    assert [row[3] for row in table.rows] == [f"{r.stated.smallest:.1f}" for r in analysis.claims]
+    names = ("base", "sft", "sft_rl", "twin", "a", "b")
+    students = {name: StudentSpec("sft", "nano", "test") for name in names}
+    whole = declared(shards=shards, claims=[*spec().claims, other], students=students)
+    table = state_power(whole, tmp_path)
+    students["twin"] = dataclasses.replace(students["twin"], seeds=2)
+    fewer = dataclasses.replace(whole, students=students)
+    assert report_spec(fewer).fewer["twin"] == 2
+    seeds = [row[2] for row in state_power(fewer, tmp_path / "fewer").rows]
+    assert seeds == ["2" if "twins" in row[0] else "3" for row in table.rows]
+    assert [row[4] for row in table.rows] == [f"{r.stated.smallest:.1f}" for r in analysis.claims]
     assert "smallest difference found" in (tmp_path / "report" / "power.md").read_text()
     stated = stated_power(spec().claims, {"stills": (60, 240)}, 3, {}, frozenset(), PowerSpec())
     assert [r.stated for r in analysis.claims] == stated
@@ -165,6 +172,7 @@ def test_power_is_stated_without_any_answer(study, tmp_path):
 def test_a_student_of_fewer_seeds_is_compared_over_these(study):
     out, analysis = study
     found = analyze(spec(fewer={"twin": 2}), out)
+    assert [s.effect.seeds for s in found.settings["G"] if s.effect] == [2]
     fewer, whole = ({r.claim.id: r for r in a.claims} for a in (found, analysis))
     assert (fewer["twins"].effect.seeds, fewer["rl"].effect.seeds) == (2, 3)
     assert fewer["twins"].first != whole["twins"].first, "the accuracies are those of the same seeds"

@@ -103,6 +103,7 @@ def declared(tmp_path):
         ("seeds", "[0, 0]", "seeds: a study needs seeds, and each once"),
         ("students.rl.seeds", "0", "students.rl.seeds: is 0"),
         ("students.base.seeds", "1", "students.rl.seeds: 2 seeds of rl need base, which has 1"),
+        ("students.base", "{stage: sft, source: nano, data: traced, once: true, seeds: 1}", "seeds: is trained once"),
         ("training.dpo", "{}", "training: no such name: dpo"),
         ("shards.traced", "{recipe: nano_world}", "traced: is the name of shards and of traces"),
     ],
@@ -110,6 +111,24 @@ def declared(tmp_path):
 def test_a_wrong_name_is_said_before_anything_runs(declared, field, value, told):
     with pytest.raises(AvrtError, match=re.escape(told)):
         plan(read_declaration([str(declared)], [(field, value)])[0], Path("out"))
+
+
+def test_who_is_asked_with_a_student_needs_its_seeds(declared):
+    overrides = [("students.again.seeds", "1"), ("benchmarks.world.arguments.a.b", "'{students.again}'")]
+    with pytest.raises(AvrtError, match=re.escape("asked.0: 2 seeds of base need again, which has 1")):
+        read_declaration([str(declared)], overrides)
+
+
+def test_a_twin_has_its_own_number_of_seeds(declared):
+    for student, made, twins in (("again", 2, 1), ("base", 2, 1)):
+        overrides = [
+            (f"students.{student}.seeds", "1"),
+            ("students.rl.source", "again" if student == "base" else "base"),
+        ]
+        found = plan(read_declaration([str(declared)], overrides)[0], Path("out"))
+        runs = [name for name in found.stages if re.fullmatch(r"students/(base|again)/seed-\d/run", name)]
+        assert len(runs) == made
+        assert sum(twin.folder.parts[1] == "students" for twin in found.twins) == twins
 
 
 def test_declarations_are_merged_field_by_field_and_null_takes_away(declared, tmp_path):
@@ -199,6 +218,39 @@ def test_what_is_finished_is_known_by_command_configurations_and_needs(declared,
     _, _, kept, told = finished(("shards.asked.arguments.clips", "3"))
     assert not [name for name in kept if name.startswith("benchmarks/")]
     assert "students/base/seed-0/model" in kept
+
+
+def test_an_unfinished_stage_does_not_go_on_with_what_came_of_another_source(declared, tmp_path):
+    stages, records = plan(read_declaration([str(declared)], [])[0], tmp_path), Records(tmp_path)
+    records.identify(stages)
+    base, rl = (stages.stages[f"students/{name}/seed-0/run"] for name in ("base", "rl"))
+    for stage in (base, rl):
+        records.begin(stage)
+        stage.leaves.mkdir(parents=True)
+    for name in base.needs:
+        stages.stages[name].leaves.parent.mkdir(parents=True, exist_ok=True)
+        stages.stages[name].leaves.touch()
+        records.add(stages.stages[name], 1.0, 1.0)
+    records.add(base, 1.0, 1.0)
+    started = records.log(rl).with_suffix(".json")
+    assert base.name in records.finished(stages)[0]
+    assert started.exists()
+    base.leaves.rmdir()
+    again = Records(tmp_path)
+    again.identify(stages)
+    assert base.name not in again.finished(stages)[0]
+    assert not started.exists()
+
+
+def test_clips_are_made_anew_with_their_shards(declared, tmp_path):
+    """A recipe leaves a clip alone that is there, but an earlier declaration may have shown something else in it."""
+    stages, records = plan(read_declaration([str(declared)], [])[0], tmp_path), Records(tmp_path)
+    records.identify(stages)
+    clip = tmp_path / "clips" / "questions" / "train" / "0-000000.mp4"
+    clip.parent.mkdir(parents=True)
+    clip.touch()
+    records.begin(stages.stages["shards/questions"])
+    assert not clip.exists()
 
 
 # ---- the runs

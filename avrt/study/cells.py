@@ -42,6 +42,7 @@ class Cells:
     runs: Mapping[Key, Mapping[int, BenchmarkRun]]
     once: frozenset[str]
     _means: dict[tuple[object, ...], dict[str, Effect]] = field(default_factory=dict)
+    _credits: dict[tuple[Path, Measure], np.ndarray] = field(default_factory=dict)
 
     def has(self, student: str, benchmark: str, mask: str) -> bool:
         """Whether a cell was asked."""
@@ -71,7 +72,9 @@ class Cells:
         by_seed = self.of(student, benchmark, mask)
         rows, ids, first = [], None, next(iter(by_seed.values()))
         for run in by_seed.values():
-            known = [p for p in run.known if in_group(p, group)]
+            every = run.known
+            places = [i for i, p in enumerate(every) if in_group(p, group)]
+            known = [every[i] for i in places]
             if not known:
                 raise NothingToCompareError(f"no question of the group {dict(group)}", where=run.folder)
             if ids is not None and [p.id for p in known] != ids:
@@ -79,12 +82,19 @@ class Cells:
                     "other questions than with another seed", where=run.folder, remedy=f"compare {first.folder}"
                 )
             ids, asked = [p.id for p in known], known
-            rows.append(MEASURES[measure](run, known))
+            rows.append(self._credits_of(run, measure)[places])
         # Clips of two benchmarks are different ones, whatever their names.
         clips = tuple(f"{benchmark}/{clip_of(p)}" for p in asked)
         seeds = tuple(by_seed)
         once = student in self.once
         return AnswerGrid(np.array(rows[:1] if once else rows), seeds[:1] if once else seeds, clips, once)
+
+    def _credits_of(self, run: BenchmarkRun, measure: Measure) -> np.ndarray:
+        """(Q,) a run's credits for all its questions; most are wanted for several comparisons."""
+        key = (run.folder, measure)
+        if key not in self._credits:
+            self._credits[key] = np.array(MEASURES[measure](run, run.known))
+        return self._credits[key]
 
     def means(
         self, benchmark: str, mask: str, group: Mapping[str, str], measure: Measure = "headline"

@@ -342,7 +342,8 @@ def test_the_packaged_studies_are_whole(configs, tmp_path):
     study, text = read_declaration(configs)
     stages = plan(study, tmp_path).stages.values()
     assert len([stage for stage in stages if stage.kind == "test"]) >= len(study.claims)
-    merged = next(stage for stage in stages if stage.name == "traces/merged")
-    assert ("--shuffle_seed" in merged.command) == ("shuffled" in study.title) == (len(configs) == 3)
+    fitted = next(stage for stage in stages if stage.name == "students/sft/seed-0/run")
+    learned = next(stage for stage in stages if stage.leaves.as_posix() in fitted.command)
+    assert ("--shuffle_seed" in learned.command) == ("shuffled" in study.title) == (len(configs) == 3)
     (tmp_path / "again.yaml").write_text(text)
     read_declaration([str(tmp_path / "again.yaml"), "nano/study_quick.yaml"])  # takes away what is gone already

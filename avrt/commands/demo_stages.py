@@ -74,7 +74,7 @@ def demo_plan(out: Path, clips: int, source: str = "nano") -> Plan:
     )
     # One step, while the teachers answer: DeepSpeed compiles its optimizer at its first use.
     once = ("--data.train", str(out / val), "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0")
-    tried = fit("sft/tried", (val,), *SFT, *FEW_TRACES, *untrained, *once)
+    tried = fit("sft/tried", (val,), *SFT, *FEW_TRACES, *untrained, *once, "--trainer.logger", "false")
     evaluate("base", source)
     traced = ("--data.train", str(out / "traces" / "shards" / "train"))
     fit("sft/run", (traces, val, tried), *SFT, *FEW_TRACES, *traced, *checked, *untrained)

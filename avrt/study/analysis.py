@@ -54,7 +54,6 @@ class Analysis:
 
     Attributes:
         title: The study's title.
-        seeds: How many seeds it has.
         claims: The claims with their verdicts.
         left_out: Text of a claim that could not be compared -> why.
         tables: The tables to show below them.
@@ -66,7 +65,6 @@ class Analysis:
     """
 
     title: str
-    seeds: int
     claims: list[ClaimResult]
     left_out: dict[str, str]
     tables: list[Table]
@@ -90,6 +88,7 @@ class Analysis:
 def report_spec(declaration: Declaration) -> ReportSpec:
     """The part of a declaration that the report reads."""
     folders = {name: traces.folder for name, traces in declaration.traces.items()}
+    seeds = {name: len(declaration.seeds_of(name)) for name in declaration.students}
     labelled = {name: b.difficulty for name, b in declaration.benchmarks.items() if b.difficulty}
     return ReportSpec(
         title=declaration.title,
@@ -103,7 +102,7 @@ def report_spec(declaration: Declaration) -> ReportSpec:
         figure3=declaration.figure3,
         power=declaration.power,
         asked=frozenset(declaration.cells()),
-        fewer={name: len(declaration.seeds_of(name)) for name in declaration.students},
+        fewer={name: number for name, number in seeds.items() if number < len(declaration.seeds)},
     )
 
 
@@ -133,7 +132,6 @@ def analyze(declaration: Declaration | ReportSpec, out: Path) -> Analysis:
     write_whole(out / REPORT / VERDICTS, json.dumps(records, indent=1).encode())
     return Analysis(
         title=spec.title,
-        seeds=len(spec.seeds),
         claims=claims,
         left_out={claim.text: left_out[claim.id] for claim in spec.claims if claim.id in left_out},
         tables=[*([apart_table(claims)] if claims else []), *all_tables(cells, spec.tables)],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from avrt.evaluation.result import RESULT
 from avrt.evaluation.statistics import percent
 from avrt.evaluation.tables import Table
 from avrt.files import write_whole
@@ -17,7 +19,8 @@ POWER = "power.md"
 def state_power(declaration: Declaration, out: Path) -> Table:
     """Write `report/power.md` below a study's folder, before anything has run.
 
-    Claims about benchmarks whose shards do not say `clips` and `questions_per_clip` are left out.
+    What was stated before answers were there stays: another statement is added below, with their number. Claims about
+    benchmarks whose shards do not say `clips` and `questions_per_clip` are left out.
 
     Args:
         declaration: The study's declaration.
@@ -56,6 +59,22 @@ def state_power(declaration: Declaration, out: Path) -> Table:
     ]
     note = assumptions(declaration.power, len(claims))
     table = Table("power", "Power, stated before the run", head, rows, note)
-    (out / "report").mkdir(parents=True, exist_ok=True)
-    write_whole(out / "report" / POWER, table.markdown().encode())
+    _write(table, out)
     return table
+
+
+def _write(table: Table, out: Path) -> None:
+    path = out / "report" / POWER
+    before = path.read_text() if path.is_file() else ""
+    answered = len(list((out / "benchmarks").rglob(RESULT)))
+    if answered and before:
+        title = f"Power, stated again when {answered} cell{'s' * (answered > 1)} had been answered"
+        again = replace(table, title=title).markdown()
+        # The last statement stands until its figures change.
+        if before.rpartition("\n## ")[2].partition("\n")[2] == again.partition("\n")[2]:
+            return
+        before += "\n"
+    else:
+        before, again = "", table.markdown()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (before + again).encode())

@@ -169,6 +169,33 @@ def test_power_is_stated_without_any_answer(study, tmp_path):
     assert stated[1].published is None
 
 
+def test_what_was_stated_before_the_answers_stays(tmp_path):
+    path = tmp_path / "report" / "power.md"
+    shards = {"test": ShardsSpec("nano_stills", {"clips": 60, "questions_per_clip": 4}), "found": ShardsSpec("folder")}
+    names = ("base", "sft", "sft_rl", "twin", "a", "b")
+    first, second, third = (
+        declared(
+            shards=shards, claims=spec().claims, power=PowerSpec(seed_sd=sd),
+            students={name: StudentSpec("sft", "nano", "test") for name in names},
+        )
+        for sd in (2.0, 5.0, 9.0)
+    )  # fmt: skip
+    state_power(first, tmp_path)
+    state_power(second, tmp_path)
+    stated = path.read_text()
+    assert stated.count("Power, stated") == 1, "nothing has been answered yet"
+    (tmp_path / "benchmarks" / "sft" / "stills").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "sft" / "stills" / "result.json").write_text("{}")
+    state_power(second, tmp_path)
+    assert path.read_text() == stated
+    for _ in range(2):
+        state_power(third, tmp_path)
+        assert path.read_text().startswith(stated)
+        assert path.read_text().count("stated again when 1 cell had been answered") == 1
+    state_power(second, tmp_path)
+    assert path.read_text().count("stated again") == 2
+
+
 def test_a_student_of_fewer_seeds_is_compared_over_these(study):
     out, analysis = study
     found = analyze(spec(fewer={"twin": 2}), out)

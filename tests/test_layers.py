@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 # A module's rank is that of the longest prefix that matches its name.
 RANKS = {
     "avrt": 0,
+    "avrt.cores": 0,
     "avrt.errors": 0,
     "avrt.arguments": 0,
     "avrt.data.sample": 0,

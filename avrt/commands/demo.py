@@ -12,11 +12,12 @@ from rich.table import Table
 
 from avrt.arguments import OneLineErrors
 from avrt.commands.demo_stages import demo_plan
+from avrt.cores import cores
 from avrt.data.sample import LETTERS
 from avrt.errors import AvrtError
 from avrt.messages import print_results, quoted
 from avrt.response import parse_response
-from avrt.study.executor import JOBS_HELP, cores, execute
+from avrt.study.executor import JOBS_HELP, execute
 from avrt.study.records import Records
 
 

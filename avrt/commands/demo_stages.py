@@ -38,11 +38,11 @@ def demo_plan(out: Path, clips: int, source: str = "nano") -> Plan:
     """
     made, raw = Plan(), out / "data" / "clips"
 
-    def stage(name: str, command: tuple[str, ...], needs: tuple[str, ...] = ()) -> str:
+    def stage(name: str, command: tuple[str, ...], needs: tuple[str, ...] = (), *, alone: bool = False) -> str:
         folder, goes_on = out / name, command[0] in ("fit", "traces")
         beside = (raw / folder.name,) if command[0] == "shards" else ()
         leaves = folder / _LEAVES[command[0]]
-        made.stages[name] = Stage(name, folder, command, needs, leaves, command[0], name, name, goes_on, beside)
+        made.stages[name] = Stage(name, folder, command, needs, leaves, command[0], name, name, goes_on, beside, alone)
         return name
 
     def shards(split: str, number: int, *options: str) -> str:
@@ -50,9 +50,9 @@ def demo_plan(out: Path, clips: int, source: str = "nano") -> Plan:
         command = ("shards", "nano_world", *to, "--split", split, "--clips", str(number))
         return stage(f"data/{split}", (*command, *options))
 
-    def fit(name: str, needs: tuple[str, ...], *options: str) -> str:
+    def fit(name: str, needs: tuple[str, ...], *options: str, alone: bool = True) -> str:
         run = ("--trainer.default_root_dir", str(out / name), "--ckpt_path", "last_or_new")
-        return stage(name, ("fit", *options, *run), needs)
+        return stage(name, ("fit", *options, *run), needs, alone=alone)
 
     def export(name: str) -> str:
         command = ("export", "--ckpt_path", str(out / name / "run"), "--out", str(out / name / "model"))
@@ -74,7 +74,7 @@ def demo_plan(out: Path, clips: int, source: str = "nano") -> Plan:
     )
     # One step, while the teachers answer: DeepSpeed compiles its optimizer at its first use.
     once = ("--data.train", str(out / val), "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0")
-    tried = fit("sft/tried", (val,), *SFT, *FEW_TRACES, *untrained, *once, "--trainer.logger", "false")
+    tried = fit("sft/tried", (val,), *SFT, *FEW_TRACES, *untrained, *once, "--trainer.logger", "false", alone=False)
     evaluate("base", source)
     traced = ("--data.train", str(out / "traces" / "shards" / "train"))
     fit("sft/run", (traces, val, tried), *SFT, *FEW_TRACES, *traced, *checked, *untrained)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import avrt
 from avrt.arguments import OneLineErrors
+from avrt.cores import cores
 from avrt.messages import print_results
 from avrt.signatures import module
 
@@ -87,8 +88,7 @@ def _cuda() -> str | None:
 
 
 def _processor() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = ""
     if hasattr(os, "sysconf"):
         memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
-    return f"{cores} cores{memory}"
+    return f"{cores()} cores{memory}"

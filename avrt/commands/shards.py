@@ -19,6 +19,7 @@ from avrt.commands.clip_options import add_clip_options, clip_spec
 from avrt.commands.explain import explain
 from avrt.commands.recipe_names import find_recipe, recipe_summaries
 from avrt.commands.shard_reports import Outside, finish, look_at_one, quoted, report, survey
+from avrt.cores import cores
 from avrt.data.media.clip_spec import ClipSpec
 from avrt.data.media.isolation import Limits
 from avrt.data.shards.manifest import MANIFEST, Manifest
@@ -255,7 +256,6 @@ def _finished(folder: Path, resume: bool) -> Manifest | None:
 def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
     """The parser of a recipe's command: common options, options of the clip, and the recipe's own fields."""
     flag: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = OneLineErrors(prog=f"avrt shards {name}", description=(recipe.__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--root", type=str, required=True, help="the dataset's folder")
     parser.add_argument("--out", type=str | None, default=None, help="new folder or address for the shards")
@@ -279,7 +279,7 @@ def _parser(name: str, recipe: type[Recipe]) -> OneLineErrors:
         default=None,
         help="i/n: convert only the i-th of n parts, into a folder in OUT; avrt shards merge joins them",
     )
-    parser.add_argument("--workers", type=PositiveInt, default=cores, help="processes that decode")
+    parser.add_argument("--workers", type=PositiveInt, default=cores(), help="processes that decode")
     parser.add_argument("--resume", **flag, help="continue a run that was stopped")
     parser.add_argument("--limit", type=PositiveInt | None, default=None, help="take only the first questions")
     add_clip_options(parser, recipe.clip)

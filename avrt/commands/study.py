@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from avrt.arguments import OneLineErrors
+from avrt.cores import cores
 from avrt.evaluation.result import RESULT, Result
 from avrt.evaluation.statistics import percent
 from avrt.messages import print_results, printable, quoted
 from avrt.study.analysis import REPORT, analyze
 from avrt.study.declaration import Declaration
-from avrt.study.executor import JOBS_HELP, cores, execute
+from avrt.study.executor import JOBS_HELP, execute
 from avrt.study.page import write
 from avrt.study.reading import FIELDS, read_declaration, split_arguments, write_declaration
 from avrt.study.stages import Plan, plan

@@ -44,11 +44,6 @@ class _Running:
     at: int = 0
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def execute(plan: Plan, out: Path, jobs: int, *, commands_shown: bool = False) -> None:
     """Run what is not finished of a plan.
 
@@ -135,7 +130,9 @@ class _Executor:
                 self._records.begin(stage)
                 self._records.log(stage).parent.mkdir(parents=True, exist_ok=True)
             logs = [self._records.log(stage) for stage in chosen]
-            process, told = self._processes.start([stage.command for stage in chosen], logs)
+            process, told = self._processes.start(
+                [stage.command for stage in chosen], logs, alone=all(stage.alone for stage in chosen)
+            )
             self._running.append(_Running(process, told, chosen))
 
     def _choose(self) -> list[Stage]:

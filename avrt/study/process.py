@@ -54,33 +54,53 @@ class Processes:
 
     def __init__(self, lock: Path) -> None:
         self._lock = lock
+        self._threads = os.environ.get("OMP_NUM_THREADS")
         # Read when they are imported: one thread each, and devices are counted without using them.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([IMPORTED])
 
-    def start(self, commands: Sequence[tuple[str, ...]], logs: Sequence[Path]) -> tuple[ForkServerProcess, Connection]:
+    def start(
+        self, commands: Sequence[tuple[str, ...]], logs: Sequence[Path], *, alone: bool = False
+    ) -> tuple[ForkServerProcess, Connection]:
         """Run commands one after another, to the first that fails, in one process.
 
         Args:
             commands: What follows `avrt` in each.
             logs: The files that their output is added to.
+            alone: They choose their number of threads, as without a study; off: one. OMP_NUM_THREADS overrules both.
 
         Returns:
             The process, and what it says: `Told` at begin and end of each command.
         """
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(
-            target=run_commands, args=(list(commands), list(logs), self._lock, theirs), daemon=False
+            target=run_commands,
+            args=(list(commands), list(logs), self._lock, theirs, self._threads or (None if alone else "1")),
+            daemon=False,
         )
         process.start()
         theirs.close()
         return process, ours
 
 
-def run_commands(commands: list[tuple[str, ...]], logs: list[Path], lock: Path, connection: Connection) -> None:
-    """Be the process that runs commands, and end with the status of the last."""
+def run_commands(
+    commands: list[tuple[str, ...]], logs: list[Path], lock: Path, connection: Connection, threads: str | None
+) -> None:
+    """Be the process that runs commands, and end with the status of the last.
+
+    Args:
+        commands: What follows `avrt` in each.
+        logs: The files that their output is added to.
+        lock: The file that it locks.
+        connection: Where it tells.
+        threads: What OMP_NUM_THREADS is to be for them; None where it is not to be set.
+    """
+    if threads is None:
+        os.environ.pop("OMP_NUM_THREADS", None)
+    else:
+        os.environ["OMP_NUM_THREADS"] = threads
     held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     fcntl.flock(held, fcntl.LOCK_SH)
     os.setsid()  # Ctrl-C reaches the study alone, which tells its processes once

@@ -32,6 +32,7 @@ class Stage:
         process: Stages of the same process may run in one, one after another, once what they need is there.
         goes_on: Whether the same command goes on with what an interrupted one has left.
         beside: Further folders that it fills, which are emptied with its own before it runs anew.
+        alone: Whether nothing long runs beside it, so that it may use more threads than one.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage:
     process: str
     goes_on: bool = False
     beside: tuple[Path, ...] = ()
+    alone: bool = False
 
     @property
     def configs(self) -> list[str]:

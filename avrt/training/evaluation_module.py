@@ -28,7 +28,8 @@ from avrt.rollout.sampling import SamplingOptions
 from avrt.training.checkpoints import is_trial
 from avrt.training.connect import ConnectData
 from avrt.training.loaded_types import LoadedTypes
-from avrt.training.strategy import OmniDeepSpeedStrategy, keep_freed_memory, limit_threads
+from avrt.training.on_cpu import keep_freed_memory, limit_threads, threads_wanted
+from avrt.training.strategy import OmniDeepSpeedStrategy
 from avrt.training.trained_policy import put_trained
 
 SPLITS = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
@@ -87,6 +88,7 @@ class EvaluationModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         student.check()
+        self._threads = threads_wanted()
         self.strict_loading = False  # checkpoints lack the frozen parameters; `on_load_checkpoint` checks the others
         self.student_options = student
         self.generation = generation
@@ -107,9 +109,6 @@ class EvaluationModule(pl.LightningModule):
     def load(self) -> None:
         """Load the policy, once."""
         strategy = self.trainer.strategy
-        if strategy.root_device.type == "cpu":
-            limit_threads()
-            keep_freed_memory()
         scattered = isinstance(strategy, OmniDeepSpeedStrategy) and strategy.zero_stage_3
         if scattered:
             refuse_scattered(self.student_options)
@@ -117,6 +116,10 @@ class EvaluationModule(pl.LightningModule):
             self.policy = load_policy(self.student_options)
             if self.checkpoint is not None:
                 put_trained(self.policy, self.checkpoint)
+            self._size = sum(parameter.numel() for parameter in self.parameters())  # stage 3 will take them apart
+        if strategy.root_device.type == "cpu":
+            limit_threads(self._threads, self.trainer.num_devices, self._size)
+            keep_freed_memory()
         self.policy.is_partitioned = scattered
         self.policy.whole_weights = None
         self.policy.gather = None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +31,8 @@ from avrt.training.deepspeed_internals import (
 )
 from avrt.training.lightning_internals import start_cpu_processes
 from avrt.training.nodes import OnNodes
+from avrt.training.on_cpu import use_cpu
 from avrt.training.quiet import chatter_left_out
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""What glibc's malloc.h calls two of its settings."""
 
 
 class OmniDeepSpeedStrategy(OnNodes, DeepSpeedStrategy):
@@ -214,31 +210,3 @@ class OmniDeepSpeedStrategy(OnNodes, DeepSpeedStrategy):
 
         optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(parameters, adamw_mode=True, **settings)
         return optimizer
-
-
-def use_cpu() -> None:
-    """Make DeepSpeed run on the CPU, also where it has found a GPU, with few threads."""
-    from deepspeed.accelerator import get_accelerator, set_accelerator
-    from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
-
-    limit_threads()
-    keep_freed_memory()
-    if get_accelerator().device_name() != "cpu":
-        set_accelerator(CPU_Accelerator())
-
-
-def limit_threads() -> None:
-    """Let PyTorch use OMP_NUM_THREADS threads, or one: more make a nano student's small matrices slower, not faster."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what tensors of up to 32 MB give back, instead of asking the system for it every time.
-
-    A page that comes from the system is cleared first, which takes as long as the arithmetic on it: 7 % of a nano
-    student's training step. Elsewhere than under glibc nothing happens.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, 32 * 2**20)
-        mallopt(_TRIM_THRESHOLD, 2**30)

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from avrt.training.deepspeed_internals import prepare_backward
-from avrt.training.strategy import OmniDeepSpeedStrategy, use_cpu
+from avrt.training.on_cpu import use_cpu
+from avrt.training.strategy import OmniDeepSpeedStrategy
 
 WIDTH, LAYERS, RANKS, BUCKET = 400, 12, 2, 200_000  # each weight is larger than what ZeRO-3 leaves whole
 

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from jsonargparse import Namespace
 
 from avrt import progress
 from avrt.progress import Pace
+from avrt.training import on_cpu
 from avrt.training.compilers import interpreter_on_path
 from avrt.training.evaluation_strategy import use_plain_strategy
 from avrt.training.quiet import is_chatter
@@ -28,6 +30,17 @@ for arguments in json.loads(sys.argv[1]):
     sys.argv = ["avrt", *arguments]
     main()
 assert "deepspeed" not in sys.modules
+"""
+MANY_CORES = """
+import json, sys
+import lightning.fabric.utilities.distributed
+import torch
+import avrt.training.on_cpu
+lightning.fabric.utilities.distributed._num_cpus_available = avrt.training.on_cpu.cores = lambda: 6
+from avrt.cli import main
+sys.argv = ["avrt", *json.loads(sys.argv[1])]
+main()
+print(f"threads: {torch.get_num_threads()}")
 """
 
 
@@ -137,6 +150,48 @@ def test_a_log_says_what_runs_how_far_it_is_and_what_comes_next(world, tmp_path)
     lines = [line.split(",")[0] for line in grpo.stderr.splitlines() if line.startswith("step ")]
     assert lines == ["step 2 of 4", "step 4 of 4"]
     assert "THIS RUN HAS LEARNED NOTHING FROM REWARDS: every reward was 0" in grpo.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("set_by_user", "threads"), [(None, 2), ("1", 1), ("3", 3)])
+def test_a_run_on_a_cpu_of_many_cores_takes_two_threads_or_as_many_as_the_user_says(
+    world, tmp_path, set_by_user, threads
+):
+    """Lightning would take all cores, and say so in the environment, where it looks like the user's wish."""
+    run = [
+        "fit",
+        *NANO,
+        "--data.train",
+        world / "train",
+        "--trainer.max_steps",
+        1,
+        "--trainer.default_root_dir",
+        tmp_path,
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    if set_by_user:
+        environment["OMP_NUM_THREADS"] = set_by_user
+    call = [sys.executable, "-c", MANY_CORES, json.dumps([str(word) for word in run])]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"threads: {threads}\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variable", "cores", "ranks", "million", "threads"),
+    [
+        ("", 1, 1, 1, 1), ("", 6, 1, 1, 2), ("", 2, 2, 1, 1), ("", 3, 2, 1, 1), ("", 6, 1, 3000, 6),
+        ("", 6, 4, 3000, 1), ("3", 2, 2, 1, 3), ("4,2", 2, 1, 1, 4), ("all", 6, 1, 1, 2),
+    ],
+)  # fmt: skip
+def test_threads_are_shared_between_the_processes_of_a_run(monkeypatch, variable, cores, ranks, million, threads):
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    monkeypatch.setattr(on_cpu, "cores", lambda: cores)
+    try:
+        on_cpu.limit_threads(on_cpu.threads_wanted(), ranks, million * 10**6)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_only_known_chatter_is_left_out():

@@ -1,13 +1,17 @@
 """Linear layers in float32 on the CPU by oneDNN's matrix product, which uses what the processor has.
 
 PyTorch's own float32 product is MKL's. On processors of other makers than Intel that one leaves AVX-512 alone: on an
-EPYC (Zen 5) oneDNN is 2.3 times as fast, from a few dozen rows on; on others the two are alike. The result is the same
-but for the order of the sum. What is relied on is the operator that Inductor calls for linear layers, a private part of
-PyTorch. Written against 2.14; `tests/test_internals.py` checks it.
+EPYC (Zen 5) oneDNN is 2.3 times as fast, from a few dozen rows on. Elsewhere it is not taken: on an EPYC without
+AVX-512 (Zen 3) the two are alike, except for the gradient of the weights, where oneDNN takes 1.6 times as long. The
+result is the same but for the order of the sum. What is relied on is the operator that Inductor calls for linear
+layers, a private part of PyTorch. Written against 2.14; `tests/test_internals.py` checks it.
 """
 
 from __future__ import annotations
 
+import contextlib
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,9 +61,25 @@ class OneDnnLinear(nn.Linear):
         return outputs if self.bias is None else outputs + self.bias
 
 
+def suits_processor() -> bool:
+    """Whether oneDNN is the faster one here: on a processor with AVX-512 that MKL does not use."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _vendor() not in ("", "GenuineIntel")
+
+
+@cache
+def _vendor() -> str:
+    """The processor's maker as Linux knows it; empty elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "vendor_id":
+                return value.strip()
+    return ""
+
+
 def use_onednn(model: nn.Module) -> None:
-    """Let a model's plain linear layers be `OneDnnLinear`, in place, where PyTorch has oneDNN."""
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    """Let a model's plain linear layers be `OneDnnLinear`, in place, where oneDNN is the faster one."""
+    if not (hasattr(torch.ops.mkldnn, "_linear_pointwise") and suits_processor()):
         return
     for layer in model.modules():
         if type(layer) is nn.Linear:

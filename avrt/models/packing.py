@@ -195,38 +195,36 @@ def _attend_by_group(
 ) -> Tensor:
     """Two calls per group, the completions padded to a rectangle: P and R tokens of prompt and longest completion."""
     pieces: list[Tensor] = []
-    for group, rectangle in zip(row.groups, row.rectangles, strict=True):
-        end, completions_at = group.start + group.length, group.start + group.prompt
-        causal = slice(group.start, end if rectangle is None and group.tree is None else completions_at)
-        length = causal.stop - causal.start
-        mask = None if window is None or length <= window else row.mask(length, length, window)
-        q_1hPD, k_1hPD, v_1hPD = (t[:, :, causal] for t in (query, key, value))
+    # Split, not sliced: the gradients of slices would each be a row of zeros with a piece in it, and be added up.
+    lengths = [group.length for group in row.groups]
+    queries, keys, values = (torch.split(tensor, lengths, dim=2) for tensor in (query, key, value))
+    for group, rectangle, q_1hTD, k_1hTD, v_1hTD in zip(row.groups, row.rectangles, queries, keys, values, strict=True):
+        prompt = group.length if rectangle is None and group.tree is None else group.prompt
+        mask = None if window is None or prompt <= window else row.mask(prompt, prompt, window)
+        q_1hPD, k_1hPD, v_1hPD = (t[:, :, :prompt] for t in (q_1hTD, k_1hTD, v_1hTD))
         pieces.append(_attend(q_1hPD, k_1hPD, v_1hPD, scale, mask)[0])
         if group.tree is not None:
-            q_1hnD, k_1hTD, v_1hTD = (
-                query[:, :, completions_at:end],
-                *(t[:, :, group.start : end] for t in (key, value)),
-            )
+            q_1hnD = q_1hTD[:, :, prompt:]
             pieces.append(_attend(q_1hnD, k_1hTD, v_1hTD, scale, row.tree_mask(group, window))[0])
         if rectangle is None:
             continue
         count = len(group.completions)
         own_q_GhRD, own_k_GhRD, own_v_GhRD = (
-            t[0, :, completions_at:end]
+            t[0, :, prompt:]
             .index_select(1, rectangle.gather)
             .reshape(t.shape[1], count, -1, t.shape[3])
             .transpose(0, 1)
-            for t in (query, key, value)
+            for t in (q_1hTD, k_1hTD, v_1hTD)
         )  # fmt: skip
         # No token of a completion sees more of the prompt than its first one.
-        seen = group.prompt if window is None else min(group.prompt, window - 1)
+        seen = prompt if window is None else min(prompt, window - 1)
         shared = (count, -1, -1, -1)
-        keys, values = (
-            torch.cat([prompt[:, :, group.prompt - seen :].expand(shared), own], dim=2)  # (G, h, seen + R, D)
-            for prompt, own in ((k_1hPD, own_k_GhRD), (v_1hPD, own_v_GhRD))
+        all_keys, all_values = (
+            torch.cat([of_prompt[:, :, prompt - seen :].expand(shared), own], dim=2)  # (G, h, seen + R, D)
+            for of_prompt, own in ((k_1hPD, own_k_GhRD), (v_1hPD, own_v_GhRD))
         )
         mask = row.mask(rectangle.longest, seen + rectangle.longest, window)
-        attended_GhRD = _attend(own_q_GhRD, keys, values, scale, mask)
+        attended_GhRD = _attend(own_q_GhRD, all_keys, all_values, scale, mask)
         pieces.append(attended_GhRD.transpose(0, 1).flatten(1, 2).index_select(1, rectangle.scatter))
     return torch.cat(pieces, dim=1).transpose(0, 1)[None]
 

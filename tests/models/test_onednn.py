@@ -12,6 +12,7 @@ from avrt.models.onednn import LEAST_ROWS, OneDnnLinear, use_onednn
 @pytest.mark.parametrize("shape", [(LEAST_ROWS, 48), (3, 40, 48)])
 def test_numbers_and_gradients(bias, shape, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(onednn, "suits_processor", lambda: True)
     layer, inputs = nn.Linear(48, 24, bias=bias), torch.randn(shape)
     results = []
     for own in (False, True):
@@ -30,6 +31,7 @@ def test_numbers_and_gradients(bias, shape, monkeypatch):
 @pytest.mark.parametrize(("rows", "dtype"), [(LEAST_ROWS - 1, torch.float32), (LEAST_ROWS, torch.bfloat16)])
 def test_few_rows_and_other_types_take_pytorchs_own(rows, dtype, monkeypatch):
     calls = []
+    monkeypatch.setattr(onednn, "suits_processor", lambda: True)
     monkeypatch.setattr(onednn, "product", lambda *given: calls.append(given))
     layer = nn.Linear(8, 8).to(dtype)
     inputs = torch.randn(rows, 8, dtype=dtype)
@@ -37,3 +39,21 @@ def test_few_rows_and_other_types_take_pytorchs_own(rows, dtype, monkeypatch):
     use_onednn(layer)
     assert torch.equal(layer(inputs), expected)
     assert not calls
+
+
+@pytest.mark.parametrize(
+    ("vendor", "capability", "faster"),
+    [
+        ("AuthenticAMD", "AVX512", True),
+        ("AuthenticAMD", "AVX2", False),
+        ("GenuineIntel", "AVX512", False),
+        ("", "AVX512", False),
+        ("", "DEFAULT", False),
+    ],
+)
+def test_it_is_taken_only_where_mkl_leaves_avx_512_alone(monkeypatch, vendor, capability, faster):
+    monkeypatch.setattr(onednn, "_vendor", lambda: vendor)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    layer = nn.Linear(4, 4)
+    use_onednn(layer)
+    assert (type(layer) is OneDnnLinear) == faster

@@ -19,6 +19,16 @@ def test_each_command_stands_behind_what_it_needs():
         assert read - {name} <= set(stage.needs), "what is read has been made"
 
 
+def test_only_short_commands_may_run_beside_what_takes_both_cores():
+    plan = demo_plan(Path("demo"), 400)
+    alone = [name for name, stage in plan.stages.items() if stage.alone]
+    assert alone == ["sft/run", "grpo/run"]
+    for name in alone:
+        before = {other for other in plan.stages if name in plan.dependents(other)}
+        beside = plan.stages.keys() - before - plan.dependents(name) - {name}
+        assert {plan.stages[other].command[0] for other in beside} <= {"test", "shards"}
+
+
 def test_it_trains_a_student_and_does_nothing_twice(tmp_path):
     out = tmp_path / "demo"
     whole = avrt("demo", "--clips", "4", "--out", out)

@@ -116,9 +116,9 @@ class EvaluationModule(pl.LightningModule):
             self.policy = load_policy(self.student_options)
             if self.checkpoint is not None:
                 put_trained(self.policy, self.checkpoint)
-            self._size = sum(parameter.numel() for parameter in self.parameters())  # stage 3 will take them apart
         if strategy.root_device.type == "cpu":
-            limit_threads(self._threads, self.trainer.num_devices, self._size)
+            size = sum(getattr(p, "ds_numel", p.numel()) for p in self.parameters())  # stage 3 has taken some apart
+            limit_threads(self._threads, self.trainer.num_devices, size)
             keep_freed_memory()
         self.policy.is_partitioned = scattered
         self.policy.whole_weights = None
